@@ -1,0 +1,9 @@
+"""The inference side: q(z|x) as Pyro programs.
+
+Every class here can be named on the command line and replaced by one's own subclass of `Guide`.
+"""
+
+from guides.diagonal_normal import DiagonalNormal
+from guides.guide import Guide
+
+__all__ = ["DiagonalNormal", "Guide"]

@@ -1,0 +1,34 @@
+"""The contract of every guide."""
+
+from abc import abstractmethod
+
+from pyro.distributions import Distribution
+from torch import Tensor
+
+from models.program import Program
+
+__all__ = ["Guide"]
+
+
+class Guide(Program):
+    """An amortized posterior q(z|x), whose `forward` is the Pyro program itself.
+
+    Who implements one
+
+    - takes the `Spec` as its first argument, and `network` too where it wants the architecture
+      that the user chose; the other arguments are its options;
+    - writes `forward` with one plate `data` at dim -1 and exactly the model's latent sites;
+    - gives `posterior` where q(z|x) is one distribution.
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """The Pyro program: samples z (..., B, D) given images x (B, C, H, W)."""
+
+    def posterior(self, x: Tensor) -> Distribution:
+        """q(z|x) with batch shape (B,) and event shape (D,), where it is one distribution.
+
+        Raises:
+            NotImplementedError: Where it is not.
+        """
+        raise NotImplementedError(f"q(z|x) of {type(self).__name__} is not one distribution")

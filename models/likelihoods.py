@@ -1,0 +1,120 @@
+"""Likelihoods p(x|z), given what a decoder network computed from z."""
+
+from abc import ABC, abstractmethod
+from math import log
+from typing import ClassVar, Literal
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import Distribution
+from torch import Tensor, nn
+
+from models.spec import Domain, Shape, Spec
+
+__all__ = ["Bernoulli", "Gaussian", "Likelihood"]
+
+
+class Likelihood(nn.Module, ABC):
+    """Turns features of the decoder network into a distribution over images.
+
+    Args:
+        spec: What it is built for.
+
+    Attributes:
+        domain: The one domain of data that it is a mass or density for.
+
+    Raises:
+        ValueError: If the spec's domain is another.
+    """
+
+    domain: ClassVar[Domain]
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        if spec.domain != self.domain:
+            raise ValueError(
+                f"{type(self).__name__} needs {self.domain} data; got {spec.domain} data"
+            )
+        self.spec = spec
+
+    @property
+    @abstractmethod
+    def features(self) -> Shape:
+        """The shape (F, H, W) that the decoder network has to compute for one z."""
+
+    @abstractmethod
+    def forward(self, features: Tensor) -> Distribution:
+        """p(x|z), with batch shape (...) and event shape (C, H, W), from (..., F, H, W)."""
+
+
+class Bernoulli(Likelihood):
+    """log p(x|z) = sum_i x_i log y_i + (1 - x_i) log(1 - y_i), y = sigmoid(features).
+
+    Kingma and Welling (2014), appendix C.1, equation (11). A mass on {0, 1}: grey levels have to
+    be binarised first.
+    """
+
+    domain: ClassVar[Domain] = "binary"
+
+    @property
+    def features(self) -> Shape:
+        return self.spec.image_shape
+
+    def forward(self, features: Tensor) -> Distribution:
+        return dist.Bernoulli(logits=features).to_event(3)
+
+
+class Gaussian(Likelihood):
+    """log p(x|z) = log N(x; mu, sigma^2 I), with mu and, where asked, sigma from the network.
+
+    Kingma and Welling (2014), appendix C.2, equation (12). The scale is
+    sigma = floor + exp(s): without a floor the density of a pixel that is predicted perfectly
+    is unbounded, and training ends in it.
+
+    Args:
+        spec: What it is built for.
+        scale: Who learns s: `shared` has one for all pixels, `pixel` one for each pixel,
+            `network` one for each pixel and image, computed from z as in the paper.
+        initial_scale: The scale before training, in units of x.
+        floor: The smallest scale allowed, in units of x. The default is about the standard
+            deviation of rounding to one of 256 levels in [0, 1].
+
+    Raises:
+        ValueError: If floor <= 0 or initial_scale <= floor.
+    """
+
+    domain: ClassVar[Domain] = "real"
+
+    def __init__(
+        self,
+        spec: Spec,
+        scale: Literal["shared", "pixel", "network"] = "shared",
+        initial_scale: float = 0.1,
+        floor: float = 1e-3,
+    ) -> None:
+        super().__init__(spec)
+        if scale not in ("shared", "pixel", "network"):
+            raise ValueError(f"expected scale of shared, pixel, network; got {scale!r}")
+        if not floor > 0:
+            raise ValueError(f"expected floor > 0; got {floor}")
+        if not initial_scale > floor:
+            raise ValueError(f"expected initial_scale > floor = {floor}; got {initial_scale}")
+        self.scale = scale
+        self.floor = floor
+        self.initial_log_scale = log(initial_scale - floor)
+        if scale != "network":
+            shape = (1, 1, 1) if scale == "shared" else spec.image_shape
+            self.log_scale = nn.Parameter(torch.full(shape, self.initial_log_scale))
+
+    @property
+    def features(self) -> Shape:
+        channels, height, width = self.spec.image_shape
+        return (2 * channels if self.scale == "network" else channels, height, width)
+
+    def forward(self, features: Tensor) -> Distribution:
+        if self.scale == "network":
+            loc, offset = features.chunk(2, dim=-3)
+            log_scale = self.initial_log_scale + offset
+        else:
+            loc, log_scale = features, self.log_scale
+        return dist.Normal(loc, self.floor + log_scale.exp()).to_event(3)

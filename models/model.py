@@ -1,0 +1,47 @@
+"""The contract of every generative model."""
+
+from abc import abstractmethod
+from typing import ClassVar
+
+from pyro.distributions import Distribution
+from torch import Tensor
+
+from models.program import Program
+
+__all__ = ["Model"]
+
+
+class Model(Program):
+    """A generative model p(x, z), whose `forward` is the Pyro program itself.
+
+    Who implements one
+
+    - takes the `Spec` as its first argument and names the pieces that it wants (`prior`,
+      `likelihood`, `network`) as further arguments; the other arguments are its options;
+    - writes `forward` with one plate `data` at dim -1, its latent sites, and the site `x`;
+    - lists its latent sites in `latents`, the one that `decode` takes last;
+    - works for any number of batch dimensions to the left of the plate, which is where
+      particles go.
+
+    Attributes:
+        latents: Names of the latent sites.
+        spec: What the model was built for.
+    """
+
+    latents: ClassVar[tuple[str, ...]] = ("z",)
+
+    @abstractmethod
+    def forward(self, x: Tensor | None = None, size: int = 1) -> Tensor:
+        """The Pyro program.
+
+        Args:
+            x: Observed images (B, C, H, W); None draws `size` images from p(x).
+            size: How many to draw where x is None.
+
+        Returns:
+            The value of the site `x`, (B, C, H, W).
+        """
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Distribution:
+        """p(x|z), with batch shape (...) and event shape (C, H, W), for z of shape (..., D)."""

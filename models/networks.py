@@ -1,0 +1,192 @@
+"""Networks between images, latent vectors and features, by their two shapes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from math import prod
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+from models.spec import Shape
+
+__all__ = ["MLP", "Activation", "Convolutional", "Linear", "Network", "NetworkFactory"]
+
+Activation = Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+}
+
+
+class Network(nn.Module, ABC):
+    """A function from tensors (..., *inputs) to tensors (..., *outputs).
+
+    The same class serves as encoder, (C, H, W) -> (F,), and as decoder, (D,) -> (F, H, W).
+
+    Args:
+        inputs: The shape of one input.
+        outputs: The shape of one output.
+    """
+
+    def __init__(self, inputs: Shape, outputs: Shape) -> None:
+        super().__init__()
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (..., *inputs) to (..., *outputs), whatever the leading dimensions."""
+        batch = x.shape[: x.dim() - len(self.inputs)]
+        return self.compute(x.reshape(-1, *self.inputs)).reshape(*batch, *self.outputs)
+
+    @abstractmethod
+    def compute(self, x: Tensor) -> Tensor:
+        """Maps (B, *inputs) to the B prod(outputs) values of (B, *outputs), in any shape."""
+
+
+NetworkFactory = Callable[[Shape, Shape], Network]
+
+
+def _check_sizes(name: str, sizes: Sequence[int]) -> None:
+    if any(size < 1 for size in sizes):
+        raise ValueError(f"expected {name} of sizes >= 1; got {list(sizes)}")
+
+
+def _activation(name: str) -> nn.Module:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"expected activation of {', '.join(get_args(Activation))}; got {name!r}")
+    return ACTIVATIONS[name]()
+
+
+class Linear(Network):
+    """y = W x + b, the network of probabilistic PCA.
+
+    Args:
+        inputs: The shape of one input.
+        outputs: The shape of one output.
+    """
+
+    def __init__(self, inputs: Shape, outputs: Shape) -> None:
+        super().__init__(inputs, outputs)
+        self.linear = nn.Linear(prod(inputs), prod(outputs))
+
+    def compute(self, x: Tensor) -> Tensor:
+        return self.linear(x.flatten(1))
+
+
+class MLP(Network):
+    """Fully connected layers with an activation after each hidden one.
+
+    The default is that of Kingma and Welling (2014), appendix C and section 5: one hidden layer
+    of 500 tanh units.
+
+    Args:
+        inputs: The shape of one input.
+        outputs: The shape of one output.
+        hidden: Widths of the hidden layers, in the order of the encoder; a decoder has them in
+            reverse, so that the two mirror each other.
+        activation: The nonlinearity after each hidden layer.
+
+    Raises:
+        ValueError: If a width is below 1 or the activation is unknown.
+    """
+
+    def __init__(
+        self,
+        inputs: Shape,
+        outputs: Shape,
+        hidden: Sequence[int] = (500,),
+        activation: Activation = "tanh",
+    ) -> None:
+        super().__init__(inputs, outputs)
+        _check_sizes("hidden", hidden)
+        order = list(hidden) if len(inputs) == 3 else list(reversed(hidden))
+        widths = [prod(inputs), *order, prod(outputs)]
+        layers: list[nn.Module] = [nn.Linear(widths[0], widths[1])]
+        for width, next_width in pairwise(widths[1:]):
+            layers += [_activation(activation), nn.Linear(width, next_width)]
+        self.layers = nn.Sequential(*layers)
+
+    def compute(self, x: Tensor) -> Tensor:
+        return self.layers(x.flatten(1))
+
+
+class Convolutional(Network):
+    """Strided convolutions down, and as a decoder their transposed mirror up.
+
+    With kernel k (odd), stride s and padding p = (k - 1) / 2 a convolution takes size i to
+    o = floor((i - 1) / s) + 1; the transposed one takes o back to (o - 1) s + 1, and an output
+    padding of (i - 1) mod s makes that i again, for any i (Dumoulin and Visin, 2016,
+    relationships 5 and 14).
+
+    Args:
+        inputs: (C, H, W) for an encoder, (F,) for a decoder.
+        outputs: (F,) for an encoder, (C, H, W) for a decoder.
+        channels: Channels after each convolution, in the order of the encoder.
+        kernel_size: Size of the square kernels; odd.
+        stride: Stride of each convolution.
+        hidden: Width of the fully connected layer between convolutions and vector.
+        activation: The nonlinearity after each hidden layer.
+
+    Raises:
+        ValueError: If there is not exactly one image side, a size is below 1, or the kernel is
+            even.
+    """
+
+    def __init__(
+        self,
+        inputs: Shape,
+        outputs: Shape,
+        channels: Sequence[int] = (32, 64),
+        kernel_size: int = 3,
+        stride: int = 2,
+        hidden: int = 256,
+        activation: Activation = "relu",
+    ) -> None:
+        super().__init__(inputs, outputs)
+        if sorted((len(inputs), len(outputs))) != [1, 3]:
+            raise ValueError(
+                "expected an image (C, H, W) on one side and a vector (F,) on the other; "
+                f"got {tuple(inputs)} -> {tuple(outputs)}"
+            )
+        _check_sizes("channels", channels)
+        _check_sizes("stride and hidden", (stride, hidden))
+        if not channels:
+            raise ValueError("expected channels for at least one convolution; got none")
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"expected an odd kernel_size >= 1; got {kernel_size}")
+        encodes = len(inputs) == 3
+        image, vector = (inputs, outputs) if encodes else (outputs, inputs)
+        depths = [image[0], *channels]
+        sizes = [tuple(image[1:])]
+        for _ in channels:
+            sizes.append(tuple((size - 1) // stride + 1 for size in sizes[-1]))
+        top = (depths[-1], *sizes[-1])
+        convolution = {"kernel_size": kernel_size, "stride": stride, "padding": kernel_size // 2}
+        layers: list[nn.Module] = []
+        if encodes:
+            for depth, next_depth in pairwise(depths):
+                layers += [nn.Conv2d(depth, next_depth, **convolution), _activation(activation)]
+            layers += [nn.Flatten(), nn.Linear(prod(top), hidden), _activation(activation)]
+            layers += [nn.Linear(hidden, prod(vector))]
+        else:
+            layers += [nn.Linear(prod(vector), hidden), _activation(activation)]
+            layers += [nn.Linear(hidden, prod(top)), nn.Unflatten(1, top)]
+            for level in reversed(range(len(channels))):
+                padding = tuple((size - 1) % stride for size in sizes[level])
+                layers += [
+                    _activation(activation),
+                    nn.ConvTranspose2d(
+                        depths[level + 1], depths[level], output_padding=padding, **convolution
+                    ),
+                ]
+        self.layers = nn.Sequential(*layers)
+
+    def compute(self, x: Tensor) -> Tensor:
+        return self.layers(x)

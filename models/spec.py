@@ -1,0 +1,50 @@
+"""What the data and the user fix before anything is constructed."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal, get_args
+
+from torch import Tensor
+
+__all__ = ["DOMAINS", "Domain", "Shape", "Spec"]
+
+Domain = Literal["binary", "unit", "bytes", "real"]
+Shape = tuple[int, ...]
+
+DOMAINS: tuple[Domain, ...] = get_args(Domain)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The facts that every swappable piece is built from.
+
+    Args:
+        image_shape: (C, H, W) of one image.
+        domain: What the pixels are: `binary` {0, 1}, `unit` [0, 1], `bytes` {0, ..., 255} or
+            `real`. A likelihood is a mass or density on exactly one domain.
+        latent_dim: D, the dimension of z.
+
+    Raises:
+        ValueError: If a size is below 1 or the domain is unknown.
+    """
+
+    image_shape: tuple[int, int, int]
+    domain: Domain
+    latent_dim: int
+
+    def __post_init__(self) -> None:
+        if len(self.image_shape) != 3 or min(self.image_shape) < 1:
+            raise ValueError(f"expected image_shape (C, H, W) of sizes >= 1; got {self.image_shape}")
+        if self.domain not in DOMAINS:
+            raise ValueError(f"expected a domain of {', '.join(DOMAINS)}; got {self.domain!r}")
+        if self.latent_dim < 1:
+            raise ValueError(f"expected latent_dim >= 1; got {self.latent_dim}")
+
+    @property
+    def pixels(self) -> int:
+        """C H W, the number of observed values in one image."""
+        return prod(self.image_shape)
+
+    def network_input(self, x: Tensor) -> Tensor:
+        """Images scaled for a network: bytes to [0, 1], the other domains as they are."""
+        return x / 255 if self.domain == "bytes" else x

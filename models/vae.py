@@ -1,0 +1,46 @@
+"""The variational autoencoder's generative model."""
+
+import pyro
+from pyro.distributions import Distribution
+from torch import Tensor
+
+from models.likelihoods import Bernoulli, Gaussian, Likelihood
+from models.model import Model
+from models.networks import MLP, NetworkFactory
+from models.priors import Prior, StandardNormal
+from models.spec import Spec
+
+__all__ = ["VAE"]
+
+
+class VAE(Model):
+    """p(x, z) = p(z) p(x|z), p(x|z) a likelihood around a decoder network.
+
+    Kingma and Welling (2014), figure 1 (solid arrows) and section 3.
+
+    Args:
+        spec: What it is built for.
+        prior: p(z); a standard normal unless given.
+        likelihood: p(x|z); Bernoulli for binary data and Gaussian for other data unless given.
+        network: Builds the decoder from its input and output shapes.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        prior: Prior | None = None,
+        likelihood: Likelihood | None = None,
+        network: NetworkFactory = MLP,
+    ) -> None:
+        super().__init__(spec)
+        self.prior = prior or StandardNormal(spec)
+        self.likelihood = likelihood or (Bernoulli if spec.domain == "binary" else Gaussian)(spec)
+        self.decoder = network((spec.latent_dim,), self.likelihood.features)
+
+    def decode(self, z: Tensor) -> Distribution:
+        return self.likelihood(self.decoder(z))
+
+    def forward(self, x: Tensor | None = None, size: int = 1) -> Tensor:
+        with pyro.plate("data", size if x is None else len(x), dim=-1):
+            z = pyro.sample("z", self.prior())
+            return pyro.sample("x", self.decode(z), obs=x)
