@@ -1,0 +1,95 @@
+"""Checks of a model/guide pair before it trains, and of its numbers where training breaks."""
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from guides import Guide
+from models import Model
+from ppl_vae.errors import InputError
+
+__all__ = ["check_pair", "find_not_finite"]
+
+
+def check_pair(model: Model, guide: Guide, x: Tensor) -> None:
+    """Runs the two programs once, with Pyro's validation on, and compares their traces.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        x: A minibatch (B, C, H, W) of the data that the pair is to be trained on.
+
+    Raises:
+        InputError: If a program does not run, the latent sites differ, `x` is not observed, a
+            site is not per datum, a parameter belongs to no module, or a log-probability is not
+            finite.
+    """
+    pair = f"{type(model).__name__} with guide {type(guide).__name__}"
+    with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(True):
+        try:
+            guide_trace, model_trace = _traces(model, guide, x)
+        except NotImplementedError as error:
+            raise InputError(
+                f"{pair}: a pyro.param belongs to no module and would be neither trained nor "
+                "saved; make it an nn.Parameter or a PyroParam"
+            ) from error
+        except (ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{pair} does not run on images {tuple(x.shape[1:])}: {reason}") from error
+    sites = {"model": sorted(model_trace.stochastic_nodes), "guide": sorted(guide_trace.stochastic_nodes)}
+    if not sites["model"] == sites["guide"] == sorted(model.latents):
+        raise InputError(
+            f"{pair}: the guide's sites have to be the model's latent sites; the model samples "
+            f"{sites['model']} and declares {sorted(model.latents)}, the guide samples {sites['guide']}"
+        )
+    if model_trace.observation_nodes != ["x"]:
+        raise InputError(
+            f"{pair}: the model has to observe the one site 'x' (obs=x); "
+            f"it observes {model_trace.observation_nodes}"
+        )
+    for name in [*model.latents, "x"]:
+        shape = tuple(model_trace.nodes[name]["log_prob"].shape)
+        if shape != (len(x),):
+            raise InputError(
+                f"{pair}: expected log-probabilities of site {name!r} per datum, shape ({len(x)},); "
+                f"got {shape}; put it into the plate 'data' at dim -1 and use to_event"
+            )
+    culprit = find_not_finite(model, guide, x)
+    if culprit:
+        raise InputError(f"{pair}: {culprit} before training; check the initial parameters")
+
+
+def find_not_finite(model: Model, guide: Guide, x: Tensor) -> str | None:
+    """Names the first thing that is not finite, following the two programs: for error messages.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        x: The minibatch (B, C, H, W) to try.
+
+    Returns:
+        A phrase such as "the log-probability of site 'x' is not finite", or None.
+    """
+    if not x.isfinite().all():
+        return "the data are not finite"
+    for program, module in (("guide", guide), ("model", model)):
+        for name, parameter in module.named_parameters():
+            if not parameter.isfinite().all():
+                return f"the {program}'s parameter {name} is not finite"
+    with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+        for program, trace in zip(("guide", "model"), _traces(model, guide, x), strict=True):
+            for name in [*model.latents, "x"]:
+                if name in trace.nodes and not trace.nodes[name]["log_prob"].isfinite().all():
+                    return f"the log-probability of site {name!r} in the {program} is not finite"
+    return None
+
+
+def _traces(model: Model, guide: Guide, x: Tensor) -> tuple[poutine.Trace, poutine.Trace]:
+    guide_trace = poutine.trace(guide).get_trace(x)
+    model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(x)
+    traces = prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
+    for trace in traces:
+        trace.compute_log_prob()
+    return traces

@@ -1,0 +1,194 @@
+"""What all verbs share on the command line: parsing, one-line errors, exit codes."""
+
+import errno
+import re
+import sys
+from argparse import SUPPRESS
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jsonargparse
+
+from ppl_vae.errors import InputError
+from ppl_vae.pieces import (
+    INJECTED,
+    ROLES,
+    class_of,
+    options_of,
+    outside_classes,
+    resolve_class,
+    restore,
+    suggest,
+)
+from ppl_vae.runs import CONFIG_VERSION, read_config
+
+__all__ = ["Parser", "add_pieces", "allow_only", "parse_with_pieces", "run_verb"]
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """A parser whose errors are one line with the nearest choice."""
+
+    @classmethod
+    def of_verb(cls, verb: str, description: str) -> "Parser":
+        """The parser of `python -m ppl_vae.VERB`."""
+        return cls(prog=f"python -m ppl_vae.{verb}", description=description, allow_abbrev=False)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # a parser inside the parser, whose errors are looked at there
+            super().error(message, ex)
+        if isinstance(ex, InputError):
+            raise ex
+        raise InputError(self._one_line(message)) from ex
+
+    def _one_line(self, message: str) -> str:
+        unknown = re.search(r"[Uu]nrecognized arguments: (.*)", message)
+        if unknown:
+            given = next((word for word in unknown[1].split() if word.startswith("--")), None)
+            if given is None:
+                return f"expected no more arguments; got {unknown[1]}"
+            name = given.split("=")[0]
+            return f"unknown option: {suggest(name, self._option_names())}"
+        refused = re.search(r'key "(\w+)":.*class_path \'(.+?)\':.*Option \'(\S+)\' is not', message, re.S)
+        if refused and refused[1] in ROLES:
+            cls = resolve_class(refused[1], refused[2])
+            choices = list(options_of(cls))
+            hint = suggest(refused[3], choices) if choices else f"got {refused[3]!r}; it has none"
+            return f"--{refused[1]}: unknown option of {cls.__name__}: {hint}"
+        line = re.sub(r"Problem with given class_path '\S+':", "", message)
+        line = re.sub(r"<class '([\w.]+)'>", r"\1", line)
+        keys = re.findall(r'Parser key "([\w.]+)":', line)
+        line = re.sub(r'Parser key "[\w.]+":', "", line)
+        line = re.sub(r"Expected an? (\w+)\. Got value: ", r"expected \1; got ", line)
+        option = f"--{'.'.join(keys)}: " if keys else ""
+        return option + " ".join(line.split())
+
+    def _option_names(self) -> list[str]:
+        return [
+            string
+            for action in self._actions
+            for string in action.option_strings
+            if string.startswith("--") and action.help != SUPPRESS
+        ]
+
+
+def add_pieces(parser: Parser, defaults: dict[str, Any]) -> None:
+    """Adds --config and one option for each piece, its class by name and the class's own options."""
+    parser.add_argument("--config", action="config", help="A run's config.yaml, or one like it.")
+    parser.add_argument("--version", type=int, default=CONFIG_VERSION, help=SUPPRESS)
+    parser.add_argument(
+        "--allow_code",
+        type=bool,
+        default=False,
+        help="Whether classes from outside the project that a config names may be imported.",
+    )
+    for role, base in ROLES.items():
+        default = defaults.get(role)
+        parser.add_subclass_arguments(
+            base,
+            role,
+            skip=set(INJECTED),
+            default=None if default is None else {"class_path": class_of(default).__name__},
+            required=False,
+        )
+
+
+def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
+    """Parses the arguments of a verb that takes pieces.
+
+    Returns:
+        Every option by name, each piece restored.
+
+    Raises:
+        InputError: If an argument is wrong.
+    """
+    arguments = _classes_first(arguments)
+    for role in ROLES:
+        for value in _values_of(f"--{role}", arguments):
+            if not value.startswith("{") and not Path(value).is_file():
+                resolve_class(role, value)
+    allowed = any(value.lower() == "true" for value in _values_of("--allow_code", arguments))
+    for path in _values_of("--config", arguments):
+        outside = outside_classes(read_config(Path(path)))
+        if outside and not allowed:
+            raise InputError(
+                f"{path} names {outside[0]}, code from outside the project; "
+                "add --allow_code true to import it"
+            )
+    options = parser.parse_args(arguments).as_dict()
+    if options.pop("version") != CONFIG_VERSION:
+        raise InputError(f"--version: expected {CONFIG_VERSION}, the version of this program's configs")
+    options.pop("config")
+    for role in ROLES:
+        options[role] = restore(role, options[role], allow_code=True)
+    return options
+
+
+def allow_only(arguments: list[str], *allowed: str) -> None:
+    """Raises an InputError for an option that may not stand beside the first of the allowed ones."""
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name.startswith("--") and name not in allowed:
+            raise InputError(f"{allowed[0]} takes everything else from the run's config; leave out {name}")
+
+
+def _values_of(option: str, arguments: list[str]) -> list[str]:
+    values = [value for name, value in zip(arguments, arguments[1:], strict=False) if name == option]
+    return values + [a.partition("=")[2] for a in arguments if a.startswith(f"{option}=")]
+
+
+def _classes_first(arguments: list[str]) -> list[str]:
+    """Moves `--guide NAME` to the front: the parser needs the class before its options."""
+    first: list[str] = []
+    rest: list[str] = []
+    position = 0
+    while position < len(arguments):
+        name = arguments[position]
+        takes = 2 if name.removeprefix("--") in ROLES and name.startswith("--") else 1
+        joined = name.startswith("--") and name[2:].partition("=")[0] in ROLES
+        (first if joined else rest).extend(arguments[position : position + takes])
+        position += takes
+    configs = [i for i, a in enumerate(rest) if a == "--config" or a.startswith("--config=")]
+    if configs:
+        # A config gives the base that the command line changes, so it goes before everything.
+        start = configs[0]
+        stop = start + (1 if "=" in rest[start] else 2)
+        return rest[start:stop] + first + rest[:start] + rest[stop:]
+    return first + rest
+
+
+def run_verb(verb: Callable[[list[str]], None], arguments: list[str] | None = None) -> NoReturn:
+    """Runs a verb as a program: bad input ends in one line on standard error and exit code 2.
+
+    Ctrl-C ends with 130. Everything else that is raised is a defect, and keeps its traceback.
+    """
+    try:
+        verb(sys.argv[1:] if arguments is None else arguments)
+    except InputError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt as error:
+        _fail(str(error) or "interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        _fail(f"cannot write {error.filename or 'a file'}: {error.strerror}; choose another place", 2)
+    sys.exit(0)
+
+
+_DISK_ERRORS = (
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"error: {message}" if code == 2 else message, file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,41 @@
+"""Data sets: where images come from, how they are split, and how they become data for a likelihood.
+
+Every subclass of `DataSet` here can be named on the command line and replaced by one's own.
+Importing this package reads no file and loads no library for one.
+"""
+
+from ppl_vae.data.arrays import Arrays
+from ppl_vae.data.celeba import CelebA
+from ppl_vae.data.colour import CIFAR10, SVHN
+from ppl_vae.data.conversion import Conversion
+from ppl_vae.data.data_set import Binarize, DataSet, Dequantize
+from ppl_vae.data.digits import Digits
+from ppl_vae.data.frey_face import FreyFace
+from ppl_vae.data.image_folder import ImageFolder
+from ppl_vae.data.mnist import EMNIST, KMNIST, MNIST, FashionMNIST
+from ppl_vae.data.omniglot import Omniglot
+from ppl_vae.data.source import Images, Source
+from ppl_vae.data.split import Data, Split
+
+__all__ = [
+    "CIFAR10",
+    "EMNIST",
+    "KMNIST",
+    "MNIST",
+    "SVHN",
+    "Arrays",
+    "Binarize",
+    "CelebA",
+    "Conversion",
+    "Data",
+    "DataSet",
+    "Dequantize",
+    "Digits",
+    "FashionMNIST",
+    "FreyFace",
+    "ImageFolder",
+    "Images",
+    "Omniglot",
+    "Source",
+    "Split",
+]

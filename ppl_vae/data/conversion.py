@@ -1,0 +1,215 @@
+"""From stored images to the domain of a likelihood.
+
+Below, v is a grey level 0, ..., L - 1, and v / (L - 1) its intensity.
+
+    binary    1 with the intensity as probability, or where the intensity is at least one half
+    unit      v / (L - 1)
+    bytes     v where L = 256, else 255 v / (L - 1), rounded
+    real      (v + u) / L with u uniform on [0, 1), or v / (L - 1)
+
+Noise on training images is fresh in each batch. Validation and test images get theirs once, from a
+seed that is the same in every run, so that all runs are compared on the same images.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, cast
+
+import torch
+from torch import Generator, Tensor
+
+from models.spec import Domain
+from ppl_vae.data.data_set import DataSet
+from ppl_vae.data.source import Images, Source
+from ppl_vae.data.split import Data, Split
+from ppl_vae.errors import InputError
+
+__all__ = ["EVALUATION_SEED", "Conversion", "bernoulli_draw", "dequantised"]
+
+EVALUATION_SEED = 20140501
+"""Seeds the noise of the validation images; the test images have the next number."""
+
+_CHUNK = 4096  # images converted at a time while loading, so that no float copy of a set is held
+
+
+def bernoulli_draw(raw: Tensor, top: int, generator: Generator | None = None) -> Tensor:
+    """1 with probability raw / top, else 0."""
+    probability = raw.float() / top
+    noise = torch.rand(raw.shape, generator=generator, device=raw.device)
+    return (noise < probability).float()
+
+
+def dequantised(raw: Tensor, levels: int, generator: Generator | None = None) -> Tensor:
+    """(raw + u) / levels with u uniform on [0, 1).
+
+    The noise stops 2^-16 short of 1, the spacing of float32 below 256, so that no sum is rounded up
+    into the next level: floor(levels * result) is always `raw`.
+    """
+    noise = torch.rand(raw.shape, generator=generator, device=raw.device) * (1 - 2**-16)
+    return (raw.float() + noise) / levels
+
+
+def _as_float(raw: Tensor) -> Tensor:
+    return raw.float()
+
+
+def _scaled(raw: Tensor, top: int) -> Tensor:
+    return raw.float() / top
+
+
+def _stretched(raw: Tensor, top: int) -> Tensor:
+    return (raw.float() * 255 / top).round()
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How the images of one data set reach one domain: every choice made, none left on `auto`.
+
+    Args:
+        name: The data set.
+        domain: Where the images go.
+        levels: L, 2 for binary images, or None for floating-point ones.
+        binarize: The binarisation.
+        dequantize: The dequantisation.
+        chosen: Which of the two was resolved from `auto`, for the note.
+    """
+
+    name: str
+    domain: Domain
+    levels: int | None
+    binarize: Literal["none", "dynamic", "fixed", "threshold"]
+    dequantize: Literal["uniform", "none"]
+    chosen: tuple[str, ...] = ()
+
+    @classmethod
+    def choose(
+        cls, data_set: DataSet, domain: Domain, levels: int | None, unit: bool = True
+    ) -> "Conversion":
+        """Resolves a data set's `auto` choices, before its images have to be read.
+
+        Args:
+            data_set: Whose options count.
+            domain: The domain that the likelihood needs.
+            levels: L, 2 for binary images, or None for floating-point ones.
+            unit: Whether floating-point images lie in [0, 1].
+
+        Raises:
+            InputError: If the images do not fit the domain, with the remedy.
+        """
+        name = type(data_set).__name__
+        binarize, dequantize = data_set.binarize, data_set.dequantize
+        if binarize == "auto":
+            drawn = domain == "binary" and levels != 2 and data_set.default_domain == "binary"
+            binarize = "dynamic" if drawn else "none"
+        if dequantize == "auto":
+            dequantize = "uniform" if domain == "real" and levels is not None else "none"
+        _refuse_misfits(name, domain, levels, unit, binarize, dequantize)
+        chosen = tuple(c for c in ("binarize", "dequantize") if getattr(data_set, c) == "auto")
+        return cls(name, domain, levels, binarize, dequantize, chosen)
+
+    @property
+    def _prepare(self) -> Callable[..., Tensor]:
+        """From stored pixels to the domain."""
+        top = 1 if self.levels is None else self.levels - 1
+        if self.binarize == "threshold":
+            return _as_float
+        if self.binarize != "none":
+            return partial(bernoulli_draw, top=top)
+        if self.dequantize == "uniform":
+            return partial(dequantised, levels=cast(int, self.levels))
+        if self.domain == "bytes" and self.levels != 256:
+            return partial(_stretched, top=top)
+        return _as_float if top == 1 or self.domain == "bytes" else partial(_scaled, top=top)
+
+    def _split(self, images: Images, seed: int | None) -> Split:
+        """One split, its noise fresh in each batch or, given a seed, drawn here once."""
+        raw, prepare = images.pixels, self._prepare
+        if self.binarize == "threshold":
+            half = 0.5 if self.levels is None else self.levels // 2
+            raw = (raw >= half).to(torch.uint8)
+        elif seed is not None and (self.binarize != "none" or self.dequantize == "uniform"):
+            dtype = torch.uint8 if self.binarize != "none" else torch.float32
+            generator, frozen = (
+                torch.Generator().manual_seed(seed),
+                torch.empty(raw.shape, dtype=dtype),
+            )
+            for start in range(0, len(raw), _CHUNK):
+                chunk = slice(start, start + _CHUNK)
+                frozen[chunk] = prepare(raw[chunk], generator=generator).to(dtype)
+            raw, prepare = frozen, _as_float
+        return Split(raw, images.labels, prepare)
+
+    def __call__(self, source: Source, seed: int) -> Data:
+        """The data set in its domain.
+
+        Args:
+            source: The images as they are stored.
+            seed: The run's seed, for `fixed` binarisation of the training images.
+        """
+        _, channels, height, width = source.train.pixels.shape
+        return Data(
+            train=self._split(source.train, seed if self.binarize == "fixed" else None),
+            validation=self._split(source.validation, EVALUATION_SEED),
+            test=self._split(source.test, EVALUATION_SEED + 1),
+            name=self.name,
+            domain=self.domain,
+            image_shape=(channels, height, width),
+            levels=self.levels,
+            binarize=self.binarize,
+            dequantize=self.dequantize,
+            class_names=source.class_names,
+            note=self._note(source),
+        )
+
+    def _note(self, source: Source) -> str:
+        sizes = " / ".join(f"{len(s):,}" for s in (source.train, source.validation, source.test))
+        choices = {"binarize": self.binarize, "dequantize": self.dequantize}
+        said = [
+            f"{option} {value}{' (auto)' if option in self.chosen else ''}"
+            for option, value in choices.items()
+            if value != "none" or (option == "dequantize" and self.domain == "real")
+        ]
+        shape = " x ".join(str(size) for size in source.train.pixels.shape[1:])
+        parts = [f"{self.domain} data", *said, f"{sizes} training / validation / test images"]
+        return f"{self.name}: {', '.join(parts)} of {shape}"
+
+
+def _refuse_misfits(
+    name: str, domain: Domain, levels: int | None, unit: bool, binarize: str, dequantize: str
+) -> None:
+    """Raises the one line that says what does not fit and what to do."""
+    misfit = f"a likelihood for {domain} data does not fit"
+    if levels == 2 and domain != "binary":
+        raise InputError(
+            f"{misfit} the binary images of {name}; choose --likelihood Bernoulli, or store them "
+            "as uint8 grey levels"
+        )
+    if levels == 2 and binarize != "none":
+        raise InputError(f"the images of {name} are binary already; leave out --data.binarize")
+    if binarize != "none" and domain != "binary":
+        raise InputError(
+            f"{misfit} the 0s and 1s of --data.binarize {binarize}; leave that out, or choose "
+            "--likelihood Bernoulli"
+        )
+    if levels is None and not unit and domain != "real":
+        raise InputError(
+            f"{misfit} the values of {name} outside [0, 1]; scale them to [0, 1], or choose "
+            "--likelihood Gaussian"
+        )
+    if levels is None and domain == "bytes":
+        raise InputError(
+            f"{misfit} the floating-point values of {name}; convert them to uint8, or choose "
+            "--likelihood Gaussian"
+        )
+    if domain == "binary" and binarize == "none" and levels != 2:
+        raise InputError(
+            f"{misfit} the grey levels of {name}; add --data.binarize dynamic, or choose "
+            "--likelihood Gaussian"
+        )
+    if dequantize == "uniform" and (domain != "real" or levels is None):
+        kind = f"{domain} data" if domain != "real" else f"the floating-point values of {name}"
+        raise InputError(
+            f"--data.dequantize uniform is for grey levels under a likelihood for real data, not "
+            f"for {kind}; leave it out"
+        )

@@ -1,0 +1,65 @@
+"""What a data set is: a name, its options, and `load`."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from models.spec import Domain
+from ppl_vae.data.split import Data
+from ppl_vae.errors import InputError
+
+__all__ = ["Binarize", "DataSet", "Dequantize"]
+
+Binarize = Literal["auto", "none", "dynamic", "fixed", "threshold"]
+Dequantize = Literal["auto", "uniform", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet(ABC):
+    """A source of images whose fields are its whole configuration.
+
+    To bring one's own: subclass it as a frozen dataclass, say its `default_domain`, and let
+    `load` read the images into a `Source` and hand that to a `Conversion`. Nothing is read before
+    `load`, and the same fields always give the same splits.
+
+    Args:
+        binarize: How grey levels become 0 or 1: `dynamic` draws each training batch afresh,
+            `fixed` draws the training set once from the seed, `threshold` cuts at one half, `none`
+            leaves them; `auto` is `dynamic` for drawn or written characters under a likelihood for
+            binary data and `none` otherwise.
+        dequantize: How grey levels become real numbers: `uniform` adds noise within each level,
+            `none` only scales them; `auto` is `uniform` under a likelihood for real data.
+
+    Raises:
+        InputError: If a choice is unknown.
+    """
+
+    binarize: Binarize = "auto"
+    dequantize: Dequantize = "auto"
+
+    def __post_init__(self) -> None:
+        for name, choices in (("binarize", Binarize), ("dequantize", Dequantize)):
+            value = getattr(self, name)
+            if value not in get_args(choices):
+                expected = ", ".join(get_args(choices))
+                raise InputError(f"expected --data.{name} of {expected}; got {value!r}")
+
+    @property
+    @abstractmethod
+    def default_domain(self) -> Domain:
+        """The domain of the data where nobody has chosen a likelihood."""
+
+    @abstractmethod
+    def load(self, domain: Domain, seed: int) -> Data:
+        """Reads the images and converts them for a likelihood.
+
+        The global random state is left alone.
+
+        Args:
+            domain: The domain that the likelihood needs.
+            seed: The run's seed. Only `fixed` binarisation of the training set depends on it; the
+                splits, and the draws of the validation and test images, never do.
+
+        Raises:
+            InputError: If the files are missing or damaged, or the images do not fit the domain.
+        """

@@ -1,0 +1,96 @@
+"""The images that a run works on: three splits, held as bytes, converted batch by batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from models.spec import Domain
+
+__all__ = ["Data", "Split"]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The images of one split; indexing gives them in the domain of the likelihood.
+
+    Args:
+        raw: (N, C, H, W), as small as it can be stored: uint8 where the images are quantised.
+        labels: (N,) int64, or None.
+        prepare: From a batch of `raw` to float32 images in the domain. A pure function of tensors
+            on any device, whose noise, if any, comes from torch's global generator.
+    """
+
+    raw: Tensor
+    labels: Tensor | None
+    prepare: Callable[[Tensor], Tensor]
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __getitem__(self, index: Tensor | slice | list[int]) -> Tensor:
+        return self.prepare(self.raw[index])
+
+    def to(self, device: torch.device | str) -> "Split":
+        """The same split with its images and labels on a device."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return replace(self, raw=self.raw.to(device), labels=labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A loaded data set.
+
+    Args:
+        train: What is fitted; its noise is fresh in each batch.
+        validation: What stops or compares fits; always the same images, bit for bit.
+        test: What is reported; always the same images, bit for bit.
+        name: The data set.
+        domain: What `prepare` gives.
+        image_shape: (C, H, W).
+        levels: How many grey levels the original has (256, 17 for `Digits`, 2 where it is
+            binary), or None where it is not quantised.
+        binarize: The binarisation in use.
+        dequantize: The dequantisation in use.
+        class_names: What the labels 0, 1, ... mean, where it is known.
+        note: One line for the person who runs it: sizes and what was chosen.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    name: str
+    domain: Domain
+    image_shape: tuple[int, int, int]
+    levels: int | None
+    binarize: Literal["none", "dynamic", "fixed", "threshold"]
+    dequantize: Literal["uniform", "none"]
+    class_names: tuple[str, ...] | None
+    note: str
+
+    @property
+    def reference_measure(self) -> str:
+        """What a density or mass of these images is taken with respect to, as a phrase."""
+        if self.domain == "binary":
+            return "counting measure on {0, 1}"
+        if self.domain == "bytes":
+            return "counting measure on {0, ..., 255}"
+        line = "[0, 1]" if self.domain == "unit" else "the real line"
+        if self.levels is None:
+            return f"Lebesgue measure on {line}, floating-point values as they are"
+        if self.dequantize == "uniform":
+            return (
+                f"Lebesgue measure on [0, 1], {self.levels} grey levels dequantised with uniform "
+                "noise"
+            )
+        return (
+            f"Lebesgue measure on {line}, {self.levels} grey levels scaled to [0, 1] and not "
+            "dequantised"
+        )
+
+    def to(self, device: torch.device | str) -> "Data":
+        """The same data with every split on a device."""
+        train, validation, test = (s.to(device) for s in (self.train, self.validation, self.test))
+        return replace(self, train=train, validation=validation, test=test)

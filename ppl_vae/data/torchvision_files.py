@@ -1,0 +1,77 @@
+"""Reading the files that torchvision knows."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ppl_vae.data.damage import reason, unreadable
+from ppl_vae.data.source import Images
+from ppl_vae.errors import InputError
+
+__all__ = ["hold_out", "open_torchvision", "read_image"]
+
+
+def open_torchvision(name: str, root: Path, download: bool, **options: Any) -> Any:
+    """One of torchvision's data sets, opened.
+
+    torchvision is imported here and nowhere else. Of the files that it reads, only CIFAR10's are
+    pickles, and it reads those only if their MD5 sums are those of the originals.
+
+    Args:
+        name: The class in `torchvision.datasets`.
+        root: The folder with the files.
+        download: Whether to fetch missing files.
+        **options: What else that class takes.
+
+    Raises:
+        InputError: If torchvision cannot be imported, or files are missing or damaged.
+    """
+    try:
+        from torchvision import datasets
+    except (ImportError, RuntimeError) as error:
+        raise InputError(
+            f"{name} is read by torchvision, which cannot be imported here ({reason(error)}); "
+            f"install the torchvision that belongs to torch {torch.__version__}, or choose "
+            "another --data"
+        ) from error
+    root = Path(root).expanduser()
+    try:
+        return getattr(datasets, name)(root, download=download, **options)
+    except Exception as error:
+        if not download and "not found" in str(error):
+            raise InputError(
+                f"expected the files of {name} in {root.absolute()}, as torchvision lays them out; "
+                "they are missing, incomplete or altered; name their folder with --data.root DIR, "
+                "or add --data.download true"
+            ) from error
+        remedy = (
+            "check the connection and the folder, or name one that has the files with --data.root"
+            if download
+            else "delete the damaged files and add --data.download true, or name others with "
+            "--data.root DIR"
+        )
+        raise unreadable(f"{name} in {root.absolute()}", error, remedy) from error
+
+
+def read_image(opened: Any, index: int) -> Any:
+    """One item of a data set that reads its image files one by one.
+
+    Raises:
+        InputError: If the file is missing or damaged.
+    """
+    try:
+        return opened[index]
+    except Exception as error:
+        what = f"image {index:,} of {type(opened).__name__} in {opened.root}"
+        raise unreadable(what, error, "restore the file, or unpack the archive again") from error
+
+
+def hold_out(images: Images, count: int) -> tuple[Images, Images]:
+    """All but the last `count` images, and those."""
+    if not 1 <= count < len(images):
+        raise InputError(
+            f"expected more than {max(count, 1):,} training images, to hold out that many for "
+            f"validation; got {len(images):,}; complete the files"
+        )
+    return images[:-count], images[-count:]

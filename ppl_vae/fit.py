@@ -1,0 +1,278 @@
+"""Train a model/guide pair: `python -m ppl_vae.fit`."""
+
+import dataclasses
+import inspect
+import platform
+import resource
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guides import DiagonalNormal, Guide
+from models import MLP, VAE, Bernoulli, Gaussian, Likelihood, Model, NetworkFactory, Prior, Spec
+from ppl_vae import cli, runs
+from ppl_vae.checks import check_pair
+from ppl_vae.data import Data, DataSet, Digits
+from ppl_vae.devices import DeviceChoice, choose_device, seed_everything
+from ppl_vae.errors import InputError
+from ppl_vae.files import remove_unfinished
+from ppl_vae.objectives import ELBO, Objective
+from ppl_vae.pairs import build_pair, choose_domain
+from ppl_vae.pictures import draw_pictures
+from ppl_vae.pieces import ROLES, class_of, describe
+from ppl_vae.progress import table
+from ppl_vae.runs import Run
+from ppl_vae.svi import SVIStep
+from ppl_vae.training import Training
+
+__all__ = ["fit", "main", "resume"]
+
+
+def fit(
+    data: DataSet | None = None,
+    model: Callable[..., Model] = VAE,
+    prior: Callable[[Spec], Prior] | None = None,
+    likelihood: Callable[[Spec], Likelihood] | None = None,
+    network: NetworkFactory = MLP,
+    guide: Callable[..., Guide] = DiagonalNormal,
+    objective: Objective | None = None,
+    latent_dim: int = 10,
+    epochs: int = 200,
+    batch_size: int = 100,
+    learning_rate: float = 1e-3,
+    warmup_epochs: float = 1.0,
+    patience: int | None = None,
+    seed: int = 0,
+    device: DeviceChoice = "auto",
+    run: Path | str | None = None,
+    checkpoint_seconds: float = 15.0,
+) -> Run:
+    """Trains a model/guide pair by stochastic variational inference and writes a run directory.
+
+    Args:
+        data: The data set; the embedded digits unless given.
+        model: p(x, z).
+        prior: p(z), where the model has one to choose.
+        likelihood: p(x|z), where the model has one to choose; unless given, Bernoulli for data
+            that are binary by default and Gaussian for others.
+        network: The architecture of encoder and decoder.
+        guide: q(z|x).
+        objective: What is minimised; the negative ELBO unless given.
+        latent_dim: D, the dimension of z.
+        epochs: Passes over the training images.
+        batch_size: Images in a minibatch.
+        learning_rate: Adam's step size at its peak; it decays to zero along a cosine.
+        warmup_epochs: Epochs over which the learning rate rises to its peak.
+        patience: Stop after this many epochs without a better validation ELBO, and keep the best
+            parameters; unless given, train all epochs and keep the last.
+        seed: What every random number follows from.
+        device: Where to compute; `auto` takes CUDA where there is one.
+        run: The run directory to write; the first free one of runs/DATA-MODEL-1, -2, ... unless
+            given.
+        checkpoint_seconds: Seconds between checkpoints.
+
+    Returns:
+        The run, with the trained model and guide.
+
+    Raises:
+        InputError: If something given is wrong; nothing is written then.
+        KeyboardInterrupt: After Ctrl-C, once a checkpoint is written.
+        OSError: If the run directory cannot be written.
+    """
+    pieces: dict[str, Any] = {
+        "data": data or Digits(),
+        "model": model,
+        "prior": prior,
+        "likelihood": likelihood,
+        "network": network,
+        "guide": guide,
+        "objective": objective or ELBO(),
+    }
+    settings = {
+        "latent_dim": latent_dim,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "warmup_epochs": warmup_epochs,
+        "patience": patience,
+        "seed": seed,
+        "device": device,
+        "checkpoint_seconds": checkpoint_seconds,
+    }
+    _check_settings(settings)
+    if likelihood is None and "likelihood" in inspect.signature(model).parameters:
+        pieces["likelihood"] = Bernoulli if choose_domain(pieces) == "binary" else Gaussian
+    names = (class_of(pieces[role]).__name__ for role in ("data", "model"))
+    path = Path(run) if run else runs.free_path("-".join(names))
+    runs.refuse_existing(path)
+    config = {
+        "version": runs.CONFIG_VERSION,
+        **{role: describe(piece) for role, piece in pieces.items()},
+        **settings,
+    }
+    started, training = _prepare(path, config, pieces)
+    runs.create(path, config, fill=training.save)
+    return _train(started, training)
+
+
+def resume(run: Path | str, device: DeviceChoice = "auto", allow_code: bool = False) -> Run:
+    """Goes on with a run from its last checkpoint, as if it had never stopped.
+
+    On the same device the result is the same, bit for bit.
+
+    Args:
+        run: The run directory.
+        device: Where to compute.
+        allow_code: Whether classes from outside the project that the config names may be imported.
+
+    Returns:
+        The run, with the trained model and guide.
+
+    Raises:
+        InputError: If the run cannot be read.
+        KeyboardInterrupt: After Ctrl-C, once a checkpoint is written.
+        OSError: If the run directory cannot be written.
+    """
+    path = Path(run)
+    config = runs.read_config(path / runs.CONFIG)
+    resumed, training = _prepare(
+        path, {**config, "device": device}, runs.restore_pieces(config, allow_code)
+    )
+    training.restore(path)
+    remove_unfinished(path)
+    return _train(resumed, training)
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
+    for name in ("latent_dim", "epochs", "batch_size", "patience"):
+        value = settings[name]
+        if value is not None and value < 1:
+            raise InputError(f"--{name}: expected at least 1; got {value}")
+    if not 0 < settings["learning_rate"] < float("inf"):
+        raise InputError(f"--learning_rate: expected above 0; got {settings['learning_rate']}")
+    for name in ("warmup_epochs", "checkpoint_seconds"):
+        if not settings[name] >= 0:
+            raise InputError(f"--{name}: expected at least 0; got {settings[name]}")
+
+
+def _prepare(path: Path, config: dict[str, Any], pieces: dict[str, Any]) -> tuple[Run, Training]:
+    """Loads the data, builds the pair from the seed and checks that the two fit."""
+    device = choose_device(config["device"])
+    seed_everything(config["seed"])
+    domain = choose_domain(pieces)
+    data: Data = pieces["data"].load(domain, config["seed"]).to(device)
+    batch_size = config["batch_size"]
+    if len(data.train) < batch_size:
+        raise InputError(
+            f"--batch_size: expected at most {len(data.train):,}, the number of training images; "
+            f"got {batch_size:,}"
+        )
+    spec = Spec(data.image_shape, domain, config["latent_dim"])
+    model, guide = build_pair(spec, pieces)
+    model.to(device)
+    guide.to(device)
+    check_pair(model, guide, data.validation[: min(batch_size, len(data.validation))])
+    training = Training(
+        SVIStep(model, guide, pieces["objective"]),
+        data,
+        dataclasses.asdict(spec),
+        epochs=config["epochs"],
+        batch_size=batch_size,
+        learning_rate=config["learning_rate"],
+        warmup_epochs=config["warmup_epochs"],
+        patience=config["patience"],
+        seed=config["seed"],
+        checkpoint_seconds=config["checkpoint_seconds"],
+    )
+    run = Run(path, config, pieces, spec, model, guide, device)
+    run.data = data
+    print(data.note, file=sys.stderr)
+    return run, training
+
+
+def _train(run: Run, training: Training) -> Run:
+    training.run(run.path)
+    training.keep_best()
+    run.model.eval()
+    run.guide.eval()
+    draw_pictures(run, training.rows)
+    runs.write_json(run.path / runs.SUMMARY, _summary(run, training))
+    return run
+
+
+def _summary(run: Run, training: Training) -> dict[str, Any]:
+    images = training.steps / training.steps_per_epoch * len(run.data.train)
+    return {
+        "data": run.data.name,
+        "reference_measure": run.data.reference_measure,
+        "training_images": len(run.data.train),
+        "parameters": sum(p.numel() for p in training.step.parameters.values()),
+        **training.kept_row(),
+        "training_seconds": training.seconds,
+        "images_per_second": images / training.seconds,
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "device": str(run.device),
+        "versions": {
+            "ppl-vae": version("ppl-vae"),
+            "torch": torch.__version__,
+            "pyro-ppl": version("pyro-ppl"),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line of `fit`."""
+    cli.run_verb(_main, arguments)
+
+
+def _main(arguments: list[str]) -> None:
+    parser = cli.Parser.of_verb("fit", "Train a model/guide pair by stochastic variational inference.")
+    cli.add_pieces(
+        parser,
+        {
+            "data": Digits,
+            "model": VAE,
+            "network": MLP,
+            "guide": DiagonalNormal,
+            "objective": ELBO,
+        },
+    )
+    parser.add_argument(
+        "--resume", type=Path | None, help="Go on with this run; only --device may stand beside it."
+    )
+    parser.add_function_arguments(fit, skip=set(ROLES), as_group=False)
+    options = cli.parse_with_pieces(parser, arguments)
+    again = options.pop("resume")
+    allow_code = options.pop("allow_code")
+    if again is not None:
+        cli.allow_only(arguments, "--resume", "--device", "--allow_code")
+        run = resume(again, options["device"], allow_code)
+    else:
+        run = fit(**options)
+    print(_report(run))
+
+
+def _report(run: Run) -> str:
+    summary = run.summary
+    rows = {
+        term: f"{summary[f'validation_{term.lower()}_nats_per_datum']:.2f} nats_per_datum"
+        for term in ("ELBO", "rate", "distortion")
+    }
+    rows["training"] = (
+        f"{summary['epoch']} epochs in {summary['training_seconds']:.1f} seconds "
+        f"({summary['images_per_second']:,.0f} images_per_second)"
+    )
+    pictures = sorted((run.path / runs.PICTURES).iterdir())
+    rows |= {picture.stem.replace("_", " "): str(picture) for picture in pictures}
+    rows["next"] = f"python -m ppl_vae.evaluate {run.path}"
+    title = f"{run.path}: {summary['data']}, on the validation images (KL rate + distortion = -ELBO)"
+    return table(title, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Importance weights, datum by datum: the one quantity under every bound on log p(x)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log, prod
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from guides import Guide
+from models import Model
+from ppl_vae.data import Split
+
+__all__ = ["Estimates", "LogTerms", "estimate", "log_terms", "log_weights"]
+
+MEMORY_BYTES = 64 * 2**20  # for the temporaries of one pass; more is not faster
+
+
+@dataclass(frozen=True)
+class LogTerms:
+    """The terms of log w = log p(z) + log p(x|z) - log q(z|x), each (K, B) in nats."""
+
+    log_prior: Tensor
+    log_likelihood: Tensor
+    log_guide: Tensor
+
+    @property
+    def log_weights(self) -> Tensor:
+        """log p(x, z_k) - log q(z_k|x), (K, B) in nats."""
+        return self.log_prior + self.log_likelihood - self.log_guide
+
+
+def log_terms(model: Model, guide: Guide, x: Tensor, particles: int) -> LogTerms:
+    """Draws z_1, ..., z_K from q(z|x) for each datum and evaluates the terms of its weights.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        x: Images (B, C, H, W).
+        particles: K, the number of draws for each datum.
+    """
+    plate = pyro.plate("particles", particles, dim=-2)
+    with plate:
+        guide_trace = poutine.trace(guide).get_trace(x)
+    with plate:
+        model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(x)
+    shape = (particles, len(x))
+    return LogTerms(
+        log_prior=_log_probability(model_trace, model.latents, shape),
+        log_likelihood=_log_probability(model_trace, ("x",), shape),
+        log_guide=_log_probability(guide_trace, model.latents, shape),
+    )
+
+
+def _log_probability(trace: poutine.Trace, sites: tuple[str, ...], shape: tuple[int, int]) -> Tensor:
+    terms = [trace.nodes[site]["fn"].log_prob(trace.nodes[site]["value"]) for site in sites]
+    return torch.stack([term.expand(shape) for term in terms]).sum(0)
+
+
+def log_weights(self) -> Tensor:
+        """log p(x, z_k) - log q(z_k|x), (K, B) in nats."""
+        return self.log_prior + self.log_likelihood - self.log_guide
+
+
+def log_terms(model: Model, guide: Guide, x: Tensor, particles: int) -> LogTerms:
+    """Draws z_1, ..., z_K from q(z|x) for each datum and evaluates the terms of its weights.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        x: Images (B, C, H, W).
+        particles: K, the number of draws for each datum.
+    """
+    plate = pyro.plate("particles", particles, dim=-2)
+    with plate:
+        guide_trace = poutine.trace(guide).get_trace(x)
+    with plate:
+        model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(x)
+    shape = (particles, len(x))
+    return LogTerms(
+        log_prior=_log_probability(model_trace, shape, observed=False),
+        log_likelihood=_log_probability(model_trace, shape, observed=True),
+        log_guide=_log_probability(guide_trace, shape, observed=False),
+    )
+
+
+def _log_probability(trace: poutine.Trace, shape: tuple[int, int], observed: bool) -> Tensor:
+    terms = [
+        site["fn"].log_prob(site["value"]).expand(shape)
+        for name, site in trace.iter_stochastic_nodes()
+    ] if not observed else [
+        trace.nodes[name]["fn"].log_prob(trace.nodes[name]["value"]).expand(shape)
+        for name in trace.observation_nodes
+    ]
+    return torch.stack(terms).sum(0)
+
+
+def log_weights(model: Model, guide: Guide, x: Tensor, particles: int) -> Tensor:
+    """log w_k = log p(x, z_k) - log q(z_k|x), z_k ~ q(z|x), (K, B) in nats, per datum.
+
+    Their mean over k estimates the ELBO; log mean exp of them is the bound of Burda, Grosse and
+    Salakhutdinov (2016, equation 8), which tends to log p(x).
+    """
+    return log_terms(model, guide, x, particles).log_weights
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Estimates for each of N images, (N,) in nats.
+
+    Attributes:
+        elbo: mean_k log w_k.
+        rate: mean_k [log q(z_k|x) - log p(z_k)], an estimate of KL(q(z|x) || p(z)).
+        distortion: -mean_k log p(x|z_k), so that elbo = -(rate + distortion).
+        log_likelihood: log mean_k w_k; its expectation rises with K to log p(x).
+    """
+
+    elbo: Tensor
+    rate: Tensor
+    distortion: Tensor
+    log_likelihood: Tensor
+
+
+@torch.no_grad()
+def estimate(
+    model: Model,
+    guide: Guide,
+    images: Split,
+    particles: int,
+    memory_bytes: int = MEMORY_BYTES,
+    advance: Callable[[int], None] = lambda images: None,
+) -> Estimates:
+    """Estimates the ELBO, its two terms and log p(x) of each image at bounded memory.
+
+    Images and particles are taken in pieces whose sizes follow from the model and the memory
+    bound alone, so that one seed gives one result.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        images: N images.
+        particles: K, draws of z for each image.
+        memory_bytes: Bound on the temporaries of one piece.
+        advance: Told how many images are done, after each piece.
+    """
+    batch, chunks = _pieces(model, particles, memory_bytes)
+    finished: list[Estimates] = []
+    with pyro.validation_enabled(False):
+        for start in range(0, len(images), batch):
+            x = images[start : start + batch]
+            elbo, distortion = x.new_zeros(len(x)), x.new_zeros(len(x))
+            log_sum = x.new_full((len(x),), -torch.inf)
+            for chunk in chunks:
+                terms = log_terms(model, guide, x, chunk)
+                elbo += terms.log_weights.sum(0) / particles
+                distortion -= terms.log_likelihood.sum(0) / particles
+                log_sum = torch.logaddexp(log_sum, terms.log_weights.logsumexp(0))
+            finished.append(
+                Estimates(elbo, -elbo - distortion, distortion, log_sum - log(particles))
+            )
+            advance(len(x))
+    names = Estimates.__dataclass_fields__
+    return Estimates(*(torch.cat([getattr(part, name) for part in finished]) for name in names))
+
+
+def _pieces(model: Model, particles: int, memory_bytes: int) -> tuple[int, list[int]]:
+    """How many images to take at once, and the particles of each pass over them."""
+    rows = max(1, memory_bytes // _bytes_per_row(model))
+    passes = -(-particles // min(particles, rows))
+    sizes = [particles // passes + (index < particles % passes) for index in range(passes)]
+    return max(1, rows // sizes[0]), sizes
+
+
+def _bytes_per_row(model: Model) -> int:
+    """Bytes that decoding one z and scoring one image takes, measured on the decoder itself."""
+    sizes: list[int] = []
+
+    def record(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        if isinstance(output, Tensor):
+            sizes.append(output.numel() * output.element_size())
+
+    leaves = [module for module in model.modules() if not list(module.children())]
+    handles = [leaf.register_forward_hook(record) for leaf in leaves]
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            model(size=1)
+    finally:
+        for handle in handles:
+            handle.remove()
+    # A pixel's log-probability passes through about six temporaries.
+    return sum(sizes) + 6 * 4 * prod(model.spec.image_shape)

@@ -1,0 +1,66 @@
+"""Objectives: what stochastic variational inference minimises."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from pyro.infer import ELBO as PyroELBO
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from torch import Tensor
+
+from guides import Guide
+from models import Model
+
+__all__ = ["ELBO", "Objective"]
+
+
+@dataclass(frozen=True)
+class Objective(ABC):
+    """A loss for a model/guide pair; its fields are its options."""
+
+    @abstractmethod
+    def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
+        """The loss to minimise.
+
+        Args:
+            model: p(x, z).
+            guide: q(z|x).
+            x: A minibatch of images (B, C, H, W).
+
+        Returns:
+            A scalar in nats per datum whose gradient is the estimator to follow.
+        """
+
+
+@dataclass(frozen=True)
+class ELBO(Objective):
+    """The negative evidence lower bound, -E_q[log p(x, z) - log q(z|x)], averaged over a batch.
+
+    Kingma and Welling (2014), equations (2) and (3): the estimators L^A (Pyro's `Trace_ELBO`)
+    and, with a closed-form KL term, L^B (`TraceMeanField_ELBO`).
+
+    Args:
+        particles: Draws of z for each datum.
+        analytic_kl: Whether KL(q(z|x) || p(z)) is computed in closed form.
+
+    Raises:
+        ValueError: If particles < 1.
+    """
+
+    particles: int = 1
+    analytic_kl: bool = False
+
+    def __post_init__(self) -> None:
+        if self.particles < 1:
+            raise ValueError(f"expected particles >= 1; got {self.particles}")
+
+    def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
+        return self._estimator().differentiable_loss(model, guide, x) / len(x)
+
+    def _estimator(self) -> PyroELBO:
+        # One plate, `data` at dim -1: told, Pyro need not run the pair once more to guess it.
+        estimator = TraceMeanField_ELBO if self.analytic_kl else Trace_ELBO
+        return estimator(
+            num_particles=self.particles,
+            vectorize_particles=self.particles > 1,
+            max_plate_nesting=1,
+        )

@@ -1,0 +1,208 @@
+"""Pieces that swap: a class and its options, as Python and as configuration.
+
+In Python a piece is a class (`IAF`), a class with options (`functools.partial(IAF, flows=4)`), or,
+for data sets and objectives, an instance (`MNIST(root="data")`). In a configuration it is the
+mapping `{class_path: guides.IAF, init_args: {flows: 4}}`. This file goes from one to the other.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from guides import Guide
+from models import Likelihood, Model, Network, Prior
+from ppl_vae.data import DataSet
+from ppl_vae.errors import InputError
+from ppl_vae.objectives import Objective
+
+__all__ = [
+    "INJECTED",
+    "ROLES",
+    "class_of",
+    "describe",
+    "options_of",
+    "outside_classes",
+    "resolve_class",
+    "restore",
+    "subclasses",
+]
+
+ROLES: dict[str, type] = {
+    "data": DataSet,
+    "model": Model,
+    "prior": Prior,
+    "likelihood": Likelihood,
+    "network": Network,
+    "guide": Guide,
+    "objective": Objective,
+}
+
+# What the engine passes to a constructor that names it; everything else is an option of the class.
+INJECTED = frozenset({"spec", "prior", "likelihood", "network", "inputs", "outputs"})
+
+PROJECT_PACKAGES = ("models", "guides", "ppl_vae")
+
+
+def class_of(piece: Any) -> type:
+    """The class behind a class, a partial of one, or an instance."""
+    while isinstance(piece, partial):
+        piece = piece.func
+    return piece if inspect.isclass(piece) else type(piece)
+
+
+def options_of(cls: type) -> dict[str, inspect.Parameter]:
+    """The constructor's parameters that are options of the class, by name."""
+    parameters = inspect.signature(cls).parameters
+    return {name: value for name, value in parameters.items() if name not in INJECTED}
+
+
+def subclasses(base: type) -> list[type]:
+    """The concrete classes below a base that have been imported, by name."""
+    found = {
+        cls
+        for child in base.__subclasses__()
+        for cls in [child, *subclasses(child)]
+        if not inspect.isabstract(cls) and not cls.__name__.startswith("_")
+    }
+    return sorted(found, key=lambda cls: cls.__name__)
+
+
+def describe(piece: Any) -> dict[str, Any] | None:
+    """A piece as plain data: its class path, and every option with its value or default.
+
+    Raises:
+        InputError: If the piece cannot be found again by a path, as a lambda or a local class.
+    """
+    if piece is None:
+        return None
+    cls = class_of(piece)
+    if isinstance(piece, partial):
+        chosen: Mapping[str, Any] = piece.keywords
+    elif inspect.isclass(piece):
+        chosen = {}
+    elif dataclasses.is_dataclass(piece):
+        chosen = {field.name: getattr(piece, field.name) for field in dataclasses.fields(piece)}
+    else:
+        raise InputError(f"expected a class or functools.partial of one with options; got {piece!r}")
+    if "<" in cls.__qualname__ or "." in cls.__qualname__:
+        raise InputError(
+            f"{cls.__qualname__} cannot be found again from a run's config; "
+            "define it at the top level of a module"
+        )
+    values = {
+        name: chosen.get(name, parameter.default)
+        for name, parameter in options_of(cls).items()
+        if name in chosen or parameter.default is not inspect.Parameter.empty
+    }
+    return {"class_path": _class_path(cls), "init_args": {k: _plain(v) for k, v in values.items()}}
+
+
+def _class_path(cls: type) -> str:
+    for package in (cls.__module__.split(".")[0], cls.__module__.rpartition(".")[0]):
+        if package and getattr(import_module(package), cls.__name__, None) is cls:
+            return f"{package}.{cls.__name__}"
+    return f"{cls.__module__}.{cls.__name__}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value.resolve())
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if inspect.isclass(value) or isinstance(value, partial):
+        return describe(value)
+    return value
+
+
+def restore(role: str, description: Mapping[str, Any] | None, allow_code: bool = False) -> Any:
+    """The piece that `describe` described.
+
+    Args:
+        role: Which piece it is, a key of `ROLES`.
+        description: Its class path and options, or None for none.
+        allow_code: Whether a class from outside the project may be imported.
+
+    Returns:
+        An instance of a data set or objective, a partial of another class, or None.
+
+    Raises:
+        InputError: If the class is missing, of the wrong kind, or outside the project without
+            `allow_code`; or if an option has a bad value.
+    """
+    if description is None:
+        return None
+    path, options = description["class_path"], dict(description.get("init_args") or {})
+    if is_outside(path) and not allow_code:
+        raise InputError(
+            f"{role}: {path} is code from outside the project; add --allow_code true to import it"
+        )
+    cls = resolve_class(role, path)
+    unknown = sorted(set(options) - set(options_of(cls)))
+    if unknown:
+        raise InputError(f"{role}: {cls.__name__} has no option {unknown[0]!r}")
+    if dataclasses.is_dataclass(cls):
+        try:
+            return cls(**options)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{role}: {cls.__name__}: {error}") from error
+    return partial(cls, **options) if options else cls
+
+
+def resolve_class(role: str, path: str) -> type:
+    """Finds the class that a name or dotted path means, for one role.
+
+    Raises:
+        InputError: If there is none, or it is not of the role's kind.
+    """
+    base = ROLES[role]
+    known = {cls.__name__: cls for cls in subclasses(base)}
+    if path in known:
+        return known[path]
+    module, _, name = path.rpartition(".")
+    if not module:
+        raise InputError(f"--{role}: {suggest(path, known)}, or a dotted path to a class of yours")
+    try:
+        found = getattr(import_module(module), name, None)
+    except ImportError as error:
+        raise InputError(
+            f"--{role}: cannot import {path} ({error}); "
+            "is its folder the current one, or on PYTHONPATH?"
+        ) from error
+    if found is None:
+        raise InputError(f"--{role}: the module {module} has no class {name}")
+    if not (inspect.isclass(found) and issubclass(found, base)):
+        raise InputError(f"--{role}: {path} is not a subclass of {_class_path(base)}")
+    if inspect.isabstract(found):
+        missing = ", ".join(sorted(found.__abstractmethods__))
+        raise InputError(f"--{role}: {path} is abstract; it has to define {missing}")
+    return found
+
+
+def suggest(name: str, choices: Mapping[str, Any] | list[str]) -> str:
+    """'expected one of ...; got ..., did you mean ...?' for a misspelt name."""
+    near = get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    lower = {choice.lower(): choice for choice in choices}
+    near = [lower[name.lower()]] if name.lower() in lower else near
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"got {name!r}{hint}; expected one of {', '.join(choices)}"
+
+
+def is_outside(class_path: str) -> bool:
+    """Whether a class path leads out of the project's own packages."""
+    return "." in class_path and class_path.split(".")[0] not in PROJECT_PACKAGES
+
+
+def outside_classes(config: Any) -> list[str]:
+    """Every class path in a configuration that leads out of the project's own packages."""
+    if isinstance(config, Mapping):
+        own = config.get("class_path")
+        below = [path for value in config.values() for path in outside_classes(value)]
+        return [own, *below] if isinstance(own, str) and is_outside(own) else below
+    if isinstance(config, list):
+        return [path for value in config for path in outside_classes(value)]
+    return []

@@ -1,0 +1,184 @@
+"""The run directory: what `fit` writes and every other verb reads."""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from guides import Guide
+from models import Model, Spec
+from ppl_vae.checkpoints import read_checkpoint
+from ppl_vae.data import Data, DataSet
+from ppl_vae.devices import choose_device
+from ppl_vae.errors import InputError
+from ppl_vae.files import whole_file
+from ppl_vae.pairs import build_pair, choose_domain
+from ppl_vae.pieces import ROLES, restore
+from ppl_vae.svi import pair_modules
+from ppl_vae.training import BEST, LAST, load_parameters
+
+__all__ = [
+    "CONFIG",
+    "CONFIG_VERSION",
+    "PICTURES",
+    "SUMMARY",
+    "Run",
+    "create",
+    "free_path",
+    "load",
+    "read_config",
+    "restore_pieces",
+    "write_json",
+]
+
+CONFIG = "config.yaml"
+CONFIG_VERSION = 1
+SUMMARY = "summary.json"
+PICTURES = "pictures"
+
+
+@dataclasses.dataclass
+class Run:
+    """A trained pair, as `fit` returns it and `load` reads it.
+
+    Attributes:
+        path: The run directory.
+        config: What `config.yaml` says.
+        pieces: The data set, the objective and the classes of the pair, by role.
+        spec: What the pair was built for.
+        model: p(x, z), in evaluation mode.
+        guide: q(z|x), in evaluation mode.
+        device: Where both are.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    pieces: dict[str, Any]
+    spec: Spec
+    model: Model
+    guide: Guide
+    device: torch.device
+
+    @cached_property
+    def data(self) -> Data:
+        """The data set that the run was trained on, on its device; read when first asked for."""
+        data_set: DataSet = self.pieces["data"]
+        return data_set.load(choose_domain(self.pieces), self.config["seed"]).to(self.device)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` says about the training."""
+        return json.loads((self.path / SUMMARY).read_text())
+
+
+def load(path: str | Path, device: str = "auto", allow_code: bool = False) -> Run:
+    """Reads a run: the model, the guide and what they were built for, on any device.
+
+    The parameters are the best ones where the run stopped early by its validation bound, else the
+    last ones. Only `config.yaml` and a safetensors file are read, and neither can run code.
+
+    Args:
+        path: The run directory.
+        device: `auto`, `cpu` or `cuda`.
+        allow_code: Whether classes from outside the project that the config names may be imported.
+
+    Raises:
+        InputError: If it is no run directory, or something in it is missing, damaged or of
+            another version.
+    """
+    path = Path(path)
+    config = read_config(path / CONFIG)
+    pieces = restore_pieces(config, allow_code)
+    target = choose_device(device)
+    checkpoint = path / (BEST if (path / BEST).exists() else LAST)
+    tensors, state = read_checkpoint(checkpoint)
+    spec = Spec(**{**state["spec"], "image_shape": tuple(state["spec"]["image_shape"])})
+    model, guide = build_pair(spec, pieces)
+    pair = pair_modules(model, guide)
+    load_parameters(pair, tensors, checkpoint)
+    pair.to(target).eval()
+    return Run(path, config, pieces, spec, model, guide, target)
+
+
+def restore_pieces(config: dict[str, Any], allow_code: bool) -> dict[str, Any]:
+    """The pieces that a config names, by role."""
+    return {role: restore(role, config.get(role), allow_code) for role in ROLES}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads a `config.yaml`.
+
+    Raises:
+        InputError: If it is missing, no YAML mapping, or of another version.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent}: expected a run directory; there is no such folder")
+    if not path.is_file():
+        raise InputError(f"{path.parent} is no run directory: it has no {path.name}")
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not valid YAML: {reason}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: expected a mapping of options; got {type(config).__name__}")
+    if config.get("version", CONFIG_VERSION) != CONFIG_VERSION:
+        raise InputError(
+            f"{path} is a config of version {config['version']}; this program reads version "
+            f"{CONFIG_VERSION}: use the release that wrote it"
+        )
+    return config
+
+
+def free_path(name: str) -> Path:
+    """The first of runs/NAME-1, runs/NAME-2, ... that does not exist."""
+    number = 1
+    while (path := Path("runs") / f"{name}-{number}").exists():
+        number += 1
+    return path
+
+
+def create(path: Path, config: dict[str, Any], fill: Callable[[Path], None]) -> None:
+    """Makes a run directory that appears with its config and first checkpoint, or not at all.
+
+    Args:
+        path: Where it is to be.
+        config: What `config.yaml` is to say.
+        fill: Writes the rest of the first content into the folder that it is given.
+
+    Raises:
+        InputError: If the path exists.
+        OSError: If it cannot be written.
+    """
+    refuse_existing(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        unfinished.mkdir()
+        with whole_file(unfinished / CONFIG) as file:
+            file.write(yaml.safe_dump(config, sort_keys=False).encode())
+        fill(unfinished)
+        unfinished.rename(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def refuse_existing(path: Path) -> None:
+    """Raises an InputError if the path of a new run is taken."""
+    if path.exists():
+        raise InputError(
+            f"{path} exists; go on with --resume {path}, or choose another name with --run"
+        )
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes plain data as indented JSON, whole or not at all."""
+    with whole_file(path) as file:
+        file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())

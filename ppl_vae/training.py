@@ -1,0 +1,273 @@
+"""The training loop: epochs over the data, validation, checkpoints, and exact resume."""
+
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor, nn
+
+from ppl_vae.checkpoints import (
+    random_state,
+    read_checkpoint,
+    restore_random_state,
+    write_checkpoint,
+)
+from ppl_vae.checks import find_not_finite
+from ppl_vae.data import Data
+from ppl_vae.errors import InputError
+from ppl_vae.importance import estimate
+from ppl_vae.interrupts import asked_to_stop
+from ppl_vae.metrics import Row, events, write_metrics
+from ppl_vae.progress import Progress
+from ppl_vae.svi import SVIStep, learning_rate_at
+
+__all__ = ["BEST", "LAST", "Training"]
+
+LAST = "checkpoint.safetensors"
+BEST = "best.safetensors"
+
+# The validation bound averages at least this many draws of z, over images and particles.
+_VALIDATION_DRAWS = 5000
+_VALIDATION_SEED = 1
+
+
+class Training:
+    """Trains a pair on a data set; the whole of its state goes into one checkpoint.
+
+    Args:
+        step: One update of the pair.
+        data: Training and validation images, on the device.
+        spec: What the pair was built for, as plain data; it travels with each checkpoint.
+        epochs: Passes over the training images.
+        batch_size: Images in a minibatch; the last of an epoch may be smaller.
+        learning_rate: The peak of the schedule.
+        warmup_epochs: Epochs of linear warm-up.
+        patience: Stop after this many epochs without a better validation ELBO, and keep the
+            best parameters; None trains all epochs and keeps the last.
+        seed: What the order of the images follows from.
+        checkpoint_seconds: Seconds between checkpoints.
+    """
+
+    def __init__(
+        self,
+        step: SVIStep,
+        data: Data,
+        spec: dict[str, Any],
+        *,
+        epochs: int,
+        batch_size: int,
+        learning_rate: float,
+        warmup_epochs: float,
+        patience: int | None,
+        seed: int,
+        checkpoint_seconds: float,
+    ) -> None:
+        self.step = step
+        self.data = data
+        self.spec = spec
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.patience = patience
+        self.seed = seed
+        self.checkpoint_seconds = checkpoint_seconds
+        self.steps_per_epoch = math.ceil(len(data.train) / batch_size)
+        self.total_steps = epochs * self.steps_per_epoch
+        self.warmup_steps = round(warmup_epochs * self.steps_per_epoch)
+        self.steps = 0
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=data.train.raw.device)
+        self.rows: list[Row] = []
+        self.best: dict[str, Tensor] = {}
+        self.seconds = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.steps >= self.total_steps or self._epochs_without_progress() is None
+
+    def run(self, folder: Path) -> None:
+        """Trains to the end, or until a signal asks to stop.
+
+        Args:
+            folder: The run directory, for checkpoints and `metrics.csv`.
+
+        Raises:
+            InputError: If a loss is not finite; the last good checkpoint stays.
+            KeyboardInterrupt: After a signal, once a checkpoint is written.
+            OSError: If a checkpoint cannot be written; the last good one stays.
+        """
+        started = saved = time.monotonic()
+        before = self.seconds
+        title = f"training on {self.data.name}"
+        self.step.model.train()
+        self.step.guide.train()
+        with (
+            asked_to_stop() as asked,
+            pyro.validation_enabled(False),
+            Progress(
+                title, self.total_steps * self.batch_size, "images", self.steps * self.batch_size
+            ) as progress,
+            events(folder, len(self.rows) + 1) as log_event,
+            warnings.catch_warnings(),
+        ):
+            # What is not finite stops the run with the site's name, so Pyro's warning only repeats.
+            warnings.filterwarnings("ignore", message="Encountered NaN")
+            while not self.finished and not asked():
+                for x in self._rest_of_epoch():
+                    self._update(x)
+                    progress.advance(self.batch_size)
+                    if asked() or time.monotonic() - saved > self.checkpoint_seconds:
+                        self.seconds = before + time.monotonic() - started
+                        self.save(folder)
+                        saved = time.monotonic()
+                    if asked():
+                        break
+                else:
+                    self._end_epoch()
+                    log_event(self.rows[-1])
+                    elbo = self.rows[-1]["validation_elbo_nats_per_datum"]
+                    progress.advance(0, f"epoch {len(self.rows)}  ELBO {elbo:.2f} nats_per_datum")
+        self.seconds = before + time.monotonic() - started
+        self.save(folder)
+        if asked():
+            raise KeyboardInterrupt(
+                f"stopped, with a checkpoint; go on with: python -m ppl_vae.fit --resume {folder}"
+            )
+
+    def _rest_of_epoch(self) -> Iterator[Tensor]:
+        epoch, done = divmod(self.steps, self.steps_per_epoch)
+        seed = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(seed))
+        images = self.data.train
+        order = torch.randperm(len(images), generator=generator).to(images.raw.device)
+        for index in order.split(self.batch_size)[done:]:
+            yield images[index]
+
+    def _update(self, x: Tensor) -> None:
+        rate = learning_rate_at(
+            self.steps, self.learning_rate, self.warmup_steps, self.total_steps
+        )
+        loss = self.step(x, rate)
+        self.loss_sum += loss * len(x)
+        self.steps += 1
+        # Reading a number from a GPU waits for it, so there it is done now and then.
+        if (x.device.type == "cpu" or self.steps % 50 == 0) and not self.loss_sum.isfinite():
+            culprit = find_not_finite(self.step.model, self.step.guide, x) or "the loss is not finite"
+            epoch, step = divmod(self.steps - 1, self.steps_per_epoch)
+            raise InputError(
+                f"training stopped in epoch {epoch + 1}, step {step + 1}: {culprit}; the last good "
+                "checkpoint is kept; try a smaller --learning_rate"
+            )
+
+    @torch.no_grad()
+    def _end_epoch(self) -> None:
+        model, guide, images = self.step.model, self.step.guide, self.data.validation
+        particles = max(1, _VALIDATION_DRAWS // len(images))
+        model.eval()
+        guide.eval()
+        cuda = [images.raw.device] if images.raw.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(_VALIDATION_SEED)
+            estimates = estimate(model, guide, images, particles)
+        model.train()
+        guide.train()
+        row: Row = {
+            "epoch": len(self.rows) + 1,
+            "steps": self.steps,
+            "learning_rate": learning_rate_at(
+                self.steps - 1, self.learning_rate, self.warmup_steps, self.total_steps
+            ),
+            "loss_nats_per_datum": (self.loss_sum / len(self.data.train)).item(),
+        }
+        for term in ("elbo", "rate", "distortion"):
+            row[f"validation_{term}_nats_per_datum"] = getattr(estimates, term).double().mean().item()
+        self.rows.append(row)
+        self.loss_sum.zero_()
+        if self.patience and self._epochs_without_progress() == 0:
+            self.best = {name: value.clone() for name, value in self.step.pair.state_dict().items()}
+
+    def _epochs_without_progress(self) -> int | None:
+        """Epochs since the best validation ELBO; None when patience is at its end."""
+        bounds = [row["validation_elbo_nats_per_datum"] for row in self.rows]
+        since = len(bounds) - 1 - bounds.index(max(bounds)) if bounds else 0
+        return None if self.patience and since >= self.patience else since
+
+    def kept_row(self) -> Row:
+        """The metrics of the parameters that are kept: the best epoch's under patience."""
+        bounds = [row["validation_elbo_nats_per_datum"] for row in self.rows]
+        return self.rows[bounds.index(max(bounds)) if self.patience else -1]
+
+    def keep_best(self) -> None:
+        """Puts the best parameters into the pair where patience asks for them."""
+        if self.best:
+            self.step.pair.load_state_dict(self.best)
+
+    def save(self, folder: Path) -> None:
+        """Writes the checkpoint, the best parameters where patience asks for them, and the metrics.
+
+        Raises:
+            InputError: If a parameter is not finite: such a state is not kept.
+            OSError: If a file cannot be written; the last good one stays.
+        """
+        for name, parameter in self.step.parameters.items():
+            if not parameter.isfinite().all():
+                raise InputError(
+                    f"training stopped: the parameter {name} is not finite; the last good "
+                    "checkpoint is kept; try a smaller --learning_rate"
+                )
+        random_tensors, random_data = random_state()
+        tensors = {
+            **self.step.pair.state_dict(),
+            **{f"optimizer.{name}": value for name, value in self.step.state().items()},
+            **random_tensors,
+            "loss_sum": self.loss_sum,
+        }
+        state = {
+            "spec": self.spec,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "rows": self.rows,
+            "random": random_data,
+        }
+        if self.best:
+            write_checkpoint(folder / BEST, self.best, {"spec": self.spec})
+        write_checkpoint(folder / LAST, tensors, state)
+        write_metrics(folder, self.rows)
+
+    def restore(self, folder: Path) -> None:
+        """Goes back to the state that `save` wrote, random numbers included.
+
+        Raises:
+            InputError: If a checkpoint is damaged or of another pair.
+        """
+        tensors, state = read_checkpoint(folder / LAST)
+        load_parameters(self.step.pair, tensors, folder / LAST)
+        prefix = "optimizer."
+        self.step.restore(
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        )
+        self.loss_sum.copy_(tensors["loss_sum"])
+        self.steps, self.rows, self.seconds = state["steps"], state["rows"], state["seconds"]
+        if self.patience and self.rows:
+            self.best = read_checkpoint(folder / BEST)[0]
+        restore_random_state(tensors, state["random"])
+
+
+def load_parameters(pair: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copies a checkpoint's parameters and buffers into a pair.
+
+    Raises:
+        InputError: If they are not those of this pair.
+    """
+    own = {k: v for k, v in tensors.items() if k.startswith(("model.", "guide."))}
+    try:
+        pair.load_state_dict(own)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not a checkpoint of the pair in config.yaml: {reason}") from error
