@@ -2,7 +2,7 @@
 
 import pyro
 import pyro.distributions as dist
-from pyro.distributions import Distribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from guides.guide import Guide
@@ -26,7 +26,7 @@ class DiagonalNormal(Guide):
         super().__init__(spec)
         self.encoder = network(spec.image_shape, (2 * spec.latent_dim,))
 
-    def posterior(self, x: Tensor) -> Distribution:
+    def posterior(self, x: Tensor) -> TorchDistribution:
         loc, log_variance = self.encoder(self.spec.network_input(x)).chunk(2, dim=-1)
         return dist.Normal(loc, (log_variance / 2).exp()).to_event(1)
 

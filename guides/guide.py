@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 
-from pyro.distributions import Distribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from models.program import Program
@@ -25,7 +25,7 @@ class Guide(Program):
     def forward(self, x: Tensor) -> Tensor:
         """The Pyro program: samples z (..., B, D) given images x (B, C, H, W)."""
 
-    def posterior(self, x: Tensor) -> Distribution:
+    def posterior(self, x: Tensor) -> TorchDistribution:
         """q(z|x) with batch shape (B,) and event shape (D,), where it is one distribution.
 
         Raises:

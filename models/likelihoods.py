@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions import Distribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from models.spec import Domain, Shape, Spec
@@ -43,7 +43,7 @@ class Likelihood(nn.Module, ABC):
         """The shape (F, H, W) that the decoder network has to compute for one z."""
 
     @abstractmethod
-    def forward(self, features: Tensor) -> Distribution:
+    def forward(self, features: Tensor) -> TorchDistribution:
         """p(x|z), with batch shape (...) and event shape (C, H, W), from (..., F, H, W)."""
 
 
@@ -60,16 +60,16 @@ class Bernoulli(Likelihood):
     def features(self) -> Shape:
         return self.spec.image_shape
 
-    def forward(self, features: Tensor) -> Distribution:
+    def forward(self, features: Tensor) -> TorchDistribution:
         return dist.Bernoulli(logits=features).to_event(3)
 
 
 class Gaussian(Likelihood):
     """log p(x|z) = log N(x; mu, sigma^2 I), with mu and, where asked, sigma from the network.
 
-    Kingma and Welling (2014), appendix C.2, equation (12). The scale is
-    sigma = floor + exp(s): without a floor the density of a pixel that is predicted perfectly
-    is unbounded, and training ends in it.
+    Kingma and Welling (2014), appendix C.2, equation (12), with sigma = floor + exp(s) where the
+    paper has sigma = exp(s / 2): without a floor the density of a pixel that is predicted
+    perfectly is unbounded, and training ends in it.
 
     Args:
         spec: What it is built for.
@@ -111,7 +111,7 @@ class Gaussian(Likelihood):
         channels, height, width = self.spec.image_shape
         return (2 * channels if self.scale == "network" else channels, height, width)
 
-    def forward(self, features: Tensor) -> Distribution:
+    def forward(self, features: Tensor) -> TorchDistribution:
         if self.scale == "network":
             loc, offset = features.chunk(2, dim=-3)
             log_scale = self.initial_log_scale + offset

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from typing import ClassVar
 
-from pyro.distributions import Distribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from models.program import Program
@@ -43,5 +43,5 @@ class Model(Program):
         """
 
     @abstractmethod
-    def decode(self, z: Tensor) -> Distribution:
+    def decode(self, z: Tensor) -> TorchDistribution:
         """p(x|z), with batch shape (...) and event shape (C, H, W), for z of shape (..., D)."""

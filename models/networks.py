@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from math import prod
 from typing import Literal, get_args
@@ -123,7 +124,7 @@ class Convolutional(Network):
     With kernel k (odd), stride s and padding p = (k - 1) / 2 a convolution takes size i to
     o = floor((i - 1) / s) + 1; the transposed one takes o back to (o - 1) s + 1, and an output
     padding of (i - 1) mod s makes that i again, for any i (Dumoulin and Visin, 2016,
-    relationships 5 and 14).
+    relationships 6 and 14).
 
     Args:
         inputs: (C, H, W) for an encoder, (F,) for a decoder.
@@ -168,11 +169,13 @@ class Convolutional(Network):
         for _ in channels:
             sizes.append(tuple((size - 1) // stride + 1 for size in sizes[-1]))
         top = (depths[-1], *sizes[-1])
-        convolution = {"kernel_size": kernel_size, "stride": stride, "padding": kernel_size // 2}
+        geometry = {"kernel_size": kernel_size, "stride": stride, "padding": kernel_size // 2}
+        down: Callable[..., nn.Module] = partial(nn.Conv2d, **geometry)
+        up: Callable[..., nn.Module] = partial(nn.ConvTranspose2d, **geometry)
         layers: list[nn.Module] = []
         if encodes:
             for depth, next_depth in pairwise(depths):
-                layers += [nn.Conv2d(depth, next_depth, **convolution), _activation(activation)]
+                layers += [down(depth, next_depth), _activation(activation)]
             layers += [nn.Flatten(), nn.Linear(prod(top), hidden), _activation(activation)]
             layers += [nn.Linear(hidden, prod(vector))]
         else:
@@ -182,9 +185,7 @@ class Convolutional(Network):
                 padding = tuple((size - 1) % stride for size in sizes[level])
                 layers += [
                     _activation(activation),
-                    nn.ConvTranspose2d(
-                        depths[level + 1], depths[level], output_padding=padding, **convolution
-                    ),
+                    up(depths[level + 1], depths[level], output_padding=padding),
                 ]
         self.layers = nn.Sequential(*layers)
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.distributions import Distribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from models.model import Model
@@ -47,7 +47,7 @@ class ProbabilisticPCA(Model):
         self.mean = nn.Parameter(torch.zeros(spec.pixels))
         self.log_scale = nn.Parameter(torch.tensor(log(initial_scale)))
 
-    def decode(self, z: Tensor) -> Distribution:
+    def decode(self, z: Tensor) -> TorchDistribution:
         loc = z @ self.loadings.mT + self.mean
         loc = loc.reshape(*z.shape[:-1], *self.spec.image_shape)
         return dist.Normal(loc, self.log_scale.exp()).to_event(3)
@@ -62,7 +62,7 @@ class ProbabilisticPCA(Model):
 
         Computed in the D-dimensional space of z by the matrix inversion and determinant lemmas.
         """
-        pixels, latents = self.loadings.shape
+        pixels = self.spec.pixels
         variance = (2 * self.log_scale).exp()
         precision = self._posterior_precision()
         centred = x.flatten(1) - self.mean
@@ -72,7 +72,7 @@ class ProbabilisticPCA(Model):
         log_determinant = torch.logdet(precision) + pixels * 2 * self.log_scale
         return -0.5 * (pixels * log(2 * pi) + log_determinant + mahalanobis)
 
-    def posterior(self, x: Tensor) -> Distribution:
+    def posterior(self, x: Tensor) -> TorchDistribution:
         """p(z|x) = N(M^-1 W^T (x - mu), sigma^2 M^-1), M = W^T W + sigma^2 I; ibid., section 3.
 
         Args:
@@ -95,16 +95,22 @@ class ProbabilisticPCA(Model):
         """Sets W, mu and sigma to their maximum-likelihood values; ibid., equations (7) and (8).
 
         W = U (L - sigma^2 I)^(1/2) from the D leading eigenvectors U and eigenvalues L of the
-        covariance of x, sigma^2 the mean of the eigenvalues left over.
+        covariance of x, sigma^2 the mean of the eigenvalues left over. Computed in float64.
 
         Args:
-            x: Images (N, C, H, W), N >= 2.
+            x: Images (N, C, H, W).
+
+        Raises:
+            ValueError: If x varies in D directions or fewer, within the rounding of the loadings'
+                type: sigma would be 0 and the likelihood unbounded.
         """
-        flat = x.flatten(1).to(self.loadings)
+        flat = x.flatten(1).double()
         covariance = torch.cov(flat.mT, correction=0)
         eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
         kept = self.spec.latent_dim
         variance = eigenvalues[:-kept].mean()
+        if not variance > torch.finfo(self.loadings.dtype).eps * eigenvalues[-1]:
+            raise ValueError(f"expected data that vary in more than {kept} directions")
         scales = (eigenvalues[-kept:] - variance).clamp(min=0).sqrt()
         self.loadings.copy_((eigenvectors[:, -kept:] * scales).flip(-1))
         self.mean.copy_(flat.mean(0))

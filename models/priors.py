@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions import Distribution
+from pyro.distributions import TorchDistribution
 from torch import nn
 
 from models.spec import Spec
@@ -24,7 +24,7 @@ class Prior(nn.Module, ABC):
         self.spec = spec
 
     @abstractmethod
-    def forward(self) -> Distribution:
+    def forward(self) -> TorchDistribution:
         """p(z), with batch shape () and event shape (D,)."""
 
 
@@ -39,5 +39,5 @@ class StandardNormal(Prior):
         self.register_buffer("loc", torch.zeros(spec.latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(spec.latent_dim), persistent=False)
 
-    def forward(self) -> Distribution:
+    def forward(self) -> TorchDistribution:
         return dist.Normal(self.loc, self.scale).to_event(1)

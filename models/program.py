@@ -15,7 +15,7 @@ class _AbstractPyroModule(type(PyroModule), ABCMeta):  # type: ignore[misc]
     """Lets a PyroModule, which has a metaclass of its own, have abstract methods."""
 
 
-class Program(PyroModule, metaclass=_AbstractPyroModule):
+class Program(PyroModule, metaclass=_AbstractPyroModule):  # type: ignore[metaclass]
     """A Pyro program over a plate of data, with its parameters in modules.
 
     Args:

@@ -34,7 +34,9 @@ class Spec:
 
     def __post_init__(self) -> None:
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
-            raise ValueError(f"expected image_shape (C, H, W) of sizes >= 1; got {self.image_shape}")
+            raise ValueError(
+                f"expected image_shape (C, H, W) of sizes >= 1; got {self.image_shape}"
+            )
         if self.domain not in DOMAINS:
             raise ValueError(f"expected a domain of {', '.join(DOMAINS)}; got {self.domain!r}")
         if self.latent_dim < 1:

@@ -1,7 +1,7 @@
 """The variational autoencoder's generative model."""
 
 import pyro
-from pyro.distributions import Distribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from models.likelihoods import Bernoulli, Gaussian, Likelihood
@@ -21,7 +21,7 @@ class VAE(Model):
     Args:
         spec: What it is built for.
         prior: p(z); a standard normal unless given.
-        likelihood: p(x|z); Bernoulli for binary data and Gaussian for other data unless given.
+        likelihood: p(x|z); Bernoulli for binary and Gaussian for real data unless given.
         network: Builds the decoder from its input and output shapes.
     """
 
@@ -33,11 +33,13 @@ class VAE(Model):
         network: NetworkFactory = MLP,
     ) -> None:
         super().__init__(spec)
-        self.prior = prior or StandardNormal(spec)
-        self.likelihood = likelihood or (Bernoulli if spec.domain == "binary" else Gaussian)(spec)
+        self.prior = StandardNormal(spec) if prior is None else prior
+        if likelihood is None:
+            likelihood = Bernoulli(spec) if spec.domain == "binary" else Gaussian(spec)
+        self.likelihood = likelihood
         self.decoder = network((spec.latent_dim,), self.likelihood.features)
 
-    def decode(self, z: Tensor) -> Distribution:
+    def decode(self, z: Tensor) -> TorchDistribution:
         return self.likelihood(self.decoder(z))
 
     def forward(self, x: Tensor | None = None, size: int = 1) -> Tensor:

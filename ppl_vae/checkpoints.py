@@ -64,9 +64,13 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
-        raise InputError(f"{path} is truncated or no safetensors file ({error}); {remedy}") from error
+        raise InputError(
+            f"{path} is truncated or no safetensors file ({error}); {remedy}"
+        ) from error
     if header.get("format") != _FORMAT:
-        raise InputError(f"{path} was not written by ppl-vae: expected format {_FORMAT!r}; {remedy}")
+        raise InputError(
+            f"{path} was not written by ppl-vae: expected format {_FORMAT!r}; {remedy}"
+        )
     if header.get("version") != str(_VERSION):
         raise InputError(
             f"{path} is a checkpoint of version {header.get('version')}; "
@@ -91,8 +95,8 @@ def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {"random.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
-    tensors["random.numpy"] = torch.from_numpy(keys.astype(np.int64))
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    tensors["random.numpy"] = torch.from_numpy(np.asarray(keys, dtype=np.int64))
     return tensors, {
         "numpy": [kind, position, has_gauss, cached],
         "python": list(random.getstate()),

@@ -37,12 +37,18 @@ def check_pair(model: Model, guide: Guide, x: Tensor) -> None:
             ) from error
         except (ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
-            raise InputError(f"{pair} does not run on images {tuple(x.shape[1:])}: {reason}") from error
-    sites = {"model": sorted(model_trace.stochastic_nodes), "guide": sorted(guide_trace.stochastic_nodes)}
+            raise InputError(
+                f"{pair} does not run on images {tuple(x.shape[1:])}: {reason}"
+            ) from error
+    sites = {
+        "model": sorted(model_trace.stochastic_nodes),
+        "guide": sorted(guide_trace.stochastic_nodes),
+    }
     if not sites["model"] == sites["guide"] == sorted(model.latents):
         raise InputError(
-            f"{pair}: the guide's sites have to be the model's latent sites; the model samples "
-            f"{sites['model']} and declares {sorted(model.latents)}, the guide samples {sites['guide']}"
+            f"{pair}: the guide's sites have to be the model's latent sites; the guide samples "
+            f"{sites['guide']}, the model samples {sites['model']} and declares "
+            f"{sorted(model.latents)}"
         )
     if model_trace.observation_nodes != ["x"]:
         raise InputError(
@@ -53,8 +59,8 @@ def check_pair(model: Model, guide: Guide, x: Tensor) -> None:
         shape = tuple(model_trace.nodes[name]["log_prob"].shape)
         if shape != (len(x),):
             raise InputError(
-                f"{pair}: expected log-probabilities of site {name!r} per datum, shape ({len(x)},); "
-                f"got {shape}; put it into the plate 'data' at dim -1 and use to_event"
+                f"{pair}: expected log-probabilities of site {name!r} per datum, shape "
+                f"({len(x)},); got {shape}; put it into the plate 'data' at dim -1 and use to_event"
             )
     culprit = find_not_finite(model, guide, x)
     if culprit:

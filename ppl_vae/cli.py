@@ -5,11 +5,14 @@ import re
 import sys
 from argparse import SUPPRESS
 from collections.abc import Callable
+from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
 
+from ppl_vae.devices import DeviceChoice
 from ppl_vae.errors import InputError
 from ppl_vae.pieces import (
     INJECTED,
@@ -21,9 +24,20 @@ from ppl_vae.pieces import (
     restore,
     suggest,
 )
-from ppl_vae.runs import CONFIG_VERSION, read_config
+from ppl_vae.runs import CONFIG_VERSION, Run, load, read_config
 
-__all__ = ["Parser", "add_pieces", "allow_only", "parse_with_pieces", "run_verb"]
+__all__ = [
+    "Parser",
+    "add_pieces",
+    "add_run",
+    "allow_only",
+    "parse_with_pieces",
+    "pop_run",
+    "run_verb",
+]
+
+
+_ALLOW_CODE = "Whether classes from outside the project that a config names may be imported."
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -48,14 +62,22 @@ class Parser(jsonargparse.ArgumentParser):
             if given is None:
                 return f"expected no more arguments; got {unknown[1]}"
             name = given.split("=")[0]
-            return f"unknown option: {suggest(name, self._option_names())}"
-        refused = re.search(r'key "(\w+)":.*class_path \'(.+?)\':.*Option \'(\S+)\' is not', message, re.S)
+            near = get_close_matches(name, self._option_names(), n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            return f"there is no option {name}{hint}; --help lists those there are"
+        refused = re.search(
+            r'key "(\w+)":.*class_path \'(.+?)\':.*Option \'(\S+)\' is not', message, re.S
+        )
         if refused and refused[1] in ROLES:
             cls = resolve_class(refused[1], refused[2])
             choices = list(options_of(cls))
             hint = suggest(refused[3], choices) if choices else f"got {refused[3]!r}; it has none"
             return f"--{refused[1]}: unknown option of {cls.__name__}: {hint}"
         line = re.sub(r"Problem with given class_path '\S+':", "", message)
+        line = re.sub(r"the following arguments are required: (\w+)", r"needs \1", line)
+        line = re.sub(
+            r"Expected a typing\.Literal\[(.*?)\]\. Got value:", r"expected one of \1; got", line
+        )
         line = re.sub(r"<class '([\w.]+)'>", r"\1", line)
         keys = re.findall(r'Parser key "([\w.]+)":', line)
         line = re.sub(r'Parser key "[\w.]+":', "", line)
@@ -73,14 +95,14 @@ class Parser(jsonargparse.ArgumentParser):
 
 
 def add_pieces(parser: Parser, defaults: dict[str, Any]) -> None:
-    """Adds --config and one option for each piece, its class by name and the class's own options."""
+    """Adds --config and, for each piece, its class by name and the class's own options."""
     parser.add_argument("--config", action="config", help="A run's config.yaml, or one like it.")
     parser.add_argument("--version", type=int, default=CONFIG_VERSION, help=SUPPRESS)
     parser.add_argument(
         "--allow_code",
         type=bool,
         default=False,
-        help="Whether classes from outside the project that a config names may be imported.",
+        help=_ALLOW_CODE,
     )
     for role, base in ROLES.items():
         default = defaults.get(role)
@@ -117,23 +139,39 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
             )
     options = parser.parse_args(arguments).as_dict()
     if options.pop("version") != CONFIG_VERSION:
-        raise InputError(f"--version: expected {CONFIG_VERSION}, the version of this program's configs")
+        raise InputError(
+            f"--version: expected {CONFIG_VERSION}, the version of this program's configs"
+        )
     options.pop("config")
     for role in ROLES:
         options[role] = restore(role, options[role], allow_code=True)
     return options
 
 
+def add_run(parser: Parser) -> None:
+    """Adds what every verb that reads a run takes: the run, the device, and whether to run code."""
+    parser.add_argument("run", type=Path, help="The run directory.")
+    parser.add_argument("--device", type=DeviceChoice, default="auto", help="Where to compute.")
+    parser.add_argument("--allow_code", type=bool, default=False, help=_ALLOW_CODE)
+
+
+def pop_run(options: dict[str, Any]) -> Run:
+    """Takes what `add_run` added out of the parsed options, and loads the run."""
+    return load(options.pop("run"), options.pop("device"), options.pop("allow_code"))
+
+
 def allow_only(arguments: list[str], *allowed: str) -> None:
-    """Raises an InputError for an option that may not stand beside the first of the allowed ones."""
+    """Refuses options that may not stand beside the first of the allowed ones."""
     for argument in arguments:
         name = argument.partition("=")[0]
         if name.startswith("--") and name not in allowed:
-            raise InputError(f"{allowed[0]} takes everything else from the run's config; leave out {name}")
+            raise InputError(
+                f"{allowed[0]} takes everything else from the run's config; leave out {name}"
+            )
 
 
 def _values_of(option: str, arguments: list[str]) -> list[str]:
-    values = [value for name, value in zip(arguments, arguments[1:], strict=False) if name == option]
+    values = [value for name, value in pairwise(arguments) if name == option]
     return values + [a.partition("=")[2] for a in arguments if a.startswith(f"{option}=")]
 
 
@@ -174,7 +212,9 @@ def run_verb(verb: Callable[[list[str]], None], arguments: list[str] | None = No
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
-        _fail(f"cannot write {error.filename or 'a file'}: {error.strerror}; choose another place", 2)
+        _fail(
+            f"cannot write {error.filename or 'a file'}: {error.strerror}; choose another place", 2
+        )
     sys.exit(0)
 
 

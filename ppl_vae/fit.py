@@ -138,7 +138,7 @@ def resume(run: Path | str, device: DeviceChoice = "auto", allow_code: bool = Fa
         OSError: If the run directory cannot be written.
     """
     path = Path(run)
-    config = runs.read_config(path / runs.CONFIG)
+    config = runs.config_of(path)
     resumed, training = _prepare(
         path, {**config, "device": device}, runs.restore_pieces(config, allow_code)
     )
@@ -231,7 +231,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _main(arguments: list[str]) -> None:
-    parser = cli.Parser.of_verb("fit", "Train a model/guide pair by stochastic variational inference.")
+    parser = cli.Parser.of_verb(
+        "fit", "Train a model/guide pair by stochastic variational inference."
+    )
     cli.add_pieces(
         parser,
         {
@@ -270,7 +272,9 @@ def _report(run: Run) -> str:
     pictures = sorted((run.path / runs.PICTURES).iterdir())
     rows |= {picture.stem.replace("_", " "): str(picture) for picture in pictures}
     rows["next"] = f"python -m ppl_vae.evaluate {run.path}"
-    title = f"{run.path}: {summary['data']}, on the validation images (KL rate + distortion = -ELBO)"
+    title = (
+        f"{run.path}: {summary['data']}, on the validation images (KL rate + distortion = -ELBO)"
+    )
     return table(title, rows)
 
 

@@ -1,122 +1,18 @@
 """The graphical model, drawn from what the programs do rather than from what they are called."""
 
-from __future__ import annotations
-
 import math
+import operator
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyro
-import pyro.distributions as dist
-from pyro.distributions import constraints
-from pyro.infer.inspect import get_model_relations
-from pyro.poutine.messenger import Messenger
-from torch import Tensor, nn
+from torch import Tensor
 
-from ppl_vae.plots import FAINT, INK, new_figure, save
+from ppl_vae.figures import FAINT, INK, new_figure, save
+from ppl_vae.relations import Relations, relations
 
 __all__ = ["Relations", "graphical_model", "relations"]
-
-_PARAMETER = "parameter "  # no Python identifier has a space, so no site of a program is named so
-
-
-@dataclass(frozen=True)
-class Relations:
-    """What a program's sites are and how they depend on each other, found by running it.
-
-    Attributes:
-        parents: For each site, the sites that its density takes directly, in the order of the
-            program. The keys are all sites, in that order too.
-        distributions: For each site, its distribution's name; "" for an input.
-        observed: Sites whose value is given, inputs among them.
-        plates: For each plate, the sites in it.
-        sizes: For each plate, how often it repeats.
-        parameters: For each site, the names of the parameters that its density takes directly.
-    """
-
-    parents: Mapping[str, tuple[str, ...]]
-    distributions: Mapping[str, str]
-    observed: tuple[str, ...]
-    plates: Mapping[str, tuple[str, ...]]
-    sizes: Mapping[str, int]
-    parameters: Mapping[str, tuple[str, ...]]
-
-
-class _PlateSizes(Messenger):
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: dict[str, int] = {}
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        for frame in msg["cond_indep_stack"]:
-            self.sizes[frame.name] = frame.size
-
-
-def _given(name: str, value: Tensor) -> Tensor:
-    """Marks a value as a site, so that whatever is computed from it can be traced back to it."""
-    anything = dist.ImproperUniform(constraints.real, (), value.shape)
-    return pyro.sample(name, anything, obs=value)
-
-
-def relations(program: Callable[..., Any], x: Tensor, given: str | None = None) -> Relations:
-    """Runs a program once on x and reads off which site depends on what.
-
-    Values, parameters and, where asked, the input carry marks of where they came from through
-    all tensor operations (Wingate et al., 2011), and a site depends on whatever marks its
-    log-density ends up with. Neither parameters nor random states are changed.
-
-    Args:
-        program: A Pyro program of one argument; where it is a module, in evaluation mode.
-        x: Images (B, C, H, W).
-        given: The name under which x itself appears among the sites, for a guide, which
-            conditions on x. It is put in the plates that repeat B times.
-
-    Returns:
-        The relations, with the sites in the order of the program.
-    """
-    plates = _PlateSizes()
-    module = program if isinstance(program, nn.Module) else None
-
-    def marked(x: Tensor) -> None:
-        marks = {}
-        if module is not None:
-            named = module.named_parameters()
-            marks = {name: _given(_PARAMETER + name, value) for name, value in named}
-        value = x if given is None else _given(given, x)
-        with plates:
-            if module is None:
-                program(value)
-            else:
-                from torch.func import functional_call
-
-                functional_call(module, marks, (value,))
-
-    found = get_model_relations(marked, (x,))
-    sites = [name for name in found["sample_sample"] if not name.startswith(_PARAMETER)]
-    parents, parameters = {}, {}
-    for site in sites:
-        upstream = found["sample_sample"][site]
-        parents[site] = tuple(name for name in upstream if not name.startswith(_PARAMETER))
-        marks = [name.removeprefix(_PARAMETER) for name in upstream if name.startswith(_PARAMETER)]
-        named = [name.replace("$$$", ".") for name in found["sample_param"][site]]
-        parameters[site] = tuple(dict.fromkeys([*marks, *named]))
-    members = {name: tuple(inside) for name, inside in found["plate_sample"].items()}
-    sizes = {name: plates.sizes[name.removesuffix("__CLONE")] for name in members}
-    if given is not None:
-        for name, size in sizes.items():
-            if size == len(x):
-                members[name] = (given, *members[name])
-    return Relations(
-        parents=parents,
-        distributions={site: "" if site == given else found["sample_dist"][site] for site in sites},
-        observed=tuple(site for site in found["observed"] if site in parents),
-        plates=members,
-        sizes=sizes,
-        parameters=parameters,
-    )
 
 
 def graphical_model(
@@ -162,7 +58,9 @@ def graphical_model(
     titles = (f"Model  $p_\\theta({joint})$", f"Guide  $q_\\phi({hidden}\\,|\\,{shown})$")
     start = 0.0
     for panel, title in zip(panels, titles, strict=True):
-        middle = start + (panel.right - panel.left) / 2
+        boxes = panel.boxes.values()
+        inside = [edge for box in boxes for edge in (box[0], box[2])] or [panel.left, panel.right]
+        middle = start - panel.left + (min(inside) + max(inside)) / 2
         axes.text(middle, high + 0.42, title, ha="center", va="center", fontsize=11.5,
                   color=INK, math_fontfamily="cm")  # fmt: skip
         panel.draw(axes, start - panel.left)
@@ -271,13 +169,12 @@ class _Panel:
                        zorder=3)
             )  # fmt: skip
             words = re.sub(r"(?<=[a-z])(?=[A-Z])", "\n", self.found.distributions[site])
-            for text, largest, offset in (
-                (f"${_math(site)}$", 14, 0.1),
-                (words, 7, -0.23 if "\n" in words else -0.19),
-            ):
-                axes.text(x + shift, y + (offset if words else 0), text, zorder=4, color=INK,
-                          fontsize=_fitting(site if largest == 14 else words, largest), ha="center",
-                          va="center", math_fontfamily="cm", linespacing=0.95)  # fmt: skip
+            drop = 0.23 if "\n" in words else 0.19
+            name_size, words_size = _fitting(site, 14), _fitting(words, 7)
+            style = {"ha": "center", "va": "center", "color": INK, "zorder": 4}
+            axes.text(x + shift, y + (0.1 if words else 0), f"${_math(site)}$", fontsize=name_size,
+                      math_fontfamily="cm", **style)  # fmt: skip
+            axes.text(x + shift, y - drop, words, fontsize=words_size, linespacing=0.95, **style)
         for site, parents in self.found.parents.items():
             for parent in parents:
                 self._arrow(axes, shift, self.places[parent], self.places[site], _RADIUS)
@@ -304,14 +201,16 @@ class _Panel:
         others = [place for place in self.places.values() if place not in (start, end)]
 
         def clearance(bend: float) -> float:
-            middle = (x + right / 2 + bend * up, y + up / 2 - bend * right)
-            curve = [
-                ((1 - t) * (1 - t) * a + 2 * t * (1 - t) * b + t * t * c for a, b, c in axes_)
-                for t in (0.1 * step for step in range(1, 10))
-                for axes_ in [zip(start, middle, end, strict=True)]
-            ]
-            return min((math.dist(point, other) for point in map(tuple, curve) for other in others),
-                       default=9.0)  # fmt: skip
+            """How close the arc, which is a parabola, comes to the centre of another site."""
+            peak = (x + right / 2 + bend * up, y + up / 2 - bend * right)
+            near = math.inf
+            for t in (0.1 * step for step in range(1, 10)):
+                weights = ((1 - t) ** 2, 2 * t * (1 - t), t**2)
+                point = [
+                    sum(map(operator.mul, weights, c)) for c in zip(start, peak, end, strict=True)
+                ]
+                near = min([near, *(math.dist(point, other) for other in others)])
+            return near
 
         bends = (0.0, 0.3, -0.3, 0.6, -0.6)
         bend = next((b for b in bends if clearance(b) > 1.1 * _RADIUS), max(bends, key=clearance))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import log, prod
+from typing import Any
 
 import pyro
 import torch
@@ -54,46 +55,11 @@ def log_terms(model: Model, guide: Guide, x: Tensor, particles: int) -> LogTerms
     )
 
 
-def _log_probability(trace: poutine.Trace, sites: tuple[str, ...], shape: tuple[int, int]) -> Tensor:
-    terms = [trace.nodes[site]["fn"].log_prob(trace.nodes[site]["value"]) for site in sites]
-    return torch.stack([term.expand(shape) for term in terms]).sum(0)
-
-
-def log_weights(self) -> Tensor:
-        """log p(x, z_k) - log q(z_k|x), (K, B) in nats."""
-        return self.log_prior + self.log_likelihood - self.log_guide
-
-
-def log_terms(model: Model, guide: Guide, x: Tensor, particles: int) -> LogTerms:
-    """Draws z_1, ..., z_K from q(z|x) for each datum and evaluates the terms of its weights.
-
-    Args:
-        model: p(x, z).
-        guide: q(z|x).
-        x: Images (B, C, H, W).
-        particles: K, the number of draws for each datum.
-    """
-    plate = pyro.plate("particles", particles, dim=-2)
-    with plate:
-        guide_trace = poutine.trace(guide).get_trace(x)
-    with plate:
-        model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(x)
-    shape = (particles, len(x))
-    return LogTerms(
-        log_prior=_log_probability(model_trace, shape, observed=False),
-        log_likelihood=_log_probability(model_trace, shape, observed=True),
-        log_guide=_log_probability(guide_trace, shape, observed=False),
-    )
-
-
-def _log_probability(trace: poutine.Trace, shape: tuple[int, int], observed: bool) -> Tensor:
-    terms = [
-        site["fn"].log_prob(site["value"]).expand(shape)
-        for name, site in trace.iter_stochastic_nodes()
-    ] if not observed else [
-        trace.nodes[name]["fn"].log_prob(trace.nodes[name]["value"]).expand(shape)
-        for name in trace.observation_nodes
-    ]
+def _log_probability(
+    trace: poutine.Trace, sites: tuple[str, ...], shape: tuple[int, int]
+) -> Tensor:
+    nodes: list[Any] = [trace.nodes[site] for site in sites]
+    terms = [node["fn"].log_prob(node["value"]).expand(shape) for node in nodes]
     return torch.stack(terms).sum(0)
 
 
@@ -102,6 +68,12 @@ def log_weights(model: Model, guide: Guide, x: Tensor, particles: int) -> Tensor
 
     Their mean over k estimates the ELBO; log mean exp of them is the bound of Burda, Grosse and
     Salakhutdinov (2016, equation 8), which tends to log p(x).
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        x: Images (B, C, H, W).
+        particles: K, the number of draws for each datum.
     """
     return log_terms(model, guide, x, particles).log_weights
 

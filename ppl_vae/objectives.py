@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from pyro.infer import ELBO as PyroELBO
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 
@@ -56,7 +55,7 @@ class ELBO(Objective):
     def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
         return self._estimator().differentiable_loss(model, guide, x) / len(x)
 
-    def _estimator(self) -> PyroELBO:
+    def _estimator(self) -> Trace_ELBO:
         # One plate, `data` at dim -1: told, Pyro need not run the pair once more to guess it.
         estimator = TraceMeanField_ELBO if self.analytic_kl else Trace_ELBO
         return estimator(

@@ -16,7 +16,7 @@ Pieces = Mapping[str, Any]
 
 
 def choose_domain(pieces: Pieces) -> Domain:
-    """The domain that the pieces ask the data set for: the likelihood's, the model's, or its own."""
+    """The domain to load data in: the likelihood's, else the model's, else the data set's own."""
     for role in ("likelihood", "model"):
         domain = getattr(class_of(pieces[role]), "domain", None) if pieces[role] else None
         if domain is not None:

@@ -1,6 +1,10 @@
 """The pictures that every fit leaves behind."""
 
-from ppl_vae import plots
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ppl_vae import graph, plots
+from ppl_vae.latent_space import reconstruct, sample
 from ppl_vae.metrics import Row
 from ppl_vae.runs import PICTURES, Run
 
@@ -8,6 +12,34 @@ __all__ = ["draw_pictures"]
 
 
 def draw_pictures(run: Run, rows: list[Row]) -> None:
+    """Draws what a run learned, into RUN/pictures/.
+
+    Learning curves, test images beside their reconstructions, samples from the model, and the
+    graphical model that the two programs are.
+
+    Args:
+        run: A trained run, its pair in evaluation mode.
+        rows: The metrics of its epochs.
+
+    Raises:
+        OSError: If a picture cannot be written.
+    """
     folder = run.path / PICTURES
     folder.mkdir(exist_ok=True)
+    seed = run.config["seed"]
+    test = run.data.test
+    shown = test[slice(0, 256)].cpu().numpy()
+    rebuilt = reconstruct(run, count=min(16, len(test)), seed=seed)
+    drawn = sample(run, count=64, seed=seed)
+
+    def display(images: ArrayLike) -> NDArray[np.float64]:
+        return plots.to_display(images, run.spec.domain, like=shown)
+
     plots.learning_curves(rows, folder / "learning_curves.png", run.data.note)
+    plots.reconstructions(
+        display(rebuilt["original"]), display(rebuilt["mean"]), folder / "reconstructions.png"
+    )
+    plots.image_grid(
+        display(drawn["mean"]), folder / "samples.png", title="$E[x|z]$, $z \\sim p(z)$"
+    )
+    graph.graphical_model(run.model, run.guide, test[slice(0, 2)], folder / "graphical_model.png")

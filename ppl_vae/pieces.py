@@ -63,13 +63,11 @@ def options_of(cls: type) -> dict[str, inspect.Parameter]:
 
 def subclasses(base: type) -> list[type]:
     """The concrete classes below a base that have been imported, by name."""
-    found = {
-        cls
-        for child in base.__subclasses__()
-        for cls in [child, *subclasses(child)]
-        if not inspect.isabstract(cls) and not cls.__name__.startswith("_")
-    }
-    return sorted(found, key=lambda cls: cls.__name__)
+    found: set[type] = set()
+    for child in base.__subclasses__():
+        found |= {child, *subclasses(child)}
+    concrete = (cls for cls in found if not inspect.isabstract(cls))
+    return sorted(concrete, key=lambda cls: cls.__name__)
 
 
 def describe(piece: Any) -> dict[str, Any] | None:
@@ -88,7 +86,9 @@ def describe(piece: Any) -> dict[str, Any] | None:
     elif dataclasses.is_dataclass(piece):
         chosen = {field.name: getattr(piece, field.name) for field in dataclasses.fields(piece)}
     else:
-        raise InputError(f"expected a class or functools.partial of one with options; got {piece!r}")
+        raise InputError(
+            f"expected a class or functools.partial of one with options; got {piece!r}"
+        )
     if "<" in cls.__qualname__ or "." in cls.__qualname__:
         raise InputError(
             f"{cls.__qualname__} cannot be found again from a run's config; "
@@ -178,7 +178,7 @@ def resolve_class(role: str, path: str) -> type:
     if not (inspect.isclass(found) and issubclass(found, base)):
         raise InputError(f"--{role}: {path} is not a subclass of {_class_path(base)}")
     if inspect.isabstract(found):
-        missing = ", ".join(sorted(found.__abstractmethods__))
+        missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
         raise InputError(f"--{role}: {path} is abstract; it has to define {missing}")
     return found
 

@@ -30,6 +30,7 @@ __all__ = [
     "PICTURES",
     "SUMMARY",
     "Run",
+    "config_of",
     "create",
     "free_path",
     "load",
@@ -94,7 +95,7 @@ def load(path: str | Path, device: str = "auto", allow_code: bool = False) -> Ru
             another version.
     """
     path = Path(path)
-    config = read_config(path / CONFIG)
+    config = config_of(path)
     pieces = restore_pieces(config, allow_code)
     target = choose_device(device)
     checkpoint = path / (BEST if (path / BEST).exists() else LAST)
@@ -112,18 +113,29 @@ def restore_pieces(config: dict[str, Any], allow_code: bool) -> dict[str, Any]:
     return {role: restore(role, config.get(role), allow_code) for role in ROLES}
 
 
+def config_of(run: Path) -> dict[str, Any]:
+    """Reads the config of a run directory.
+
+    Raises:
+        InputError: If it is none, or its config cannot be read.
+    """
+    if not run.is_dir():
+        raise InputError(f"{run}: expected a run directory; there is no such folder")
+    if not (run / CONFIG).is_file():
+        raise InputError(f"{run}: expected a run directory; it has no {CONFIG}")
+    return read_config(run / CONFIG)
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """Reads a `config.yaml`.
 
     Raises:
         InputError: If it is missing, no YAML mapping, or of another version.
     """
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent}: expected a run directory; there is no such folder")
-    if not path.is_file():
-        raise InputError(f"{path.parent} is no run directory: it has no {path.name}")
     try:
         config = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: expected a config file; {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not valid YAML: {reason}") from error
@@ -154,18 +166,18 @@ def create(path: Path, config: dict[str, Any], fill: Callable[[Path], None]) -> 
         fill: Writes the rest of the first content into the folder that it is given.
 
     Raises:
-        InputError: If the path exists.
-        OSError: If it cannot be written.
+        InputError: If the path exists or cannot be written.
     """
     refuse_existing(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
-        unfinished.mkdir()
+        unfinished.mkdir(parents=True)
         with whole_file(unfinished / CONFIG) as file:
             file.write(yaml.safe_dump(config, sort_keys=False).encode())
         fill(unfinished)
         unfinished.rename(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another place") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -150,15 +150,15 @@ class Training:
             yield images[index]
 
     def _update(self, x: Tensor) -> None:
-        rate = learning_rate_at(
-            self.steps, self.learning_rate, self.warmup_steps, self.total_steps
-        )
+        rate = learning_rate_at(self.steps, self.learning_rate, self.warmup_steps, self.total_steps)
         loss = self.step(x, rate)
         self.loss_sum += loss * len(x)
         self.steps += 1
         # Reading a number from a GPU waits for it, so there it is done now and then.
         if (x.device.type == "cpu" or self.steps % 50 == 0) and not self.loss_sum.isfinite():
-            culprit = find_not_finite(self.step.model, self.step.guide, x) or "the loss is not finite"
+            culprit = (
+                find_not_finite(self.step.model, self.step.guide, x) or "the loss is not finite"
+            )
             epoch, step = divmod(self.steps - 1, self.steps_per_epoch)
             raise InputError(
                 f"training stopped in epoch {epoch + 1}, step {step + 1}: {culprit}; the last good "
@@ -186,7 +186,9 @@ class Training:
             "loss_nats_per_datum": (self.loss_sum / len(self.data.train)).item(),
         }
         for term in ("elbo", "rate", "distortion"):
-            row[f"validation_{term}_nats_per_datum"] = getattr(estimates, term).double().mean().item()
+            row[f"validation_{term}_nats_per_datum"] = (
+                getattr(estimates, term).double().mean().item()
+            )
         self.rows.append(row)
         self.loss_sum.zero_()
         if self.patience and self._epochs_without_progress() == 0:
@@ -270,4 +272,6 @@ def load_parameters(pair: nn.Module, tensors: dict[str, Tensor], path: Path) -> 
         pair.load_state_dict(own)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not a checkpoint of the pair in config.yaml: {reason}") from error
+        raise InputError(
+            f"{path} is not a checkpoint of the pair in config.yaml: {reason}"
+        ) from error

@@ -68,10 +68,10 @@ class Arrays(DataSet):
                 f"expected a file at {path}; there is none; name one with --data.path FILE"
             )
         try:
-            stored = np.load(path, allow_pickle=False)
-            if isinstance(stored, np.ndarray):
-                return stored, None
-            with stored:
+            with open(path, "rb") as file:
+                stored = np.load(file, allow_pickle=False)
+                if isinstance(stored, np.ndarray):
+                    return stored, None
                 names = stored.files
                 images = stored["images"] if "images" in names else None
                 labels = stored["labels"] if "labels" in names else None

@@ -130,10 +130,8 @@ class Conversion:
             raw = (raw >= half).to(torch.uint8)
         elif seed is not None and (self.binarize != "none" or self.dequantize == "uniform"):
             dtype = torch.uint8 if self.binarize != "none" else torch.float32
-            generator, frozen = (
-                torch.Generator().manual_seed(seed),
-                torch.empty(raw.shape, dtype=dtype),
-            )
+            generator = torch.Generator().manual_seed(seed)
+            frozen = torch.empty(raw.shape, dtype=dtype)
             for start in range(0, len(raw), _CHUNK):
                 chunk = slice(start, start + _CHUNK)
                 frozen[chunk] = prepare(raw[chunk], generator=generator).to(dtype)

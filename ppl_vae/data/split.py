@@ -33,6 +33,11 @@ class Split:
     def __getitem__(self, index: Tensor | slice | list[int]) -> Tensor:
         return self.prepare(self.raw[index])
 
+    def first(self, count: int) -> "Split":
+        """The split of the first so many images."""
+        labels = None if self.labels is None else self.labels[:count]
+        return replace(self, raw=self.raw[:count], labels=labels)
+
     def to(self, device: torch.device | str) -> "Split":
         """The same split with its images and labels on a device."""
         labels = None if self.labels is None else self.labels.to(device)

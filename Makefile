@@ -1,0 +1,31 @@
+# The two commands: `make fit` trains a VAE on the embedded digits, `make test` checks the project.
+# Each builds .venv on first use. PYTHON chooses the interpreter (3.11 or later).
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: fit test lint slow clean
+
+fit: $(VENV)
+	$(RUN) -m ppl_vae.fit
+
+test: $(VENV) lint
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+
+lint: $(VENV)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+slow: $(VENV)
+	$(RUN) -m pytest -m slow
+
+$(VENV): pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[arviz,test]' \
+		|| { rm -rf $(VENV); exit 1; }
+	touch $(VENV)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,39 @@
+"""`ppl-vae VERB ...` and `python -m ppl_vae VERB ...`: the same as `python -m ppl_vae.VERB ...`."""
+
+import os
+import sys
+from importlib import import_module
+
+from ppl_vae.cli import run_verb
+from ppl_vae.errors import InputError
+from ppl_vae.pieces import suggest
+
+__all__ = ["main"]
+
+VERBS = {
+    "fit": "train a model/guide pair",
+    "evaluate": "measure a run: the ELBO, its terms and log p(x)",
+    "generate": "sample, reconstruct, interpolate; manifold and traversals of the latent space",
+}
+
+
+def main() -> None:
+    """Runs one verb, or lists them."""
+    # `python -m` finds a user's own classes in the current folder; an installed command does not.
+    sys.path.insert(0, os.getcwd())
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: ppl-vae VERB ...; ppl-vae VERB --help tells more\n")
+        print("\n".join(f"  {verb:<10}{meaning}" for verb, meaning in VERBS.items()))
+        sys.exit(0 if arguments else 2)
+    if arguments[0] not in VERBS:
+        run_verb(lambda given: _refuse(given[0]), arguments)
+    import_module(f"ppl_vae.{arguments[0]}").main(arguments[1:])
+
+
+def _refuse(verb: str) -> None:
+    raise InputError(f"verb: {suggest(verb, list(VERBS))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Measure a run: `python -m ppl_vae.evaluate RUN`."""
+
+import time
+from math import log, sqrt
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ppl_vae import cli
+from ppl_vae.data import Data, Split
+from ppl_vae.encoding import posterior_mean, seeded
+from ppl_vae.errors import InputError
+from ppl_vae.importance import MEMORY_BYTES, estimate
+from ppl_vae.progress import Progress, table
+from ppl_vae.runs import Run, write_json
+
+__all__ = ["EVALUATION", "active_units", "bits_per_dim", "evaluate", "main"]
+
+EVALUATION = "evaluation.json"
+
+_ACTIVE = 0.01  # variance of E_q[z] above which a latent is used
+_RESAMPLES = 200
+_BATCH = 1000
+
+
+def evaluate(
+    run: Run,
+    split: Literal["train", "validation", "test"] = "test",
+    particles: int = 5000,
+    data_points: int | None = None,
+    seed: int = 0,
+    memory_bytes: int = MEMORY_BYTES,
+) -> dict[str, Any]:
+    """Measures a trained pair and writes RUN/evaluation.json.
+
+    For each image x, with z_1, ..., z_K drawn from q(z|x) and w_k = p(x, z_k) / q(z_k|x):
+
+    - elbo: mean_k log w_k, the bound itself;
+    - rate: mean_k log q(z_k|x) / p(z_k), an estimate of KL(q(z|x) || p(z));
+    - distortion: -mean_k log p(x|z_k), so that elbo = -(rate + distortion);
+    - log_likelihood: log mean_k w_k, which is below log p(x) on average and tends to it with K
+      (Burda, Grosse and Salakhutdinov, 2016, theorem 1).
+
+    Each is averaged over the images, in nats per datum, and has the standard error of that
+    average, which covers the choice of the images and the draws of z.
+
+    Args:
+        run: A trained run.
+        split: The images to measure on.
+        particles: K, draws of z for each image.
+        data_points: Measure on the first so many images only; all unless given.
+        seed: What the draws of z follow from.
+        memory_bytes: Bound on the temporaries of one pass.
+
+    Returns:
+        What `evaluation.json` says: the above with `..._nats_per_datum` and `..._standard_error`,
+        `bits_per_dim` with its reference measure, `active_units`, and the circumstances.
+
+    Raises:
+        InputError: If a number is below 1, or the split has fewer images.
+        OSError: If the file cannot be written.
+    """
+    if particles < 1:
+        raise InputError(f"--particles: expected at least 1; got {particles}")
+    if memory_bytes < 2**20:
+        raise InputError(f"--memory_bytes: expected at least 2^20 = 1 MiB; got {memory_bytes}")
+    images: Split = getattr(run.data, split)
+    wanted = len(images) if data_points is None else data_points
+    if not 1 <= wanted <= len(images):
+        raise InputError(
+            f"--data_points: expected 1 to {len(images):,}, the images of the {split} split; "
+            f"got {wanted:,}"
+        )
+    images = images.first(wanted)
+    start = time.monotonic()
+    progress = Progress(f"evaluating {run.path}", wanted, "images")
+    with progress, seeded(run.device, seed), torch.no_grad():
+        estimates = estimate(
+            run.model, run.guide, images, particles, memory_bytes, progress.advance
+        )
+        batches = (images[start : start + _BATCH] for start in range(0, wanted, _BATCH))
+        means = torch.cat([posterior_mean(run.model, run.guide, x) for x in batches])
+    result = {
+        "data": run.data.name,
+        "split": split,
+        "reference_measure": run.data.reference_measure,
+        **_mean_and_error("elbo_nats_per_datum", estimates.elbo),
+        **_mean_and_error("rate_nats_per_datum", estimates.rate),
+        **_mean_and_error("distortion_nats_per_datum", estimates.distortion),
+        **_mean_and_error("log_likelihood_nats_per_datum", estimates.log_likelihood),
+        **_mean_and_error("bits_per_dim", bits_per_dim(estimates.log_likelihood, run.data)),
+        **active_units(means),
+        "particles": particles,
+        "data_points": wanted,
+        "seconds": time.monotonic() - start,
+        "seed": seed,
+        "device": str(run.device),
+    }
+    write_json(run.path / EVALUATION, result)
+    return result
+
+
+def bits_per_dim(log_likelihood: Tensor, data: Data) -> Tensor:
+    """-log2 of the probability of an image of the original, per pixel and channel, (N,).
+
+    Where L grey levels were dequantised, x = (v + u) / L with u uniform, the density of x bounds
+    the mass of v by log P(v) >= E_u log p(x) - C H W log L (Theis, van den Oord and Bethge, 2016,
+    equation 6), and the bits are those of v. Otherwise they are of the density or mass itself.
+
+    Args:
+        log_likelihood: log p(x), (N,) in nats.
+        data: What the images are.
+    """
+    channels, height, width = data.image_shape
+    nats = -log_likelihood / (channels * height * width)
+    if data.dequantize == "uniform" and data.levels is not None:
+        nats = nats + log(data.levels)
+    return nats / log(2)
+
+
+def active_units(means: Tensor) -> dict[str, Any]:
+    """How many latent dimensions the posterior means use: Var_x(E_q[z_d]) > 0.01.
+
+    Burda, Grosse and Salakhutdinov (2016, section 5.2). The standard error is that of the count
+    over bootstrap resamples of the images.
+
+    Args:
+        means: E_q[z] of N images, (N, D).
+    """
+    if len(means) < 2:
+        return {"active_units": None, "active_units_standard_error": None}
+    generator = torch.Generator().manual_seed(_RESAMPLES)
+    means = means.double().cpu()
+    counts = []
+    for _ in range(_RESAMPLES):
+        picked = torch.randint(len(means), (len(means),), generator=generator)
+        counts.append((means[picked].var(0) > _ACTIVE).sum().item())
+    return {
+        "active_units": int((means.var(0) > _ACTIVE).sum()),
+        "active_units_standard_error": torch.tensor(counts).double().std().item(),
+    }
+
+
+def _mean_and_error(name: str, values: Tensor) -> dict[str, float | None]:
+    """The mean over the images and its standard error; of a single image there is none."""
+    values = values.double()
+    error = (values.std() / sqrt(len(values))).item() if len(values) > 1 else None
+    return {name: values.mean().item(), f"{name}_standard_error": error}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line of `evaluate`."""
+    cli.run_verb(_main, arguments)
+
+
+def _main(arguments: list[str]) -> None:
+    parser = cli.Parser.of_verb("evaluate", "Measure a run: the ELBO, its terms and log p(x).")
+    cli.add_run(parser)
+    parser.add_function_arguments(evaluate, skip={"run"}, as_group=False)
+    options = parser.parse_args(arguments).as_dict()
+    run = cli.pop_run(options)
+    result = evaluate(run, **options)
+    title = (
+        f"{run.path}: {result['data']}, {result['data_points']:,} images of the {result['split']} "
+        f"split, in {result['seconds']:.1f} seconds"
+    )
+    print(table(title, _rows(result) | {"written": str(run.path / EVALUATION)}))
+
+
+def _rows(result: dict[str, Any]) -> dict[str, str]:
+    labels = {
+        "ELBO": "elbo_nats_per_datum",
+        "rate": "rate_nats_per_datum",
+        "distortion": "distortion_nats_per_datum",
+        f"log p(x), {result['particles']:,} particles": "log_likelihood_nats_per_datum",
+        "bits_per_dim": "bits_per_dim",
+        "active units": "active_units",
+    }
+    rows = {}
+    for label, name in labels.items():
+        value, error = result[name], result[f"{name}_standard_error"]
+        unit = " nats_per_datum" if name.endswith("nats_per_datum") else ""
+        digits = 4 if name == "bits_per_dim" else 0 if name == "active_units" else 2
+        spread = "" if error is None else f" +- {error:.{max(digits, 1)}f}"
+        rows[label] = (
+            "not defined for one image" if value is None else f"{value:.{digits}f}{spread}{unit}"
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""What a trained pair has learned, as arrays: draws, reconstructions and ways through z."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pyro import poutine
+from scipy.special import ndtri
+from torch import Tensor
+
+from models import StandardNormal
+from ppl_vae.encoding import decoded_mean, posterior_mean, seeded
+from ppl_vae.errors import InputError
+from ppl_vae.runs import Run
+
+__all__ = ["Arrays", "interpolate", "manifold", "reconstruct", "sample", "traverse"]
+
+Arrays = dict[str, NDArray[Any]]
+
+_PRIOR_DRAWS = 10_000  # for quantiles that have none
+_ORDERING = 64  # test images whose traversals order the latents
+
+
+def sample(run: Run, count: int = 64, seed: int = 0) -> Arrays:
+    """Draws images from the model: z ~ p(z), x ~ p(x|z).
+
+    Args:
+        run: A trained run.
+        count: How many images.
+        seed: What the draws follow from.
+
+    Returns:
+        `z` (count, D), `mean` (count, C, H, W), which is E[x|z], and `draw` of that shape.
+
+    Raises:
+        InputError: If count < 1 or seed < 0.
+    """
+    _check(count=(count, 1), seed=(seed, 0))
+    with seeded(run.device, seed), torch.no_grad():
+        trace = poutine.trace(run.model).get_trace(size=count)
+        z = _value(trace, run.model.latents[-1])
+        return _arrays(z=z, mean=decoded_mean(run.model, z), draw=_value(trace, "x"))
+
+
+def reconstruct(
+    run: Run, images: Sequence[int] | None = None, count: int = 16, seed: int = 0
+) -> Arrays:
+    """Encodes test images to the posterior mean of z and decodes that.
+
+    Args:
+        run: A trained run.
+        images: Which test images, counted from 0; the first `count` unless given.
+        count: How many images, where `images` is not given.
+        seed: What draws follow from, where a mean has no closed form.
+
+    Returns:
+        `images` (N,), `original` (N, C, H, W), `z` (N, D) and `mean` (N, C, H, W), E[x|z].
+
+    Raises:
+        InputError: If there is no such image, count < 1 or seed < 0.
+    """
+    chosen = _chosen(run, images, count)
+    _check(seed=(seed, 0))
+    with seeded(run.device, seed), torch.no_grad():
+        x = run.data.test[chosen]
+        z = posterior_mean(run.model, run.guide, x)
+        return _arrays(images=chosen, original=x, z=z, mean=decoded_mean(run.model, z))
+
+
+def manifold(run: Run, rows: int = 20, seed: int = 0) -> Arrays:
+    """Decodes a grid over a two-dimensional z; Kingma and Welling (2014), figure 4.
+
+    The grid is even in probability: z_d = F_d^-1((i + 1/2) / rows), F_d the distribution function
+    of the prior's latent d. In the picture z_0 grows to the right and z_1 upwards.
+
+    Args:
+        run: A trained run with latent_dim 2.
+        rows: Images from bottom to top, and from left to right.
+        seed: What draws follow from, where the prior's quantiles have no closed form.
+
+    Returns:
+        `probabilities` (rows,), `z` (rows, rows, 2) and `mean` (rows, rows, C, H, W), E[x|z], both
+        from the picture's top left: z[r, c] = (F_0^-1(p_c), F_1^-1(p_(rows-1-r))).
+
+    Raises:
+        InputError: If z is not two-dimensional, rows < 2 or seed < 0.
+    """
+    if run.spec.latent_dim != 2:
+        raise InputError(
+            f"the manifold is drawn for a two-dimensional z; this run has latent_dim "
+            f"{run.spec.latent_dim}: train one with --latent_dim 2"
+        )
+    _check(rows=(rows, 2), seed=(seed, 0))
+    probabilities = (np.arange(rows) + 0.5) / rows
+    with seeded(run.device, seed), torch.no_grad():
+        across, up = _prior_quantiles(run, probabilities).T
+        z = torch.stack(torch.meshgrid(across, up.flip(0), indexing="xy"), dim=-1)
+        return _arrays(probabilities=probabilities, z=z, mean=decoded_mean(run.model, z))
+
+
+def traverse(
+    run: Run,
+    images: Sequence[int] | None = None,
+    count: int = 1,
+    steps: int = 11,
+    latents: int = 10,
+    seed: int = 0,
+) -> Arrays:
+    """Moves one latent at a time and decodes, from the posterior mean of test images.
+
+    Latent d takes the prior's quantiles v_s = F_d^-1((s + 1/2) / steps) while the others stay. The
+    effect of d is the root of the mean square, over pixels and steps, of how far E[x|z] is from
+    its average over the steps, in units of x, averaged over the first 64 test images. Latents are
+    ordered by it, the largest first.
+
+    Args:
+        run: A trained run.
+        images: Which test images to start from, counted from 0; the first `count` unless given.
+        count: How many images, where `images` is not given.
+        steps: Positions of the latent.
+        latents: How many latents to show, at most; all are ordered.
+        seed: What draws follow from, where a mean or quantile has no closed form.
+
+    Returns:
+        `images` (N,), `original` (N, C, H, W), `z` (N, D) the posterior means, `probabilities`
+        (steps,), `quantiles` (steps, D), `effects` (D,), `order` (D,) the latents' indices, and
+        `mean` (L, N, steps, C, H, W), E[x|z] for the L first of the order.
+
+    Raises:
+        InputError: If there is no such image, count < 1, steps < 2, latents < 1 or seed < 0.
+    """
+    chosen = _chosen(run, images, count)
+    _check(steps=(steps, 2), latents=(latents, 1), seed=(seed, 0))
+    probabilities = (np.arange(steps) + 0.5) / steps
+    with seeded(run.device, seed), torch.no_grad():
+        quantiles = _prior_quantiles(run, probabilities)
+        basis = posterior_mean(run.model, run.guide, run.data.test[slice(0, _ORDERING)])
+        effects = []
+        for latent in range(quantiles.shape[1]):
+            moved = decoded_mean(run.model, _move(basis, latent, quantiles))
+            change = moved - moved.mean(1, keepdim=True)
+            effects.append(change.square().flatten(1).mean(1).sqrt().mean())
+        order = torch.stack(effects).argsort(descending=True, stable=True)
+        x = run.data.test[chosen]
+        z = posterior_mean(run.model, run.guide, x)
+        shown = order[:latents].tolist()
+        mean = torch.stack(
+            [decoded_mean(run.model, _move(z, latent, quantiles)) for latent in shown]
+        )
+        return _arrays(
+            images=chosen,
+            original=x,
+            z=z,
+            probabilities=probabilities,
+            quantiles=quantiles,
+            effects=torch.stack(effects),
+            order=order,
+            mean=mean,
+        )
+
+
+def interpolate(
+    run: Run,
+    images: Sequence[int] | None = None,
+    count: int = 8,
+    steps: int = 11,
+    seed: int = 0,
+) -> Arrays:
+    """Decodes the straight line z(t) = (1 - t) z_a + t z_b between pairs of test images.
+
+    Args:
+        run: A trained run.
+        images: Which test images, counted from 0, an even number: the first to the second, the
+            third to the fourth, ...; the first 2 `count` unless given.
+        count: How many pairs, where `images` is not given.
+        steps: Images on the line, both ends included.
+        seed: What draws follow from, where a mean has no closed form.
+
+    Returns:
+        `images` (P, 2), `original` (P, 2, C, H, W), `t` (steps,), `z` (P, steps, D) with the
+        posterior means at both ends, and `mean` (P, steps, C, H, W), E[x|z].
+
+    Raises:
+        InputError: If there is no such image, their number is odd, count < 1, steps < 2 or
+            seed < 0.
+    """
+    if images is not None and len(images) % 2:
+        raise InputError(f"expected pairs of images, an even number; got {len(images)}")
+    _check(count=(count, 1), steps=(steps, 2), seed=(seed, 0))
+    chosen = _chosen(run, images, 2 * count)
+    t = np.linspace(0, 1, steps)
+    with seeded(run.device, seed), torch.no_grad():
+        x = run.data.test[chosen]
+        start, end = (
+            posterior_mean(run.model, run.guide, x).unflatten(0, (-1, 2)).unsqueeze(2).unbind(1)
+        )
+        weight = torch.as_tensor(t).to(start)[:, None]
+        z = (1 - weight) * start + weight * end
+        return _arrays(
+            images=chosen.reshape(-1, 2),
+            original=x.unflatten(0, (-1, 2)),
+            t=t,
+            z=z,
+            mean=decoded_mean(run.model, z),
+        )
+
+
+def _check(**values: tuple[int, int]) -> None:
+    for name, (value, least) in values.items():
+        if value < least:
+            raise InputError(f"expected {name} >= {least}; got {value}")
+
+
+def _chosen(run: Run, images: Sequence[int] | None, count: int) -> Tensor:
+    """The indices of test images, checked."""
+    size = len(run.data.test)
+    if images is None:
+        _check(count=(count, 1))
+        if count > size:
+            raise InputError(f"expected at most {size} test images, which is all; got {count}")
+        images = range(count)
+    elif not images:
+        raise InputError("expected at least one of the test images; got an empty list")
+    for image in images:
+        if not 0 <= image < size:
+            raise InputError(f"expected images of 0 to {size - 1}, the test images; got {image}")
+    return torch.as_tensor(list(images), device=run.device)
+
+
+def _value(trace: Any, site: str) -> Tensor:
+    return trace.nodes[site]["value"]
+
+
+def _prior_quantiles(run: Run, probabilities: NDArray[np.float64]) -> Tensor:
+    """F_d^-1(p), (P, D), for each latent d by itself."""
+    prior = getattr(run.model, "prior", None)
+    if isinstance(prior, StandardNormal):
+        values = np.tile(ndtri(probabilities)[:, None], run.spec.latent_dim)
+        return torch.as_tensor(values).to(prior.loc)
+    draws = _value(poutine.trace(run.model).get_trace(size=_PRIOR_DRAWS), run.model.latents[-1])
+    values = np.quantile(draws.double().cpu().numpy(), probabilities, axis=0)
+    return torch.as_tensor(values).to(draws)
+
+
+def _move(z: Tensor, latent: int, quantiles: Tensor) -> Tensor:
+    """(N, D) to (N, S, D), where one latent takes S values and the others stay."""
+    moved = z[:, None].repeat(1, len(quantiles), 1)
+    moved[..., latent] = quantiles[:, latent]
+    return moved
+
+
+def _arrays(**values: Tensor | NDArray[Any]) -> Arrays:
+    return {
+        name: value.cpu().numpy() if isinstance(value, Tensor) else value
+        for name, value in values.items()
+    }

@@ -1,0 +1,69 @@
+"""What every test gets: a seed, Pyro and torch as they were, and the real data where it lies."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pytest
+import torch
+
+from ppl_vae.data import Arrays, DataSet
+from ppl_vae.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def _seeded_and_restored() -> Iterator[None]:
+    """Seeds every random state, and undoes what a test sets for the whole process."""
+    settings, dtype = pyro.settings.get(), torch.get_default_dtype()
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    yield
+    pyro.settings.set(**settings)
+    torch.set_default_dtype(dtype)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder with MNIST/raw and FreyFace, or a skipped test."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    root = Path(os.environ.get("PPL_VAE_DATA", beside))
+    if not root.is_dir():
+        pytest.skip(
+            f"no real data in {root}; set PPL_VAE_DATA to the folder with MNIST and FreyFace"
+        )
+    return root
+
+
+@pytest.fixture
+def refused() -> Callable[..., str]:
+    """Loads a data set that must be refused, in one line with all of what is named."""
+
+    def load(data_set: DataSet, domain, *said: str) -> str:
+        before = torch.get_rng_state()
+        with pytest.raises(InputError) as caught:
+            data_set.load(domain, 0)
+        message = str(caught.value)
+        assert "\n" not in message
+        for part in said:
+            assert part in message
+        assert torch.equal(torch.get_rng_state(), before)
+        return message
+
+    return load
+
+
+@pytest.fixture
+def arrays(tmp_path: Path) -> Callable[..., Arrays]:
+    """Saves an array and gives the data set that reads it."""
+
+    def save(array: np.ndarray, **options) -> Arrays:
+        path = tmp_path / "images.npy"
+        np.save(path, array)
+        return Arrays(path=path, **options)
+
+    return save

@@ -1,0 +1,209 @@
+"""Bad input to the data sets: one line that says what came and what to do, and no traceback."""
+
+import builtins
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from ppl_vae.data import (
+    CIFAR10,
+    EMNIST,
+    MNIST,
+    SVHN,
+    CelebA,
+    Digits,
+    FreyFace,
+    Images,
+    Omniglot,
+)
+from ppl_vae.errors import InputError
+
+# Domains
+
+
+GREY = np.arange(3 * 20, dtype=np.uint8).reshape(3, 4, 5)
+REAL = np.linspace(0, 1, 60, dtype=np.float32).reshape(3, 4, 5)
+
+
+def test_binary_likelihood_on_grey_levels(refused, arrays):
+    message = refused(arrays(GREY), "binary")
+    assert message == (
+        "a likelihood for binary data does not fit the grey levels of Arrays; add --data.binarize "
+        "dynamic, or choose --likelihood Gaussian"
+    )
+    refused(Digits(binarize="none"), "binary", "Digits", "--data.binarize dynamic")
+    refused(arrays(REAL), "binary", "--data.binarize dynamic")
+
+
+@pytest.mark.parametrize("data_set", [CIFAR10, SVHN, CelebA, FreyFace])
+def test_binary_likelihood_is_refused_before_files_are_read(refused, tmp_path, data_set):
+    refused(data_set(root=tmp_path / "nowhere"), "binary", "--data.binarize dynamic")
+
+
+@pytest.mark.parametrize("domain", ["unit", "bytes", "real"])
+@pytest.mark.parametrize("binarize", ["dynamic", "fixed", "threshold"])
+def test_binarised_data_under_another_likelihood(refused, domain, binarize):
+    refused(
+        Digits(binarize=binarize),
+        domain,
+        f"{domain} data",
+        f"--data.binarize {binarize}",
+        "--likelihood Bernoulli",
+    )
+
+
+@pytest.mark.parametrize("domain", ["unit", "bytes", "real"])
+def test_binary_images_under_another_likelihood(refused, arrays, domain):
+    refused(arrays(GREY > 30), domain, "binary images", "--likelihood Bernoulli", "uint8")
+
+
+def test_binary_images_binarised(refused, arrays):
+    refused(arrays(GREY > 30, binarize="dynamic"), "binary", "binary already", "leave out")
+
+
+@pytest.mark.parametrize(("domain", "binarize"), [("unit", "none"), ("binary", "dynamic")])
+def test_floats_outside_unit(refused, arrays, domain, binarize):
+    refused(arrays(2 * REAL, binarize=binarize), domain, "outside [0, 1]", "scale them")
+
+
+def test_floats_as_bytes(refused, arrays):
+    refused(arrays(REAL), "bytes", "floating-point", "uint8", "--likelihood Gaussian")
+
+
+@pytest.mark.parametrize("domain", ["binary", "unit", "bytes"])
+def test_dequantised_data_under_another_likelihood(refused, domain):
+    refused(Digits(dequantize="uniform"), domain, "--data.dequantize uniform", "leave it out")
+
+
+def test_dequantised_floats(refused, arrays):
+    refused(arrays(REAL, dequantize="uniform"), "real", "floating-point", "leave it out")
+
+
+def test_unknown_choices():
+    with pytest.raises(InputError, match=r"--data\.binarize of auto, none, dynamic.*'dynmic'"):
+        Digits(binarize="dynmic")
+    with pytest.raises(InputError, match=r"--data\.dequantize of auto, uniform, none; got 'no'"):
+        Digits(dequantize="no")
+    with pytest.raises(InputError, match=r"--data\.split of balanced, .*; got 'all'"):
+        EMNIST(split="all")
+
+
+def test_images_need_a_label_each():
+    with pytest.raises(InputError, match="one label for each of 2 images"):
+        Images(torch.zeros(2, 1, 4, 4), torch.zeros(3))
+    with pytest.raises(InputError, match="N >= 1"):
+        Images(torch.zeros(0, 1, 4, 4))
+
+
+# torchvision's files
+
+
+@pytest.mark.parametrize("data_set", [MNIST, EMNIST, Omniglot, CIFAR10, SVHN, CelebA])
+def test_missing_files(refused, tmp_path, data_set):
+    refused(
+        data_set(root=tmp_path / "nowhere"),
+        data_set.default_domain,
+        data_set.__name__,
+        str(tmp_path / "nowhere"),
+        "--data.root DIR",
+        "--data.download true",
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def write_mnist(root, train=30, test=10, side=28):
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for stem, count in (("train", train), ("t10k", test)):
+        sizes = b"".join(size.to_bytes(4, "big") for size in (count, side, side))
+        images = b"\0\0\x08\x03" + sizes + bytes(count * side * side)
+        (folder / f"{stem}-images-idx3-ubyte").write_bytes(images)
+        labels = b"\0\0\x08\x01" + count.to_bytes(4, "big") + bytes(count)
+        (folder / f"{stem}-labels-idx1-ubyte").write_bytes(labels)
+    return folder
+
+
+@pytest.mark.parametrize("file", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "text"])
+def test_damaged_idx_files(refused, tmp_path, file, damage):
+    path = write_mnist(tmp_path) / file
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[:-5], "empty": b"", "text": b"<html>not found</html>"}[damage])
+    refused(MNIST(root=tmp_path), "binary", "could not read MNIST", "--data.download true")
+
+
+def test_images_of_another_size(refused, tmp_path):
+    write_mnist(tmp_path, side=8)
+    refused(MNIST(root=tmp_path), "binary", "28 x 28", "replace the files")
+
+
+def test_too_few_training_images(refused, tmp_path):
+    write_mnist(tmp_path, train=10, test=10)
+    refused(MNIST(root=tmp_path), "binary", "more than 10 training images", "complete the files")
+
+
+def test_labels_of_another_length(refused, tmp_path):
+    folder = write_mnist(tmp_path)
+    labels = folder / "train-labels-idx1-ubyte"
+    labels.write_bytes((folder / "t10k-labels-idx1-ubyte").read_bytes())
+    refused(MNIST(root=tmp_path), "binary", "one label for each of 30 images")
+
+
+def test_altered_pickles_are_not_opened(refused, tmp_path):
+    """torchvision checks the MD5 sum of each pickle before it reads it."""
+
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"):
+        (folder / name).write_bytes(pickle.dumps(Trap()))
+    refused(CIFAR10(root=tmp_path), "real", "altered", "--data.download true")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_failed_download(refused, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("no route\nto host")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST.download", fail)
+    refused(MNIST(root=tmp_path, download=True), "binary", "no route to host", "connection")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ImportError("No module named 'torchvision'"), RuntimeError("operator nms does not exist")],
+)
+def test_torchvision_that_does_not_import(refused, monkeypatch, error):
+    real_import = builtins.__import__
+
+    def failing(name, *arguments, **options):
+        if name.startswith("torchvision"):
+            raise error
+        return real_import(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", failing)
+    refused(MNIST(), "binary", str(error), f"belongs to torch {torch.__version__}", "--data")
+
+
+def test_unreadable_picture_of_omniglot(refused, tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    monkeypatch.setattr(datasets.Omniglot, "_check_integrity", lambda self: True)
+    folder = tmp_path / "omniglot-py" / "images_background" / "Alphabet" / "character01"
+    folder.mkdir(parents=True)
+    (folder / "1.png").write_bytes(b"no image")
+    refused(Omniglot(root=tmp_path), "binary", "image 0 of Omniglot", "unpack the archive again")
+
+
+def test_unknown_attribute_of_celeba(refused, tmp_path, monkeypatch):
+    class Opened:
+        attr_names = ("Bald", "Smiling", "")
+
+    monkeypatch.setattr("ppl_vae.data.celeba.open_torchvision", lambda *a, **o: Opened())
+    data_set = CelebA(root=tmp_path, attribute="Smile")
+    refused(data_set, "real", "--data.attribute of Bald, Smiling; got 'Smile'")

@@ -1,0 +1,112 @@
+"""A user's own pictures and arrays."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ppl_vae.data import Arrays, ImageFolder
+from ppl_vae.data.source import fixed_order
+
+SPLITS = ("train", "validation", "test")
+
+
+def sizes(data):
+    return tuple(len(getattr(data, split)) for split in SPLITS)
+
+
+def write_images(folder, count, mode="L", size=(5, 4), suffix="png"):
+    folder.mkdir(parents=True, exist_ok=True)
+    channels = () if mode == "L" else (len(mode),)
+    shape = (count, size[1], size[0], *channels)
+    images = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number:03}.{suffix}")
+    return images
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "pgm", "tif", "PNG"])
+def test_flat_folder_of_grey_images(tmp_path, suffix):
+    images = write_images(tmp_path, 20, suffix=suffix)
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden.png").write_text("no image")
+    data = ImageFolder(path=tmp_path).load("bytes", 0)
+    assert sizes(data) == (16, 2, 2)
+    assert data.image_shape == (1, 4, 5)
+    order = torch.cat([torch.from_numpy(images)[i] for i in fixed_order(20).tensor_split([2, 4])])
+    got = torch.cat([getattr(data, split).raw for split in ("test", "validation", "train")])
+    assert torch.equal(got[:, 0], order)
+    assert data.train.labels is None
+    assert data.class_names is None
+
+
+def test_folders_are_labels(tmp_path):
+    cats = write_images(tmp_path / "cats", 4, "RGB")
+    write_images(tmp_path / "dogs" / "small", 6)
+    data = ImageFolder(path=tmp_path).load("bytes", 0)
+    assert data.image_shape == (3, 4, 5)
+    assert data.class_names == ("cats", "dogs")
+    labels = torch.cat([getattr(data, split).labels for split in ("test", "validation", "train")])
+    assert torch.equal(labels, (fixed_order(10) >= 4).long())
+    pixels = torch.cat([getattr(data, split).raw for split in ("test", "validation", "train")])
+    first = int((fixed_order(10) == 0).nonzero())
+    np.testing.assert_array_equal(pixels[first].numpy(), cats[0].transpose(2, 0, 1))
+
+
+def test_folder_with_other_modes(tmp_path):
+    """Palettes of grey are grey, bits are 0 and 255, transparency is white, turned is upright."""
+    grey = np.arange(20, dtype=np.uint8).reshape(4, 5)
+    palette = Image.fromarray(grey).convert("P")
+    palette.save(tmp_path / "0.png")
+    Image.fromarray(grey > 9).save(tmp_path / "1.png")
+    alpha = np.stack([grey, np.where(grey > 9, 255, 0).astype(np.uint8)], -1)
+    Image.fromarray(alpha).save(tmp_path / "2.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(grey).copy()).save(tmp_path / "3.png", exif=exif)
+    data = ImageFolder(path=tmp_path).load("bytes", 0)
+    assert data.image_shape == (1, 4, 5)
+    got = torch.cat([getattr(data, split).raw for split in ("test", "validation", "train")])[:, 0]
+    zero, one, two, three = got[fixed_order(4).argsort()].numpy()
+    np.testing.assert_array_equal(zero, grey)
+    np.testing.assert_array_equal(one, np.where(grey > 9, 255, 0))
+    np.testing.assert_array_equal(two, np.where(grey > 9, grey, 255))
+    np.testing.assert_array_equal(three, grey)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.float16, np.float32, np.float64, ">f4"])
+@pytest.mark.parametrize("shape", [(20, 4, 5), (20, 3, 4, 5)])
+def test_arrays(tmp_path, dtype, shape):
+    stored = (np.random.default_rng(0).random(shape) * (200 if dtype == np.uint8 else 1)).astype(
+        dtype
+    )
+    if dtype is bool:
+        stored = np.random.default_rng(0).random(shape) > 0.5
+    np.save(tmp_path / "images.npy", np.asfortranarray(stored))
+    np.savez(tmp_path / "images.npz", images=stored, labels=np.arange(20, dtype=np.int16))
+    domain = "binary" if dtype is bool else "real"
+    for name in ("images.npy", "images.npz"):
+        data_set = Arrays(path=tmp_path / name, dequantize="none")
+        assert data_set.default_domain == domain
+        data = data_set.load(domain, 0)
+        assert sizes(data) == (16, 2, 2)
+        got = torch.cat([getattr(data, split)[:] for split in ("test", "validation", "train")])
+        expected = stored[fixed_order(20).numpy()].astype(np.float32)
+        expected = expected / np.float32(255) if dtype == np.uint8 else expected
+        np.testing.assert_array_equal(got.numpy().reshape(shape), expected)
+        assert data.levels == {bool: 2, np.uint8: 256}.get(dtype)
+    assert torch.equal(data.test.labels, fixed_order(20)[:2])
+
+
+def test_float_arrays_outside_unit_are_real(tmp_path):
+    np.save(tmp_path / "images.npy", np.linspace(-3, 7, 3 * 20, dtype=np.float32).reshape(3, 4, 5))
+    data = Arrays(path=tmp_path / "images.npy").load("real", 0)
+    assert sizes(data) == (1, 1, 1)
+    assert data.dequantize == "none"
+
+
+def test_float_arrays_can_be_binarised(tmp_path):
+    np.save(tmp_path / "images.npy", np.full((400, 4, 5), 0.25, dtype=np.float32))
+    data = Arrays(path=tmp_path / "images.npy", binarize="dynamic").load("binary", 0)
+    x = data.train[:]
+    assert abs(x.mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / x.numel())

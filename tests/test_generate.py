@@ -1,0 +1,287 @@
+"""What `generate` computes is what its equations say, and bad input leaves nothing behind."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import norm
+from sklearn.datasets import load_digits
+
+import guides
+import models
+from ppl_vae.errors import InputError
+from ppl_vae.generate import generate, interpolate, manifold, reconstruct, sample, traverse
+
+VERBS = ("sample", "reconstruct", "manifold", "traverse", "interpolate")
+
+
+class Split:
+    def __init__(self, images):
+        self.images = images
+        self.labels = None
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index]
+
+
+@dataclass
+class Data:
+    train: Split
+    validation: Split
+    test: Split
+
+
+@dataclass
+class Trained:
+    """What `ppl_vae.runs.Run` has, without a run directory behind it."""
+
+    path: Path
+    spec: models.Spec
+    model: Any
+    guide: Any
+    data: Data
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+def network(inputs, outputs):
+    return models.MLP(inputs, outputs, hidden=(32,))
+
+
+def train(latent_dim, path, domain="binary", steps=60):
+    images = torch.tensor(load_digits().images[:, None] / 16, dtype=torch.float32)
+    images = (images > 0.5).float() if domain == "binary" else images
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        spec = models.Spec((1, 8, 8), domain, latent_dim)
+        model, guide = models.VAE(spec, network=network), guides.DiagonalNormal(spec, network)
+        elbo = pyro.infer.TraceMeanField_ELBO()(model, guide)
+        optimizer = torch.optim.Adam(elbo.parameters(), 1e-2)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            elbo(images[torch.randint(1500, (100,))]).backward()
+            optimizer.step()
+    splits = Data(Split(images[:1400]), Split(images[1400:1500]), Split(images[1500:1600]))
+    return Trained(path, spec, model.eval(), guide.eval(), splits)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return {dim: train(dim, Path()) for dim in (2, 5)}
+
+
+@pytest.fixture
+def run2(trained, tmp_path):
+    trained[2].path = tmp_path
+    return trained[2]
+
+
+@pytest.fixture
+def run5(trained, tmp_path):
+    trained[5].path = tmp_path
+    return trained[5]
+
+
+def decode(run, z):
+    with torch.no_grad():
+        return run.model.decode(torch.as_tensor(z)).mean.numpy()
+
+
+def encode(run, images):
+    with torch.no_grad():
+        return run.guide.posterior(run.data.test[torch.as_tensor(images)]).mean.numpy()
+
+
+def close(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_sample_draws_from_the_model(run5):
+    found = sample(run5, count=2000, seed=3)
+    assert found["z"].shape == (2000, 5)
+    assert np.abs(found["z"].mean(0)).max() < 5 / np.sqrt(2000)
+    assert np.abs(found["z"].var(0) - 1).max() < 5 * np.sqrt(2 / 2000)
+    close(found["mean"], decode(run5, found["z"]))
+    assert set(np.unique(found["draw"])) == {0, 1}
+    # Given z, each pixel is a Bernoulli variable with the decoded mean: 128,000 of them.
+    mean = found["mean"].astype(np.float64)
+    error = (found["draw"] - mean).sum() / np.sqrt((mean * (1 - mean)).sum())
+    assert abs(error) < 5
+
+
+def test_reconstruct_decodes_the_posterior_mean(run5):
+    found = reconstruct(run5, images=[7, 0, 7])
+    np.testing.assert_array_equal(found["original"], run5.data.test.images[[7, 0, 7]])
+    close(found["z"], encode(run5, [7, 0, 7]))
+    close(found["mean"], decode(run5, found["z"]))
+    np.testing.assert_array_equal(reconstruct(run5, count=4)["images"], range(4))
+
+
+def test_manifold_is_even_in_probability(run2):
+    found = manifold(run2, rows=6)
+    expected = norm.ppf([1 / 12, 3 / 12, 5 / 12, 7 / 12, 9 / 12, 11 / 12])
+    close(norm.ppf(found["probabilities"]), expected)
+    for row in range(6):
+        for column in range(6):  # z_0 to the right, z_1 upwards
+            close(found["z"][row, column], [expected[column], expected[5 - row]])
+    close(found["mean"], decode(run2, found["z"]))
+
+
+def test_traverse_moves_one_latent_and_holds_the_others(run5):
+    found = traverse(run5, images=[3, 8], steps=7, latents=4)
+    quantiles = norm.ppf((np.arange(7) + 0.5) / 7)
+    close(found["quantiles"], np.tile(quantiles[:, None], 5))
+    base = encode(run5, [3, 8])
+    close(found["z"], base)
+    assert found["mean"].shape == (4, 2, 7, 1, 8, 8)
+    for place, latent in enumerate(found["order"][:4]):
+        for image in range(2):
+            z = np.tile(base[image], (7, 1))
+            z[:, latent] = quantiles
+            close(found["mean"][place, image], decode(run5, z))
+
+
+def test_traverse_orders_all_latents_by_their_effect(run5):
+    found = traverse(run5, steps=5, latents=1)
+    base = encode(run5, range(64)).astype(np.float64)
+    values = norm.ppf((np.arange(5) + 0.5) / 5)
+    effects = []
+    for latent in range(5):
+        z = np.repeat(base[:, None], 5, axis=1)
+        z[:, :, latent] = values
+        images = decode(run5, z.astype(np.float32)).astype(np.float64).reshape(64, 5, 64)
+        away = images - images.mean(axis=1, keepdims=True)
+        effects.append(np.sqrt((away**2).mean(axis=(1, 2))).mean())
+    np.testing.assert_allclose(found["effects"], effects, rtol=1e-4)
+    np.testing.assert_array_equal(found["order"], np.argsort(effects)[::-1])
+    assert len(found["mean"]) == 1
+
+
+def test_interpolate_is_a_line_between_reconstructions(run5):
+    found = interpolate(run5, images=[4, 9, 1, 2], steps=5)
+    ends = reconstruct(run5, images=[4, 9, 1, 2])["mean"].reshape(2, 2, 1, 8, 8)
+    close(found["mean"][:, [0, -1]], ends)
+    z = encode(run5, [4, 9, 1, 2]).reshape(2, 2, 5)
+    for step, t in enumerate((0, 0.25, 0.5, 0.75, 1)):
+        close(found["z"][:, step], (1 - t) * z[:, 0] + t * z[:, 1])
+    close(found["mean"], decode(run5, found["z"]))
+    assert interpolate(run5, count=3)["images"].tolist() == [[0, 1], [2, 3], [4, 5]]
+
+
+class Scaled(models.Prior):
+    """p(z) = N(1, diag(1, 9)): not the standard normal."""
+
+    def forward(self):
+        return dist.Normal(torch.ones(2), torch.tensor([1.0, 3.0])).to_event(1)
+
+
+def test_quantiles_of_another_prior_come_from_its_draws(run2, tmp_path):
+    model = models.VAE(run2.spec, prior=Scaled(run2.spec), network=network)
+    run = Trained(tmp_path, run2.spec, model, run2.guide, run2.data)
+    found = manifold(run, rows=5, seed=1)
+    p = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
+    error = np.sqrt(p * (1 - p) / 10_000) / norm.pdf(norm.ppf(p))  # of a quantile of N(0, 1)
+    assert (np.abs(found["z"][0, :, 0] - (1 + norm.ppf(p))) < 5 * error).all()
+    assert (np.abs(found["z"][::-1, 0, 1] - (1 + 3 * norm.ppf(p))) < 15 * error).all()
+    np.testing.assert_array_equal(manifold(run, rows=5, seed=1)["z"], found["z"])
+
+
+class Shy(guides.DiagonalNormal):
+    """The same program, of which nobody knows that it is one distribution."""
+
+    def posterior(self, x):
+        return guides.Guide.posterior(self, x)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", guides.DiagonalNormal.posterior(self, x))
+
+
+def test_the_posterior_mean_is_averaged_where_it_has_no_closed_form(run2, tmp_path):
+    shy = Shy(run2.spec, network)
+    shy.load_state_dict(run2.guide.state_dict())
+    run = Trained(tmp_path, run2.spec, run2.model, shy, run2.data)
+    found = reconstruct(run, count=100, seed=2)["z"]
+    with torch.no_grad():
+        q = run2.guide.posterior(run2.data.test.images)
+    error = (found - q.mean.numpy()) / (q.variance.sqrt().numpy() / np.sqrt(256))
+    assert np.abs(error).max() < 5
+    assert abs(error.std() - 1) < 5 / np.sqrt(2 * error.size)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_generate_writes_the_same_files_again_and_no_random_state(run2, tmp_path, verb):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    options = {"count": 3, "rows": 4, "steps": 3, "latents": 2}
+    first = generate(run2, verb, **options)
+    content = [path.read_bytes() for path in first]
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    assert generate(run2, verb, **options) == first
+    assert [path.read_bytes() for path in first] == content
+    names = [f"{verb}.png", f"{verb}.gif", f"{verb}.npz"]
+    expected = [name for name in names if verb == "traverse" or not name.endswith("gif")]
+    assert [path.name for path in first] == expected
+    assert sorted(tmp_path.glob("generated/*")) == sorted(first)
+    with np.load(first[-1], allow_pickle=False) as arrays:
+        assert arrays["mean"].shape[-3:] == (1, 8, 8)
+        assert np.isfinite(arrays["mean"]).all()
+
+
+def test_the_traversal_moves_in_the_gif(run5):
+    paths = generate(run5, "traverse", images=[0, 1], steps=6, latents=3)
+    with Image.open(paths[1]) as gif:
+        assert gif.n_frames == 10
+        assert gif.info["loop"] == 0
+    seeds = [generate(run5, "sample", seed=seed)[1].read_bytes() for seed in (0, 1)]
+    assert seeds[0] != seeds[1]
+
+
+@pytest.mark.parametrize(
+    ("verb", "options", "message"),
+    [
+        ("sample", {"count": 0}, "expected count >= 1; got 0"),
+        ("sample", {"seed": -1}, "expected seed >= 0; got -1"),
+        ("reconstruct", {"images": [0, 100]}, "expected images of 0 to 99, .*; got 100"),
+        ("reconstruct", {"images": [-1]}, "expected images of 0 to 99, .*; got -1"),
+        ("reconstruct", {"images": []}, "expected at least one"),
+        ("reconstruct", {"count": 101}, "expected at most 100 test images.*; got 101"),
+        ("manifold", {}, "latent_dim 5: train one with --latent_dim 2"),
+        ("traverse", {"steps": 1}, "expected steps >= 2; got 1"),
+        ("traverse", {"latents": 0}, "expected latents >= 1; got 0"),
+        ("traverse", {"images": [500]}, "got 500"),
+        ("interpolate", {"images": [1, 2, 3]}, "even number; got 3"),
+        ("interpolate", {"steps": 0}, "expected steps >= 2; got 0"),
+        ("interpolate", {"count": 0}, "expected count >= 1; got 0"),
+        ("dream", {}, "expected sample, reconstruct, .*; got 'dream'"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(run5, tmp_path, verb, options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        generate(run5, verb, **options)
+    assert "\n" not in str(caught.value)
+    assert not any(tmp_path.iterdir())
+
+
+def test_rows_of_the_manifold_are_checked(run2, tmp_path):
+    with pytest.raises(InputError, match="expected rows >= 2; got 1"):
+        generate(run2, "manifold", rows=1)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["sample", "reconstruct", "traverse", "interpolate"])
+def test_real_data_outside_the_unit_interval_is_drawn(tmp_path, verb):
+    run = train(3, tmp_path, domain="real", steps=5)
+    run.data.test.images = 6 * run.data.test.images - 3
+    paths = generate(run, verb, steps=3)
+    with Image.open(paths[0]) as picture:
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 20

@@ -1,0 +1,227 @@
+"""Networks against matrix formulas, NumPy and the arithmetic of convolutions."""
+
+from itertools import pairwise
+from math import prod
+
+import numpy as np
+import pytest
+import scipy.special
+import torch
+from torch import Tensor, nn
+
+import models
+from models import MLP, Convolutional, Linear, Network
+
+IMAGE_SHAPES = [(1, 1, 1), (1, 28, 20), (3, 7, 5), (2, 8, 8)]
+NETWORKS = [
+    value
+    for name in models.__all__
+    if isinstance(value := getattr(models, name), type)
+    and issubclass(value, Network)
+    and value is not Network
+]
+ACTIVATIONS = {
+    "tanh": np.tanh,
+    "relu": lambda a: np.maximum(a, 0),
+    "leaky_relu": lambda a: np.where(a > 0, a, 0.01 * a),
+    "elu": lambda a: np.where(a > 0, a, np.expm1(a)),
+    "gelu": lambda a: a * scipy.special.ndtr(a),
+    "silu": lambda a: a * scipy.special.expit(a),
+    "softplus": lambda a: np.logaddexp(0, a),
+}
+
+
+def linears(network: nn.Module) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Weight and bias of each linear layer, in order."""
+    return [
+        (layer.weight.detach().numpy(), layer.bias.detach().numpy())
+        for layer in network.modules()
+        if isinstance(layer, nn.Linear)
+    ]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("image_shape", IMAGE_SHAPES, ids=str)
+@pytest.mark.parametrize("batch", [(), (0,), (3,), (2, 3)], ids=str)
+def test_any_leading_dimensions_and_any_image(
+    network: type[Network], image_shape: tuple[int, int, int], batch: tuple[int, ...]
+) -> None:
+    for inputs, outputs in [(image_shape, (6,)), ((4,), image_shape)]:
+        module = network(inputs, outputs).double()
+        x = torch.randn(*batch, *inputs, dtype=torch.float64)
+        y = module(x)
+        assert y.shape == (*batch, *outputs)
+        for index in np.ndindex(batch):
+            # Each input alone, in the same place: only the order of a sum may differ.
+            torch.testing.assert_close(y[index], module(x[index]), rtol=0, atol=1e-12)
+
+
+def test_linear_is_a_matrix_and_a_bias() -> None:
+    network = Linear((3, 2, 2), (1, 5, 1)).double()
+    ((weight, bias),) = linears(network)
+    x = torch.randn(4, 3, 2, 2, dtype=torch.float64)
+    expected = x.numpy().reshape(4, 12) @ weight.T + bias
+    np.testing.assert_allclose(network(x).detach(), expected.reshape(4, 1, 5, 1), atol=1e-13)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_mlp_is_its_matrix_formula(activation: str) -> None:
+    network = MLP((1, 3, 2), (4,), hidden=(7, 5), activation=activation).double()
+    (w1, b1), (w2, b2), (w3, b3) = linears(network)
+    f = ACTIVATIONS[activation]
+    x = torch.randn(9, 1, 3, 2, dtype=torch.float64)
+    expected = f(f(x.numpy().reshape(9, 6) @ w1.T + b1) @ w2.T + b2) @ w3.T + b3
+    np.testing.assert_allclose(network(x).detach(), expected, atol=1e-13)
+
+
+def test_every_activation_has_its_formula_here() -> None:
+    assert set(ACTIVATIONS) == set(models.networks.ACTIVATIONS)
+
+
+def test_mlp_decoder_reverses_the_hidden_layers() -> None:
+    encoder = MLP((1, 3, 2), (4,), hidden=(7, 5))
+    decoder = MLP((4,), (1, 3, 2), hidden=(7, 5))
+    down = [weight.shape for weight, _ in linears(encoder)]
+    assert down == [(7, 6), (5, 7), (4, 5)]
+    assert [weight.T.shape for weight, _ in reversed(linears(decoder))] == down
+
+
+def test_mlp_without_hidden_layers_is_linear() -> None:
+    network = MLP((1, 3, 2), (4,), hidden=()).double()
+    ((weight, bias),) = linears(network)
+    x = torch.randn(3, 1, 3, 2, dtype=torch.float64)
+    expected = x.numpy().reshape(3, 6) @ weight.T + bias
+    np.testing.assert_allclose(network(x).detach(), expected, atol=1e-13)
+
+
+def test_aevb_network_is_the_default() -> None:
+    # Kingma and Welling (2014), section 5: one hidden layer; appendix C: tanh.
+    network = MLP((1, 28, 28), (40,))
+    assert [type(layer) for layer in network.layers] == [nn.Linear, nn.Tanh, nn.Linear]
+    assert [weight.shape for weight, _ in linears(network)] == [(500, 784), (40, 500)]
+
+
+def convolution_size(i: int, k: int, s: int, p: int) -> int:
+    """Dumoulin and Visin (2016), relationship 6."""
+    return (i + 2 * p - k) // s + 1
+
+
+def transposed_size(o: int, k: int, s: int, p: int, a: int) -> int:
+    """Ibid., relationship 14: a is what the convolution's floor left over."""
+    return s * (o - 1) + a + k - 2 * p
+
+
+def convolutions(network: nn.Module) -> list[nn.Conv2d | nn.ConvTranspose2d]:
+    return [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+
+
+def image_sizes(network: nn.Module, x: Tensor) -> list[tuple[int, ...]]:
+    """(C, H, W) before the first convolution of a network, and after each."""
+    shapes: list[tuple[int, ...]] = []
+
+    def note(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        if not shapes:
+            shapes.append(tuple(inputs[0].shape[1:]))
+        shapes.append(tuple(output.shape[1:]))
+
+    for layer in convolutions(network):
+        layer.register_forward_hook(note)
+    network(x)
+    return shapes
+
+
+@pytest.mark.parametrize("image_shape", IMAGE_SHAPES, ids=str)
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("channels", [(4,), (4, 2, 3)], ids=str)
+def test_transposed_convolutions_mirror_convolutions(
+    image_shape: tuple[int, int, int], kernel_size: int, stride: int, channels: tuple[int, ...]
+) -> None:
+    options = {"channels": channels, "kernel_size": kernel_size, "stride": stride, "hidden": 5}
+    p = (kernel_size - 1) // 2
+    expected = [image_shape]
+    for depth in channels:
+        height, width = (convolution_size(i, kernel_size, stride, p) for i in expected[-1][1:])
+        expected.append((depth, height, width))
+    for larger, smaller in pairwise(expected):
+        for i, o in zip(larger[1:], smaller[1:], strict=True):
+            a = (i + 2 * p - kernel_size) % stride
+            assert transposed_size(o, kernel_size, stride, p, a) == i
+    down = image_sizes(Convolutional(image_shape, (6,), **options), torch.randn(2, *image_shape))
+    up = image_sizes(Convolutional((6,), image_shape, **options), torch.randn(2, 6))
+    assert down == expected
+    assert up == expected[::-1]
+
+
+@pytest.mark.parametrize("image_shape", IMAGE_SHAPES, ids=str)
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_each_decoder_layer_is_the_transposed_matrix_of_its_encoder_layer(
+    image_shape: tuple[int, int, int], stride: int
+) -> None:
+    # A convolution is a matrix C, and its mirror has to be the matrix C^T (Dumoulin and Visin,
+    # section 4.1). The columns of C are the images of the unit images.
+    options = {"channels": (4, 3), "stride": stride, "hidden": 5}
+    encoder = Convolutional(image_shape, (6,), **options).double()
+    decoder = Convolutional((6,), image_shape, **options).double()
+    sizes = image_sizes(encoder, torch.randn(1, *image_shape, dtype=torch.float64))
+    pairs = zip(convolutions(encoder), reversed(convolutions(decoder)), strict=True)
+    for (down, up), larger, smaller in zip(pairs, sizes[:-1], sizes[1:], strict=True):
+        up.weight.data = down.weight.data
+        down.bias.data.zero_()
+        up.bias.data.zero_()
+        # About a hundred of the unit images, evenly spread, where there are more.
+        units = torch.eye(prod(larger), dtype=torch.float64)[:: 1 + prod(larger) // 100]
+        matrix = down(units.reshape(-1, *larger)).flatten(1).mT
+        y = torch.randn(prod(smaller), dtype=torch.float64)
+        transposed = up(y.reshape(1, *smaller)).flatten()
+        torch.testing.assert_close(units @ transposed, matrix.mT @ y, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: MLP((1, 2, 2), (3,), hidden=(5, 0)),
+            r"expected hidden of sizes >= 1; got \[5, 0\]",
+        ),
+        (
+            lambda: MLP((1, 2, 2), (3,), activation="cosine"),
+            r"expected activation of tanh, relu, .*; got 'cosine'",
+        ),
+        (
+            lambda: Convolutional((4,), (3,)),
+            r"expected an image \(C, H, W\) on one side .*; got \(4,\) -> \(3,\)",
+        ),
+        (
+            lambda: Convolutional((1, 4, 4), (1, 4, 4)),
+            r"expected an image \(C, H, W\) on one side .* got \(1, 4, 4\) -> \(1, 4, 4\)",
+        ),
+        (
+            lambda: Convolutional((1, 4, 4), (3,), channels=()),
+            r"expected channels for at least one convolution; got none",
+        ),
+        (
+            lambda: Convolutional((1, 4, 4), (3,), channels=(4, -1)),
+            r"expected channels of sizes >= 1; got \[4, -1\]",
+        ),
+        (
+            lambda: Convolutional((1, 4, 4), (3,), kernel_size=4),
+            r"expected an odd kernel_size >= 1; got 4",
+        ),
+        (
+            lambda: Convolutional((1, 4, 4), (3,), kernel_size=-1),
+            r"expected an odd kernel_size >= 1; got -1",
+        ),
+        (
+            lambda: Convolutional((1, 4, 4), (3,), stride=0),
+            r"expected stride and hidden of sizes >= 1; got \[0, 256\]",
+        ),
+        (
+            lambda: Convolutional((1, 4, 4), (3,), activation="cosine"),
+            r"expected activation of tanh",
+        ),
+    ],
+)
+def test_bad_options_are_refused(build, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
