@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
 from math import prod
 from typing import Literal, get_args
@@ -169,23 +168,23 @@ class Convolutional(Network):
         for _ in channels:
             sizes.append(tuple((size - 1) // stride + 1 for size in sizes[-1]))
         top = (depths[-1], *sizes[-1])
-        geometry = {"kernel_size": kernel_size, "stride": stride, "padding": kernel_size // 2}
-        down: Callable[..., nn.Module] = partial(nn.Conv2d, **geometry)
-        up: Callable[..., nn.Module] = partial(nn.ConvTranspose2d, **geometry)
+        geometry = (kernel_size, stride, kernel_size // 2)  # and the padding
         layers: list[nn.Module] = []
         if encodes:
             for depth, next_depth in pairwise(depths):
-                layers += [down(depth, next_depth), _activation(activation)]
+                layers += [nn.Conv2d(depth, next_depth, *geometry), _activation(activation)]
             layers += [nn.Flatten(), nn.Linear(prod(top), hidden), _activation(activation)]
             layers += [nn.Linear(hidden, prod(vector))]
         else:
             layers += [nn.Linear(prod(vector), hidden), _activation(activation)]
             layers += [nn.Linear(hidden, prod(top)), nn.Unflatten(1, top)]
             for level in reversed(range(len(channels))):
-                padding = tuple((size - 1) % stride for size in sizes[level])
+                height, width = ((size - 1) % stride for size in sizes[level])
                 layers += [
                     _activation(activation),
-                    up(depths[level + 1], depths[level], output_padding=padding),
+                    nn.ConvTranspose2d(
+                        depths[level + 1], depths[level], *geometry, (height, width)
+                    ),
                 ]
         self.layers = nn.Sequential(*layers)
 

@@ -64,7 +64,8 @@ def options_of(cls: type) -> dict[str, inspect.Parameter]:
 def subclasses(base: type) -> list[type]:
     """The concrete classes below a base that have been imported, by name."""
     found: set[type] = set()
-    for child in base.__subclasses__():
+    children: list[type] = base.__subclasses__()
+    for child in children:
         found |= {child, *subclasses(child)}
     concrete = (cls for cls in found if not inspect.isabstract(cls))
     return sorted(concrete, key=lambda cls: cls.__name__)
