@@ -1,5 +1,7 @@
 """Checks of a model/guide pair before it trains, and of its numbers where training breaks."""
 
+import warnings
+
 import pyro
 import torch
 from pyro import poutine
@@ -36,7 +38,7 @@ def check_pair(model: Model, guide: Guide, x: Tensor) -> None:
                 "saved; make it an nn.Parameter or a PyroParam"
             ) from error
         except (ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).partition("Trace Shapes")[0].split())
             raise InputError(
                 f"{pair} does not run on images {tuple(x.shape[1:])}: {reason}"
             ) from error
@@ -96,6 +98,9 @@ def _traces(model: Model, guide: Guide, x: Tensor) -> tuple[poutine.Trace, pouti
     guide_trace = poutine.trace(guide).get_trace(x)
     model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(x)
     traces = prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
-    for trace in traces:
-        trace.compute_log_prob()
+    with warnings.catch_warnings():
+        # Who asks for the traces looks for what is not finite, so Pyro's warning only repeats.
+        warnings.filterwarnings("ignore", message="Encountered (NaN|\\+?-?inf)")
+        for trace in traces:
+            trace.compute_log_prob()
     return traces

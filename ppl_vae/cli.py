@@ -74,14 +74,17 @@ class Parser(jsonargparse.ArgumentParser):
             hint = suggest(refused[3], choices) if choices else f"got {refused[3]!r}; it has none"
             return f"--{refused[1]}: unknown option of {cls.__name__}: {hint}"
         line = re.sub(r"Problem with given class_path '\S+':", "", message)
-        line = re.sub(r"the following arguments are required: (\w+)", r"needs \1", line)
+        keys = re.findall(r'Parser key "([\w.]+)":', line)
+        missing = re.search(r"the following arguments are required: (\w+)", line)
+        if missing:
+            return f"expected {f'--{keys[0]}.' if keys else ''}{missing[1]}; got none"
+        line = line.replace("<class 'collections.abc.Sequence'>", "list, as in '[1, 2]'")
         line = re.sub(
             r"Expected a typing\.Literal\[(.*?)\]\. Got value:", r"expected one of \1; got", line
         )
         line = re.sub(r"<class '([\w.]+)'>", r"\1", line)
-        keys = re.findall(r'Parser key "([\w.]+)":', line)
         line = re.sub(r'Parser key "[\w.]+":', "", line)
-        line = re.sub(r"Expected an? (\w+)\. Got value: ", r"expected \1; got ", line)
+        line = re.sub(r"Expected an? (.+?)\. Got value: ", r"expected \1; got ", line)
         option = f"--{'.'.join(keys)}: " if keys else ""
         return option + " ".join(line.split())
 
@@ -127,11 +130,18 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
     arguments = _classes_first(arguments)
     for role in ROLES:
         for value in _values_of(f"--{role}", arguments):
-            if not value.startswith("{") and not Path(value).is_file():
+            if not value.startswith("{"):
                 resolve_class(role, value)
     allowed = any(value.lower() == "true" for value in _values_of("--allow_code", arguments))
+    names = (action.dest for action in parser._actions)
+    known = [n for n in names if not n.endswith("help") and n not in ("config", "print_config")]
     for path in _values_of("--config", arguments):
-        outside = outside_classes(read_config(Path(path)))
+        config = read_config(Path(path))
+        # Plain names only: a second config, or a dotted name, would reach the parser unchecked.
+        unknown = [name for name in config if name not in known]
+        if unknown:
+            raise InputError(f"{path}: {suggest(str(unknown[0]), known)}")
+        outside = outside_classes(config)
         if outside and not allowed:
             raise InputError(
                 f"{path} names {outside[0]}, code from outside the project; "
@@ -176,23 +186,18 @@ def _values_of(option: str, arguments: list[str]) -> list[str]:
 
 
 def _classes_first(arguments: list[str]) -> list[str]:
-    """Moves `--guide NAME` to the front: the parser needs the class before its options."""
-    first: list[str] = []
-    rest: list[str] = []
-    position = 0
-    while position < len(arguments):
-        name = arguments[position]
-        takes = 2 if name.removeprefix("--") in ROLES and name.startswith("--") else 1
-        joined = name.startswith("--") and name[2:].partition("=")[0] in ROLES
-        (first if joined else rest).extend(arguments[position : position + takes])
-        position += takes
-    configs = [i for i, a in enumerate(rest) if a == "--config" or a.startswith("--config=")]
-    if configs:
-        # A config gives the base that the command line changes, so it goes before everything.
-        start = configs[0]
-        stop = start + (1 if "=" in rest[start] else 2)
-        return rest[start:stop] + first + rest[:start] + rest[stop:]
-    return first + rest
+    """Puts a config first and `--guide NAME` next: the parser needs a class before its options."""
+    groups: list[list[str]] = []
+    for argument in arguments:
+        if argument.startswith("--") or not groups:
+            groups.append([])
+        groups[-1].append(argument)
+
+    def place(group: list[str]) -> int:
+        name = group[0].partition("=")[0]
+        return 0 if name == "--config" else 1 if name.removeprefix("--") in ROLES else 2
+
+    return [argument for group in sorted(groups, key=place) for argument in group]
 
 
 def run_verb(verb: Callable[[list[str]], None], arguments: list[str] | None = None) -> NoReturn:
@@ -222,6 +227,7 @@ _DISK_ERRORS = (
     errno.EACCES,
     errno.EDQUOT,
     errno.EFBIG,
+    errno.ENAMETOOLONG,
     errno.ENOSPC,
     errno.ENOTDIR,
     errno.EPERM,

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -23,13 +23,18 @@ from ppl_vae.files import remove_unfinished
 from ppl_vae.objectives import ELBO, Objective
 from ppl_vae.pairs import build_pair, choose_domain
 from ppl_vae.pictures import draw_pictures
-from ppl_vae.pieces import ROLES, class_of, describe
+from ppl_vae.pieces import ROLES, class_of, describe, outside_classes
 from ppl_vae.progress import table
 from ppl_vae.runs import Run
+from ppl_vae.staging import NotStageable
 from ppl_vae.svi import SVIStep
 from ppl_vae.training import Training
 
 __all__ = ["fit", "main", "resume"]
+
+Engine = Literal["auto", "eager", "compiled"]
+
+_WORTH_COMPILING = 10_000  # steps that save about what compiling costs, some ten seconds
 
 
 def fit(
@@ -48,6 +53,7 @@ def fit(
     patience: int | None = None,
     seed: int = 0,
     device: DeviceChoice = "auto",
+    engine: Engine = "auto",
     run: Path | str | None = None,
     checkpoint_seconds: float = 15.0,
 ) -> Run:
@@ -71,6 +77,9 @@ def fit(
             parameters; unless given, train all epochs and keep the last.
         seed: What every random number follows from.
         device: Where to compute; `auto` takes CUDA where there is one.
+        engine: `eager` runs the Pyro programs in every step; `compiled` runs a graph of tensor
+            operations that was traced from them, checked against them and compiled; `auto` compiles
+            when the run is long enough to pay for it.
         run: The run directory to write; the first free one of runs/DATA-MODEL-1, -2, ... unless
             given.
         checkpoint_seconds: Seconds between checkpoints.
@@ -101,6 +110,7 @@ def fit(
         "patience": patience,
         "seed": seed,
         "device": device,
+        "engine": engine,
         "checkpoint_seconds": checkpoint_seconds,
     }
     _check_settings(settings)
@@ -139,6 +149,10 @@ def resume(run: Path | str, device: DeviceChoice = "auto", allow_code: bool = Fa
     """
     path = Path(run)
     config = runs.config_of(path)
+    try:
+        _check_settings(config)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path / runs.CONFIG}: a setting is missing or wrong: {error}") from error
     resumed, training = _prepare(
         path, {**config, "device": device}, runs.restore_pieces(config, allow_code)
     )
@@ -150,7 +164,7 @@ def resume(run: Path | str, device: DeviceChoice = "auto", allow_code: bool = Fa
 def _check_settings(settings: dict[str, Any]) -> None:
     for name in ("latent_dim", "epochs", "batch_size", "patience"):
         value = settings[name]
-        if value is not None and value < 1:
+        if (name, value) != ("patience", None) and value < 1:
             raise InputError(f"--{name}: expected at least 1; got {value}")
     if not 0 < settings["learning_rate"] < float("inf"):
         raise InputError(f"--learning_rate: expected above 0; got {settings['learning_rate']}")
@@ -191,7 +205,20 @@ def _prepare(path: Path, config: dict[str, Any], pieces: dict[str, Any]) -> tupl
     run = Run(path, config, pieces, spec, model, guide, device)
     run.data = data
     print(data.note, file=sys.stderr)
+    _start_engine(config.get("engine", "auto"), training)
     return run, training
+
+
+def _start_engine(engine: str, training: Training) -> None:
+    if engine not in get_args(Engine):
+        raise InputError(f"--engine: expected one of {', '.join(get_args(Engine))}; got {engine!r}")
+    if engine == "eager" or (engine == "auto" and training.total_steps < _WORTH_COMPILING):
+        return
+    print(f"engine: compiling the step ({training.total_steps:,} steps to run)", file=sys.stderr)
+    try:
+        training.compile()
+    except NotStageable as error:
+        print(f"engine: eager, for the pair {error}", file=sys.stderr)
 
 
 def _train(run: Run, training: Training) -> Run:
@@ -245,7 +272,9 @@ def _main(arguments: list[str]) -> None:
         },
     )
     parser.add_argument(
-        "--resume", type=Path | None, help="Go on with this run; only --device may stand beside it."
+        "--resume",
+        type=Path | None,
+        help="Go on with this run; only --device and --allow_code may stand beside it.",
     )
     parser.add_function_arguments(fit, skip=set(ROLES), as_group=False)
     options = cli.parse_with_pieces(parser, arguments)
@@ -266,16 +295,16 @@ def _report(run: Run) -> str:
         for term in ("ELBO", "rate", "distortion")
     }
     rows["training"] = (
-        f"{summary['epoch']} epochs in {summary['training_seconds']:.1f} seconds "
+        f"{summary['steps']:,} steps in {summary['training_seconds']:.1f} seconds "
         f"({summary['images_per_second']:,.0f} images_per_second)"
     )
     pictures = sorted((run.path / runs.PICTURES).iterdir())
     rows |= {picture.stem.replace("_", " "): str(picture) for picture in pictures}
     rows["next"] = f"python -m ppl_vae.evaluate {run.path}"
-    title = (
-        f"{run.path}: {summary['data']}, on the validation images (KL rate + distortion = -ELBO)"
-    )
-    return table(title, rows)
+    if outside_classes(run.config):
+        rows["next"] += " --allow_code true"
+    title = f"{run.path}: {summary['data']}, validation images (ELBO = -(rate + distortion))"
+    return table(title, {"measure": summary["reference_measure"], **rows})
 
 
 if __name__ == "__main__":

@@ -117,9 +117,9 @@ def estimate(
         memory_bytes: Bound on the temporaries of one piece.
         advance: Told how many images are done, after each piece.
     """
-    batch, chunks = _pieces(model, particles, memory_bytes)
     finished: list[Estimates] = []
     with pyro.validation_enabled(False):
+        batch, chunks = _pieces(_bytes_per_row(model, images), particles, memory_bytes)
         for start in range(0, len(images), batch):
             x = images[start : start + batch]
             elbo, distortion = x.new_zeros(len(x)), x.new_zeros(len(x))
@@ -137,15 +137,15 @@ def estimate(
     return Estimates(*(torch.cat([getattr(part, name) for part in finished]) for name in names))
 
 
-def _pieces(model: Model, particles: int, memory_bytes: int) -> tuple[int, list[int]]:
+def _pieces(bytes_per_row: int, particles: int, memory_bytes: int) -> tuple[int, list[int]]:
     """How many images to take at once, and the particles of each pass over them."""
-    rows = max(1, memory_bytes // _bytes_per_row(model))
+    rows = max(1, memory_bytes // bytes_per_row)
     passes = -(-particles // min(particles, rows))
     sizes = [particles // passes + (index < particles % passes) for index in range(passes)]
     return max(1, rows // sizes[0]), sizes
 
 
-def _bytes_per_row(model: Model) -> int:
+def _bytes_per_row(model: Model, images: Split) -> int:
     """Bytes that decoding one z and scoring one image takes, measured on the decoder itself."""
     sizes: list[int] = []
 
@@ -157,7 +157,7 @@ def _bytes_per_row(model: Model) -> int:
     handles = [leaf.register_forward_hook(record) for leaf in leaves]
     try:
         with torch.no_grad(), torch.random.fork_rng():
-            model(size=1)
+            model(images[:1])
     finally:
         for handle in handles:
             handle.remove()

@@ -3,11 +3,11 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 
 from guides import Guide
 from models import Model
+from ppl_vae.estimators import TensorTraceELBO, TensorTraceMeanFieldELBO
 
 __all__ = ["ELBO", "Objective"]
 
@@ -53,13 +53,11 @@ class ELBO(Objective):
             raise ValueError(f"expected particles >= 1; got {self.particles}")
 
     def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
-        return self._estimator().differentiable_loss(model, guide, x) / len(x)
-
-    def _estimator(self) -> Trace_ELBO:
+        estimator = TensorTraceMeanFieldELBO if self.analytic_kl else TensorTraceELBO
         # One plate, `data` at dim -1: told, Pyro need not run the pair once more to guess it.
-        estimator = TraceMeanField_ELBO if self.analytic_kl else Trace_ELBO
-        return estimator(
+        elbo = estimator(
             num_particles=self.particles,
             vectorize_particles=self.particles > 1,
             max_plate_nesting=1,
         )
+        return elbo.differentiable_loss(model, guide, x) / len(x)

@@ -161,26 +161,27 @@ def resolve_class(role: str, path: str) -> type:
         InputError: If there is none, or it is not of the role's kind.
     """
     base = ROLES[role]
-    known = {cls.__name__: cls for cls in subclasses(base)}
+    # Of two classes with one name the project's own is meant; the other has its dotted path.
+    ranked = sorted(subclasses(base), key=lambda cls: not is_outside(f"{cls.__module__}."))
+    known = {cls.__name__: cls for cls in ranked}
     if path in known:
         return known[path]
     module, _, name = path.rpartition(".")
-    if not module:
+    if not module or not all(part.isidentifier() for part in path.split(".")):
         raise InputError(f"--{role}: {suggest(path, known)}, or a dotted path to a class of yours")
     try:
         found = getattr(import_module(module), name, None)
     except ImportError as error:
-        raise InputError(
-            f"--{role}: cannot import {path} ({error}); "
-            "is its folder the current one, or on PYTHONPATH?"
-        ) from error
+        missing = error.name is not None and f"{path}.".startswith(f"{error.name}.")
+        hint = "is its folder the current one, or on PYTHONPATH?" if missing else "mend the module"
+        raise InputError(f"--{role}: cannot import {path} ({error}); {hint}") from error
     if found is None:
         raise InputError(f"--{role}: the module {module} has no class {name}")
     if not (inspect.isclass(found) and issubclass(found, base)):
         raise InputError(f"--{role}: {path} is not a subclass of {_class_path(base)}")
     if inspect.isabstract(found):
-        missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
-        raise InputError(f"--{role}: {path} is abstract; it has to define {missing}")
+        undefined = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+        raise InputError(f"--{role}: {path} is abstract; it has to define {undefined}")
     return found
 
 

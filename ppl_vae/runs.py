@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,11 @@ def config_of(run: Path) -> dict[str, Any]:
         raise InputError(f"{run}: expected a run directory; there is no such folder")
     if not (run / CONFIG).is_file():
         raise InputError(f"{run}: expected a run directory; it has no {CONFIG}")
-    return read_config(run / CONFIG)
+    config = read_config(run / CONFIG)
+    for name in ("data", "model", "network", "guide", "objective", "seed"):
+        if config.get(name) is None:
+            raise InputError(f"{run / CONFIG}: expected the config of a run; it has no {name}")
+    return config
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -146,7 +151,22 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{path} is a config of version {config['version']}; this program reads version "
             f"{CONFIG_VERSION}: use the release that wrote it"
         )
+    for role in ROLES:
+        piece = config.get(role)
+        if piece is not None and not _is_description(piece):
+            raise InputError(
+                f"{path}: expected {role} as a mapping of class_path and init_args; got {piece!r}"
+            )
     return config
+
+
+def _is_description(piece: Any) -> bool:
+    return (
+        isinstance(piece, dict)
+        and isinstance(piece.get("class_path"), str)
+        and isinstance(piece.get("init_args", {}), dict)
+        and piece.keys() <= {"class_path", "init_args"}
+    )
 
 
 def free_path(name: str) -> Path:
@@ -170,6 +190,7 @@ def create(path: Path, config: dict[str, Any], fill: Callable[[Path], None]) -> 
     """
     refuse_existing(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    absent = [parent for parent in path.parents if not parent.exists()]
     try:
         unfinished.mkdir(parents=True)
         with whole_file(unfinished / CONFIG) as file:
@@ -180,6 +201,9 @@ def create(path: Path, config: dict[str, Any], fill: Callable[[Path], None]) -> 
         raise InputError(f"cannot write {path}: {error.strerror}; choose another place") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+        for parent in absent:
+            with suppress(OSError):  # where the run is there, its parents are not empty
+                parent.rmdir()
 
 
 def refuse_existing(path: Path) -> None:

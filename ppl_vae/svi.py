@@ -1,5 +1,6 @@
 """One step of stochastic variational inference."""
 
+from collections.abc import Callable
 from math import cos, pi
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from guides import Guide
 from models import Model
 from ppl_vae.objectives import Objective
+from ppl_vae.staging import compile_staged, stage
 
 __all__ = ["SVIStep", "learning_rate_at", "pair_modules"]
 
@@ -35,9 +37,26 @@ class SVIStep:
         self.pair = pair_modules(model, guide)
         self.parameters = dict(self.pair.named_parameters())
         self.optimizer = torch.optim.Adam(self.parameters.values(), fused=True)
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+        self._compiled_shape: torch.Size | None = None
+
+    def compile(self, x: Tensor) -> None:
+        """Lets a compiled graph stand in for the Pyro programs on batches of the shape of x.
+
+        Batches of another shape, such as the last of an epoch, run the programs.
+
+        Args:
+            x: A minibatch of images (B, C, H, W).
+
+        Raises:
+            NotStageable: If there is no graph that is the same function; nothing changes then.
+        """
+        staged = stage(self.model, self.guide, self.objective, x)
+        self._compiled = compile_staged(staged, x)
+        self._compiled_shape = x.shape
 
     def __call__(self, x: Tensor, learning_rate: float) -> Tensor:
-        """Updates the parameters once.
+        """Updates the parameters once, or not at all where the loss is not finite.
 
         Args:
             x: A minibatch of images (B, C, H, W).
@@ -48,8 +67,14 @@ class SVIStep:
         """
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.zero_grad()
-        loss = self.objective.loss(self.model, self.guide, x)
+        if self._compiled is not None and x.shape == self._compiled_shape and self.model.training:
+            loss = self._compiled(x)
+        else:
+            loss = self.objective.loss(self.model, self.guide, x)
         loss.backward()
+        # Where the loss is not finite Adam leaves the parameters as they are, so that one can look
+        # for the reason. The fused one decides that on the device, without waiting for it.
+        self.optimizer.found_inf = (~loss.detach().isfinite()).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         return loss.detach()
 

@@ -2,10 +2,9 @@
 
 import math
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyro
@@ -89,7 +88,17 @@ class Training:
     @property
     def finished(self) -> bool:
         """Whether nothing is left to train."""
-        return self.steps >= self.total_steps or self._epochs_without_progress() is None
+        return len(self.rows) >= self.epochs or self._epochs_without_progress() is None
+
+    def compile(self) -> None:
+        """Compiles the step for full batches, without disturbing the random numbers of the run.
+
+        Raises:
+            NotStageable: If that cannot be done; the step runs the programs then.
+        """
+        images = self.data.train
+        with torch.random.fork_rng(_cuda(images.raw)):
+            self.step.compile(images[: self.batch_size])
 
     def run(self, folder: Path) -> None:
         """Trains to the end, or until a signal asks to stop.
@@ -105,23 +114,21 @@ class Training:
         started = saved = time.monotonic()
         before = self.seconds
         title = f"training on {self.data.name}"
+        images = len(self.data.train)
+        done = len(self.rows) * images
+        done += (self.steps - len(self.rows) * self.steps_per_epoch) * self.batch_size
         self.step.model.train()
         self.step.guide.train()
         with (
             asked_to_stop() as asked,
             pyro.validation_enabled(False),
-            Progress(
-                title, self.total_steps * self.batch_size, "images", self.steps * self.batch_size
-            ) as progress,
+            Progress(title, self.epochs * images, "images", done) as progress,
             events(folder, len(self.rows) + 1) as log_event,
-            warnings.catch_warnings(),
         ):
-            # What is not finite stops the run with the site's name, so Pyro's warning only repeats.
-            warnings.filterwarnings("ignore", message="Encountered NaN")
             while not self.finished and not asked():
                 for x in self._rest_of_epoch():
                     self._update(x)
-                    progress.advance(self.batch_size)
+                    progress.advance(len(x))
                     if asked() or time.monotonic() - saved > self.checkpoint_seconds:
                         self.seconds = before + time.monotonic() - started
                         self.save(folder)
@@ -141,7 +148,9 @@ class Training:
             )
 
     def _rest_of_epoch(self) -> Iterator[Tensor]:
-        epoch, done = divmod(self.steps, self.steps_per_epoch)
+        # An epoch is over when it has its row: one may stop between the last step and that.
+        epoch = len(self.rows)
+        done = self.steps - epoch * self.steps_per_epoch
         seed = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(seed))
         images = self.data.train
@@ -155,15 +164,17 @@ class Training:
         self.loss_sum += loss * len(x)
         self.steps += 1
         # Reading a number from a GPU waits for it, so there it is done now and then.
-        if (x.device.type == "cpu" or self.steps % 50 == 0) and not self.loss_sum.isfinite():
-            culprit = (
-                find_not_finite(self.step.model, self.step.guide, x) or "the loss is not finite"
-            )
-            epoch, step = divmod(self.steps - 1, self.steps_per_epoch)
-            raise InputError(
-                f"training stopped in epoch {epoch + 1}, step {step + 1}: {culprit}; the last good "
-                "checkpoint is kept; try a smaller --learning_rate"
-            )
+        due = self.steps % 50 == 0 or self.steps % self.steps_per_epoch == 0
+        if (due or x.device.type == "cpu") and not self.loss_sum.isfinite():
+            self._stop("the loss is not finite", x)
+
+    def _stop(self, reason: str, x: Tensor) -> NoReturn:
+        culprit = find_not_finite(self.step.model, self.step.guide, x) or reason
+        epoch, step = divmod(self.steps - 1, self.steps_per_epoch)
+        raise InputError(
+            f"training stopped in epoch {epoch + 1}, step {step + 1}: {culprit}; the last good "
+            "checkpoint is kept; try a smaller --learning_rate"
+        )
 
     @torch.no_grad()
     def _end_epoch(self) -> None:
@@ -171,10 +182,11 @@ class Training:
         particles = max(1, _VALIDATION_DRAWS // len(images))
         model.eval()
         guide.eval()
-        cuda = [images.raw.device] if images.raw.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
+        with torch.random.fork_rng(_cuda(images.raw)):
             torch.manual_seed(_VALIDATION_SEED)
             estimates = estimate(model, guide, images, particles)
+        if not estimates.elbo.isfinite().all():
+            self._stop("the validation ELBO is not finite", images[~estimates.elbo.isfinite()])
         model.train()
         guide.train()
         row: Row = {
@@ -217,11 +229,12 @@ class Training:
             InputError: If a parameter is not finite: such a state is not kept.
             OSError: If a file cannot be written; the last good one stays.
         """
-        for name, parameter in self.step.parameters.items():
-            if not parameter.isfinite().all():
+        values = {f"the parameter {name}": value for name, value in self.step.parameters.items()}
+        for name, value in {**values, "the loss": self.loss_sum}.items():
+            if not value.isfinite().all():
                 raise InputError(
-                    f"training stopped: the parameter {name} is not finite; the last good "
-                    "checkpoint is kept; try a smaller --learning_rate"
+                    f"training stopped: {name} is not finite; the last good checkpoint is kept; "
+                    "try a smaller --learning_rate"
                 )
         random_tensors, random_data = random_state()
         tensors = {
@@ -249,6 +262,11 @@ class Training:
             InputError: If a checkpoint is damaged or of another pair.
         """
         tensors, state = read_checkpoint(folder / LAST)
+        if "steps" not in state:
+            raise InputError(f"{folder / LAST} has parameters only; training cannot go on from it")
+        if self.patience and state["rows"]:
+            self.best = read_checkpoint(folder / BEST)[0]
+            load_parameters(self.step.pair, self.best, folder / BEST)
         load_parameters(self.step.pair, tensors, folder / LAST)
         prefix = "optimizer."
         self.step.restore(
@@ -256,9 +274,11 @@ class Training:
         )
         self.loss_sum.copy_(tensors["loss_sum"])
         self.steps, self.rows, self.seconds = state["steps"], state["rows"], state["seconds"]
-        if self.patience and self.rows:
-            self.best = read_checkpoint(folder / BEST)[0]
         restore_random_state(tensors, state["random"])
+
+
+def _cuda(tensor: Tensor) -> list[torch.device]:
+    return [tensor.device] if tensor.device.type == "cuda" else []
 
 
 def load_parameters(pair: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

@@ -14,7 +14,7 @@ from ppl_vae.data.frey_face import FreyFace
 from ppl_vae.data.image_folder import ImageFolder
 from ppl_vae.data.mnist import EMNIST, KMNIST, MNIST, FashionMNIST
 from ppl_vae.data.omniglot import Omniglot
-from ppl_vae.data.source import Images, Source
+from ppl_vae.data.source import Images, Source, split_tenths
 from ppl_vae.data.split import Data, Split
 
 __all__ = [
@@ -38,4 +38,5 @@ __all__ = [
     "Omniglot",
     "Source",
     "Split",
+    "split_tenths",
 ]

@@ -1,0 +1,57 @@
+"""Pyro's ELBO estimators, with losses that stay tensors.
+
+Pyro's own read each log-probability on the host, to report a float and to warn of a NaN. On a GPU
+every such read waits for the device, and no tracer can follow it. Values and gradients here are
+those of the estimators that they extend.
+"""
+
+from typing import Any
+
+from pyro.distributions.util import is_identically_zero
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.poutine import Trace
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+__all__ = ["TensorTraceELBO", "TensorTraceMeanFieldELBO"]
+
+
+class TensorTraceELBO(Trace_ELBO):
+    """`Trace_ELBO`: -E_q[log p(x, z) - log q(z|x)] from draws of z."""
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The negative ELBO, summed over the batch, in nats; its gradient is the estimator."""
+        losses = [self._loss(*traces) for traces in self._get_traces(model, guide, args, kwargs)]
+        return sum(losses[1:], losses[0]) / self.num_particles
+
+    def _loss(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
+        guide_sites: list[Any] = [guide_trace.nodes[n] for n in guide_trace.stochastic_nodes]
+        if any(not is_identically_zero(s["score_parts"].score_function) for s in guide_sites):
+            # Not reparameterised: Pyro's surrogate has the score-function terms.
+            value, surrogate = self._differentiable_loss_particle(model_trace, guide_trace)
+            return value + (surrogate - surrogate.detach())
+        loss = sum(site["score_parts"].entropy_term.sum() for site in guide_sites)
+        for name in [*model_trace.stochastic_nodes, *model_trace.observation_nodes]:
+            loss = loss - model_trace.nodes[name]["log_prob_sum"]
+        return loss
+
+
+class TensorTraceMeanFieldELBO(TraceMeanField_ELBO):
+    """`TraceMeanField_ELBO`: the KL in closed form, E_q[log p(x|z)] from draws of z."""
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The negative ELBO, summed over the batch, in nats.
+
+        Raises:
+            NotImplementedError: If the KL of a site has no closed form.
+        """
+        losses = [self._loss(*traces) for traces in self._get_traces(model, guide, args, kwargs)]
+        return sum(losses[1:], losses[0]) / self.num_particles
+
+    def _loss(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
+        sites: dict[str, Any] = dict(model_trace.nodes)
+        loss = -sum(sites[name]["log_prob_sum"] for name in model_trace.observation_nodes)
+        for name in model_trace.stochastic_nodes:
+            guide_site: Any = guide_trace.nodes[name]
+            loss = loss + kl_divergence(guide_site["fn"], sites[name]["fn"]).sum()
+        return loss

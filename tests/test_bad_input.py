@@ -1,0 +1,447 @@
+"""Bad input ends in one clear line and exit code 2, and leaves nothing behind."""
+
+import errno
+import os
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from PIL import Image
+
+import ppl_vae.fit
+from guides import DiagonalNormal
+from models import Bernoulli
+from ppl_vae import load
+from ppl_vae.checkpoints import read_checkpoint
+from ppl_vae.svi import SVIStep
+
+TINY = ["--network.hidden", "[8]", "--latent_dim", "2", "--epochs", "2", "--device", "cpu"]
+LAST = "checkpoint.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """One thread, no pictures, an empty folder to be in, and these classes under a module name."""
+    torch.set_num_threads(1)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setitem(sys.modules, "classes_of_bad_input", sys.modules[__name__])
+    monkeypatch.setattr(
+        ppl_vae.fit, "draw_pictures", lambda run, rows: (run.path / "pictures").mkdir(exist_ok=True)
+    )
+    yield
+    for cls in (NanAfterAWhile, NanGuideAfterAWhile):
+        cls.calls = 0
+
+
+def fit(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        ppl_vae.fit.main([*TINY, *arguments])
+    return end.value.code
+
+
+def tree() -> dict[str, bytes | None]:
+    return {
+        str(path): path.read_bytes() if path.is_file() else None
+        for path in sorted(Path().rglob("*"))
+    }
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs `fit` with arguments that must be refused, saying all of what is named."""
+
+    def run(arguments: list[str], *said: str) -> str:
+        before = tree()
+        capsys.readouterr()
+        assert fit(*arguments) == 2
+        output = capsys.readouterr()
+        # The notes on the data may have been printed before; the error is the last line.
+        *notes, line = output.err.splitlines()
+        assert line.startswith("error: ")
+        assert all(note.startswith(("Digits: ", "Arrays: ", "ImageFolder: ")) for note in notes)
+        assert output.out == ""
+        for part in said:
+            assert part in line, line
+        assert tree() == before
+        return line
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        # Classes
+        (["--guide", "DiagonalNorml"], ["--guide", "did you mean DiagonalNormal?"]),
+        (["--prior", "Normal"], ["--prior", "StandardNormal"]),
+        (["--likelihood", "bernoulli"], ["--likelihood", "did you mean Bernoulli?"]),
+        (["--network", "CNN"], ["--network", "Convolutional", "Linear", "MLP"]),
+        (["--data", "MNISTT"], ["--data", "did you mean MNIST?"]),
+        (["--model", "Vae"], ["--model", "did you mean VAE?"]),
+        (["--objective", "IWEA"], ["--objective", "ELBO"]),
+        (["--guide", "nowhere.Guide"], ["cannot import nowhere.Guide", "PYTHONPATH"]),
+        (["--guide", "models.VAE"], ["models.VAE is not a subclass of guides.Guide"]),
+        # Options
+        (["--latentdim", "3"], ["--latentdim", "did you mean --latent_dim?"]),
+        (["--latent", "3"], ["no option --latent"]),
+        (["--guide.flows", "3"], ["DiagonalNormal", "'flows'"]),
+        (["--likelihood", "Gaussian", "--likelihood.scal", "x"], ["did you mean scale?"]),
+        (["--likelihood", "Gaussian", "--likelihood.floor", "x"], ["floor", "float", "x"]),
+        (["--likelihood", "Gaussian", "--likelihood.floor", "-1"], ["expected floor > 0"]),
+        (["--network.hidden", "[0]"], ["hidden", "0"]),
+        (["--network.hidden", "abc"], ["hidden", "abc"]),
+        (["--epochs"], ["--epochs"]),
+        (["stray"], ["no more arguments", "stray"]),
+        # Numbers
+        (["--epochs", "0"], ["--epochs: expected at least 1; got 0"]),
+        (["--epochs", "1.5"], ["--epochs: expected int; got 1.5"]),
+        (["--latent_dim", "0"], ["--latent_dim: expected at least 1; got 0"]),
+        (["--batch_size", "0"], ["--batch_size: expected at least 1; got 0"]),
+        (["--batch_size", "1298"], ["--batch_size: expected at most 1,297", "got 1,298"]),
+        (["--patience", "0"], ["--patience: expected at least 1; got 0"]),
+        (["--learning_rate", "0"], ["--learning_rate: expected above 0; got 0"]),
+        (["--learning_rate", "inf"], ["--learning_rate"]),
+        (["--learning_rate", "nan"], ["--learning_rate"]),
+        (["--warmup_epochs", "-1"], ["--warmup_epochs: expected at least 0"]),
+        (["--checkpoint_seconds", "-1"], ["--checkpoint_seconds: expected at least 0"]),
+        (["--seed", "-1"], ["--seed: expected 0 <= seed < 2^32; got -1"]),
+        (["--seed", "4294967296"], ["--seed: expected 0 <= seed < 2^32"]),
+        (["--objective.particles", "0"], ["expected particles >= 1; got 0"]),
+        # Places
+        (["--device", "tpu"], ["--device", "'cuda'", "tpu"]),
+        (["--config", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
+        (["--config", "."], ["expected a config file; Is a directory"]),
+        (["--data", "Arrays"], ["--data"]),
+        (["--data", "Arrays", "--data.path", "a.npy"], ["expected a file at a.npy"]),
+        (["--data", "ImageFolder", "--data.path", "nowhere"], ["nowhere"]),
+        (["--data", "MNIST", "--data.root", "nowhere"], ["nowhere"]),
+        # What does not fit
+        (
+            ["--data.binarize", "none", "--likelihood", "Bernoulli"],
+            ["a likelihood for binary data does not fit", "--data.binarize dynamic"],
+        ),
+        (["--data.binarize", "dynmic"], ["--data.binarize", "'dynamic'", "dynmic"]),
+        (
+            ["--model", "ProbabilisticPCA", "--prior", "StandardNormal"],
+            ["ProbabilisticPCA has no prior to choose; leave out --prior"],
+        ),
+        (
+            ["--model", "ProbabilisticPCA", "--latent_dim", "64"],
+            ["expected latent_dim < 64, the number of pixels; got 64"],
+        ),
+    ],
+    ids=lambda value: " ".join(value) if value and value[0].startswith("--") else "",
+)
+def test_a_bad_argument(refused: Callable[..., str], arguments: list[str], said: list[str]) -> None:
+    refused(arguments, *said)
+
+
+def test_no_cuda_device(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused(["--device", "cuda"], "no usable CUDA device", "--device cpu")
+
+
+def test_resume_takes_no_other_option(refused: Callable[..., str]) -> None:
+    refused(["--resume", "run"], "--resume takes everything else", "leave out --network.hidden")
+
+
+def test_resume_of_what_is_no_run(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty").mkdir()
+    for name, said in (("nowhere", "there is no such folder"), ("empty", "it has no config.yaml")):
+        with pytest.raises(SystemExit) as end:
+            ppl_vae.fit.main(["--resume", name])
+        assert end.value.code == 2
+        line = capsys.readouterr().err
+        assert line == f"error: {name}: expected a run directory; {said}\n"
+
+
+def test_an_existing_run(refused: Callable[..., str]) -> None:
+    assert fit("--run", "run") == 0
+    refused(["--run", "run"], "run exists", "--resume run", "another name with --run")
+    Path("file").touch()
+    refused(["--run", "file"], "file exists")
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("file/run", "Not a directory"),
+        ("/proc/run", "No such file or directory"),
+        ("/proc/deep/er/run", "No such file or directory"),
+        ("long" * 100, "File name too long"),
+        ("a" * 250, "File name too long"),  # fits, but not with what is added while it is written
+    ],
+)
+def test_a_place_where_nothing_can_be_written(
+    refused: Callable[..., str], place: str, said: str
+) -> None:
+    Path("file").touch()
+    refused(["--run", place], f"cannot write {place}", said, "choose another place")
+
+
+# Data
+
+
+def save(array: np.ndarray) -> list[str]:
+    np.save("images.npy", array)
+    return ["--data", "Arrays", "--data.path", "images.npy"]
+
+
+IMAGES = np.random.default_rng(0).random((200, 4, 4)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("array", "options", "said"),
+    [
+        (np.where(IMAGES < 0.01, np.nan, IMAGES), [], ["NaN"]),
+        (IMAGES[:, 0], [], ["(N, H, W)", "(200, 4)"]),
+        (IMAGES[0, 0, 0], [], ["(N, H, W)"]),
+        (IMAGES[:0], [], ["(0, 4, 4)"]),
+        (IMAGES.astype(complex), [], ["complex128"]),
+        (IMAGES.astype(int), [], ["int64", "uint8"]),
+        (IMAGES.astype(str), [], ["<U"]),
+        (3 * IMAGES, ["--likelihood", "Bernoulli"], ["outside [0, 1]"]),
+        (IMAGES, ["--likelihood", "Bernoulli"], ["--data.binarize dynamic"]),
+        (IMAGES > 0.5, ["--likelihood", "Gaussian"], ["--likelihood Bernoulli"]),
+        (IMAGES[:100], [], ["--batch_size: expected at most 80", "got 100"]),
+    ],
+    ids=range(11),
+)
+def test_bad_arrays(
+    refused: Callable[..., str], array: np.ndarray, options: list[str], said: list[str]
+) -> None:
+    refused([*save(array), *options], *said)
+
+
+def test_bad_array_files(refused: Callable[..., str]) -> None:
+    arguments = save(IMAGES)
+    content = Path("images.npy").read_bytes()
+    for damaged in (content[:-7], content[:5], b""):
+        Path("images.npy").write_bytes(damaged)
+        refused(arguments, "images.npy")
+    np.save("images.npy", np.array([object()]), allow_pickle=True)
+    refused(arguments, "images.npy")
+
+
+def test_bad_image_folders(refused: Callable[..., str]) -> None:
+    folder = Path("pictures")
+    folder.mkdir()
+    arguments = ["--data", "ImageFolder", "--data.path", "pictures"]
+    refused(arguments, "pictures")
+    for index in range(30):
+        Image.fromarray(np.full((5, 5), index, np.uint8)).save(folder / f"{index:02}.png")
+    Image.fromarray(np.zeros((6, 5), np.uint8)).save(folder / "30.png")
+    refused(arguments, "30.png", "size")
+    content = (folder / "00.png").read_bytes()
+    (folder / "30.png").write_bytes(content[: len(content) // 2])
+    refused(arguments, "30.png")
+
+
+# Pairs
+
+
+class WrongSite(DiagonalNormal):
+    def forward(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("zz", self.posterior(x))
+
+
+class ExtraSite(DiagonalNormal):
+    def forward(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("w", dist.Normal(torch.zeros(()), 1))
+            return pyro.sample("z", self.posterior(x))
+
+
+class StrayParameter(DiagonalNormal):
+    def forward(self, x):
+        pyro.param("stray", torch.zeros(()))
+        return super().forward(x)
+
+
+class Breaks(DiagonalNormal):
+    def posterior(self, x):
+        return super().posterior(x[..., :3])
+
+
+class ConstructorRefuses(DiagonalNormal):
+    def __init__(self, spec, network=None):
+        raise ValueError("expected another spec")
+
+
+class NanFromTheStart(Bernoulli):
+    def forward(self, features):
+        return super().forward(features / features.sum() * torch.inf)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("WrongSite", ["samples ['zz']", "the model samples ['z']"]),
+        ("ExtraSite", ["samples ['w', 'z']", "the model samples ['z']"]),
+        ("StrayParameter", ["pyro.param belongs to no module", "PyroParam"]),
+        ("Breaks", ["Breaks does not run on images (1, 8, 8)"]),
+        ("ConstructorRefuses", ["ConstructorRefuses: expected another spec"]),
+    ],
+)
+def test_a_guide_that_does_not_fit(refused: Callable[..., str], name: str, said: list[str]) -> None:
+    refused(["--guide", f"classes_of_bad_input.{name}"], *said)
+
+
+def test_a_pair_that_is_not_finite_before_training(refused: Callable[..., str]) -> None:
+    refused(["--likelihood", "classes_of_bad_input.NanFromTheStart"], "site 'x' in the model")
+
+
+# While it trains
+
+CALLS_BEFORE_NAN = 20
+
+
+class NanAfterAWhile(Bernoulli):
+    """A likelihood that is NaN from some call in training on."""
+
+    calls = 0
+
+    def forward(self, features):
+        NanAfterAWhile.calls += self.training
+        return super().forward(features * (torch.nan if self.calls > CALLS_BEFORE_NAN else 1.0))
+
+
+class NanGuideAfterAWhile(DiagonalNormal):
+    calls = 0
+
+    def posterior(self, x):
+        NanGuideAfterAWhile.calls += self.training
+        q = super().posterior(x)
+        factor = torch.nan if self.calls > CALLS_BEFORE_NAN else 1.0
+        return dist.Normal(q.mean * factor, q.stddev).to_event(1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "site"),
+    [
+        (["--likelihood", "classes_of_bad_input.NanAfterAWhile"], "site 'x' in the model"),
+        (["--guide", "classes_of_bad_input.NanGuideAfterAWhile"], "site 'z' in the guide"),
+    ],
+)
+def test_a_nan_while_it_trains(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], site: str
+) -> None:
+    assert fit(*arguments, "--run", "run", "--checkpoint_seconds", "0") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: training stopped in epoch ")
+    assert f"the log-probability of {site} is not finite" in line
+    assert "the last good checkpoint is kept" in line
+    tensors, state = read_checkpoint(Path("run", LAST))
+    assert 10 < state["steps"] <= CALLS_BEFORE_NAN
+    assert all(value.isfinite().all() for name, value in tensors.items() if "random" not in name)
+    run = load("run", allow_code=True)
+    assert all(p.isfinite().all() for p in run.guide.parameters())
+    assert not Path("run", "summary.json").exists()
+
+
+@pytest.mark.parametrize("step", [5, 13])
+def test_a_parameter_that_becomes_nan(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """In the middle of an epoch and in its last step, after which there is no other loss."""
+    original, done = SVIStep.__call__, 0
+
+    def call(self: SVIStep, *arguments: Any) -> torch.Tensor:
+        nonlocal done
+        done += 1
+        loss = original(self, *arguments)
+        if done == step:
+            with torch.no_grad():
+                self.parameters["model.decoder.layers.0.bias"][0] = torch.nan
+        return loss
+
+    monkeypatch.setattr(SVIStep, "__call__", call)
+    assert fit("--run", "run", "--checkpoint_seconds", "1000") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "parameter decoder.layers.0.bias is not finite" in line
+    assert read_checkpoint(Path("run", LAST))[1]["steps"] == 0
+    load("run")
+
+
+def test_a_nan_is_never_saved(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, done = SVIStep.__call__, 0
+
+    def call(self: SVIStep, *arguments: Any) -> torch.Tensor:
+        nonlocal done
+        done += 1
+        loss = original(self, *arguments)
+        if done == 6:
+            with torch.no_grad():
+                self.parameters["model.decoder.layers.0.bias"][0] = torch.nan
+        return loss
+
+    monkeypatch.setattr(SVIStep, "__call__", call)
+    assert fit("--run", "run", "--checkpoint_seconds", "0") == 2
+    assert "model.decoder.layers.0.bias is not finite" in capsys.readouterr().err.splitlines()[-1]
+    assert read_checkpoint(Path("run", LAST))[1]["steps"] == 5
+
+
+@pytest.mark.parametrize("after", [2, 3, 10, 17])
+def test_a_disk_that_is_full(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    after: int,
+) -> None:
+    """From the so-manieth flush on: while the run is made, and later."""
+    fsync, calls = os.fsync, 0
+
+    def fail(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        assert fit("--run", "runs/run", "--checkpoint_seconds", "0") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: cannot write ")
+    assert "No space left on device" in line
+    if after < 6:  # two each for the config, the first checkpoint and the metrics
+        assert not tree()
+    else:
+        assert load("runs/run").spec.latent_dim == 2
+        assert not list(Path("runs/run").glob(".*"))
+        assert ppl_vae.fit.resume("runs/run").summary["epoch"] == 2
+
+
+def test_a_real_limit_on_what_can_be_written(capfd: pytest.CaptureFixture[str]) -> None:
+    """In a child: a file may grow to 4 KiB only, so that a checkpoint no longer fits."""
+    assert fit("--run", "run") == 0
+    good = tree()
+    capfd.readouterr()
+    child = os.fork()
+    if child == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        code = 99
+        try:
+            ppl_vae.fit.main(["--resume", "run", "--device", "cpu"])
+        except SystemExit as end:
+            sys.stderr.flush()
+            code = end.code
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: cannot write ")
+    assert "File too large" in line
+    left = {name: content for name, content in tree().items() if "tensorboard" not in name}
+    assert left == {name: content for name, content in good.items() if "tensorboard" not in name}
+    load("run")

@@ -1,0 +1,271 @@
+"""The command line: order, configs, help, and what it loads."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import ppl_vae.__main__
+import ppl_vae.fit
+from ppl_vae import evaluate, generate
+from ppl_vae.errors import InputError
+from ppl_vae.runs import read_config
+
+TINY = ["--network.hidden", "[8]", "--latent_dim", "2", "--epochs", "1", "--device", "cpu"]
+HEAVY = {"arviz", "arviz_base", "arviz_stats", "arviz_plots", "matplotlib", "torchvision"} | {
+    "sklearn",
+    "tensorboard",
+    "rich",
+}
+
+Run = Callable[..., int]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One thread, no pictures, and a folder of its own to be in."""
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        ppl_vae.fit, "draw_pictures", lambda run, rows: (run.path / "pictures").mkdir(exist_ok=True)
+    )
+
+
+def exit_code(verb: Callable[[list[str]], None], *arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        verb(list(arguments))
+    return end.value.code
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--likelihood.scale", "pixel", "--likelihood", "Gaussian"],
+        ["--likelihood", "Gaussian", "--likelihood.scale", "pixel"],
+        ["--likelihood.scale=pixel", "--likelihood=Gaussian"],
+        ["--likelihood", "models.Gaussian", "--likelihood.scale", "pixel"],
+        ["--likelihood.scale", "pixel", "--config", "base.yaml"],
+        ["--config=base.yaml", "--likelihood.scale=pixel"],
+    ],
+    ids=" ".join,
+)
+def test_the_order_of_options_does_not_matter(arguments: list[str]) -> None:
+    Path("base.yaml").write_text("likelihood:\n  class_path: models.Gaussian\n")
+    assert exit_code(ppl_vae.fit.main, *TINY, *arguments, "--run", "run") == 0
+    likelihood = read_config(Path("run/config.yaml"))["likelihood"]
+    assert likelihood["class_path"] == "models.Gaussian"
+    assert likelihood["init_args"]["scale"] == "pixel"
+
+
+def test_the_printed_config_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    options = [*TINY, "--likelihood", "Gaussian", "--likelihood.scale", "pixel", "--seed", "4"]
+    assert exit_code(ppl_vae.fit.main, *options, "--print_config") == 0
+    Path("printed.yaml").write_text(capsys.readouterr().out)
+    assert os.listdir() == ["printed.yaml"]
+    assert exit_code(ppl_vae.fit.main, "--config", "printed.yaml", "--run", "one") == 0
+    assert exit_code(ppl_vae.fit.main, *options, "--run", "two") == 0
+    for name in ("config.yaml", "metrics.csv"):
+        assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
+    assert yaml.safe_load(Path("one/config.yaml").read_text())["seed"] == 4
+
+
+def test_a_fit_ends_with_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(ppl_vae.fit.main, *TINY) == 0
+    printed = capsys.readouterr().out
+    run = Path("runs/Digits-VAE-1")
+    last = (run / "metrics.csv").read_text().splitlines()[-1].split(",")
+    for value in last[-3:]:
+        assert f"{float(value):.2f} nats_per_datum" in printed
+    assert f"python -m ppl_vae.evaluate {run}" in printed
+
+
+@pytest.mark.parametrize("verb", [ppl_vae.fit, evaluate, generate])
+def test_help(verb, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(verb.main, "--help") == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: python -m {verb.__name__}")
+    assert "Error" not in printed
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--likelihood.help=Gaussian", ["--likelihood.scale", "--likelihood.floor"]),
+        ("--guide.help=DiagonalNormal", ["DiagonalNormal"]),
+        ("--data.help=Arrays", ["--data.path", "--data.binarize"]),
+    ],
+)
+def test_help_of_a_class(option: str, said: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(ppl_vae.fit.main, *option.split("=")) == 0
+    printed = capsys.readouterr().out
+    for part in said:
+        assert part in printed
+
+
+def test_help_lists_the_classes_and_units(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(ppl_vae.fit.main, "--help") == 0
+    printed = capsys.readouterr().out
+    for part in ("DiagonalNormal", "Bernoulli", "Gaussian", "MNIST", "--checkpoint_seconds"):
+        assert part in printed
+
+
+HELP = """
+import contextlib, io, sys
+import ppl_vae.{verb} as module
+with contextlib.redirect_stdout(io.StringIO()) as text:
+    try:
+        module.main(["--help"])
+    except SystemExit as end:
+        assert end.code == 0
+assert "usage: " in text.getvalue()
+print(*sorted(name for name in sys.modules if "." not in name))
+"""
+
+
+def python(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, **options
+    )
+
+
+@pytest.mark.parametrize("verb", ["fit", "evaluate", "generate"])
+def test_help_loads_nothing_heavy(verb: str) -> None:
+    process = python("-c", HELP.format(verb=verb))
+    assert process.returncode == 0, process.stderr
+    loaded = set(process.stdout.split())
+    assert "torch" in loaded
+    assert not loaded & HEAVY
+
+
+def test_a_bad_option_of_the_command_itself() -> None:
+    process = python("-m", "ppl_vae.fit", "--latentdim", "3", cwd=Path.cwd())
+    assert process.returncode == 2
+    assert process.stderr == (
+        "error: there is no option --latentdim (did you mean --latent_dim?); "
+        "--help lists those there are\n"
+    )
+    assert process.stdout == ""
+    assert not os.listdir()
+
+
+@pytest.mark.parametrize("name", ["models", "guides"])
+def test_a_folder_that_shadows_ours(name: str) -> None:
+    Path(name).mkdir()
+    Path(name, "__init__.py").write_text("raise SystemExit('this one was imported')")
+    process = python("-m", "ppl_vae.fit", "--help", cwd=Path.cwd())
+    assert process.returncode == 1
+    line = process.stderr.splitlines()[-1]
+    assert line.startswith(f"ImportError: ppl_vae needs its own package {name!r}")
+    assert f"Python found {Path.cwd() / name}; rename that one, or run from another folder" in line
+    assert "this one was imported" not in process.stderr
+
+
+# `ppl-vae VERB`
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`ppl-vae ARGUMENTS`, as far as its exit code."""
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["ppl-vae", *arguments])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        with pytest.raises(SystemExit) as end:
+            ppl_vae.__main__.main()
+        return end.value.code
+
+    return run
+
+
+def test_a_verb_is_the_same_as_its_module(command: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("fit", *TINY, "--run", "one") == 0
+    assert exit_code(ppl_vae.fit.main, *TINY, "--run", "two") == 0
+    for name in ("config.yaml", "metrics.csv"):
+        assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
+    assert command("evaluate", "one", "--particles", "3") == 0
+    assert Path("one/evaluation.json").is_file()
+    capsys.readouterr()
+    assert command("evaluate", "--help") == 0
+    assert capsys.readouterr().out.startswith("usage: python -m ppl_vae.evaluate")
+
+
+def test_the_verbs_are_listed(command: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, code in (([], 2), (["--help"], 0), (["-h"], 0)):
+        assert command(*arguments) == code
+        printed = capsys.readouterr().out
+        for verb in ppl_vae.__main__.VERBS:
+            assert f"  {verb} " in printed
+
+
+def test_every_verb_is_a_module_with_main() -> None:
+    for verb in ppl_vae.__main__.VERBS:
+        assert callable(__import__(f"ppl_vae.{verb}", fromlist=["main"]).main)
+
+
+def test_a_verb_that_is_not_there(command: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("evalute", "run") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: verb: got 'evalute' (did you mean evaluate?)")
+    assert said.count("\n") == 1
+
+
+def test_a_command_finds_classes_in_the_folder_it_runs_in(command: Run) -> None:
+    Path("cwd_guide.py").write_text(
+        "from guides import DiagonalNormal\nclass Mine(DiagonalNormal):\n    pass\n"
+    )
+    assert command("fit", *TINY, "--guide", "cwd_guide.Mine", "--run", "run") == 0
+    assert read_config(Path("run/config.yaml"))["guide"]["class_path"] == "cwd_guide.Mine"
+    sys.modules.pop("cwd_guide")
+
+
+# Exit codes
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("expected this; got that"), 2, "error: expected this; got that\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (KeyboardInterrupt("stopped; go on"), 130, "stopped; go on\n"),
+        (
+            OSError(28, "No space left on device", "a.csv"),
+            2,
+            "error: cannot write a.csv: No space left on device; choose another place\n",
+        ),
+        (
+            OSError(30, "Read-only file system", "a.csv"),
+            2,
+            "error: cannot write a.csv: Read-only file system; choose another place\n",
+        ),
+        (BrokenPipeError(), 0, ""),
+    ],
+    ids=repr,
+)
+def test_how_a_verb_ends(
+    error: BaseException,
+    code: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def verb(arguments: list[str]) -> None:
+        raise error
+
+    if isinstance(error, BrokenPipeError):
+        monkeypatch.setattr(sys.stderr, "close", lambda: None)  # it is pytest's
+    assert exit_code(lambda arguments: ppl_vae.cli.run_verb(verb, arguments)) == code
+    assert capsys.readouterr().err == said
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    def verb(arguments: list[str]) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        ppl_vae.cli.run_verb(verb, [])

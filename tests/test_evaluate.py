@@ -1,0 +1,288 @@
+"""What `evaluate` reports, against closed forms, and the arithmetic of each number."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from math import log, sqrt
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from torch import Tensor
+
+import ppl_vae.fit
+from guides import DiagonalNormal, Guide
+from models import MLP, Linear, ProbabilisticPCA
+from ppl_vae.data import Arrays, Digits
+from ppl_vae.errors import InputError
+from ppl_vae.evaluate import active_units, bits_per_dim, evaluate, main
+from ppl_vae.fit import fit
+from ppl_vae.importance import log_terms, log_weights
+from ppl_vae.runs import Run
+
+TERMS = ("elbo", "rate", "distortion", "log_likelihood")
+
+
+class ExactPosterior(Guide):
+    """q(z|x) = p(z|x)."""
+
+    def __init__(self, model: ProbabilisticPCA) -> None:
+        super().__init__(model.spec)
+        self.exact = model.posterior
+
+    def posterior(self, x: Tensor):
+        return self.exact(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", self.posterior(x))
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread, and no pictures."""
+    torch.set_num_threads(1)
+    monkeypatch.setattr(
+        ppl_vae.fit, "draw_pictures", lambda run, rows: (run.path / "pictures").mkdir(exist_ok=True)
+    )
+
+
+@pytest.fixture
+def linear(tmp_path: Path) -> Run:
+    """Probabilistic PCA with D = 2 and a diagonal guide, on 3 x 2 images; in float64."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(500, 2)) @ rng.normal(size=(2, 6)) + 0.5 * rng.normal(size=(500, 6))
+    np.save(tmp_path / "images.npy", images.reshape(500, 3, 2).astype(np.float32))
+    run = fit(
+        data=Arrays(path=tmp_path / "images.npy"),
+        model=partial(ProbabilisticPCA, initial_scale=0.7),
+        guide=DiagonalNormal,
+        network=Linear,
+        latent_dim=2,
+        epochs=3,
+        learning_rate=0.02,
+        run=tmp_path / "run",
+        device="cpu",
+    )
+    for split in ("train", "validation", "test"):
+        images = getattr(run.data, split)
+        object.__setattr__(images, "prepare", lambda raw: raw.double())
+    run.model.double().requires_grad_(False)
+    run.guide.double().requires_grad_(False)
+    return run
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Callable[..., Run]:
+    def train(name: str = "run", **options) -> Run:
+        chosen = {"network": partial(MLP, hidden=(8,)), "latent_dim": 2, "epochs": 1}
+        return fit(run=tmp_path / name, device="cpu", **(chosen | options))
+
+    return train
+
+
+def test_every_term_against_its_closed_form(linear: Run) -> None:
+    """On a model where E_q log p(x|z), KL(q || p(z)) and log p(x) are all known."""
+    particles = 2000
+    result = evaluate(linear, particles=particles)
+    x = linear.data.test[:]
+    model = linear.model
+    q = linear.guide.posterior(x)
+    loc, var = q.mean, q.variance
+    variance = (2 * model.log_scale).exp()
+    error = x.flatten(1) - model.mean - loc @ model.loadings.mT
+    spread = var @ model.loadings.square().sum(0)
+    distortion = 0.5 * (6 * (2 * torch.pi * variance).log())
+    distortion = distortion + 0.5 * (error.square().sum(1) + spread) / variance
+    rate = -0.5 * (1 + var.log() - loc.square() - var).sum(1)
+    exact = {"rate": rate, "distortion": distortion, "elbo": -(rate + distortion)}
+    assert result["data_points"] == len(x) == 50
+    terms = log_terms(model, linear.guide, x, particles)
+    draws = {
+        "rate": terms.log_guide - terms.log_prior,
+        "distortion": -terms.log_likelihood,
+        "elbo": terms.log_weights,
+    }
+    for name, values in exact.items():
+        # The reported error has the choice of images in it; against these very images, that of
+        # the draws is left.
+        mean = result[f"{name}_nats_per_datum"]
+        standard_error = draws[name].var(0).sum().sqrt().item() / (50 * sqrt(particles))
+        assert abs(mean - values.mean().item()) < 4 * standard_error, name
+        reported = result[f"{name}_nats_per_datum_standard_error"]
+        assert reported == pytest.approx(values.std().item() / sqrt(50), rel=0.1)
+    log_p = model.log_likelihood(x)
+    relative = (terms.log_weights - log_p).exp()  # of mean 1
+    # To first order in 1 / K the logarithm of their mean is Var / 2K too low.
+    bias = relative.var(0).mean().item() / (2 * particles)
+    standard_error = relative.var(0).sum().sqrt().item() / (50 * sqrt(particles))
+    log_p = log_p.mean().item()
+    tolerance = 4 * standard_error + 2 * bias
+    assert tolerance < 0.05
+    assert abs(result["log_likelihood_nats_per_datum"] - log_p) < tolerance
+    assert result["elbo_nats_per_datum"] < result["log_likelihood_nats_per_datum"]
+    bits = -log_p / (6 * log(2))
+    assert result["bits_per_dim"] == pytest.approx(bits, abs=tolerance / (6 * log(2)))
+
+
+def test_the_exact_posterior_reports_log_p(linear: Run) -> None:
+    linear.guide = ExactPosterior(linear.model)
+    result = evaluate(linear, particles=3)
+    log_p = linear.model.log_likelihood(linear.data.test[:])
+    for name in ("elbo_nats_per_datum", "log_likelihood_nats_per_datum"):
+        assert result[name] == pytest.approx(log_p.mean().item(), abs=1e-8)
+        error = np.std(log_p.numpy(), ddof=1) / sqrt(50)
+        assert result[f"{name}_standard_error"] == pytest.approx(error, rel=1e-8)
+
+
+def test_the_bound_is_minus_rate_and_distortion(linear: Run) -> None:
+    for particles in (1, 7):
+        result = evaluate(linear, particles=particles, split="validation")
+        parts = [result[f"{name}_nats_per_datum"] for name in ("elbo", "rate", "distortion")]
+        assert parts[0] == pytest.approx(-(parts[1] + parts[2]), abs=1e-12)
+
+
+def test_the_split_and_the_number_of_images(linear: Run) -> None:
+    linear.guide = ExactPosterior(linear.model)
+    for split, count in (("train", 400), ("validation", 50), ("test", 50)):
+        images = getattr(linear.data, split)
+        assert len(images) == count
+        for wanted in (None, 10):
+            result = evaluate(linear, split=split, particles=1, data_points=wanted)
+            log_p = linear.model.log_likelihood(images[: wanted or count])
+            assert result["elbo_nats_per_datum"] == pytest.approx(log_p.mean().item(), abs=1e-8)
+            assert (result["split"], result["data_points"]) == (split, wanted or count)
+
+
+def test_a_seed_gives_one_result_and_the_generators_stay(digits: Callable[..., Run]) -> None:
+    run = digits()
+    torch.manual_seed(12)
+    before = torch.get_rng_state()
+    results = [evaluate(run, particles=20, seed=seed) for seed in (0, 0, 1)]
+    assert torch.equal(torch.get_rng_state(), before)
+    for result in results:
+        del result["seconds"]
+    assert results[0] == results[1]
+    differences = {name for name in results[0] if results[0][name] != results[2][name]}
+    expected = {f"{name}_nats_per_datum" for name in TERMS} | {"bits_per_dim", "seed"}
+    assert differences >= expected
+
+
+def test_memory_changes_no_more_than_the_draws(digits: Callable[..., Run]) -> None:
+    run = digits()
+    small, large = (evaluate(run, particles=500, memory_bytes=b) for b in (2**20, 2**28))
+    # 300 images of 500 draws; log w of one draw varies by about 3 nats here.
+    draws = run.data.test[:50]
+    with torch.no_grad():
+        spread = log_weights(run.model, run.guide, draws, 200).std(0).mean().item()
+    for name in ("elbo_nats_per_datum", "log_likelihood_nats_per_datum"):
+        assert small[name] != large[name]
+        assert abs(small[name] - large[name]) < 4 * spread * sqrt(2 / (300 * 500))
+
+
+def test_the_report(digits: Callable[..., Run]) -> None:
+    run = digits()
+    result = evaluate(run, particles=3, data_points=20)
+    measured = [*(f"{name}_nats_per_datum" for name in TERMS), "bits_per_dim", "active_units"]
+    circumstances = ["data", "split", "reference_measure", "particles", "data_points", "seconds"]
+    assert set(result) == {
+        *measured,
+        *(f"{name}_standard_error" for name in measured),
+        *circumstances,
+        "seed",
+        "device",
+    }
+    assert json.loads((run.path / "evaluation.json").read_text()) == result
+    assert result["reference_measure"] == "counting measure on {0, 1}"
+    single = evaluate(run, particles=3, data_points=1)
+    assert json.loads((run.path / "evaluation.json").read_text()) == single
+    assert single["elbo_nats_per_datum_standard_error"] is None
+    assert single["active_units"] is None
+
+
+def test_bits_per_dim_of_binary_data(digits: Callable[..., Run]) -> None:
+    data = digits().data
+    nats = torch.tensor([-64 * log(2), -32 * log(2)], dtype=torch.float64)
+    np.testing.assert_allclose(bits_per_dim(nats, data), [1.0, 0.5], rtol=1e-12)
+
+
+def test_bits_per_dim_of_dequantised_data() -> None:
+    """A model that is uniform on [0, 1] gives each of 17 levels the mass 1/17."""
+    data = Digits().load("real", 0)
+    assert data.dequantize == "uniform"
+    bits = bits_per_dim(torch.zeros(3, dtype=torch.float64), data)
+    np.testing.assert_allclose(bits, np.log2(17), rtol=1e-12)
+    # A density twice as high on every pixel saves one bit of each.
+    bits = bits_per_dim(torch.full((3,), 64 * log(2), dtype=torch.float64), data)
+    np.testing.assert_allclose(bits, np.log2(17) - 1, rtol=1e-12)
+    raw = Digits(dequantize="none").load("real", 0)
+    np.testing.assert_allclose(bits_per_dim(torch.zeros(3, dtype=torch.float64), raw), 0)
+
+
+def test_active_units() -> None:
+    """Variances of 0.02, 0.005, 0 and 4: two of the four are used."""
+    rng = np.random.default_rng(1)
+    means = rng.normal(size=(4000, 4)) * np.sqrt([0.02, 0.005, 0, 4]) + [0, 5, 7, -3]
+    result = active_units(torch.from_numpy(means))
+    assert result == {"active_units": 2, "active_units_standard_error": 0.0}
+    # A unit on the edge is counted in about half of the resamples.
+    edge = rng.normal(size=(400, 1))
+    edge *= np.sqrt(0.01 / edge.var(ddof=1))
+    both = active_units(torch.from_numpy(np.hstack([edge * (1 + 1e-9), 3 * edge])))
+    assert both["active_units"] == 2
+    assert both["active_units_standard_error"] == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--particles", "0"], "--particles: expected at least 1; got 0"),
+        (["--data_points", "0"], "--data_points: expected 1 to 300, the images of the test split"),
+        (["--data_points", "301"], "expected 1 to 300, the images of the test split; got 301"),
+        (["--memory_bytes", "1000"], "--memory_bytes: expected at least 2^20 = 1 MiB; got 1000"),
+        (["--split", "tset"], "--split: expected one of 'train', 'validation', 'test'; got tset"),
+        (["--partcles", "3"], "no option --partcles (did you mean --particles?)"),
+        (["--device", "cuda"], "no usable CUDA device"),
+    ],
+)
+def test_bad_input(
+    digits: Callable[..., Run],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    said: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    run = digits()
+    before = sorted(run.path.rglob("*"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main([str(run.path), *arguments])
+    assert end.value.code == 2
+    output = capsys.readouterr().err
+    assert output.startswith("error: ")
+    assert output.count("\n") == 1
+    assert said in output
+    assert sorted(run.path.rglob("*")) == before
+    if arguments[0] == "--particles":
+        with pytest.raises(InputError):
+            evaluate(run, particles=0)
+
+
+def test_the_command_prints_what_it_writes(
+    digits: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = digits()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main([str(run.path), "--particles", "4", "--data_points", "30"])
+    assert end.value.code == 0
+    result = json.loads((run.path / "evaluation.json").read_text())
+    printed = capsys.readouterr().out
+    for name in TERMS:
+        mean = result[f"{name}_nats_per_datum"]
+        error = result[f"{name}_nats_per_datum_standard_error"]
+        assert f"{mean:.2f} +- {error:.2f} nats_per_datum" in printed
+    assert str(run.path / "evaluation.json") in printed

@@ -1,0 +1,264 @@
+"""Importance weights are per datum, and their averages are what the equations say."""
+
+from dataclasses import fields
+from math import log, sqrt
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import scipy.stats
+import torch
+from scipy.special import logsumexp
+from torch import Tensor
+
+import ppl_vae.importance
+from guides import DiagonalNormal, Guide
+from models import MLP, VAE, Bernoulli, Gaussian, Likelihood, Linear, ProbabilisticPCA, Spec
+from ppl_vae.data import Split
+from ppl_vae.importance import LogTerms, estimate, log_terms, log_weights
+
+SPEC = Spec((1, 3, 4), "real", 2)
+
+
+class ExactPosterior(Guide):
+    """q(z|x) = p(z|x)."""
+
+    def __init__(self, model: ProbabilisticPCA) -> None:
+        super().__init__(model.spec)
+        self.exact = model.posterior
+
+    def posterior(self, x: Tensor) -> dist.TorchDistribution:
+        return self.exact(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", self.posterior(x))
+
+
+class TooWide(ExactPosterior):
+    """A normal of the posterior's mean with twice its covariance: the weights are bounded."""
+
+    def posterior(self, x: Tensor) -> dist.TorchDistribution:
+        exact = self.exact(x)
+        return dist.MultivariateNormal(exact.mean, 2 * exact.covariance_matrix)
+
+
+@pytest.fixture
+def model() -> ProbabilisticPCA:
+    model = ProbabilisticPCA(SPEC, initial_scale=0.7).double()
+    model.mean.data = torch.randn_like(model.mean)
+    return model.requires_grad_(False)
+
+
+@pytest.fixture
+def images() -> Split:
+    return Split(torch.randn(7, *SPEC.image_shape, dtype=torch.float64), None, lambda raw: raw)
+
+
+def tiny(inputs: tuple[int, ...], outputs: tuple[int, ...]) -> MLP:
+    return MLP(inputs, outputs, hidden=(8,))
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli, Gaussian])
+def test_the_terms_are_the_densities_of_the_draws(likelihood: type[Likelihood]) -> None:
+    spec = Spec((1, 3, 4), likelihood.domain, 2)
+    model = VAE(spec, likelihood=likelihood(spec), network=tiny).double()
+    guide = DiagonalNormal(spec, network=tiny).double()
+    x = torch.rand(5, 1, 3, 4, dtype=torch.float64).bernoulli()
+    torch.manual_seed(4)
+    terms = log_terms(model, guide, x, 6)
+    torch.manual_seed(4)
+    with torch.no_grad():
+        q = guide.posterior(x)
+        z = (q.mean + q.stddev * torch.randn(6, 5, 2, dtype=torch.float64)).numpy()
+        decoded = model.decode(torch.from_numpy(z)).mean.numpy()
+    mean, scale = q.mean.numpy(), q.stddev.numpy()
+    if likelihood is Bernoulli:
+        pixels = scipy.stats.bernoulli.logpmf(x.numpy(), decoded)
+    else:
+        sigma = 1e-3 + model.likelihood.log_scale.exp().item()
+        pixels = scipy.stats.norm.logpdf(x.numpy(), decoded, sigma)
+    expected = {
+        "log_prior": scipy.stats.norm.logpdf(z).sum(-1),
+        "log_likelihood": pixels.sum((-3, -2, -1)),
+        "log_guide": scipy.stats.norm.logpdf(z, mean, scale).sum(-1),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(terms, name).detach(), value, rtol=1e-10, err_msg=name)
+    np.testing.assert_allclose(
+        terms.log_weights.detach(),
+        expected["log_prior"] + expected["log_likelihood"] - expected["log_guide"],
+        rtol=1e-10,
+    )
+
+
+def test_the_weights_of_a_datum_do_not_depend_on_the_others(
+    model: ProbabilisticPCA, images: Split
+) -> None:
+    """Draw by draw: other images beside it change nothing."""
+    guide = DiagonalNormal(SPEC, network=Linear).double()
+    x = images[:]
+    torch.manual_seed(1)
+    weights = log_weights(model, guide, x, 5)
+    assert weights.shape == (5, 7)
+    changed = x.clone()
+    changed[3:] = 100 * torch.randn_like(changed[3:])
+    torch.manual_seed(1)
+    with_others = log_weights(model, guide, changed, 5)
+    torch.testing.assert_close(with_others[:, :3], weights[:, :3], rtol=1e-12, atol=1e-12)
+    assert ((with_others[:, 3:] - weights[:, 3:]).abs() > 1).all()
+
+
+def test_gradients_of_a_datum_do_not_reach_the_others(
+    model: ProbabilisticPCA, images: Split
+) -> None:
+    guide = DiagonalNormal(SPEC, network=Linear).double()
+    x = images[:].requires_grad_()
+    log_weights(model, guide, x, 5)[:, 2].logsumexp(0).backward()
+    reached = x.grad.flatten(1).abs().sum(1) > 0
+    assert reached.tolist() == [index == 2 for index in range(7)]
+
+
+def test_the_exact_posterior_gives_log_p_from_one_draw(
+    model: ProbabilisticPCA, images: Split
+) -> None:
+    guide = ExactPosterior(model)
+    exact = model.log_likelihood(images[:])
+    for particles in (1, 17):
+        weights = log_weights(model, guide, images[:], particles)
+        torch.testing.assert_close(weights, exact.expand(particles, 7), rtol=0, atol=1e-9)
+        estimates = estimate(model, guide, images, particles)
+        torch.testing.assert_close(estimates.elbo, exact, rtol=0, atol=1e-9)
+        torch.testing.assert_close(estimates.log_likelihood, exact, rtol=0, atol=1e-9)
+
+
+def test_the_bound_rises_with_the_particles_to_log_p(
+    model: ProbabilisticPCA, images: Split
+) -> None:
+    """Burda, Grosse and Salakhutdinov (2016), theorem 1."""
+    guide, x = TooWide(model), images[:]
+    weights = log_weights(model, guide, x, 65_536).numpy()
+    exact = model.log_likelihood(x).numpy()
+    means, errors = [], []
+    for particles in (1, 4, 16, 64, 256):
+        groups = weights.reshape(-1, particles, 7)
+        bounds = (logsumexp(groups, axis=1) - log(particles)).mean(-1)
+        means.append(bounds.mean())
+        errors.append(bounds.std(ddof=1) / sqrt(len(bounds)))
+    steps, errors = np.diff(means), np.array(errors)
+    assert (steps > 4 * np.hypot(errors[1:], errors[:-1]))[:3].all()
+    assert (np.array(means) < exact.mean() + 4 * errors).all()
+    everything = logsumexp(weights, axis=0) - log(len(weights))
+    relative = np.exp(weights - exact)  # of mean 1
+    standard_error = relative.std(0, ddof=1) / sqrt(len(weights))
+    assert (standard_error < 0.01).all()
+    assert (np.abs(everything - exact) < 4.5 * standard_error).all()
+
+
+def test_the_bound_of_one_particle_is_the_elbo(model: ProbabilisticPCA, images: Split) -> None:
+    """For q = p(z|x) with its covariance doubled, KL(q || p) = (D - D log 2) / 2 for every x."""
+    estimates = estimate(model, TooWide(model), images, 40_000)
+    divergence = 0.5 * SPEC.latent_dim * (1 - log(2))
+    gap = model.log_likelihood(images[:]) - estimates.elbo
+    # log q / p = (chi^2_D - D log 2) / 2, of variance D / 2
+    assert ((gap - divergence).abs() < 4 * sqrt(SPEC.latent_dim / 2 / 40_000)).all()
+
+
+class Recorder:
+    """Stands in for `log_terms` and keeps what it returned."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.parts: list[LogTerms] = []
+        monkeypatch.setattr(ppl_vae.importance, "log_terms", self)
+
+    def __call__(self, *arguments) -> LogTerms:
+        self.parts.append(log_terms(*arguments))
+        return self.parts[-1]
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        return [tuple(part.log_prior.shape) for part in self.parts]
+
+
+def pair() -> tuple[VAE, DiagonalNormal]:
+    spec = Spec((1, 3, 4), "binary", 2)
+    return VAE(spec, network=tiny).double(), DiagonalNormal(spec, network=tiny).double()
+
+
+# Decoding a z: two layers of 8 and one of 12 numbers (the hooks see a layer's output in float64),
+# and six float32 temporaries for each of the 12 pixels.
+BYTES_PER_ROW = 8 * (8 + 8 + 12) + 6 * 4 * 12
+
+
+@pytest.mark.parametrize("rows", [1, 3, 10, 25, 1000])
+def test_pieces_cover_all_and_stay_below_the_bound(
+    monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    model, guide = pair()
+    recorder, advanced = Recorder(monkeypatch), []
+    x = torch.rand(7, 1, 3, 4, dtype=torch.float64).bernoulli()
+    images, particles = Split(x, None, lambda raw: raw), 23
+    memory = rows * BYTES_PER_ROW + BYTES_PER_ROW // 2
+    estimates = estimate(model, guide, images, particles, memory, advanced.append)
+    assert all(k * b * BYTES_PER_ROW <= memory for k, b in recorder.shapes)
+    assert max(k * b for k, b in recorder.shapes) > rows / 2 or rows >= 7 * particles
+    assert sum(k * b for k, b in recorder.shapes) == 7 * particles
+    assert sum(advanced) == 7
+
+    # The pieces put together, and averaged in one go.
+    parts: list[list[LogTerms]] = [[]]
+    for part in recorder.parts:
+        if sum(len(p.log_prior) for p in parts[-1]) == particles:
+            parts.append([])
+        parts[-1].append(part)
+    whole = {
+        field.name: np.concatenate(
+            [np.concatenate([getattr(p, field.name) for p in images]) for images in parts], axis=1
+        )
+        for field in fields(LogTerms)
+    }
+    weights = whole["log_prior"] + whole["log_likelihood"] - whole["log_guide"]
+    assert weights.shape == (particles, 7)
+    expected = {
+        "elbo": weights.mean(0),
+        "rate": (whole["log_guide"] - whole["log_prior"]).mean(0),
+        "distortion": -whole["log_likelihood"].mean(0),
+        "log_likelihood": logsumexp(weights, axis=0) - log(particles),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(estimates, name), value, rtol=1e-12, atol=1e-12)
+
+
+def test_the_pieces_do_not_change_the_distribution() -> None:
+    """Small and large pieces agree within the Monte Carlo error."""
+    model, guide = pair()
+    x = torch.rand(4, 1, 3, 4, dtype=torch.float64).bernoulli()
+    images = Split(x, None, lambda raw: raw)
+    particles = 4000
+    small = estimate(model, guide, images, particles, 100 * BYTES_PER_ROW)
+    large = estimate(model, guide, images, particles, 2**30)
+    with torch.no_grad():
+        spread = log_weights(model, guide, x, particles).std(0)
+    standard_error = sqrt(2 / particles) * spread
+    assert not torch.equal(small.elbo, large.elbo)
+    assert ((small.elbo - large.elbo).abs() < 4 * standard_error).all()
+    assert ((small.log_likelihood - large.log_likelihood).abs() < 4 * standard_error).all()
+
+
+def test_the_estimate_leaves_no_graph_and_no_parameter_changed() -> None:
+    model, guide = pair()
+    images = Split(torch.ones(3, 1, 3, 4, dtype=torch.float64), None, lambda raw: raw)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    estimates = estimate(model, guide, images, 5)
+    assert not any(getattr(estimates, f.name).requires_grad for f in fields(estimates))
+    assert all(parameter.grad is None for parameter in model.parameters())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_parameters_that_are_not_finite_give_estimates_that_are_not() -> None:
+    model, guide = pair()
+    model.decoder.layers[0].weight.data[0, 0] = torch.nan
+    images = Split(torch.ones(3, 1, 3, 4, dtype=torch.float64), None, lambda raw: raw)
+    assert estimate(model, guide, images, 5).elbo.isnan().all()

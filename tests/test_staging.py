@@ -1,0 +1,199 @@
+"""A staged graph is the eager program, or it is refused."""
+
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from torch import Tensor, nn
+
+from guides import DiagonalNormal, Guide
+from models import MLP, VAE, Convolutional, Gaussian, Linear, Model, ProbabilisticPCA, Spec
+from ppl_vae.objectives import ELBO
+from ppl_vae.staging import NotStageable, compile_staged, stage
+from ppl_vae.svi import SVIStep
+
+NETWORKS = {
+    "Linear": Linear,
+    "MLP": partial(MLP, hidden=(6, 5)),
+    "Convolutional": partial(Convolutional, channels=(3, 4), hidden=7),
+}
+
+
+def _images(domain: str) -> Tensor:
+    return torch.rand(6, 1, 5, 4).round() if domain == "binary" else torch.rand(6, 1, 5, 4)
+
+
+def _pair(name: str, network: str) -> tuple[Model, Guide, Tensor]:
+    domain = "binary" if name == "Bernoulli" else "real"
+    spec = Spec((1, 5, 4), domain, 3)
+    built = NETWORKS[network]
+    if name == "ProbabilisticPCA":
+        model: Model = ProbabilisticPCA(spec)
+    elif name == "Bernoulli":
+        model = VAE(spec, network=built)
+    else:
+        model = VAE(spec, likelihood=Gaussian(spec, scale=name), network=built)
+    return model, DiagonalNormal(spec, network=built), _images(domain)
+
+
+def _loss_and_gradients(loss, modules: list[nn.Module], x: Tensor) -> list[Tensor]:
+    torch.manual_seed(7)
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    value = loss(x)
+    return [value.detach(), *torch.autograd.grad(value, parameters)]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("name", ["Bernoulli", "shared", "pixel", "network", "ProbabilisticPCA"])
+@pytest.mark.parametrize("objective", [ELBO(), ELBO(particles=3), ELBO(analytic_kl=True)], ids=str)
+def test_a_staged_loss_and_its_gradients_are_those_of_the_programs(name, network, objective):
+    model, guide, x = _pair(name, network)
+    staged = stage(model, guide, objective, x)
+    fresh = x.roll(1, 0)
+    eager = _loss_and_gradients(lambda x: objective.loss(model, guide, x), [model, guide], fresh)
+    got = _loss_and_gradients(staged, [model, guide], fresh)
+    assert all(torch.equal(a, b) for a, b in zip(eager, got, strict=True))
+    assert {id(p) for p in staged.parameters()} <= {
+        id(p) for module in (model, guide) for p in module.parameters()
+    }
+
+
+@pytest.mark.parametrize("particles", [1, 4])
+@pytest.mark.parametrize(
+    ("analytic_kl", "stock"), [(False, Trace_ELBO), (True, TraceMeanField_ELBO)]
+)
+def test_the_estimators_are_pyros(particles, analytic_kl, stock):
+    model, guide, x = _pair("Bernoulli", "MLP")
+    reference = stock(
+        num_particles=particles, vectorize_particles=particles > 1, max_plate_nesting=1
+    )
+    ours = ELBO(particles, analytic_kl)
+    expected = _loss_and_gradients(
+        lambda x: reference.differentiable_loss(model, guide, x) / len(x), [model, guide], x
+    )
+    got = _loss_and_gradients(lambda x: ours.loss(model, guide, x), [model, guide], x)
+    for a, b in zip(expected, got, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)  # float32, sums in another order
+
+
+def test_the_programs_run_on_real_tensors_after_staging():
+    model, guide, x = _pair("Bernoulli", "MLP")
+    stage(model, guide, ELBO(), x)
+    assert torch.isfinite(ELBO().loss(model, guide, x))
+    assert not pyro.get_param_store().keys()
+
+
+class _Frozen(DiagonalNormal):
+    """Has a parameter that no module owns."""
+
+    def posterior(self, x: Tensor) -> dist.TorchDistribution:
+        shift = pyro.param("shift", torch.zeros(self.spec.latent_dim))
+        return dist.Normal(super().posterior(x).mean + shift, 1.0).to_event(1)
+
+
+class _Straight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class _StraightThrough(DiagonalNormal):
+    """Rounds, and passes gradients through as if it had not."""
+
+    def posterior(self, x: Tensor) -> dist.TorchDistribution:
+        loc = super().posterior(x).mean
+        return dist.Normal(loc + _Straight.apply(3 * loc), 1.0).to_event(1)
+
+
+class _Branching(DiagonalNormal):
+    """Depends on the data through Python."""
+
+    def posterior(self, x: Tensor) -> dist.TorchDistribution:
+        scale = 2.0 if x.detach().numpy().std() > 0.4 else 1.0
+        return dist.Normal(super().posterior(x).mean, scale).to_event(1)
+
+
+class _Counting(DiagonalNormal):
+    """Changes with every call, through Python."""
+
+    calls = 0
+
+    def posterior(self, x: Tensor) -> dist.TorchDistribution:
+        self.calls += 1
+        return dist.Normal(super().posterior(x).mean * self.calls, 1.0).to_event(1)
+
+
+@pytest.mark.parametrize("guide", [_Frozen, _StraightThrough, _Branching, _Counting])
+def test_what_a_graph_would_silently_get_wrong_is_refused(guide):
+    spec = Spec((1, 5, 4), "binary", 3)
+    x = torch.rand(6, 1, 5, 4).round()
+    x[0] = 0
+    with pytest.raises(NotStageable):
+        stage(VAE(spec), guide(spec), ELBO(), x)
+
+
+def test_the_mode_of_the_pair_is_that_of_the_graph():
+    class Dropping(DiagonalNormal):
+        def posterior(self, x: Tensor) -> dist.TorchDistribution:
+            dropped = nn.functional.dropout(x, 0.5, self.training)
+            return super().posterior(dropped)
+
+    spec = Spec((1, 5, 4), "binary", 3)
+    model, guide = VAE(spec), Dropping(spec)
+    x = torch.rand(6, 1, 5, 4).round()
+    for mode in (True, False):
+        guide.train(mode)
+        staged = stage(model, guide, ELBO(), x)
+        torch.manual_seed(0)
+        expected = ELBO().loss(model, guide, x)
+        torch.manual_seed(0)
+        assert torch.equal(staged(x), expected)
+
+
+def test_a_compiled_step_is_an_eager_step_up_to_rounding():
+    x = torch.rand(6, 1, 5, 4, dtype=torch.float64).round()
+    steps = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        spec = Spec((1, 5, 4), "binary", 3)
+        network = NETWORKS["MLP"]
+        step = SVIStep(
+            VAE(spec, network=network).double(), DiagonalNormal(spec, network).double(), ELBO()
+        )
+        if compiled:
+            step.compile(x)
+        losses = [step(x, 1e-2), step(x[:4], 1e-2), step(x, 1e-2)]
+        steps.append((step, losses))
+    (eager, expected), (fast, got) = steps
+    torch.testing.assert_close(torch.stack(got), torch.stack(expected), rtol=1e-12, atol=0)
+    for name, parameter in eager.parameters.items():
+        torch.testing.assert_close(fast.parameters[name], parameter, rtol=1e-9, atol=1e-12)
+
+
+def test_a_compiled_graph_that_is_another_function_is_refused(monkeypatch):
+    model, guide, x = _pair("Bernoulli", "Linear")
+    staged = stage(model, guide, ELBO(), x)
+    monkeypatch.setattr(torch, "compile", lambda module, **options: lambda x: 1.01 * module(x))
+    with pytest.raises(NotStageable, match="off by"):
+        compile_staged(staged, x)
+
+
+def test_a_machine_that_cannot_compile_is_told(monkeypatch):
+    def broken(module, **options):
+        def run(x):
+            raise RuntimeError("no C++ compiler\nmore")
+
+        return run
+
+    model, guide, x = _pair("Bernoulli", "Linear")
+    staged = stage(model, guide, ELBO(), x)
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(NotStageable, match=r"cannot be compiled: no C\+\+ compiler$"):
+        compile_staged(staged, x)
