@@ -13,6 +13,11 @@ from ppl_vae.data import Arrays, DataSet
 from ppl_vae.errors import InputError
 
 
+# Several tests at a time share the cores, and threads that wait for each other's core are many
+# times slower than one.
+torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _seeded_and_restored() -> Iterator[None]:
     """Seeds every random state, and undoes what a test sets for the whole process."""
@@ -30,13 +35,10 @@ def _seeded_and_restored() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder with MNIST/raw and FreyFace, or a skipped test."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    root = Path(os.environ.get("PPL_VAE_DATA", beside))
-    if not root.is_dir():
-        pytest.skip(
-            f"no real data in {root}; set PPL_VAE_DATA to the folder with MNIST and FreyFace"
-        )
-    return root
+    root = os.environ.get("PPL_VAE_DATA")
+    if root is None or not Path(root).is_dir():
+        pytest.skip("no real data: PPL_VAE_DATA does not name a folder with MNIST and FreyFace")
+    return Path(root)
 
 
 @pytest.fixture

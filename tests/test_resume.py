@@ -400,43 +400,51 @@ def test_kill_at_twenty_random_moments(
     kill_until_finished(commands, tmp_path, 20, 120, 3.0, *options)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def wait_for_steps(run: Path) -> None:
+    """Until a run that saves often has begun to train."""
+    until = time.monotonic() + 120
+    while not run.exists() or read_checkpoint(run / LAST)[1]["steps"] == 0:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
 def test_a_signal_ends_in_a_checkpoint_and_exit_code_130(
-    commands: Commands, tmp_path: Path, number: signal.Signals
+    commands: Commands, tmp_path: Path
 ) -> None:
-    expected, path = tmp_path / "expected", tmp_path / "run"
-    options = ("--patience", "3", "--data.binarize", "dynamic")
+    expected = tmp_path / "expected"
+    often = ("--checkpoint_seconds", "0.02")
+    options = ("--patience", "3", "--data.binarize", "dynamic", *often)
     assert commands.run(*command(expected, 8, *options)) == 0
-    child = commands.start(*command(path, 8, *options))
-    while not path.exists():
-        time.sleep(0.01)
-    time.sleep(0.3)
-    os.kill(child, number)
-    assert commands.end() == 130
-    said = commands.log.read_text().splitlines()
-    assert said[-1].endswith(f"go on with: python -m ppl_vae.fit --resume {path}")
-    assert not (path / "summary.json").exists()
-    assert_whole(path)
-    assert commands.run("--resume", str(path)) == 0
-    assert_same(path, expected)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        path = tmp_path / number.name
+        child = commands.start(*command(path, 8, *options))
+        wait_for_steps(path)
+        os.kill(child, number)
+        assert commands.end() == 130
+        said = commands.log.read_text().splitlines()
+        assert said[-1].endswith(f"go on with: python -m ppl_vae.fit --resume {path}")
+        assert not (path / "summary.json").exists()
+        assert_whole(path)
+        assert commands.run("--resume", str(path)) == 0
+        assert_same(path, expected)
 
 
 def test_ctrl_c_of_a_command(tmp_path: Path) -> None:
     """The real command, in a process of its own."""
     path = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "-m", "ppl_vae.fit", *command(path, 100_000)],
+        [
+            *(sys.executable, "-m", "ppl_vae.fit"),
+            *command(path, 100_000, "--checkpoint_seconds", "0.02"),
+        ],
         cwd=tmp_path,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not path.exists() and process.poll() is None:
-        time.sleep(0.05)
-    time.sleep(0.5)
+    wait_for_steps(path)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in said
     assert said.splitlines()[-1].endswith(f"python -m ppl_vae.fit --resume {path}")
-    assert read_checkpoint(path / LAST)[1]["steps"] > 0
