@@ -80,7 +80,7 @@ def log_weights(model: Model, guide: Guide, x: Tensor, particles: int) -> Tensor
 
 @dataclass(frozen=True)
 class Estimates:
-    """Estimates for each of N images, (N,) in nats.
+    """Estimates for each of N images, (N,) in nats, float64.
 
     Attributes:
         elbo: mean_k log w_k.
@@ -117,24 +117,27 @@ def estimate(
         memory_bytes: Bound on the temporaries of one piece.
         advance: Told how many images are done, after each piece.
     """
-    finished: list[Estimates] = []
+    # Filled in place: small results that were allocated between the large temporaries would keep
+    # the allocator from using their memory again, and a long evaluation would grow without bound.
+    shape, device = len(images), images.raw.device
+    result = Estimates(*(torch.zeros(shape, dtype=torch.float64, device=device) for _ in range(4)))
     with pyro.validation_enabled(False):
         batch, chunks = _pieces(_bytes_per_row(model, images), particles, memory_bytes)
         for start in range(0, len(images), batch):
             x = images[start : start + batch]
-            elbo, distortion = x.new_zeros(len(x)), x.new_zeros(len(x))
-            log_sum = x.new_full((len(x),), -torch.inf)
+            done = slice(start, start + len(x))
+            result.log_likelihood[done] = -torch.inf
             for chunk in chunks:
                 terms = log_terms(model, guide, x, chunk)
-                elbo += terms.log_weights.sum(0) / particles
-                distortion -= terms.log_likelihood.sum(0) / particles
-                log_sum = torch.logaddexp(log_sum, terms.log_weights.logsumexp(0))
-            finished.append(
-                Estimates(elbo, -elbo - distortion, distortion, log_sum - log(particles))
-            )
+                result.elbo[done] += terms.log_weights.sum(0) / particles
+                result.rate[done] += (terms.log_guide - terms.log_prior).sum(0) / particles
+                result.distortion[done] -= terms.log_likelihood.sum(0) / particles
+                result.log_likelihood[done] = torch.logaddexp(
+                    result.log_likelihood[done], terms.log_weights.logsumexp(0).double()
+                )
+            result.log_likelihood[done] -= log(particles)
             advance(len(x))
-    names = Estimates.__dataclass_fields__
-    return Estimates(*(torch.cat([getattr(part, name) for part in finished]) for name in names))
+    return result
 
 
 def _pieces(bytes_per_row: int, particles: int, memory_bytes: int) -> tuple[int, list[int]]:

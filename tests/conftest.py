@@ -12,7 +12,6 @@ import torch
 from ppl_vae.data import Arrays, DataSet
 from ppl_vae.errors import InputError
 
-
 # Several tests at a time share the cores, and threads that wait for each other's core are many
 # times slower than one.
 torch.set_num_threads(1)

@@ -1,5 +1,6 @@
 """Importance weights are per datum, and their averages are what the equations say."""
 
+import gc
 from dataclasses import fields
 from math import log, sqrt
 
@@ -262,3 +263,21 @@ def test_parameters_that_are_not_finite_give_estimates_that_are_not() -> None:
     model.decoder.layers[0].weight.data[0, 0] = torch.nan
     images = Split(torch.ones(3, 1, 3, 4, dtype=torch.float64), None, lambda raw: raw)
     assert estimate(model, guide, images, 5).elbo.isnan().all()
+
+
+def test_a_long_evaluation_keeps_nothing_of_an_image():
+    """Small results that stay, allocated between large temporaries, pin the memory of those.
+
+    The evaluation of 10,000 images grew to 9 GB by that.
+    """
+    images = Split(torch.rand(20, 1, 3, 4), None, lambda raw: raw)
+    alive: list[int] = []
+
+    def note(done: int) -> None:
+        gc.collect()
+        alive.append(sum(type(thing) is Tensor for thing in gc.get_objects()))
+
+    model = ProbabilisticPCA(SPEC)
+    estimate(model, DiagonalNormal(SPEC), images, 50, memory_bytes=1, advance=note)
+    assert len(alive) == 20
+    assert len(set(alive[1:])) == 1
