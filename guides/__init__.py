@@ -4,6 +4,7 @@ Every class here can be named on the command line and replaced by one's own subc
 """
 
 from guides.diagonal_normal import DiagonalNormal
+from guides.full_rank_normal import FullRankNormal
 from guides.guide import Guide
 
-__all__ = ["DiagonalNormal", "Guide"]
+__all__ = ["DiagonalNormal", "FullRankNormal", "Guide"]

@@ -6,7 +6,11 @@ Every class here can be named on the command line and replaced by one's own subc
 
 import pyro.settings
 
+from models.beta_binomial import BetaBinomial
+from models.continuous_bernoulli import ContinuousBernoulli
+from models.discretized_logistic import DiscretizedLogistic
 from models.likelihoods import Bernoulli, Gaussian, Likelihood
+from models.mixture_prior import MixtureOfNormals
 from models.model import Model
 from models.networks import MLP, Convolutional, Linear, Network, NetworkFactory
 from models.ppca import ProbabilisticPCA
@@ -19,11 +23,15 @@ __all__ = [
     "MLP",
     "VAE",
     "Bernoulli",
+    "BetaBinomial",
+    "ContinuousBernoulli",
     "Convolutional",
+    "DiscretizedLogistic",
     "Domain",
     "Gaussian",
     "Likelihood",
     "Linear",
+    "MixtureOfNormals",
     "Model",
     "Network",
     "NetworkFactory",

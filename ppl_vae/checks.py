@@ -11,8 +11,9 @@ from torch import Tensor
 from guides import Guide
 from models import Model
 from ppl_vae.errors import InputError
+from ppl_vae.objectives import Objective
 
-__all__ = ["check_pair", "find_not_finite"]
+__all__ = ["check_objective", "check_pair", "find_not_finite"]
 
 
 def check_pair(model: Model, guide: Guide, x: Tensor) -> None:
@@ -67,6 +68,30 @@ def check_pair(model: Model, guide: Guide, x: Tensor) -> None:
     culprit = find_not_finite(model, guide, x)
     if culprit:
         raise InputError(f"{pair}: {culprit} before training; check the initial parameters")
+
+
+def check_objective(objective: Objective, model: Model, guide: Guide, x: Tensor) -> None:
+    """Computes the loss of a pair once.
+
+    Args:
+        objective: The loss.
+        model: p(x, z).
+        guide: q(z|x).
+        x: A minibatch (B, C, H, W).
+
+    Raises:
+        InputError: If the objective has no estimator for this pair, such as a closed-form KL where
+            there is none.
+    """
+    with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(True):
+        try:
+            objective.loss(model, guide, x)
+        except NotImplementedError as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"{type(objective).__name__} cannot be computed for {type(model).__name__} with "
+                f"guide {type(guide).__name__}: {reason}; choose another option, prior or guide"
+            ) from error
 
 
 def find_not_finite(model: Model, guide: Guide, x: Tensor) -> str | None:

@@ -50,8 +50,14 @@ class TensorTraceMeanFieldELBO(TraceMeanField_ELBO):
 
     def _loss(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
         sites: dict[str, Any] = dict(model_trace.nodes)
+        guide_sites: dict[str, Any] = dict(guide_trace.nodes)
         loss = -sum(sites[name]["log_prob_sum"] for name in model_trace.observation_nodes)
         for name in model_trace.stochastic_nodes:
-            guide_site: Any = guide_trace.nodes[name]
-            loss = loss + kl_divergence(guide_site["fn"], sites[name]["fn"]).sum()
+            q, p = guide_sites[name]["fn"], sites[name]["fn"]
+            try:
+                loss = loss + kl_divergence(q, p).sum()
+            except NotImplementedError as error:
+                raise NotImplementedError(
+                    f"KL(q || p) at site {name!r} has no closed form"
+                ) from error
         return loss

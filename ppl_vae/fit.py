@@ -15,7 +15,7 @@ import torch
 from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Bernoulli, Gaussian, Likelihood, Model, NetworkFactory, Prior, Spec
 from ppl_vae import cli, runs
-from ppl_vae.checks import check_pair
+from ppl_vae.checks import check_objective, check_pair
 from ppl_vae.data import Data, DataSet, Digits
 from ppl_vae.devices import DeviceChoice, choose_device, seed_everything
 from ppl_vae.errors import InputError
@@ -190,6 +190,7 @@ def _prepare(path: Path, config: dict[str, Any], pieces: dict[str, Any]) -> tupl
     model.to(device)
     guide.to(device)
     check_pair(model, guide, data.validation[: min(batch_size, len(data.validation))])
+    check_objective(pieces["objective"], model, guide, data.validation[:2])
     training = Training(
         SVIStep(model, guide, pieces["objective"]),
         data,

@@ -9,6 +9,7 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from guides import Guide
 from models import Model
@@ -21,11 +22,16 @@ MEMORY_BYTES = 64 * 2**20  # for the temporaries of one pass; more is not faster
 
 @dataclass(frozen=True)
 class LogTerms:
-    """The terms of log w = log p(z) + log p(x|z) - log q(z|x), each (K, B) in nats."""
+    """The terms of log w = log p(z) + log p(x|z) - log q(z|x), each (K, B) in nats.
+
+    Attributes:
+        latents: The draws themselves by site, (K, B, D).
+    """
 
     log_prior: Tensor
     log_likelihood: Tensor
     log_guide: Tensor
+    latents: dict[str, Tensor]
 
     @property
     def log_weights(self) -> Tensor:
@@ -33,7 +39,9 @@ class LogTerms:
         return self.log_prior + self.log_likelihood - self.log_guide
 
 
-def log_terms(model: Model, guide: Guide, x: Tensor, particles: int) -> LogTerms:
+def log_terms(
+    model: Model, guide: Guide, x: Tensor, particles: int, stop_guide: bool = False
+) -> LogTerms:
     """Draws z_1, ..., z_K from q(z|x) for each datum and evaluates the terms of its weights.
 
     Args:
@@ -41,17 +49,26 @@ def log_terms(model: Model, guide: Guide, x: Tensor, particles: int) -> LogTerms
         guide: q(z|x).
         x: Images (B, C, H, W).
         particles: K, the number of draws for each datum.
+        stop_guide: Whether log q(z_k|x) is taken with the guide's parameters held constant, so
+            that their gradient comes through z_k alone.
     """
     plate = pyro.plate("particles", particles, dim=-2)
     with plate:
         guide_trace = poutine.trace(guide).get_trace(x)
     with plate:
         model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(x)
+    if stop_guide:
+        constants = {name: value.detach() for name, value in guide.named_parameters()}
+        with plate:
+            guide_trace = poutine.trace(
+                poutine.replay(lambda x: functional_call(guide, constants, (x,)), guide_trace)
+            ).get_trace(x)
     shape = (particles, len(x))
     return LogTerms(
         log_prior=_log_probability(model_trace, model.latents, shape),
         log_likelihood=_log_probability(model_trace, ("x",), shape),
         log_guide=_log_probability(guide_trace, model.latents, shape),
+        latents={site: _value(guide_trace, site) for site in model.latents},
     )
 
 
@@ -61,6 +78,11 @@ def _log_probability(
     nodes: list[Any] = [trace.nodes[site] for site in sites]
     terms = [node["fn"].log_prob(node["value"]).expand(shape) for node in nodes]
     return torch.stack(terms).sum(0)
+
+
+def _value(trace: poutine.Trace, site: str) -> Tensor:
+    node: Any = trace.nodes[site]
+    return node["value"]
 
 
 def log_weights(model: Model, guide: Guide, x: Tensor, particles: int) -> Tensor:

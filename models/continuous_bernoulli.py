@@ -1,0 +1,29 @@
+"""The likelihood of intensities that a Bernoulli is often misused for."""
+
+from typing import ClassVar
+
+import pyro.distributions as dist
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from models.likelihoods import Likelihood
+from models.spec import Domain, Shape
+
+__all__ = ["ContinuousBernoulli"]
+
+
+class ContinuousBernoulli(Likelihood):
+    """p(x|z) = prod_i C(y_i) y_i^x_i (1 - y_i)^(1 - x_i) on [0, 1], y = sigmoid(features).
+
+    Loaiza-Ganem and Cunningham (2019), equations (5) and (6). The constant
+    C(y) = 2 artanh(1 - 2 y) / (1 - 2 y), 2 at y = 1/2, makes it a density.
+    """
+
+    domain: ClassVar[Domain] = "unit"
+
+    @property
+    def features(self) -> Shape:
+        return self.spec.image_shape
+
+    def forward(self, features: Tensor) -> TorchDistribution:
+        return dist.ContinuousBernoulli(logits=features).to_event(3)

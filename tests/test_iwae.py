@@ -1,0 +1,129 @@
+"""The importance-weighted bound and its three gradient estimators."""
+
+from math import sqrt
+
+import pytest
+import torch
+from torch import Tensor
+
+from guides import FullRankNormal
+from models import Linear, ProbabilisticPCA, Spec
+from ppl_vae.fit import main
+from ppl_vae.objectives import ELBO, IWAE
+
+SPEC = Spec((1, 3, 2), "real", 2)
+
+
+@pytest.fixture
+def exact_pair() -> tuple[ProbabilisticPCA, FullRankNormal, Tensor]:
+    """Probabilistic PCA with a guide that has parameters and is the exact posterior."""
+    torch.manual_seed(0)
+    model = ProbabilisticPCA(SPEC, initial_scale=0.7).double()
+    guide = FullRankNormal(SPEC, network=Linear).double()
+    x = model(size=5).detach()
+    with torch.no_grad():
+        variance = (2 * model.log_scale).exp()
+        precision = torch.eye(2) + model.loadings.mT @ model.loadings / variance
+        to_loc = torch.linalg.solve(precision, model.loadings.mT / variance)
+        triangle = torch.linalg.cholesky(torch.linalg.inv(precision))
+        layer = guide.encoder.linear
+        layer.weight.zero_()
+        layer.weight[:2] = to_loc
+        layer.bias[:2] = -to_loc @ model.mean
+        layer.bias[2:4] = 2 * triangle.diagonal().log()
+        layer.bias[4] = triangle[1, 0]
+    return model, guide, x
+
+
+@pytest.fixture
+def pair(exact_pair) -> tuple[ProbabilisticPCA, FullRankNormal, Tensor]:
+    """The same pair, the guide no longer exact."""
+    model, guide, x = exact_pair
+    with torch.no_grad():
+        guide.encoder.linear.bias += 0.3 * torch.randn(5)
+    return model, guide, x
+
+
+def _guide_gradients(objective, pair, repeats: int) -> Tensor:
+    model, guide, x = pair
+    rows = []
+    for _ in range(repeats):
+        gradients = torch.autograd.grad(objective.loss(model, guide, x), guide.encoder.parameters())
+        rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
+    return torch.stack(rows)
+
+
+def test_the_bound_rises_with_the_particles_to_log_p(pair):
+    model, guide, x = pair
+    exact = model.log_likelihood(x).mean().item()
+    bounds = {}
+    for particles, repeats in ((1, 1500), (10, 500), (1000, 25)):
+        with torch.no_grad():
+            values = -torch.stack([IWAE(particles).loss(model, guide, x) for _ in range(repeats)])
+        bounds[particles] = (values.mean().item(), values.std().item() / sqrt(repeats))
+    assert bounds[1][0] + 3 * bounds[1][1] < bounds[10][0] < exact
+    mean, error = bounds[1000]
+    assert abs(mean - exact) < 3 * error + 1e-3  # the bias at K = 1,000 is below a thousandth
+
+
+def test_one_particle_is_the_elbo(pair):
+    model, guide, x = pair
+    torch.manual_seed(0)
+    one = IWAE(1).loss(model, guide, x)
+    torch.manual_seed(0)
+    torch.testing.assert_close(one, ELBO().loss(model, guide, x), rtol=1e-12, atol=0)
+
+
+def test_at_the_exact_posterior_the_sticking_gradients_vanish_and_the_plain_one_does_not(
+    exact_pair,
+):
+    spread = {
+        gradient: _guide_gradients(IWAE(4, gradient), exact_pair, 20).abs().max().item()
+        for gradient in ("plain", "stl", "dreg")
+    }
+    assert spread["stl"] < 1e-12
+    assert spread["dreg"] < 1e-12
+    assert spread["plain"] > 0.01
+
+
+def test_dreg_has_the_mean_of_the_plain_gradient_and_less_variance(pair):
+    repeats = 1000
+    plain = _guide_gradients(IWAE(5), pair, repeats)
+    dreg = _guide_gradients(IWAE(5, "dreg"), pair, repeats)
+    error = ((plain.var(0) + dreg.var(0)) / repeats).sqrt()
+    assert ((plain.mean(0) - dreg.mean(0)).abs() < 4 * error + 1e-12).all()
+    assert (dreg.mean(0).abs() > 4 * error).any()  # and the comparison is of something
+    assert dreg.var(0).sum() < plain.var(0).sum()
+
+
+@pytest.mark.parametrize("gradient", ["stl", "dreg"])
+def test_the_models_gradient_is_the_same_in_all_estimators(pair, gradient):
+    model, guide, x = pair
+    results = []
+    for name in ("plain", gradient):
+        torch.manual_seed(0)
+        results.append(
+            torch.autograd.grad(IWAE(5, name).loss(model, guide, x), list(model.parameters()))
+        )
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"particles": 0}, "particles >= 1; got 0"), ({"gradient": "x"}, "plain, stl, dreg; got 'x'")],
+)
+def test_options_out_of_range_are_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        IWAE(**options)
+
+
+def test_a_closed_form_kl_that_does_not_exist_is_refused_before_training(capsys, tmp_path):
+    pieces = ["--prior", "MixtureOfNormals", "--objective.analytic_kl", "true"]
+    with pytest.raises(SystemExit) as left:
+        main([*pieces, "--run", str(tmp_path / "run")])
+    assert left.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ELBO cannot be computed")
+    assert "KL(q || p) at site 'z' has no closed form" in error
+    assert not list(tmp_path.iterdir())
