@@ -11,6 +11,7 @@ from torch import Tensor
 from guides import Guide
 from models import Model
 from ppl_vae.errors import InputError
+from ppl_vae.isolation import isolated
 from ppl_vae.objectives import Objective
 
 __all__ = ["check_objective", "check_pair", "find_not_finite"]
@@ -30,16 +31,18 @@ def check_pair(model: Model, guide: Guide, x: Tensor) -> None:
             finite.
     """
     pair = f"{type(model).__name__} with guide {type(guide).__name__}"
-    with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(True):
+    with torch.no_grad(), isolated(x.device, model, guide), pyro.validation_enabled(True):
         try:
             guide_trace, model_trace = _traces(model, guide, x)
         except NotImplementedError as error:
+            if "pyro.param" not in str(error):
+                raise InputError(f"{pair} is not complete: {_reason(error)}") from error
             raise InputError(
                 f"{pair}: a pyro.param belongs to no module and would be neither trained nor "
                 "saved; make it an nn.Parameter or a PyroParam"
             ) from error
         except (ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).partition("Trace Shapes")[0].split())
+            reason = _reason(error)
             raise InputError(
                 f"{pair} does not run on images {tuple(x.shape[1:])}: {reason}"
             ) from error
@@ -83,11 +86,11 @@ def check_objective(objective: Objective, model: Model, guide: Guide, x: Tensor)
         InputError: If the objective has no estimator for this pair, such as a closed-form KL where
             there is none.
     """
-    with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(True):
+    with torch.no_grad(), isolated(x.device, model, guide), pyro.validation_enabled(True):
         try:
             objective.loss(model, guide, x)
         except NotImplementedError as error:
-            reason = " ".join(str(error).split())
+            reason = _reason(error)
             raise InputError(
                 f"{type(objective).__name__} cannot be computed for {type(model).__name__} with "
                 f"guide {type(guide).__name__}: {reason}; choose another option, prior or guide"
@@ -111,12 +114,17 @@ def find_not_finite(model: Model, guide: Guide, x: Tensor) -> str | None:
         for name, parameter in module.named_parameters():
             if not parameter.isfinite().all():
                 return f"the {program}'s parameter {name} is not finite"
-    with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+    with torch.no_grad(), isolated(x.device, model, guide), pyro.validation_enabled(False):
         for program, trace in zip(("guide", "model"), _traces(model, guide, x), strict=True):
             for name in [*model.latents, "x"]:
                 if name in trace.nodes and not trace.nodes[name]["log_prob"].isfinite().all():
                     return f"the log-probability of site {name!r} in the {program} is not finite"
     return None
+
+
+def _reason(error: Exception) -> str:
+    """The error's own words in one line, without the table of shapes that Pyro puts below them."""
+    return " ".join(str(error).partition("Trace Shapes")[0].split())
 
 
 def _traces(model: Model, guide: Guide, x: Tensor) -> tuple[poutine.Trace, poutine.Trace]:

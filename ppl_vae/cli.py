@@ -24,7 +24,7 @@ from ppl_vae.pieces import (
     restore,
     suggest,
 )
-from ppl_vae.runs import CONFIG_VERSION, Run, load, read_config
+from ppl_vae.runs import CONFIG_VERSION, SUMMARY, Run, load, read_config
 
 __all__ = [
     "Parser",
@@ -73,6 +73,15 @@ class Parser(jsonargparse.ArgumentParser):
             choices = list(options_of(cls))
             hint = suggest(refused[3], choices) if choices else f"got {refused[3]!r}; it has none"
             return f"--{refused[1]}: unknown option of {cls.__name__}: {hint}"
+        optional = re.search(
+            r"^(.*?)Does not validate.*?Errors:\s+- (.*)\s+- Expected a <class 'NoneType'>"
+            r"\s+Given value type:.*?Given value: (.*)",
+            message,
+            re.S,
+        )
+        if optional:  # what is wrong with the value, not that it might also have been left out
+            message = optional[1] + optional[2].rstrip()
+            message += "" if "Got value" in message else f". Got value: {optional[3]}"
         line = re.sub(r"Problem with given class_path '\S+':", "", message)
         keys = re.findall(r'Parser key "([\w.]+)":', line)
         missing = re.search(r"the following arguments are required: (\w+)", line)
@@ -132,7 +141,7 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
         for value in _values_of(f"--{role}", arguments):
             if not value.startswith("{"):
                 resolve_class(role, value)
-    allowed = any(value.lower() == "true" for value in _values_of("--allow_code", arguments))
+    allowed = [value.lower() == "true" for value in _values_of("--allow_code", arguments)][-1:]
     names = (action.dest for action in parser._actions)
     known = [n for n in names if not n.endswith("help") and n not in ("config", "print_config")]
     for path in _values_of("--config", arguments):
@@ -142,7 +151,7 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
         if unknown:
             raise InputError(f"{path}: {suggest(str(unknown[0]), known)}")
         outside = outside_classes(config)
-        if outside and not allowed:
+        if outside and allowed != [True]:
             raise InputError(
                 f"{path} names {outside[0]}, code from outside the project; "
                 "add --allow_code true to import it"
@@ -167,7 +176,13 @@ def add_run(parser: Parser) -> None:
 
 def pop_run(options: dict[str, Any]) -> Run:
     """Takes what `add_run` added out of the parsed options, and loads the run."""
-    return load(options.pop("run"), options.pop("device"), options.pop("allow_code"))
+    run = load(options.pop("run"), options.pop("device"), options.pop("allow_code"))
+    if not (run.path / SUMMARY).exists():
+        print(
+            f"note: the training of {run.path} has not finished; its last checkpoint is used",
+            file=sys.stderr,
+        )
+    return run
 
 
 def allow_only(arguments: list[str], *allowed: str) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from ppl_vae.errors import InputError
 
-__all__ = ["DeviceChoice", "choose_device", "seed_everything"]
+__all__ = ["DeviceChoice", "check_seed", "choose_device", "seed_everything"]
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
@@ -33,6 +33,14 @@ def seed_everything(seed: int) -> None:
     Raises:
         InputError: If the seed is not in 0, ..., 2^32 - 1, the range that all of them take.
     """
+    check_seed(seed)
+    pyro.set_rng_seed(seed)
+    # cuDNN would choose convolutions by their speed today, and may sum in any order.
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+def check_seed(seed: int) -> None:
+    """Raises an InputError for a seed that not every generator takes."""
     if not 0 <= seed < 2**32:
         raise InputError(f"--seed: expected 0 <= seed < 2^32; got {seed}")
-    pyro.set_rng_seed(seed)

@@ -1,7 +1,5 @@
-"""Means of q(z|x) and p(x|z), and draws that leave the process's own generators alone."""
+"""Means of q(z|x) and p(x|z)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,22 +10,10 @@ from torch import Tensor
 from guides import Guide
 from models import Model
 
-__all__ = ["decoded_mean", "posterior_mean", "seeded"]
+__all__ = ["decoded_mean", "posterior_mean"]
 
 _CHUNK = 512  # images decoded or encoded at a time
 _DRAWS = 256  # for a mean that has no closed form
-
-
-@contextmanager
-def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Random numbers from a seed on a device; afterwards the generators are as they were."""
-    cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(cuda):
-        torch.default_generator.manual_seed(seed)
-        for each in cuda:
-            with torch.cuda.device(each):
-                torch.cuda.manual_seed(seed)
-        yield
 
 
 def decoded_mean(model: Model, z: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ those of the estimators that they extend.
 
 from typing import Any
 
-from pyro.distributions.util import is_identically_zero
+from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
@@ -53,11 +53,11 @@ class TensorTraceMeanFieldELBO(TraceMeanField_ELBO):
         guide_sites: dict[str, Any] = dict(guide_trace.nodes)
         loss = -sum(sites[name]["log_prob_sum"] for name in model_trace.observation_nodes)
         for name in model_trace.stochastic_nodes:
-            q, p = guide_sites[name]["fn"], sites[name]["fn"]
+            site = guide_sites[name]
             try:
-                loss = loss + kl_divergence(q, p).sum()
+                divergence = kl_divergence(site["fn"], sites[name]["fn"])
             except NotImplementedError as error:
-                raise NotImplementedError(
-                    f"KL(q || p) at site {name!r} has no closed form"
-                ) from error
+                reason = f"KL(q || p) at site {name!r} has no closed form"
+                raise NotImplementedError(reason) from error
+            loss = loss + scale_and_mask(divergence, site["scale"], site["mask"]).sum()
         return loss

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from ppl_vae import cli
 from ppl_vae.data import Data, Split
-from ppl_vae.encoding import posterior_mean, seeded
+from ppl_vae.devices import check_seed
+from ppl_vae.encoding import posterior_mean
 from ppl_vae.errors import InputError
-from ppl_vae.importance import MEMORY_BYTES, estimate
+from ppl_vae.importance import estimate
+from ppl_vae.isolation import seeded
 from ppl_vae.progress import Progress, table
 from ppl_vae.runs import Run, write_json
 
@@ -30,7 +32,6 @@ def evaluate(
     particles: int = 5000,
     data_points: int | None = None,
     seed: int = 0,
-    memory_bytes: int = MEMORY_BYTES,
 ) -> dict[str, Any]:
     """Measures a trained pair and writes RUN/evaluation.json.
 
@@ -51,7 +52,6 @@ def evaluate(
         particles: K, draws of z for each image.
         data_points: Measure on the first so many images only; all unless given.
         seed: What the draws of z follow from.
-        memory_bytes: Bound on the temporaries of one pass.
 
     Returns:
         What `evaluation.json` says: the above with `..._nats_per_datum` and `..._standard_error`,
@@ -63,8 +63,7 @@ def evaluate(
     """
     if particles < 1:
         raise InputError(f"--particles: expected at least 1; got {particles}")
-    if memory_bytes < 2**20:
-        raise InputError(f"--memory_bytes: expected at least 2^20 = 1 MiB; got {memory_bytes}")
+    check_seed(seed)
     images: Split = getattr(run.data, split)
     wanted = len(images) if data_points is None else data_points
     if not 1 <= wanted <= len(images):
@@ -73,12 +72,10 @@ def evaluate(
             f"got {wanted:,}"
         )
     images = images.first(wanted)
-    start = time.monotonic()
+    began = time.monotonic()
     progress = Progress(f"evaluating {run.path}", wanted, "images")
     with progress, seeded(run.device, seed), torch.no_grad():
-        estimates = estimate(
-            run.model, run.guide, images, particles, memory_bytes, progress.advance
-        )
+        estimates = estimate(run.model, run.guide, images, particles, advance=progress.advance)
         batches = (images[start : start + _BATCH] for start in range(0, wanted, _BATCH))
         means = torch.cat([posterior_mean(run.model, run.guide, x) for x in batches])
     result = {
@@ -93,7 +90,7 @@ def evaluate(
         **active_units(means),
         "particles": particles,
         "data_points": wanted,
-        "seconds": time.monotonic() - start,
+        "seconds": time.monotonic() - began,
         "seed": seed,
         "device": str(run.device),
     }
@@ -182,7 +179,7 @@ def _rows(result: dict[str, Any]) -> dict[str, str]:
         value, error = result[name], result[f"{name}_standard_error"]
         unit = " nats_per_datum" if name.endswith("nats_per_datum") else ""
         digits = 4 if name == "bits_per_dim" else 0 if name == "active_units" else 2
-        spread = "" if error is None else f" +- {error:.{max(digits, 1)}f}"
+        spread = "" if error is None else f" +- {error:.2g}"
         rows[label] = (
             "not defined for one image" if value is None else f"{value:.{digits}f}{spread}{unit}"
         )

@@ -27,7 +27,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: If the disk is full or read-only; the old content stays.
     """
-    unfinished = path.with_name(f".{path.name}{_UNFINISHED}")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")
     try:
         with open(unfinished, "wb") as file:
             yield file

@@ -49,7 +49,7 @@ def fit(
     epochs: int = 200,
     batch_size: int = 100,
     learning_rate: float = 1e-3,
-    warmup_epochs: float = 1.0,
+    warmup_epochs: float | None = None,
     patience: int | None = None,
     seed: int = 0,
     device: DeviceChoice = "auto",
@@ -72,7 +72,8 @@ def fit(
         epochs: Passes over the training images.
         batch_size: Images in a minibatch.
         learning_rate: Adam's step size at its peak; it decays to zero along a cosine.
-        warmup_epochs: Epochs over which the learning rate rises to its peak.
+        warmup_epochs: Epochs over which the learning rate rises to its peak; one, or a tenth of a
+            run of fewer than ten, unless given.
         patience: Stop after this many epochs without a better validation ELBO, and keep the best
             parameters; unless given, train all epochs and keep the last.
         seed: What every random number follows from.
@@ -126,17 +127,18 @@ def fit(
     }
     started, training = _prepare(path, config, pieces)
     runs.create(path, config, fill=training.save)
-    return _train(started, training)
+    with runs.locked(path):
+        return _train(started, training)
 
 
-def resume(run: Path | str, device: DeviceChoice = "auto", allow_code: bool = False) -> Run:
+def resume(run: Path | str, device: DeviceChoice | None = None, allow_code: bool = False) -> Run:
     """Goes on with a run from its last checkpoint, as if it had never stopped.
 
     On the same device the result is the same, bit for bit.
 
     Args:
         run: The run directory.
-        device: Where to compute.
+        device: Where to compute; as the run's config says unless given.
         allow_code: Whether classes from outside the project that the config names may be imported.
 
     Returns:
@@ -153,12 +155,12 @@ def resume(run: Path | str, device: DeviceChoice = "auto", allow_code: bool = Fa
         _check_settings(config)
     except (KeyError, TypeError) as error:
         raise InputError(f"{path / runs.CONFIG}: a setting is missing or wrong: {error}") from error
-    resumed, training = _prepare(
-        path, {**config, "device": device}, runs.restore_pieces(config, allow_code)
-    )
-    training.restore(path)
-    remove_unfinished(path)
-    return _train(resumed, training)
+    config["device"] = device or config["device"]
+    with runs.locked(path):
+        resumed, training = _prepare(path, config, runs.restore_pieces(config, allow_code))
+        training.restore(path)
+        remove_unfinished(path)
+        return _train(resumed, training)
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
@@ -168,9 +170,15 @@ def _check_settings(settings: dict[str, Any]) -> None:
             raise InputError(f"--{name}: expected at least 1; got {value}")
     if not 0 < settings["learning_rate"] < float("inf"):
         raise InputError(f"--learning_rate: expected above 0; got {settings['learning_rate']}")
-    for name in ("warmup_epochs", "checkpoint_seconds"):
-        if not settings[name] >= 0:
-            raise InputError(f"--{name}: expected at least 0; got {settings[name]}")
+    if not settings["checkpoint_seconds"] >= 0:
+        raise InputError(
+            f"--checkpoint_seconds: expected at least 0; got {settings['checkpoint_seconds']}"
+        )
+    warmup, epochs = settings["warmup_epochs"], settings["epochs"]
+    if warmup is not None and not 0 <= warmup < epochs:
+        raise InputError(
+            f"--warmup_epochs: expected 0 or more, below --epochs {epochs}; got {warmup}"
+        )
 
 
 def _prepare(path: Path, config: dict[str, Any], pieces: dict[str, Any]) -> tuple[Run, Training]:
@@ -227,8 +235,8 @@ def _train(run: Run, training: Training) -> Run:
     training.keep_best()
     run.model.eval()
     run.guide.eval()
-    draw_pictures(run, training.rows)
     runs.write_json(run.path / runs.SUMMARY, _summary(run, training))
+    draw_pictures(run, training.rows)
     return run
 
 
@@ -242,7 +250,7 @@ def _summary(run: Run, training: Training) -> dict[str, Any]:
         **training.kept_row(),
         "training_seconds": training.seconds,
         "images_per_second": images / training.seconds,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "process_peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "device": str(run.device),
         "versions": {
             "ppl-vae": version("ppl-vae"),
@@ -283,7 +291,8 @@ def _main(arguments: list[str]) -> None:
     allow_code = options.pop("allow_code")
     if again is not None:
         cli.allow_only(arguments, "--resume", "--device", "--allow_code")
-        run = resume(again, options["device"], allow_code)
+        chosen = any(argument.startswith("--device") for argument in arguments)
+        run = resume(again, options["device"] if chosen else None, allow_code)
     else:
         run = fit(**options)
     print(_report(run))

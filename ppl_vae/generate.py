@@ -1,5 +1,6 @@
 """Show what a trained pair has learned: `python -m ppl_vae.generate RUN WHAT`."""
 
+import re
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,7 @@ from ppl_vae.runs import Run
 __all__ = ["generate", "interpolate", "manifold", "reconstruct", "sample", "traverse"]
 
 What = Literal["sample", "reconstruct", "manifold", "traverse", "interpolate"]
+_CHOICES = "sample, reconstruct, manifold, traverse or interpolate"
 
 
 def generate(
@@ -35,8 +37,8 @@ def generate(
         run: A trained run.
         what: `sample` draws from the prior; `reconstruct` encodes and decodes test images;
             `manifold` decodes a grid over a two-dimensional z; `traverse` moves one latent at a
-            time, those with the largest effect first; `interpolate` goes from one test image to
-            another.
+            time over its range in the data, those with the largest effect first; `interpolate`
+            goes from one test image to another.
         count: How many: 64 samples, 16 reconstructions, 1 image to traverse from or 8 pairs to
             interpolate between unless given.
         images: Which test images, counted from 0, instead of the first `count`; for
@@ -68,9 +70,7 @@ def generate(
             run, images, min(8, size // 2) if count is None else count, steps, seed
         )
     else:
-        raise InputError(
-            f"expected sample, reconstruct, manifold, traverse, interpolate; got {what!r}"
-        )
+        raise InputError(f"expected {_CHOICES}; got {what!r}")
     folder = run.path / "generated"
     folder.mkdir(parents=True, exist_ok=True)
     written = _draw(run, what, arrays, folder)
@@ -128,10 +128,10 @@ def _draw_traversal(mean: NDArray, original: NDArray, arrays: Arrays, folder: Pa
     order = arrays["order"][:latents]
     names = [f"$z_{{{latent}}}$" for latent in order]
     first = np.full((latents, images, 1, *original.shape[1:]), np.nan)
-    first[0, :, 0] = original
+    first[: None if images > 1 else 1, :, 0] = original
     tiles = np.concatenate([first, mean], axis=2)
     labels = [
-        f"{name}  effect {arrays['effects'][latent]:.2g}" if image == 0 else ""
+        f"{name}  effect {arrays['effects'][latent]:#.2g}".rstrip(".") if image == 0 else ""
         for name, latent in zip(names, order, strict=True)
         for image in range(images)
     ]
@@ -140,7 +140,8 @@ def _draw_traversal(mean: NDArray, original: NDArray, arrays: Arrays, folder: Pa
     plots.image_grid(
         tiles.reshape(-1, *tiles.shape[2:]),
         paths[0],
-        title="One latent at a time over its prior's quantiles  (effect: RMS change of $E[x|z]$)",
+        title="One latent at a time over its quantiles under $q(z)$  "
+        "(effect: RMS change of $E[x|z]$)",
         row_labels=labels,
         column_labels=["image", *quantiles],
         blocks=(images if images > 1 else latents, tiles.shape[2]),
@@ -167,7 +168,15 @@ def _main(arguments: list[str]) -> None:
     parser = cli.Parser.of_verb("generate", "Show what a trained pair has learned.")
     cli.add_run(parser)
     parser.add_function_arguments(generate, skip={"run"}, as_group=False, as_positional=True)
-    options = parser.parse_args(arguments).as_dict()
+    try:
+        options = parser.parse_args(arguments).as_dict()
+    except InputError as error:
+        # To the parser `what` is an option like any other.
+        refused = re.fullmatch(r"(?:--what: .*?|expected what); got (.*)", str(error))
+        if refused is None:
+            raise
+        got = "none" if str(error).startswith("expected what") else repr(refused[1])
+        raise InputError(f"expected {_CHOICES} after the run; got {got}") from error
     run = cli.pop_run(options)
     for path in generate(run, **options):
         print(path)

@@ -14,6 +14,7 @@ from torch.func import functional_call
 from guides import Guide
 from models import Model
 from ppl_vae.data import Split
+from ppl_vae.isolation import isolated
 
 __all__ = ["Estimates", "LogTerms", "estimate", "log_terms", "log_weights"]
 
@@ -181,8 +182,9 @@ def _bytes_per_row(model: Model, images: Split) -> int:
     leaves = [module for module in model.modules() if not list(module.children())]
     handles = [leaf.register_forward_hook(record) for leaf in leaves]
     try:
-        with torch.no_grad(), torch.random.fork_rng():
-            model(images[:1])
+        x = images[:1]
+        with torch.no_grad(), isolated(x.device):
+            model(x)
     finally:
         for handle in handles:
             handle.remove()

@@ -11,8 +11,9 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from models import StandardNormal
-from ppl_vae.encoding import decoded_mean, posterior_mean, seeded
+from ppl_vae.encoding import decoded_mean, posterior_mean
 from ppl_vae.errors import InputError
+from ppl_vae.isolation import seeded
 from ppl_vae.runs import Run
 
 __all__ = ["Arrays", "interpolate", "manifold", "reconstruct", "sample", "traverse"]
@@ -21,6 +22,8 @@ Arrays = dict[str, NDArray[Any]]
 
 _PRIOR_DRAWS = 10_000  # for quantiles that have none
 _ORDERING = 64  # test images whose traversals order the latents
+_AGGREGATED = 512  # test images that stand for q(z)
+_POSTERIOR_DRAWS = 20  # of z for each of them
 
 
 def sample(run: Run, count: int = 64, seed: int = 0) -> Arrays:
@@ -110,10 +113,12 @@ def traverse(
 ) -> Arrays:
     """Moves one latent at a time and decodes, from the posterior mean of test images.
 
-    Latent d takes the prior's quantiles v_s = F_d^-1((s + 1/2) / steps) while the others stay. The
-    effect of d is the root of the mean square, over pixels and steps, of how far E[x|z] is from
-    its average over the steps, in units of x, averaged over the first 64 test images. Latents are
-    ordered by it, the largest first.
+    Latent d takes the quantiles v_s = F_d^-1((s + 1/2) / steps) while the others stay, F_d the
+    distribution function of z_d under the aggregate posterior q(z) = 1/N sum_n q(z|x_n): this is
+    where data encode, and beyond it a decoder extrapolates. q(z) is known from 20 draws for each of
+    the first 512 test images. The effect of d is the root of the mean square, over pixels and
+    steps, of how far E[x|z] is from its average over the steps, in units of x, averaged over the
+    first 64 test images. Latents are ordered by it, the largest first.
 
     Args:
         run: A trained run.
@@ -121,12 +126,12 @@ def traverse(
         count: How many images, where `images` is not given.
         steps: Positions of the latent.
         latents: How many latents to show, at most; all are ordered.
-        seed: What draws follow from, where a mean or quantile has no closed form.
+        seed: What the draws from q(z) follow from, and those for a mean without a closed form.
 
     Returns:
         `images` (N,), `original` (N, C, H, W), `z` (N, D) the posterior means, `probabilities`
-        (steps,), `quantiles` (steps, D), `effects` (D,), `order` (D,) the latents' indices, and
-        `mean` (L, N, steps, C, H, W), E[x|z] for the L first of the order.
+        (steps,), `quantiles` (steps, D) of q(z), `effects` (D,), `order` (D,) the latents'
+        indices, and `mean` (L, N, steps, C, H, W), E[x|z] for the L first of the order.
 
     Raises:
         InputError: If there is no such image, count < 1, steps < 2, latents < 1 or seed < 0.
@@ -135,7 +140,7 @@ def traverse(
     _check(steps=(steps, 2), latents=(latents, 1), seed=(seed, 0))
     probabilities = (np.arange(steps) + 0.5) / steps
     with seeded(run.device, seed), torch.no_grad():
-        quantiles = _prior_quantiles(run, probabilities)
+        quantiles = _aggregate_quantiles(run, probabilities)
         basis = posterior_mean(run.model, run.guide, run.data.test[slice(0, _ORDERING)])
         effects = []
         for latent in range(quantiles.shape[1]):
@@ -240,6 +245,24 @@ def _prior_quantiles(run: Run, probabilities: NDArray[np.float64]) -> Tensor:
         values = np.tile(ndtri(probabilities)[:, None], run.spec.latent_dim)
         return torch.as_tensor(values).to(prior.loc)
     draws = _value(poutine.trace(run.model).get_trace(size=_PRIOR_DRAWS), run.model.latents[-1])
+    return _quantiles(draws, probabilities)
+
+
+def _aggregate_quantiles(run: Run, probabilities: NDArray[np.float64]) -> Tensor:
+    """F_d^-1(p), (P, D), for each latent d by itself under q(z), the average of q(z|x)."""
+    x = run.data.test[slice(0, _AGGREGATED)]
+    try:
+        draws = run.guide.posterior(x).sample(torch.Size((_POSTERIOR_DRAWS,)))
+    except NotImplementedError:
+        site = run.model.latents[-1]
+        draws = torch.stack(
+            [_value(poutine.trace(run.guide).get_trace(x), site) for _ in range(_POSTERIOR_DRAWS)]
+        )
+    return _quantiles(draws.flatten(0, 1), probabilities)
+
+
+def _quantiles(draws: Tensor, probabilities: NDArray[np.float64]) -> Tensor:
+    """(N, D) to (P, D)."""
     values = np.quantile(draws.double().cpu().numpy(), probabilities, axis=0)
     return torch.as_tensor(values).to(draws)
 

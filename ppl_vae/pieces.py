@@ -115,9 +115,11 @@ def _plain(value: Any) -> Any:
         return str(value.resolve())
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if inspect.isclass(value) or isinstance(value, partial):
-        return describe(value)
-    return value
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise InputError(
+        f"expected options that a config can hold (numbers, text, lists); got {value!r}"
+    )
 
 
 def restore(role: str, description: Mapping[str, Any] | None, allow_code: bool = False) -> Any:

@@ -195,12 +195,16 @@ def learning_curves(
         _robust_limits(panel, [values])
         axes.append(panel)
     axes[1].tick_params(labelbottom=False)
+    if len(rows) == 1 and np.isfinite(epochs[0]):
+        bound.set_xlim(0.5, epochs[0] + 0.5)
     for panel in axes:
         panel.set_ylabel(unit, fontsize=9)
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.25, linewidth=0.6)
         panel.tick_params(labelsize=8.5, colors=INK)
-        panel.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+        panel.xaxis.set_major_locator(
+            MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+        )
     for panel in (axes[0], axes[2]):
         panel.set_xlabel("epoch", fontsize=9)
     figure.align_ylabels()

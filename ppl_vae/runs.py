@@ -1,11 +1,12 @@
 """The run directory: what `fit` writes and every other verb reads."""
 
 import dataclasses
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ __all__ = [
     "create",
     "free_path",
     "load",
+    "locked",
     "read_config",
     "restore_pieces",
     "write_json",
@@ -204,6 +206,25 @@ def create(path: Path, config: dict[str, Any], fill: Callable[[Path], None]) -> 
         for parent in absent:
             with suppress(OSError):  # where the run is there, its parents are not empty
                 parent.rmdir()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a run directory for one process that trains.
+
+    Raises:
+        InputError: If another process holds it.
+    """
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise InputError(
+            f"{path} is being trained by another process; wait for it, or stop it"
+        ) from error
+    finally:
+        os.close(folder)
 
 
 def refuse_existing(path: Path) -> None:

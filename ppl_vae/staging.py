@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from guides import Guide
 from models import Model
+from ppl_vae.isolation import isolated
 from ppl_vae.objectives import Objective
 
 __all__ = ["NotStageable", "compile_staged", "stage"]
@@ -58,7 +59,7 @@ def stage(model: Model, guide: Guide, objective: Objective, x: Tensor) -> nn.Mod
         NotStageable: If the programs cannot be traced, or the graph differs from them.
     """
     eager = _Loss(model, guide, objective)
-    with torch.random.fork_rng(_cuda(x)), pyro.get_param_store().scope():
+    with isolated(x.device, eager), pyro.get_param_store().scope():
         try:
             with pyro.validation_enabled(True):
                 eager(x)  # fills lazy caches with real tensors, so that traced ones stay nowhere
@@ -86,7 +87,7 @@ def compile_staged(staged: nn.Module, x: Tensor) -> Loss:
     """
     # Inductor would draw its own random numbers; falling back, the same seed gives the same noise.
     options: dict[str, Any] = {"fallback_random": True}
-    with torch.random.fork_rng(_cuda(x)):
+    with isolated(x.device, staged):
         compiled = torch.compile(staged, dynamic=False, fullgraph=True, options=options)
         try:
             _check(staged, compiled, x, relative=1e-12 if x.dtype == torch.float64 else 1e-4)
@@ -131,7 +132,3 @@ def _outcome(loss_of: Loss, owner: nn.Module, x: Tensor, seed: int) -> dict[str,
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def _cuda(x: Tensor) -> list[torch.device]:
-    return [x.device] if x.device.type == "cuda" else []

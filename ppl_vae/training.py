@@ -22,6 +22,7 @@ from ppl_vae.data import Data
 from ppl_vae.errors import InputError
 from ppl_vae.importance import estimate
 from ppl_vae.interrupts import asked_to_stop
+from ppl_vae.isolation import isolated, seeded
 from ppl_vae.metrics import Row, events, write_metrics
 from ppl_vae.progress import Progress
 from ppl_vae.svi import SVIStep, learning_rate_at
@@ -46,7 +47,7 @@ class Training:
         epochs: Passes over the training images.
         batch_size: Images in a minibatch; the last of an epoch may be smaller.
         learning_rate: The peak of the schedule.
-        warmup_epochs: Epochs of linear warm-up.
+        warmup_epochs: Epochs of linear warm-up; None for one, or a tenth of a short run.
         patience: Stop after this many epochs without a better validation ELBO, and keep the
             best parameters; None trains all epochs and keeps the last.
         seed: What the order of the images follows from.
@@ -62,7 +63,7 @@ class Training:
         epochs: int,
         batch_size: int,
         learning_rate: float,
-        warmup_epochs: float,
+        warmup_epochs: float | None,
         patience: int | None,
         seed: int,
         checkpoint_seconds: float,
@@ -78,6 +79,8 @@ class Training:
         self.checkpoint_seconds = checkpoint_seconds
         self.steps_per_epoch = math.ceil(len(data.train) / batch_size)
         self.total_steps = epochs * self.steps_per_epoch
+        if warmup_epochs is None:
+            warmup_epochs = min(1.0, epochs / 10)
         self.warmup_steps = round(warmup_epochs * self.steps_per_epoch)
         self.steps = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=data.train.raw.device)
@@ -97,7 +100,7 @@ class Training:
             NotStageable: If that cannot be done; the step runs the programs then.
         """
         images = self.data.train
-        with torch.random.fork_rng(_cuda(images.raw)):
+        with isolated(images.raw.device):
             self.step.compile(images[: self.batch_size])
 
     def run(self, folder: Path) -> None:
@@ -182,8 +185,7 @@ class Training:
         particles = max(1, _VALIDATION_DRAWS // len(images))
         model.eval()
         guide.eval()
-        with torch.random.fork_rng(_cuda(images.raw)):
-            torch.manual_seed(_VALIDATION_SEED)
+        with seeded(images.raw.device, _VALIDATION_SEED):
             estimates = estimate(model, guide, images, particles)
         if not estimates.elbo.isfinite().all():
             self._stop("the validation ELBO is not finite", images[~estimates.elbo.isfinite()])
@@ -275,10 +277,6 @@ class Training:
         self.loss_sum.copy_(tensors["loss_sum"])
         self.steps, self.rows, self.seconds = state["steps"], state["rows"], state["seconds"]
         restore_random_state(tensors, state["random"])
-
-
-def _cuda(tensor: Tensor) -> list[torch.device]:
-    return [tensor.device] if tensor.device.type == "cuda" else []
 
 
 def load_parameters(pair: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

@@ -56,7 +56,7 @@ def test_the_bytes_reach_the_disk_before_the_name_does(
     monkeypatch.setattr(os, "replace", record_replace)
     with whole_file(path) as file:
         file.write(b"new")
-    written = str(path.with_name(".numbers.json.unfinished"))
+    written = str(path.with_name(f".numbers.json.{os.getpid()}.unfinished"))
     assert calls == [written, "rename", str(path.parent)]
 
 
@@ -101,7 +101,7 @@ def test_a_kill_in_the_middle_leaves_the_old_content(path: Path) -> None:
     child = subprocess.run([sys.executable, "-c", program + KILLED_WHILE_WRITING, str(path)])
     assert child.returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"
-    unfinished = path.with_name(".numbers.json.unfinished")
+    (unfinished,) = path.parent.glob(".numbers.json.*.unfinished")
     assert unfinished.read_bytes() == b"half of the new"
     below = path.parent / "pictures"
     below.mkdir()

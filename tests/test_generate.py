@@ -15,8 +15,17 @@ from sklearn.datasets import load_digits
 
 import guides
 import models
+from ppl_vae import plots
 from ppl_vae.errors import InputError
-from ppl_vae.generate import generate, interpolate, manifold, reconstruct, sample, traverse
+from ppl_vae.generate import (
+    generate,
+    interpolate,
+    main,
+    manifold,
+    reconstruct,
+    sample,
+    traverse,
+)
 
 VERBS = ("sample", "reconstruct", "manifold", "traverse", "interpolate")
 
@@ -135,28 +144,59 @@ def test_manifold_is_even_in_probability(run2):
     close(found["mean"], decode(run2, found["z"]))
 
 
+def quantiles_of_draws(run, steps, seed=0):
+    """Of 20 draws from q(z|x) for each test image: linear between the sorted draws."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        draws = run.guide.posterior(run.data.test.images[:512]).sample((20,))
+    draws = np.sort(draws.numpy().astype(np.float64).reshape(-1, run.spec.latent_dim), axis=0)
+    places = (np.arange(steps) + 0.5) / steps * (len(draws) - 1)
+    below = np.floor(places).astype(int)
+    part = (places - below)[:, None]
+    return (1 - part) * draws[below] + part * draws[below + 1]
+
+
+def within_quantiles_of_the_mixture(run, quantiles):
+    """Whether 1/N sum_n q(z_d <= v|x_n) is (s + 1/2) / steps, but for the noise of the draws."""
+    with torch.no_grad():
+        q = run.guide.posterior(run.data.test.images[:512])
+    loc, scale = q.mean.numpy(), q.variance.sqrt().numpy()
+    below = norm.cdf((quantiles[:, None] - loc) / scale)
+    # The draws are from each image's q(z|x) in turn, not from the mixture.
+    error = np.sqrt((below * (1 - below)).mean(1) / (20 * len(loc)))
+    p = (np.arange(len(quantiles)) + 0.5) / len(quantiles)
+    return (np.abs(below.mean(1) - p[:, None]) < 5 * error + 1 / (20 * len(loc))).all()
+
+
+def test_traverse_stays_where_data_encode(run5):
+    found = traverse(run5, steps=9)
+    assert found["quantiles"].shape == (9, 5)
+    assert within_quantiles_of_the_mixture(run5, found["quantiles"])
+    assert not within_quantiles_of_the_mixture(run5, found["quantiles"] + 0.2)
+
+
 def test_traverse_moves_one_latent_and_holds_the_others(run5):
-    found = traverse(run5, images=[3, 8], steps=7, latents=4)
-    quantiles = norm.ppf((np.arange(7) + 0.5) / 7)
-    close(found["quantiles"], np.tile(quantiles[:, None], 5))
+    found = traverse(run5, images=[3, 8], steps=7, latents=4, seed=2)
+    quantiles = quantiles_of_draws(run5, steps=7, seed=2)
+    close(found["quantiles"], quantiles)
     base = encode(run5, [3, 8])
     close(found["z"], base)
     assert found["mean"].shape == (4, 2, 7, 1, 8, 8)
     for place, latent in enumerate(found["order"][:4]):
         for image in range(2):
             z = np.tile(base[image], (7, 1))
-            z[:, latent] = quantiles
+            z[:, latent] = quantiles[:, latent]
             close(found["mean"][place, image], decode(run5, z))
 
 
 def test_traverse_orders_all_latents_by_their_effect(run5):
     found = traverse(run5, steps=5, latents=1)
     base = encode(run5, range(64)).astype(np.float64)
-    values = norm.ppf((np.arange(5) + 0.5) / 5)
+    values = quantiles_of_draws(run5, steps=5)
     effects = []
     for latent in range(5):
         z = np.repeat(base[:, None], 5, axis=1)
-        z[:, :, latent] = values
+        z[:, :, latent] = values[:, latent]
         images = decode(run5, z.astype(np.float32)).astype(np.float64).reshape(64, 5, 64)
         away = images - images.mean(axis=1, keepdims=True)
         effects.append(np.sqrt((away**2).mean(axis=(1, 2))).mean())
@@ -217,6 +257,15 @@ def test_the_posterior_mean_is_averaged_where_it_has_no_closed_form(run2, tmp_pa
     assert abs(error.std() - 1) < 5 / np.sqrt(2 * error.size)
 
 
+def test_a_guide_that_is_no_one_distribution_is_traversed_over_its_own_draws(run2, tmp_path):
+    shy = Shy(run2.spec, network)
+    shy.load_state_dict(run2.guide.state_dict())
+    run = Trained(tmp_path, run2.spec, run2.model, shy, run2.data)
+    found = traverse(run, steps=9, seed=1)
+    assert within_quantiles_of_the_mixture(run2, found["quantiles"])
+    np.testing.assert_array_equal(traverse(run, steps=9, seed=1)["quantiles"], found["quantiles"])
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_generate_writes_the_same_files_again_and_no_random_state(run2, tmp_path, verb):
     torch.manual_seed(5)
@@ -242,8 +291,36 @@ def test_the_traversal_moves_in_the_gif(run5):
     with Image.open(paths[1]) as gif:
         assert gif.n_frames == 10
         assert gif.info["loop"] == 0
+
+
+def test_the_seed_changes_the_draws(run5):
     seeds = [generate(run5, "sample", seed=seed)[1].read_bytes() for seed in (0, 1)]
     assert seeds[0] != seeds[1]
+
+
+@pytest.mark.parametrize(("images", "shown"), [([4], 1), ([4, 9], 3)])
+def test_each_of_several_images_stands_beside_all_its_rows(run5, monkeypatch, images, shown):
+    sheets = []
+    monkeypatch.setattr(plots, "image_grid", lambda tiles, *_, **__: sheets.append(tiles))
+    generate(run5, "traverse", images=images, steps=4, latents=3)
+    rows = sheets[0].reshape(3, len(images), 5, 1, 8, 8)
+    for latent in range(3):
+        if latent < shown:
+            np.testing.assert_array_equal(rows[latent, :, 0], run5.data.test.images[images])
+        else:
+            assert np.isnan(rows[latent, :, 0]).all()
+    assert np.isfinite(rows[:, :, 1:]).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "got"), [([], "none"), (["smple"], "'smple'"), (["--seed", "1", "none"], "'none'")]
+)
+def test_the_command_line_lists_what_can_be_generated(tmp_path, capsys, given, got):
+    with pytest.raises(SystemExit) as left:
+        main([str(tmp_path), *given])
+    assert left.value.code == 2
+    choices = "sample, reconstruct, manifold, traverse or interpolate"
+    assert capsys.readouterr().err == f"error: expected {choices} after the run; got {got}\n"
 
 
 @pytest.mark.parametrize(

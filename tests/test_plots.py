@@ -107,6 +107,19 @@ def test_learning_curves_survive_missing_values_and_single_epochs(tmp_path):
         assert pixels(tmp_path / "curves.png").shape == (630, 1350, 3)
 
 
+@pytest.mark.parametrize(("epochs", "ticks"), [([1], [1]), ([1, 2], [1, 2])])
+def test_learning_curves_of_few_epochs_have_whole_ticks(tmp_path, monkeypatch, epochs, ticks):
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+    rows = [{"epoch": epoch, "loss_nats_per_datum": -epoch} for epoch in epochs]
+    plots.learning_curves(rows, tmp_path / "curves.png")
+    for axes in figures[0].axes:
+        low, high = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == ticks
+        if epochs == [1]:
+            assert (low, high) == (0.5, 1.5)
+
+
 def test_robust_limits_show_the_end_and_not_the_beginning():
     limits = []
 

@@ -25,7 +25,7 @@ from models import MLP
 from ppl_vae.checkpoints import read_checkpoint
 from ppl_vae.errors import InputError
 from ppl_vae.fit import fit, resume
-from ppl_vae.runs import Run
+from ppl_vae.runs import Run, locked
 from ppl_vae.svi import SVIStep
 
 STEPS_PER_EPOCH = 4  # 1,297 images in batches of 400
@@ -80,7 +80,7 @@ def assert_same(run: Path, expected: Path) -> None:
         assert state == expected_state
     summaries = [json.loads((path / "summary.json").read_text()) for path in (run, expected)]
     for each in summaries:
-        for measured in ("training_seconds", "images_per_second", "peak_memory_bytes"):
+        for measured in ("training_seconds", "images_per_second", "process_peak_memory_bytes"):
             del each[measured]
     assert summaries[0] == summaries[1]
 
@@ -135,6 +135,43 @@ def test_a_crash_at_a_step(
     torch.manual_seed(77)  # the process that goes on is another one
     resume(path)
     assert_same(path, uninterrupted[None])
+
+
+def test_a_compiled_run_goes_on_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny(tmp_path / "whole", engine="compiled")
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(SVIStep, "__call__", at_step(6, crash))
+        with pytest.raises(Crash):
+            tiny(path, engine="compiled")
+    resume(path)
+    assert_same(path, tmp_path / "whole")
+
+
+def test_two_processes_do_not_train_one_run(tmp_path: Path) -> None:
+    path = tiny(tmp_path / "run").path
+    before = (path / LAST).read_bytes()
+    with locked(path), pytest.raises(InputError, match="trained by another process"):
+        resume(path)
+    assert (path / LAST).read_bytes() == before
+
+
+def test_resume_computes_where_the_config_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny(tmp_path / "run", device="cpu").path
+    asked: list[str] = []
+
+    def choose(choice: str) -> torch.device:
+        asked.append(choice)
+        return torch.device("cpu")
+
+    monkeypatch.setattr(ppl_vae.fit, "choose_device", choose)
+    resume(path)
+    resume(path, device="auto")
+    assert asked == ["cpu", "auto"]
 
 
 @pytest.mark.parametrize("patience", [None, 1])

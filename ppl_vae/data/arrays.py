@@ -97,6 +97,11 @@ def _check(array: np.ndarray, path: Path) -> None:
             f"expected images of shape (N, C, H, W); got {array.shape} in {path}, channels last; "
             "transpose them with images.transpose(0, 3, 1, 2)"
         )
+    if array.ndim == 4 and array.shape[1] not in (1, 3):
+        raise InputError(
+            f"expected one channel (grey) or three (colour); got {array.shape[1]} in {path}, of "
+            f"shape {array.shape}; choose some with images[:, :3]"
+        )
     if array.dtype.kind == "f" and array.dtype.itemsize <= 8:
         return
     if array.dtype not in (np.bool_, np.uint8):

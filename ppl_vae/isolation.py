@@ -1,0 +1,41 @@
+"""Work that leaves no trace: generators and buffers are afterwards as they were."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+__all__ = ["isolated", "seeded"]
+
+
+@contextmanager
+def isolated(device: torch.device, *modules: nn.Module) -> Iterator[None]:
+    """Restores the random states of the CPU and of a device, and the buffers of modules.
+
+    A trial run of a pair in training mode would otherwise count in batch normalisation, and move
+    the random numbers of the run.
+
+    Args:
+        device: The device in use.
+        modules: Whose buffers are kept.
+    """
+    buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Random numbers from a seed on a device; afterwards the generators are as they were."""
+    with isolated(device):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

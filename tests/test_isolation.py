@@ -1,0 +1,83 @@
+"""Trial runs of a pair leave its buffers and the random numbers as they were."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from guides import DiagonalNormal
+from models import MLP, VAE, Spec
+from ppl_vae.checks import check_objective, check_pair, find_not_finite
+from ppl_vae.errors import InputError
+from ppl_vae.isolation import isolated, seeded
+from ppl_vae.objectives import ELBO
+from ppl_vae.pieces import describe
+from ppl_vae.staging import compile_staged, stage
+from ppl_vae.svi import SVIStep
+
+
+class Normalised(MLP):
+    """Counts its batches while it trains."""
+
+    def __init__(self, inputs, outputs) -> None:
+        super().__init__(inputs, outputs, hidden=(5,))
+        self.normalise = nn.BatchNorm1d(torch.Size(self.inputs).numel())
+
+    def compute(self, x: Tensor) -> Tensor:
+        return super().compute(self.normalise(x.flatten(1)))
+
+
+def _pair() -> tuple[VAE, DiagonalNormal, Tensor]:
+    torch.manual_seed(0)
+    spec = Spec((1, 4, 3), "binary", 2)
+    return VAE(spec), DiagonalNormal(spec, network=Normalised), torch.rand(8, 1, 4, 3).round()
+
+
+def test_trial_runs_leave_no_trace():
+    model, guide, x = _pair()
+    before = {name: buffer.clone() for name, buffer in guide.named_buffers()}
+    state = torch.get_rng_state()
+    check_pair(model, guide, x)
+    check_objective(ELBO(), model, guide, x)
+    assert find_not_finite(model, guide, x) is None
+    compile_staged(stage(model, guide, ELBO(), x), x)
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, buffer in guide.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+
+
+def test_engines_count_the_same_batches():
+    counts, means = [], []
+    for compiled in (False, True):
+        model, guide, x = _pair()
+        step = SVIStep(model, guide, ELBO())
+        if compiled:
+            step.compile(x)
+        for _ in range(3):
+            step(x, 1e-3)
+        counts.append(guide.encoder.normalise.num_batches_tracked.item())
+        means.append(guide.encoder.normalise.running_mean.clone())
+    assert counts == [3, 3]
+    torch.testing.assert_close(*means, rtol=1e-5, atol=1e-6)  # float32, sums in another order
+
+
+def test_seeded_numbers_repeat_and_the_others_go_on():
+    torch.manual_seed(5)
+    expected = torch.rand(2)
+    torch.manual_seed(5)
+    first = torch.rand(1)
+    draws = []
+    for _ in range(2):
+        with seeded(torch.device("cpu"), 3):
+            draws.append(torch.rand(4))
+    with isolated(torch.device("cpu")):
+        torch.rand(7)
+    second = torch.rand(1)
+    assert torch.equal(draws[0], draws[1])
+    assert torch.equal(torch.cat([first, second]), expected)
+
+
+def test_an_option_that_a_config_cannot_hold_is_refused():
+    with pytest.raises(InputError, match="options that a config can hold"):
+        describe(partial(MLP, activation=nn.Tanh))
