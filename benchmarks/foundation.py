@@ -122,7 +122,8 @@ _HEAD = [
     "MNIST is binarised dynamically, a mass on {0, 1}; Frey Face is a density on [0, 1], its 256",
     "grey levels dequantised with uniform noise, and bits_per_dim are those of the 8-bit original.",
     "An importance-sampled log p(x) is too low by a bias that falls with the particles, which the",
-    "standard error does not cover; where the ELBO lies many nats below, it may be large.",
+    "standard error does not cover; where the ELBO lies many nats below, it may be large. Training",
+    "seconds are wall-clock on one thread of a machine that did other work too: no claim of speed.",
     "",
     "| what | epochs | training seconds | ELBO | rate | distortion | log p(x) | bits_per_dim "
     "| active units | published |",

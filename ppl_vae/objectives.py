@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import log
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from guides import Guide
@@ -101,7 +102,7 @@ class IWAE(Objective):
     def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
         stop_guide = self.gradient != "plain"
         terms = log_terms(model, guide, x, self.particles, stop_guide)
-        if self.gradient == "dreg":
+        if self.gradient == "dreg" and torch.is_grad_enabled():
             weights = terms.log_weights.detach().softmax(0).unsqueeze(-1)
             for z in terms.latents.values():
                 # What comes back through z_k has one factor v_k from the bound; this is the other.

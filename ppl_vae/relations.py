@@ -7,12 +7,15 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from pyro.distributions import constraints
 from pyro.infer.inspect import get_model_relations
 from pyro.ops.provenance import get_provenance, track_provenance
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from ppl_vae.isolation import isolated
 
 __all__ = ["Relations", "relations"]
 
@@ -61,10 +64,14 @@ class _Flow:
 
 
 class _Sites(Messenger):
-    """Notes the sizes of plates and the flows while a program runs."""
+    """Notes the sizes of plates and the flows while a program runs on values drawn before.
 
-    def __init__(self) -> None:
+    Some samplers (Laplace's, say) fail on tensors that carry marks; densities do not.
+    """
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
         super().__init__()
+        self.values = values
         self.sizes: dict[str, int] = {}
         self.flows: dict[str, str] = {}
 
@@ -77,6 +84,9 @@ class _Sites(Messenger):
         if isinstance(base, dist.TransformedDistribution) and not msg["is_observed"]:
             self.flows[msg["name"]] = type(base).__name__
             msg["fn"] = _Flow(msg["fn"])
+        elif not msg["is_observed"] and msg["name"] in self.values:
+            msg["value"] = self.values[msg["name"]]
+            msg["done"] = True
 
     def _pyro_post_sample(self, msg: Any) -> None:
         for frame in msg["cond_indep_stack"]:
@@ -106,7 +116,9 @@ def relations(program: Callable[..., Any], x: Tensor, given: str | None = None) 
     Returns:
         The relations, with the sites in the order of the program.
     """
-    notes = _Sites()
+    with isolated(x.device), torch.no_grad():
+        drawn: Any = poutine.trace(program).get_trace(x)
+    notes = _Sites({name: drawn.nodes[name]["value"] for name in drawn.stochastic_nodes})
     module = program if isinstance(program, nn.Module) else None
 
     def marked(x: Tensor) -> None:

@@ -214,10 +214,10 @@ def test_pieces_cover_all_and_stay_below_the_bound(
             parts.append([])
         parts[-1].append(part)
     whole = {
-        field.name: np.concatenate(
-            [np.concatenate([getattr(p, field.name) for p in images]) for images in parts], axis=1
+        name: np.concatenate(
+            [np.concatenate([getattr(p, name) for p in images]) for images in parts], axis=1
         )
-        for field in fields(LogTerms)
+        for name in ("log_prior", "log_likelihood", "log_guide")
     }
     weights = whole["log_prior"] + whole["log_likelihood"] - whole["log_guide"]
     assert weights.shape == (particles, 7)

@@ -298,3 +298,22 @@ def test_importing_loads_no_drawing_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_relations_where_a_sampler_takes_no_marked_tensors():
+    """Laplace's sampler makes its noise from its location, which fails where that is marked."""
+
+    class Program(PyroModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3))
+
+        def forward(self, x):
+            with pyro.plate("data", len(x), dim=-1):
+                z = pyro.sample("z", dist.Laplace(torch.zeros(3), self.scale.exp()).to_event(1))
+                return pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    found = relations(Program(), torch.zeros(4, 3))
+    assert found.parents == {"z": (), "x": ("z",)}
+    assert found.parameters == {"z": ("scale",), "x": ()}
+    assert found.distributions == {"z": "Laplace", "x": "Normal"}
