@@ -38,8 +38,9 @@ def main(batch_sizes: list[int] | None = None, rounds: int = 10, steps: int = 50
         "# One training step",
         "",
         "Made by `python benchmarks/engines.py`: 784-500-20-500-784, tanh, Bernoulli, Adam,",
-        f"float32; torch {torch.__version__}, {torch.get_num_threads()} CPU threads; the three timed",
-        f"in turn, medians of {rounds} rounds of {steps} steps. Stock is `pyro.infer.SVI.step` with",
+        f"float32; torch {torch.__version__}, {torch.get_num_threads()} CPU threads.",
+        f"The three timed in turn, medians of {rounds} rounds of {steps} steps.",
+        "Stock is `pyro.infer.SVI.step` with",
         "`pyro.optim.Adam` and `Trace_ELBO`.",
         "",
         "| batch | stock, ms | eager, ms | compiled, ms | stock / eager | stock / compiled "
