@@ -2,15 +2,10 @@
 
 import dataclasses
 import inspect
-import platform
-import resource
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
-
-import torch
 
 from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Bernoulli, Gaussian, Likelihood, Model, NetworkFactory, Prior, Spec
@@ -23,10 +18,10 @@ from ppl_vae.files import remove_unfinished
 from ppl_vae.objectives import ELBO, Objective
 from ppl_vae.pairs import build_pair, choose_domain
 from ppl_vae.pictures import draw_pictures
-from ppl_vae.pieces import ROLES, class_of, describe, outside_classes
-from ppl_vae.progress import table
+from ppl_vae.pieces import ROLES, class_of, describe
 from ppl_vae.runs import Run
 from ppl_vae.staging import NotStageable
+from ppl_vae.summary import report, write_summary
 from ppl_vae.svi import SVIStep
 from ppl_vae.training import Training
 
@@ -235,30 +230,9 @@ def _train(run: Run, training: Training) -> Run:
     training.keep_best()
     run.model.eval()
     run.guide.eval()
-    runs.write_json(run.path / runs.SUMMARY, _summary(run, training))
+    write_summary(run, training)
     draw_pictures(run, training.rows)
     return run
-
-
-def _summary(run: Run, training: Training) -> dict[str, Any]:
-    images = training.steps / training.steps_per_epoch * len(run.data.train)
-    return {
-        "data": run.data.name,
-        "reference_measure": run.data.reference_measure,
-        "training_images": len(run.data.train),
-        "parameters": sum(p.numel() for p in training.step.parameters.values()),
-        **training.kept_row(),
-        "training_seconds": training.seconds,
-        "images_per_second": images / training.seconds,
-        "process_peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "device": str(run.device),
-        "versions": {
-            "ppl-vae": version("ppl-vae"),
-            "torch": torch.__version__,
-            "pyro-ppl": version("pyro-ppl"),
-            "python": platform.python_version(),
-        },
-    }
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -295,26 +269,7 @@ def _main(arguments: list[str]) -> None:
         run = resume(again, options["device"] if chosen else None, allow_code)
     else:
         run = fit(**options)
-    print(_report(run))
-
-
-def _report(run: Run) -> str:
-    summary = run.summary
-    rows = {
-        term: f"{summary[f'validation_{term.lower()}_nats_per_datum']:.2f} nats_per_datum"
-        for term in ("ELBO", "rate", "distortion")
-    }
-    rows["training"] = (
-        f"{summary['steps']:,} steps in {summary['training_seconds']:.1f} seconds "
-        f"({summary['images_per_second']:,.0f} images_per_second)"
-    )
-    pictures = sorted((run.path / runs.PICTURES).iterdir())
-    rows |= {picture.stem.replace("_", " "): str(picture) for picture in pictures}
-    rows["next"] = f"python -m ppl_vae.evaluate {run.path}"
-    if outside_classes(run.config):
-        rows["next"] += " --allow_code true"
-    title = f"{run.path}: {summary['data']}, validation images (ELBO = -(rate + distortion))"
-    return table(title, {"measure": summary["reference_measure"], **rows})
+    print(report(run))
 
 
 if __name__ == "__main__":
