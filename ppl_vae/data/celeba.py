@@ -32,11 +32,6 @@ class CelebA(DataSet):
         root: The folder that holds `celeba`, as torchvision lays it out.
         download: Whether to download the files when they are missing.
         attribute: Which of the 40 annotations is the label: 1 where the face has it, else 0.
-        binarize: How grey levels become 0 or 1: `dynamic` (a fresh draw for each training batch),
-            `fixed` (one draw from the seed), `threshold` (intensity >= 1/2) or `none`; `auto` is
-            `none`.
-        dequantize: How grey levels become real numbers: `uniform` noise within each level, or
-            `none`; `auto` is `uniform` under a likelihood for real data.
     """
 
     root: Path = Path("data")

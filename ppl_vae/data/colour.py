@@ -27,11 +27,6 @@ class CIFAR10(DataSet):
     Args:
         root: The folder that holds `cifar-10-batches-py`, as torchvision lays it out.
         download: Whether to download the files when they are missing.
-        binarize: How grey levels become 0 or 1: `dynamic` (a fresh draw for each training batch),
-            `fixed` (one draw from the seed), `threshold` (intensity >= 1/2) or `none`; `auto` is
-            `none`.
-        dequantize: How grey levels become real numbers: `uniform` noise within each level, or
-            `none`; `auto` is `uniform` under a likelihood for real data.
     """
 
     root: Path = Path("data")
@@ -60,11 +55,6 @@ class SVHN(DataSet):
     Args:
         root: The folder that holds `train_32x32.mat` and `test_32x32.mat`.
         download: Whether to download the files when they are missing.
-        binarize: How grey levels become 0 or 1: `dynamic` (a fresh draw for each training batch),
-            `fixed` (one draw from the seed), `threshold` (intensity >= 1/2) or `none`; `auto` is
-            `none`.
-        dequantize: How grey levels become real numbers: `uniform` noise within each level, or
-            `none`; `auto` is `uniform` under a likelihood for real data.
     """
 
     root: Path = Path("data")

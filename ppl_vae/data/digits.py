@@ -23,13 +23,6 @@ class Digits(DataSet):
 
     Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits. 1,297 to train on, 200
     for validation and 300 for the test, by a fixed permutation.
-
-    Args:
-        binarize: How grey levels become 0 or 1: `dynamic` (a fresh draw for each training batch),
-            `fixed` (one draw from the seed), `threshold` (intensity >= 1/2) or `none`; `auto` is
-            `dynamic` under a likelihood for binary data, else `none`.
-        dequantize: How grey levels become real numbers: `uniform` noise within each level, or
-            `none`; `auto` is `uniform` under a likelihood for real data.
     """
 
     default_domain: ClassVar[Domain] = "binary"

@@ -33,11 +33,6 @@ class FreyFace(DataSet):
 
     Args:
         root: The folder that holds `FreyFace/frey_rawface.mat` or `frey_rawface.mat`.
-        binarize: How grey levels become 0 or 1: `dynamic` (a fresh draw for each training batch),
-            `fixed` (one draw from the seed), `threshold` (intensity >= 1/2) or `none`; `auto` is
-            `none`.
-        dequantize: How grey levels become real numbers: `uniform` noise within each level, or
-            `none`; `auto` is `uniform` under a likelihood for real data.
     """
 
     root: Path = Path("data")

@@ -38,81 +38,53 @@ def _read(name: str, root: Path, download: bool, **options: Any) -> Source:
 
 
 @dataclass(frozen=True)
-class MNIST(DataSet):
+class _LikeMNIST(DataSet):
+    """50,000 images to train on; the last 10,000 of torchvision's training images for validation.
+
+    Args:
+        root: The folder that holds `NAME/raw`, NAME the data set's, as torchvision lays it out.
+        download: Whether to download the files when they are missing.
+    """
+
+    root: Path = Path("data")
+    download: bool = False
+
+    def load(self, domain: Domain, seed: int) -> Data:
+        conversion = Conversion.choose(self, domain, 256)
+        return conversion(_read(type(self).__name__, self.root, self.download), seed)
+
+
+@dataclass(frozen=True)
+class MNIST(_LikeMNIST):
     """Handwritten digits. LeCun, Bottou, Bengio and Haffner (1998).
 
     50,000 to train on; the last 10,000 of the original training images for validation; the
     original 10,000 test images.
-
-    Args:
-        root: The folder that holds `MNIST/raw`, as torchvision lays it out.
-        download: Whether to download the files when they are missing.
-        binarize: How grey levels become 0 or 1: `dynamic` (a fresh draw for each training batch),
-            `fixed` (one draw from the seed), `threshold` (intensity >= 1/2) or `none`; `auto` is
-            `dynamic` under a likelihood for binary data, else `none`.
-        dequantize: How grey levels become real numbers: `uniform` noise within each level, or
-            `none`; `auto` is `uniform` under a likelihood for real data.
     """
 
-    root: Path = Path("data")
-    download: bool = False
     default_domain: ClassVar[Domain] = "binary"
-
-    def load(self, domain: Domain, seed: int) -> Data:
-        conversion = Conversion.choose(self, domain, 256)
-        return conversion(_read("MNIST", self.root, self.download), seed)
 
 
 @dataclass(frozen=True)
-class FashionMNIST(DataSet):
+class FashionMNIST(_LikeMNIST):
     """Articles of clothing. Xiao, Rasul and Vollgraf (2017).
 
     50,000 to train on; the last 10,000 of the original training images for validation; the
     original 10,000 test images.
-
-    Args:
-        root: The folder that holds `FashionMNIST/raw`, as torchvision lays it out.
-        download: Whether to download the files when they are missing.
-        binarize: How grey levels become 0 or 1: `dynamic` (a fresh draw for each training batch),
-            `fixed` (one draw from the seed), `threshold` (intensity >= 1/2) or `none`; `auto` is
-            `dynamic` under a likelihood for binary data, else `none`.
-        dequantize: How grey levels become real numbers: `uniform` noise within each level, or
-            `none`; `auto` is `uniform` under a likelihood for real data.
     """
 
-    root: Path = Path("data")
-    download: bool = False
     default_domain: ClassVar[Domain] = "binary"
-
-    def load(self, domain: Domain, seed: int) -> Data:
-        conversion = Conversion.choose(self, domain, 256)
-        return conversion(_read("FashionMNIST", self.root, self.download), seed)
 
 
 @dataclass(frozen=True)
-class KMNIST(DataSet):
+class KMNIST(_LikeMNIST):
     """Cursive Japanese characters (Kuzushiji). Clanuwat et al. (2018).
 
     50,000 to train on; the last 10,000 of the original training images for validation; the
     original 10,000 test images.
-
-    Args:
-        root: The folder that holds `KMNIST/raw`, as torchvision lays it out.
-        download: Whether to download the files when they are missing.
-        binarize: How grey levels become 0 or 1: `dynamic` (a fresh draw for each training batch),
-            `fixed` (one draw from the seed), `threshold` (intensity >= 1/2) or `none`; `auto` is
-            `dynamic` under a likelihood for binary data, else `none`.
-        dequantize: How grey levels become real numbers: `uniform` noise within each level, or
-            `none`; `auto` is `uniform` under a likelihood for real data.
     """
 
-    root: Path = Path("data")
-    download: bool = False
     default_domain: ClassVar[Domain] = "binary"
-
-    def load(self, domain: Domain, seed: int) -> Data:
-        conversion = Conversion.choose(self, domain, 256)
-        return conversion(_read("KMNIST", self.root, self.download), seed)
 
 
 @dataclass(frozen=True)
@@ -126,11 +98,6 @@ class EMNIST(DataSet):
         root: The folder that holds `EMNIST/raw`, as torchvision lays it out.
         download: Whether to download the files when they are missing.
         split: Which of the six arrangements of classes.
-        binarize: How grey levels become 0 or 1: `dynamic` (a fresh draw for each training batch),
-            `fixed` (one draw from the seed), `threshold` (intensity >= 1/2) or `none`; `auto` is
-            `dynamic` under a likelihood for binary data, else `none`.
-        dequantize: How grey levels become real numbers: `uniform` noise within each level, or
-            `none`; `auto` is `uniform` under a likelihood for real data.
     """
 
     root: Path = Path("data")

@@ -31,11 +31,6 @@ class Omniglot(DataSet):
     Args:
         root: The folder that holds `omniglot-py`, as torchvision lays it out.
         download: Whether to download the files when they are missing.
-        binarize: How grey levels become 0 or 1: `dynamic` (a fresh draw for each training batch),
-            `fixed` (one draw from the seed), `threshold` (intensity >= 1/2) or `none`; `auto` is
-            `dynamic` under a likelihood for binary data, else `none`.
-        dequantize: How grey levels become real numbers: `uniform` noise within each level, or
-            `none`; `auto` is `uniform` under a likelihood for real data.
     """
 
     root: Path = Path("data")
