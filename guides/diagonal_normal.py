@@ -26,8 +26,11 @@ class DiagonalNormal(Guide):
         super().__init__(spec)
         self.encoder = network(spec.image_shape, (2 * spec.latent_dim,))
 
-    def posterior(self, x: Tensor) -> TorchDistribution:
-        loc, log_variance = self.encoder(self.spec.network_input(x)).chunk(2, dim=-1)
+    def encode(self, x: Tensor) -> Tensor:
+        return self.encoder(self.spec.network_input(x))
+
+    def posterior_of(self, features: Tensor) -> TorchDistribution:
+        loc, log_variance = features.chunk(2, dim=-1)
         return dist.Normal(loc, (log_variance / 2).exp()).to_event(1)
 
     def forward(self, x: Tensor) -> Tensor:

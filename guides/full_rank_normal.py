@@ -30,11 +30,13 @@ class FullRankNormal(Guide):
         self.below = size * (size - 1) // 2
         self.encoder = network(spec.image_shape, (2 * size + self.below,))
 
-    def posterior(self, x: Tensor) -> TorchDistribution:
+    def encode(self, x: Tensor) -> Tensor:
+        return self.encoder(self.spec.network_input(x))
+
+    def posterior_of(self, features: Tensor) -> TorchDistribution:
         size = self.spec.latent_dim
-        features = self.encoder(self.spec.network_input(x))
         loc, log_variance, below = features.split([size, size, self.below], dim=-1)
-        row, column = torch.tril_indices(size, size, offset=-1, device=x.device)
+        row, column = torch.tril_indices(size, size, offset=-1, device=features.device)
         triangle = loc.new_zeros(*loc.shape, size)
         triangle[..., row, column] = below
         scale = torch.diag_embed((log_variance / 2).exp())

@@ -18,12 +18,29 @@ class Guide(Program):
     - takes the `Spec` as its first argument, and `network` too where it wants the architecture
       that the user chose; the other arguments are its options;
     - writes `forward` with one plate `data` at dim -1 and exactly the model's latent sites;
-    - gives `posterior` where q(z|x) is one distribution.
+    - gives `encode` and `posterior_of` where q(z|x) is one distribution with parameters computed
+      from x, or overrides `posterior` where it is a distribution otherwise.
     """
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """The Pyro program: samples z (..., B, D) given images x (B, C, H, W)."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The variational parameters of each datum, (B, F): real numbers without constraints.
+
+        Raises:
+            NotImplementedError: Where q(z|x) is not one distribution.
+        """
+        raise NotImplementedError(f"q(z|x) of {type(self).__name__} is not one distribution")
+
+    def posterior_of(self, features: Tensor) -> TorchDistribution:
+        """The distribution, batch shape (...) and event shape (D,), with parameters (..., F).
+
+        Raises:
+            NotImplementedError: Where q(z|x) is not one distribution.
+        """
+        raise NotImplementedError(f"q(z|x) of {type(self).__name__} is not one distribution")
 
     def posterior(self, x: Tensor) -> TorchDistribution:
         """q(z|x) with batch shape (B,) and event shape (D,), where it is one distribution.
@@ -31,4 +48,4 @@ class Guide(Program):
         Raises:
             NotImplementedError: Where it is not.
         """
-        raise NotImplementedError(f"q(z|x) of {type(self).__name__} is not one distribution")
+        return self.posterior_of(self.encode(x))
