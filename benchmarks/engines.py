@@ -60,13 +60,13 @@ def _row(batch_size: int, rounds: int, steps: int) -> str:
     x = torch.bernoulli(torch.full((batch_size, 1, 28, 28), 0.13))
     eager, compiled = (SVIStep(*_pair(), ELBO()) for _ in range(2))
     began = time.perf_counter()
-    compiled.compile(x)
+    compiled.compile((x,))
     compiling = time.perf_counter() - began
     stock = SVI(*_pair(), pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
     contestants: dict[str, Callable[[], object]] = {
         "stock": lambda: stock.step(x),
-        "eager": lambda: eager(x, 1e-3),
-        "compiled": lambda: compiled(x, 1e-3),
+        "eager": lambda: eager((x,), 1e-3),
+        "compiled": lambda: compiled((x,), 1e-3),
     }
     times: dict[str, list[float]] = {name: [] for name in contestants}
     with pyro.validation_enabled(False):

@@ -25,10 +25,13 @@ class Model(Program):
 
     Attributes:
         latents: Names of the latent sites.
+        labelled: Whether the programs of model and guide take labels y after the images x: (B,)
+            int64, -1 where there is none.
         spec: What the model was built for.
     """
 
     latents: ClassVar[tuple[str, ...]] = ("z",)
+    labelled: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, x: Tensor | None = None, size: int = 1) -> Tensor:

@@ -23,6 +23,7 @@ class Spec:
         domain: What the pixels are: `binary` {0, 1}, `unit` [0, 1], `bytes` {0, ..., 255} or
             `real`. A likelihood is a mass or density on exactly one domain.
         latent_dim: D, the dimension of z.
+        classes: How many labels 0, 1, ... the data have; 0 where they have none.
 
     Raises:
         ValueError: If a size is below 1 or the domain is unknown.
@@ -31,6 +32,7 @@ class Spec:
     image_shape: tuple[int, int, int]
     domain: Domain
     latent_dim: int
+    classes: int = 0
 
     def __post_init__(self) -> None:
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
@@ -41,6 +43,8 @@ class Spec:
             raise ValueError(f"expected a domain of {', '.join(DOMAINS)}; got {self.domain!r}")
         if self.latent_dim < 1:
             raise ValueError(f"expected latent_dim >= 1; got {self.latent_dim}")
+        if self.classes < 0:
+            raise ValueError(f"expected classes >= 0; got {self.classes}")
 
     @property
     def pixels(self) -> int:

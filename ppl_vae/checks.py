@@ -73,22 +73,23 @@ def check_pair(model: Model, guide: Guide, x: Tensor) -> None:
         raise InputError(f"{pair}: {culprit} before training; check the initial parameters")
 
 
-def check_objective(objective: Objective, model: Model, guide: Guide, x: Tensor) -> None:
+def check_objective(objective: Objective, model: Model, guide: Guide, *batch: Tensor) -> None:
     """Computes the loss of a pair once.
 
     Args:
         objective: The loss.
         model: p(x, z).
         guide: q(z|x).
-        x: A minibatch (B, C, H, W).
+        *batch: A minibatch of images (B, C, H, W), and labels where the model takes them.
 
     Raises:
         InputError: If the objective has no estimator for this pair, such as a closed-form KL where
             there is none.
     """
-    with torch.no_grad(), isolated(x.device, model, guide), pyro.validation_enabled(True):
+    device = batch[0].device
+    with torch.no_grad(), isolated(device, model, guide), pyro.validation_enabled(True):
         try:
-            objective.loss(model, guide, x)
+            objective.loss(model, guide, *batch, **objective.schedule(0.0))
         except NotImplementedError as error:
             reason = _reason(error)
             raise InputError(

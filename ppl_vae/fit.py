@@ -188,12 +188,13 @@ def _prepare(path: Path, config: dict[str, Any], pieces: dict[str, Any]) -> tupl
             f"--batch_size: expected at most {len(data.train):,}, the number of training images; "
             f"got {batch_size:,}"
         )
-    spec = Spec(data.image_shape, domain, config["latent_dim"])
+    spec = Spec(data.image_shape, domain, config["latent_dim"], data.classes)
     model, guide = build_pair(spec, pieces)
     model.to(device)
     guide.to(device)
     check_pair(model, guide, data.validation[: min(batch_size, len(data.validation))])
-    check_objective(pieces["objective"], model, guide, data.validation[:2])
+    few = data.validation.batch(slice(2), model.labelled)
+    check_objective(pieces["objective"], model, guide, *few)
     training = Training(
         SVIStep(model, guide, pieces["objective"]),
         data,

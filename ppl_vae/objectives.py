@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import log
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,17 +21,27 @@ class Objective(ABC):
     """A loss for a model/guide pair; its fields are its options."""
 
     @abstractmethod
-    def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
+    def loss(self, model: Model, guide: Guide, *batch: Any, **scheduled: Any) -> Tensor:
         """The loss to minimise.
 
         Args:
             model: p(x, z).
             guide: q(z|x).
-            x: A minibatch of images (B, C, H, W).
+            *batch: What the programs take: images x (B, C, H, W), and labels y (B,) where the
+                model is one of labelled images.
+            **scheduled: What `schedule` names, as scalars.
 
         Returns:
             A scalar in nats per datum whose gradient is the estimator to follow.
         """
+
+    def schedule(self, epoch: float) -> dict[str, float]:
+        """The numbers in the loss that change during training, by name; none unless said.
+
+        Args:
+            epoch: Passes over the training images done so far, with a fraction.
+        """
+        return {}
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ class ELBO(Objective):
         if self.particles < 1:
             raise ValueError(f"expected particles >= 1; got {self.particles}")
 
-    def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
+    def loss(self, model: Model, guide: Guide, *batch: Tensor) -> Tensor:
         estimator = TensorTraceMeanFieldELBO if self.analytic_kl else TensorTraceELBO
         # One plate, `data` at dim -1: told, Pyro need not run the pair once more to guess it.
         elbo = estimator(
@@ -64,7 +74,7 @@ class ELBO(Objective):
             vectorize_particles=self.particles > 1,
             max_plate_nesting=1,
         )
-        return elbo.differentiable_loss(model, guide, x) / len(x)
+        return elbo.differentiable_loss(model, guide, *batch) / len(batch[0])
 
 
 @dataclass(frozen=True)

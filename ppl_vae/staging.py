@@ -7,6 +7,7 @@ gradients and buffers come out the same, bit for bit. What cannot be proved is r
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyro
@@ -21,7 +22,8 @@ from ppl_vae.objectives import Objective
 __all__ = ["NotStageable", "compile_staged", "stage"]
 
 
-Loss = Callable[[Tensor], Tensor]
+Loss = Callable[..., Tensor]
+Batch = tuple[Tensor, ...]
 
 
 class NotStageable(Exception):
@@ -37,60 +39,75 @@ class _Loss(nn.Module):
         self.guide = guide
         self.objective = objective
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.objective.loss(self.model, self.guide, x)
+    def forward(self, *batch: Tensor, **scheduled: Tensor) -> Tensor:
+        return self.objective.loss(self.model, self.guide, *batch, **scheduled)
 
 
-def stage(model: Model, guide: Guide, objective: Objective, x: Tensor) -> nn.Module:
+def stage(
+    model: Model,
+    guide: Guide,
+    objective: Objective,
+    batch: Batch,
+    scheduled: dict[str, Tensor] | None = None,
+) -> nn.Module:
     """Traces the objective of a pair into a tensor graph and checks it against the programs.
 
-    The graph is that of the pair's present mode (training or evaluation) and of the shape of x.
+    The graph is that of the present mode (training or evaluation) and of the shape of the batch.
 
     Args:
         model: p(x, z).
         guide: q(z|x).
         objective: The loss.
-        x: Images (B, C, H, W).
+        batch: Images (B, C, H, W), and labels (B,) where the model takes them.
+        scheduled: The scalars that the objective schedules.
 
     Returns:
-        A module that maps images of that shape to the loss, on the very parameters of the pair.
+        A module that maps batches of that shape to the loss, on the very parameters of the pair.
 
     Raises:
         NotStageable: If the programs cannot be traced, or the graph differs from them.
     """
     eager = _Loss(model, guide, objective)
-    with isolated(x.device, eager), pyro.get_param_store().scope():
+    scheduled = scheduled or {}
+    with isolated(batch[0].device, eager), pyro.get_param_store().scope():
         try:
             with pyro.validation_enabled(True):
-                eager(x)  # fills lazy caches with real tensors, so that traced ones stay nowhere
+                eager(
+                    *batch, **scheduled
+                )  # fills lazy caches with real tensors, so that traced ones stay nowhere
             with pyro.validation_enabled(False):
-                staged = torch.export.export(eager, (x,), strict=False).module(check_guards=False)
+                exported = torch.export.export(eager, batch, scheduled, strict=False)
+                staged = exported.module(check_guards=False)
         except Exception as error:  # whatever stops the tracer, the answer is the same
             raise NotStageable(f"cannot be traced: {_first_line(error)}") from error
         with pyro.validation_enabled(False):
-            _check(eager, staged, x, relative=0.0)
+            _check(eager, staged, batch, scheduled, relative=0.0)
     return staged
 
 
-def compile_staged(staged: nn.Module, x: Tensor) -> Loss:
-    """Compiles a staged graph for the shape of x, and checks it against the graph up to rounding.
+def compile_staged(
+    staged: nn.Module, batch: Batch, scheduled: dict[str, Tensor] | None = None
+) -> Loss:
+    """Compiles a staged graph for a batch's shape, and checks it against the graph up to rounding.
 
     Args:
         staged: What `stage` returned.
-        x: Images (B, C, H, W).
+        batch: Images (B, C, H, W), and labels (B,) where the model takes them.
+        scheduled: The scalars that the objective schedules.
 
     Returns:
-        A function of images of that shape, on the same parameters. Inductor may round otherwise.
+        A function of batches of that shape, on the same parameters. Inductor may round otherwise.
 
     Raises:
         NotStageable: If this machine cannot compile it, or the result is another function.
     """
     # Inductor would draw its own random numbers; falling back, the same seed gives the same noise.
     options: dict[str, Any] = {"fallback_random": True}
-    with isolated(x.device, staged):
+    relative = 1e-12 if batch[0].dtype == torch.float64 else 1e-4
+    with isolated(batch[0].device, staged):
         compiled = torch.compile(staged, dynamic=False, fullgraph=True, options=options)
         try:
-            _check(staged, compiled, x, relative=1e-12 if x.dtype == torch.float64 else 1e-4)
+            _check(staged, compiled, batch, scheduled or {}, relative)
         except NotStageable:
             raise
         except Exception as error:  # a missing compiler, an operation that it lacks, ...
@@ -98,12 +115,15 @@ def compile_staged(staged: nn.Module, x: Tensor) -> Loss:
     return compiled
 
 
-def _check(reference: nn.Module, other: Loss, x: Tensor, relative: float) -> None:
+def _check(
+    reference: nn.Module, other: Loss, batch: Batch, scheduled: dict[str, Tensor], relative: float
+) -> None:
     """Compares loss, gradients and buffers on two batches under the same random numbers."""
     # The second batch has other content, so that a branch on the data cannot stay unnoticed.
-    for seed, batch in enumerate((x, x[:1].expand_as(x).contiguous())):
-        expected = _outcome(reference, reference, batch, seed)
-        got = _outcome(other, reference, batch, seed)
+    repeated = tuple(part[:1].expand_as(part).contiguous() for part in batch)
+    for seed, parts in enumerate((batch, repeated)):
+        expected = _outcome(partial(reference, *parts, **scheduled), reference, seed)
+        got = _outcome(partial(other, *parts, **scheduled), reference, seed)
         for name, value in expected.items():
             other_value = got[name]
             if value is None and other_value is None:
@@ -115,11 +135,11 @@ def _check(reference: nn.Module, other: Loss, x: Tensor, relative: float) -> Non
                 raise NotStageable(f"{name} is off by {error:.1e}")
 
 
-def _outcome(loss_of: Loss, owner: nn.Module, x: Tensor, seed: int) -> dict[str, Tensor | None]:
+def _outcome(loss_of: Loss, owner: nn.Module, seed: int) -> dict[str, Tensor | None]:
     parameters = {n: p for n, p in owner.named_parameters() if p.requires_grad}
     before = {name: buffer.clone() for name, buffer in owner.named_buffers()}
     torch.manual_seed(seed)
-    loss = loss_of(x)
+    loss = loss_of()
     gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     outcome: dict[str, Tensor | None] = {"the loss": loss.detach()}
     for name, gradient in zip(parameters, gradients, strict=True):

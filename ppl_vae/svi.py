@@ -37,40 +37,51 @@ class SVIStep:
         self.pair = pair_modules(model, guide)
         self.parameters = dict(self.pair.named_parameters())
         self.optimizer = torch.optim.Adam(self.parameters.values(), fused=True)
-        self._compiled: Callable[[Tensor], Tensor] | None = None
+        # The loss reads what changes in training from tensors, so that a graph need not change.
+        self.scheduled = {
+            name: torch.tensor(value, device=next(self.pair.parameters()).device)
+            for name, value in objective.schedule(0.0).items()
+        }
+        self._compiled: Callable[..., Tensor] | None = None
         self._compiled_shape: torch.Size | None = None
 
-    def compile(self, x: Tensor) -> None:
-        """Lets a compiled graph stand in for the Pyro programs on batches of the shape of x.
+    def compile(self, batch: tuple[Tensor, ...]) -> None:
+        """Lets a compiled graph stand in for the Pyro programs on batches of the same shape.
 
         Batches of another shape, such as the last of an epoch, run the programs.
 
         Args:
-            x: A minibatch of images (B, C, H, W).
+            batch: Images (B, C, H, W), and labels (B,) where the model takes them.
 
         Raises:
             NotStageable: If there is no graph that is the same function; nothing changes then.
         """
-        staged = stage(self.model, self.guide, self.objective, x)
-        self._compiled = compile_staged(staged, x)
-        self._compiled_shape = x.shape
+        staged = stage(self.model, self.guide, self.objective, batch, self.scheduled)
+        self._compiled = compile_staged(staged, batch, self.scheduled)
+        self._compiled_shape = batch[0].shape
 
-    def __call__(self, x: Tensor, learning_rate: float) -> Tensor:
+    def __call__(
+        self, batch: tuple[Tensor, ...], learning_rate: float, epoch: float = 0.0
+    ) -> Tensor:
         """Updates the parameters once, or not at all where the loss is not finite.
 
         Args:
-            x: A minibatch of images (B, C, H, W).
+            batch: Images (B, C, H, W), and labels (B,) where the model takes them.
             learning_rate: Adam's step size.
+            epoch: Passes over the data done so far, for objectives that change in training.
 
         Returns:
             The loss before the update, a detached scalar in nats per datum.
         """
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.zero_grad()
-        if self._compiled is not None and x.shape == self._compiled_shape and self.model.training:
-            loss = self._compiled(x)
+        for name, value in self.objective.schedule(epoch).items():
+            self.scheduled[name].fill_(value)
+        shape = batch[0].shape
+        if self._compiled is not None and shape == self._compiled_shape and self.model.training:
+            loss = self._compiled(*batch, **self.scheduled)
         else:
-            loss = self.objective.loss(self.model, self.guide, x)
+            loss = self.objective.loss(self.model, self.guide, *batch, **self.scheduled)
         loss.backward()
         # Where the loss is not finite Adam leaves the parameters as they are, so that one can look
         # for the reason. The fused one decides that on the device, without waiting for it.

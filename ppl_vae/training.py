@@ -101,7 +101,7 @@ class Training:
         """
         images = self.data.train
         with isolated(images.raw.device):
-            self.step.compile(images[: self.batch_size])
+            self.step.compile(images.batch(slice(self.batch_size), self.step.model.labelled))
 
     def run(self, folder: Path) -> None:
         """Trains to the end, or until a signal asks to stop.
@@ -129,9 +129,9 @@ class Training:
             events(folder, len(self.rows) + 1) as log_event,
         ):
             while not self.finished and not asked():
-                for x in self._rest_of_epoch():
-                    self._update(x)
-                    progress.advance(len(x))
+                for batch in self._rest_of_epoch():
+                    self._update(batch)
+                    progress.advance(len(batch[0]))
                     if asked() or time.monotonic() - saved > self.checkpoint_seconds:
                         self.seconds = before + time.monotonic() - started
                         self.save(folder)
@@ -150,7 +150,7 @@ class Training:
                 f"stopped, with a checkpoint; go on with: python -m ppl_vae.fit --resume {folder}"
             )
 
-    def _rest_of_epoch(self) -> Iterator[Tensor]:
+    def _rest_of_epoch(self) -> Iterator[tuple[Tensor, ...]]:
         # An epoch is over when it has its row: one may stop between the last step and that.
         epoch = len(self.rows)
         done = self.steps - epoch * self.steps_per_epoch
@@ -159,17 +159,17 @@ class Training:
         images = self.data.train
         order = torch.randperm(len(images), generator=generator).to(images.raw.device)
         for index in order.split(self.batch_size)[done:]:
-            yield images[index]
+            yield images.batch(index, self.step.model.labelled)
 
-    def _update(self, x: Tensor) -> None:
+    def _update(self, batch: tuple[Tensor, ...]) -> None:
         rate = learning_rate_at(self.steps, self.learning_rate, self.warmup_steps, self.total_steps)
-        loss = self.step(x, rate)
-        self.loss_sum += loss * len(x)
+        loss = self.step(batch, rate, self.steps / self.steps_per_epoch)
+        self.loss_sum += loss * len(batch[0])
         self.steps += 1
         # Reading a number from a GPU waits for it, so there it is done now and then.
         due = self.steps % 50 == 0 or self.steps % self.steps_per_epoch == 0
-        if (due or x.device.type == "cpu") and not self.loss_sum.isfinite():
-            self._stop("the loss is not finite", x)
+        if (due or self.loss_sum.device.type == "cpu") and not self.loss_sum.isfinite():
+            self._stop("the loss is not finite", batch[0])
 
     def _stop(self, reason: str, x: Tensor) -> NoReturn:
         culprit = find_not_finite(self.step.model, self.step.guide, x) or reason

@@ -41,7 +41,7 @@ def test_trial_runs_leave_no_trace():
     check_pair(model, guide, x)
     check_objective(ELBO(), model, guide, x)
     assert find_not_finite(model, guide, x) is None
-    compile_staged(stage(model, guide, ELBO(), x), x)
+    compile_staged(stage(model, guide, ELBO(), (x,)), (x,))
     assert torch.equal(torch.get_rng_state(), state)
     for name, buffer in guide.named_buffers():
         assert torch.equal(buffer, before[name]), name
@@ -53,9 +53,9 @@ def test_engines_count_the_same_batches():
         model, guide, x = _pair()
         step = SVIStep(model, guide, ELBO())
         if compiled:
-            step.compile(x)
+            step.compile((x,))
         for _ in range(3):
-            step(x, 1e-3)
+            step((x,), 1e-3)
         counts.append(guide.encoder.normalise.num_batches_tracked.item())
         means.append(guide.encoder.normalise.running_mean.clone())
     assert counts == [3, 3]

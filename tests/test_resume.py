@@ -96,12 +96,12 @@ def at_step(number: int, what: Any) -> Any:
     steps = 0
     original = SVIStep.__call__
 
-    def call(self: SVIStep, x: Tensor, learning_rate: float) -> Tensor:
+    def call(self: SVIStep, *arguments: Any) -> Tensor:
         nonlocal steps
         steps += 1
         if steps == number:
             what()
-        return original(self, x, learning_rate)
+        return original(self, *arguments)
 
     return call
 

@@ -51,7 +51,7 @@ def _loss_and_gradients(loss, modules: list[nn.Module], x: Tensor) -> list[Tenso
 @pytest.mark.parametrize("objective", [ELBO(), ELBO(particles=3), ELBO(analytic_kl=True)], ids=str)
 def test_a_staged_loss_and_its_gradients_are_those_of_the_programs(name, network, objective):
     model, guide, x = _pair(name, network)
-    staged = stage(model, guide, objective, x)
+    staged = stage(model, guide, objective, (x,))
     fresh = x.roll(1, 0)
     eager = _loss_and_gradients(lambda x: objective.loss(model, guide, x), [model, guide], fresh)
     got = _loss_and_gradients(staged, [model, guide], fresh)
@@ -81,7 +81,7 @@ def test_the_estimators_are_pyros(particles, analytic_kl, stock):
 
 def test_the_programs_run_on_real_tensors_after_staging():
     model, guide, x = _pair("Bernoulli", "MLP")
-    stage(model, guide, ELBO(), x)
+    stage(model, guide, ELBO(), (x,))
     assert torch.isfinite(ELBO().loss(model, guide, x))
     assert not pyro.get_param_store().keys()
 
@@ -136,7 +136,7 @@ def test_what_a_graph_would_silently_get_wrong_is_refused(guide):
     x = torch.rand(6, 1, 5, 4).round()
     x[0] = 0
     with pytest.raises(NotStageable):
-        stage(VAE(spec), guide(spec), ELBO(), x)
+        stage(VAE(spec), guide(spec), ELBO(), (x,))
 
 
 def test_the_mode_of_the_pair_is_that_of_the_graph():
@@ -150,7 +150,7 @@ def test_the_mode_of_the_pair_is_that_of_the_graph():
     x = torch.rand(6, 1, 5, 4).round()
     for mode in (True, False):
         guide.train(mode)
-        staged = stage(model, guide, ELBO(), x)
+        staged = stage(model, guide, ELBO(), (x,))
         torch.manual_seed(0)
         expected = ELBO().loss(model, guide, x)
         torch.manual_seed(0)
@@ -168,8 +168,8 @@ def test_a_compiled_step_is_an_eager_step_up_to_rounding():
             VAE(spec, network=network).double(), DiagonalNormal(spec, network).double(), ELBO()
         )
         if compiled:
-            step.compile(x)
-        losses = [step(x, 1e-2), step(x[:4], 1e-2), step(x, 1e-2)]
+            step.compile((x,))
+        losses = [step((x,), 1e-2), step((x[:4],), 1e-2), step((x,), 1e-2)]
         steps.append((step, losses))
     (eager, expected), (fast, got) = steps
     torch.testing.assert_close(torch.stack(got), torch.stack(expected), rtol=1e-12, atol=0)
@@ -179,10 +179,10 @@ def test_a_compiled_step_is_an_eager_step_up_to_rounding():
 
 def test_a_compiled_graph_that_is_another_function_is_refused(monkeypatch):
     model, guide, x = _pair("Bernoulli", "Linear")
-    staged = stage(model, guide, ELBO(), x)
+    staged = stage(model, guide, ELBO(), (x,))
     monkeypatch.setattr(torch, "compile", lambda module, **options: lambda x: 1.01 * module(x))
     with pytest.raises(NotStageable, match="off by"):
-        compile_staged(staged, x)
+        compile_staged(staged, (x,))
 
 
 def test_a_machine_that_cannot_compile_is_told(monkeypatch):
@@ -193,7 +193,7 @@ def test_a_machine_that_cannot_compile_is_told(monkeypatch):
         return run
 
     model, guide, x = _pair("Bernoulli", "Linear")
-    staged = stage(model, guide, ELBO(), x)
+    staged = stage(model, guide, ELBO(), (x,))
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.raises(NotStageable, match=r"cannot be compiled: no C\+\+ compiler$"):
-        compile_staged(staged, x)
+        compile_staged(staged, (x,))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from math import ceil, cos, pi, sqrt
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyro
@@ -90,9 +90,9 @@ def test_the_learning_rate_is_that_of_each_step(
     rates = []
     step = SVIStep.__call__
 
-    def record(self: SVIStep, x: Tensor, learning_rate: float) -> Tensor:
+    def record(self: SVIStep, batch: Any, learning_rate: float, *rest: Any) -> Tensor:
         rates.append(learning_rate)
-        return step(self, x, learning_rate)
+        return step(self, batch, learning_rate, *rest)
 
     monkeypatch.setattr(SVIStep, "__call__", record)
     tiny(tmp_path / "run", epochs=3, batch_size=500, warmup_epochs=0.5, learning_rate=0.01)
@@ -110,9 +110,9 @@ def test_an_epoch_shows_each_image_once(tmp_path: Path, monkeypatch: pytest.Monk
     batches: list[Tensor] = []
     step = SVIStep.__call__
 
-    def record(self: SVIStep, x: Tensor, learning_rate: float) -> Tensor:
-        batches.append(x.clone())
-        return step(self, x, learning_rate)
+    def record(self: SVIStep, batch: Any, learning_rate: float, *rest: Any) -> Tensor:
+        batches.append(batch[0].clone())
+        return step(self, batch, learning_rate, *rest)
 
     monkeypatch.setattr(SVIStep, "__call__", record)
     data = Arrays(path=tmp_path / "images.npy")
@@ -132,9 +132,9 @@ def test_the_metrics_are_averages_over_images(
     losses = []
     step = SVIStep.__call__
 
-    def record(self: SVIStep, x: Tensor, learning_rate: float) -> Tensor:
-        loss = step(self, x, learning_rate)
-        losses.append((len(x), loss.item()))
+    def record(self: SVIStep, batch: Any, learning_rate: float, *rest: Any) -> Tensor:
+        loss = step(self, batch, learning_rate, *rest)
+        losses.append((len(batch[0]), loss.item()))
         return loss
 
     monkeypatch.setattr(SVIStep, "__call__", record)
@@ -187,9 +187,9 @@ def test_dynamic_binarisation_is_fresh_in_every_epoch(
     seen: list[Tensor] = []
     step: Callable = SVIStep.__call__
 
-    def record(self: SVIStep, x: Tensor, learning_rate: float) -> Tensor:
-        seen.append(x.clone())
-        return step(self, x, learning_rate)
+    def record(self: SVIStep, batch: Any, learning_rate: float, *rest: Any) -> Tensor:
+        seen.append(batch[0].clone())
+        return step(self, batch, learning_rate, *rest)
 
     monkeypatch.setattr(SVIStep, "__call__", record)
     tiny(tmp_path / "run", data=Digits(binarize=binarize), batch_size=1297)
@@ -220,7 +220,7 @@ def test_a_step_is_that_of_adam_on_the_objective(likelihood: type, particles: in
     model, guide, batches = pairs[0]
     step = SVIStep(model, guide, ELBO(particles=particles))
     torch.manual_seed(3)
-    losses = [step(x, rate).item() for x, rate in zip(batches, rates, strict=True)]
+    losses = [step((x,), rate).item() for x, rate in zip(batches, rates, strict=True)]
 
     model, guide, batches = pairs[1]
     objective = ELBO(particles=particles)
@@ -248,7 +248,7 @@ def test_a_step_is_that_of_the_equations() -> None:
     names = list(step.parameters)
     torch.manual_seed(3)
     for x in batches:
-        step(x, 0.05)
+        step((x,), 0.05)
 
     def loss(x: Tensor) -> Tensor:
         p = dict(zip(names, values, strict=True))
@@ -351,14 +351,14 @@ def test_a_validation_bound_that_is_not_finite_stops(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_changes_no_parameter() -> None:
     model, guide, batches = pair()
     step = SVIStep(model, guide, ELBO())
-    step(batches[0], 0.01)
+    step((batches[0],), 0.01)
     before = {name: p.detach().clone() for name, p in step.parameters.items()}
     state = {name: value.clone() for name, value in step.state().items()}
     with pyro.validation_enabled(False):  # as it is in training
-        assert step(batches[1] * torch.nan, 0.01).isnan()
+        assert step((batches[1] * torch.nan,), 0.01).isnan()
     for name, parameter in step.parameters.items():
         assert torch.equal(parameter, before[name]), name
     assert equal(step.state(), state)
-    step(batches[2], 0.01)
+    step((batches[2],), 0.01)
     for name, parameter in step.parameters.items():
         assert not torch.equal(parameter, before[name]), name

@@ -33,6 +33,17 @@ class Split:
     def __getitem__(self, index: Tensor | slice | list[int]) -> Tensor:
         return self.prepare(self.raw[index])
 
+    def batch(self, index: Tensor | slice | list[int], labelled: bool) -> tuple[Tensor, ...]:
+        """What programs take: (x,), or (x, y) where they are of labelled images.
+
+        Labels that are not known are -1.
+        """
+        x = self[index]
+        if not labelled:
+            return (x,)
+        unknown = torch.full((len(x),), -1, device=x.device)
+        return (x, unknown if self.labels is None else self.labels[index])
+
     def first(self, count: int) -> "Split":
         """The split of the first so many images."""
         labels = None if self.labels is None else self.labels[:count]
@@ -74,6 +85,13 @@ class Data:
     dequantize: Literal["uniform", "none"]
     class_names: tuple[str, ...] | None
     note: str
+
+    @property
+    def classes(self) -> int:
+        """How many labels there are, 0 where there are none."""
+        if self.train.labels is None:
+            return 0
+        return len(self.class_names) if self.class_names else int(self.train.labels.max()) + 1
 
     @property
     def reference_measure(self) -> str:
