@@ -82,9 +82,9 @@ def bare_products(x: Tensor, precision: torch.dtype | None) -> Steps:
     sizes = [(PIXELS, HIDDEN), (HIDDEN, 2 * LATENT), (LATENT, HIDDEN), (HIDDEN, PIXELS)]
     options: dict[str, Any] = {"dtype": precision or x.dtype, "device": x.device}
     layers = [
-        (torch.randn(len(x), a, **options), torch.randn(b, a, **options), torch.randn(len(x), b, **options))
+        [torch.randn(shape, **options) for shape in ((len(x), a), (b, a), (len(x), b))]
         for a, b in sizes
-    ]  # fmt: skip
+    ]
 
     def run(steps: int) -> None:
         for _ in range(steps):
