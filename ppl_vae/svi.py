@@ -1,6 +1,7 @@
 """One step of stochastic variational inference."""
 
 from math import cos, pi
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,10 +42,15 @@ class SVIStep:
         self.precision = precision
         self.pair = PairLoss(model, guide, objective)
         self.parameters = dict(self.pair.named_parameters())
-        self.optimizer = torch.optim.Adam(self.parameters.values(), fused=True)
+        device = next(self.pair.parameters()).device
+        # On a GPU the learning rate is a tensor too, so that a captured step can change it.
+        options: dict[str, Any] = {"lr": torch.zeros((), device=device), "capturable": True}
+        self.optimizer = torch.optim.Adam(
+            self.parameters.values(), fused=True, **(options if device.type == "cuda" else {})
+        )
         # The loss reads what changes in training from tensors, so that a graph need not change.
         self.scheduled = {
-            name: torch.tensor(value, device=next(self.pair.parameters()).device)
+            name: torch.tensor(value, device=device)
             for name, value in objective.schedule(0.0).items()
         }
         self._eager = with_gradients(self.pair)
@@ -70,19 +76,34 @@ class SVIStep:
     def __call__(
         self, batch: tuple[Tensor, ...], learning_rate: float, epoch: float = 0.0
     ) -> Tensor:
+        """`set` and `update` in one."""
+        self.set(learning_rate, epoch)
+        return self.update(batch)
+
+    def set(self, learning_rate: float, epoch: float) -> None:
+        """Sets what changes from step to step.
+
+        Args:
+            learning_rate: Adam's step size.
+            epoch: Passes over the data done so far, for objectives that change in training.
+        """
+        group = self.optimizer.param_groups[0]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate
+        for name, value in self.objective.schedule(epoch).items():
+            self.scheduled[name].fill_(value)
+
+    def update(self, batch: tuple[Tensor, ...]) -> Tensor:
         """Updates the parameters once, or not at all where the loss is not finite.
 
         Args:
             batch: Images (B, C, H, W), and labels (B,) where the model takes them.
-            learning_rate: Adam's step size.
-            epoch: Passes over the data done so far, for objectives that change in training.
 
         Returns:
             The loss before the update, a detached scalar in nats per datum.
         """
-        self.optimizer.param_groups[0]["lr"] = learning_rate
-        for name, value in self.objective.schedule(epoch).items():
-            self.scheduled[name].fill_(value)
         shape = batch[0].shape
         if self._compiled is not None and shape == self._compiled_shape and self.model.training:
             loss, gradients = self._compiled(*batch, **self.scheduled)
@@ -106,13 +127,15 @@ class SVIStep:
         }
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Puts back what `state` returned."""
-        self.optimizer.state.clear()
+        """Puts back what `state` returned, into the tensors that are there already."""
         for name, parameter in self.parameters.items():
+            present = self.optimizer.state[parameter]
             for key in ("step", "exp_avg", "exp_avg_sq"):
-                if f"{key}.{name}" in state:
-                    value = state[f"{key}.{name}"].to(parameter.device)
-                    self.optimizer.state[parameter][key] = value
+                value = state.get(f"{key}.{name}")
+                if key in present:
+                    present[key].zero_() if value is None else present[key].copy_(value)
+                elif value is not None:
+                    present[key] = value.to(parameter.device)
 
 
 def learning_rate_at(step: int, peak: float, warmup_steps: int, total_steps: int) -> float:
