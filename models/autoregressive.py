@@ -1,4 +1,4 @@
-"""Flows whose Jacobian is triangular: affine maps, each entry scaled and shifted by those before it."""
+"""Flows whose Jacobian is triangular: each entry is scaled and shifted by those before it."""
 
 import warnings
 from collections.abc import Callable, Sequence

@@ -28,15 +28,20 @@ class SVIStep:
         model: p(x, z).
         guide: q(z|x).
         objective: The loss.
+        weight_decay: Adam's L2 term: what of a parameter is added to its gradient.
     """
 
-    def __init__(self, model: Model, guide: Guide, objective: Objective) -> None:
+    def __init__(
+        self, model: Model, guide: Guide, objective: Objective, weight_decay: float = 0.0
+    ) -> None:
         self.model = model
         self.guide = guide
         self.objective = objective
         self.pair = pair_modules(model, guide)
         self.parameters = dict(self.pair.named_parameters())
-        self.optimizer = torch.optim.Adam(self.parameters.values(), fused=True)
+        self.optimizer = torch.optim.Adam(
+            self.parameters.values(), weight_decay=weight_decay, fused=True
+        )
         # The loss reads what changes in training from tensors, so that a graph need not change.
         self.scheduled = {
             name: torch.tensor(value, device=next(self.pair.parameters()).device)
