@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from pyro.nn import AutoRegressiveNN, ConditionalAutoRegressiveNN
@@ -49,13 +50,14 @@ def masked_networks(
     with warnings.catch_warnings():
         # One entry has none before it; with a context, and in a stack, that is no mistake.
         warnings.filterwarnings("ignore", message=".*input_dim = 1")
+        build: Callable[..., nn.Module] = (
+            partial(ConditionalAutoRegressiveNN, size, context)
+            if context
+            else partial(AutoRegressiveNN, size)
+        )
         for order in orders:
-            options = {"permutation": torch.tensor(order), "nonlinearity": nn.ELU()}
-            networks.append(
-                ConditionalAutoRegressiveNN(size, context, list(hidden), **options)
-                if context
-                else AutoRegressiveNN(size, list(hidden), **options)
-            )
+            permutation = torch.tensor(order)
+            networks.append(build([*hidden], permutation=permutation, nonlinearity=nn.ELU()))
     return networks, orders
 
 

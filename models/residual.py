@@ -25,13 +25,11 @@ class _Block(nn.Module):
 
     def __init__(self, channels: int, activation: str, blocks: int) -> None:
         super().__init__()
+        first, second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        second.weight.data /= sqrt(blocks)
         self.layers = nn.Sequential(
-            activation_of(activation),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            activation_of(activation),
-            nn.Conv2d(channels, channels, 3, padding=1),
+            activation_of(activation), first, activation_of(activation), second
         )
-        self.layers[-1].weight.data /= sqrt(blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
