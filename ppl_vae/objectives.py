@@ -96,6 +96,8 @@ class IWAE(Objective):
         particles: K, draws of z for each datum.
         gradient: The estimator for the guide.
 
+    A guide that is a point has no such weights, and is refused.
+
     Raises:
         ValueError: If particles < 1 or the estimator is unknown.
     """
@@ -110,6 +112,7 @@ class IWAE(Objective):
             raise ValueError(f"expected gradient of plain, stl, dreg; got {self.gradient!r}")
 
     def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
+        guide.check_density("an importance weight")
         stop_guide = self.gradient != "plain"
         terms = log_terms(model, guide, x, self.particles, stop_guide)
         if self.gradient == "dreg" and torch.is_grad_enabled():

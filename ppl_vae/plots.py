@@ -149,7 +149,11 @@ def animation(
 
 
 def learning_curves(
-    rows: Sequence[Mapping[str, Any]], path: Path, data_note: str = "", unit: str = "nats per datum"
+    rows: Sequence[Mapping[str, Any]],
+    path: Path,
+    data_note: str = "",
+    unit: str = "nats per datum",
+    point: bool = False,
 ) -> None:
     """Draws the bound during training, and its two terms on the validation data.
 
@@ -164,6 +168,7 @@ def learning_curves(
         path: The PNG to write.
         data_note: What it was trained on, printed small below.
         unit: The unit on the axes.
+        point: Whether q(z|x) is a point, so that the bound is log p(x, z) there and no ELBO.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -178,13 +183,13 @@ def learning_curves(
         curves, (BLUE, ORANGE), ("training", "validation"), strict=True
     ):
         _line(bound, epochs, values, colour, label)
-    bound.set_title("ELBO", loc="left", fontsize=10)
+    bound.set_title("$\\log\\,p(x, z)$" if point else "ELBO", loc="left", fontsize=10)
     if bound.get_legend_handles_labels()[0]:
         bound.legend(frameon=False, loc="lower right", fontsize=9)
     _robust_limits(bound, curves)
     terms = (
         ("distortion", "distortion  $-E_q\\,\\log p(x|z)$"),
-        ("rate", "rate  $\\mathrm{KL}(q(z|x)\\,||\\,p(z))$"),
+        ("rate", "$-\\log p(z)$" if point else "rate  $\\mathrm{KL}(q(z|x)\\,||\\,p(z))$"),
     )
     axes = [bound]
     for place, (name, title) in enumerate(terms):

@@ -27,6 +27,7 @@ class SVIStep:
         objective: The loss.
         precision: That of the networks' matrix products during a step; the parameters' own unless
             given. Everything else, and every measurement, is in the parameters' own.
+        weight_decay: Adam's L2 term: what of a parameter is added to its gradient.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class SVIStep:
         guide: Guide,
         objective: Objective,
         precision: torch.dtype | None = None,
+        weight_decay: float = 0.0,
     ) -> None:
         self.model = model
         self.guide = guide
@@ -46,7 +48,10 @@ class SVIStep:
         # On a GPU the learning rate is a tensor too, so that a captured step can change it.
         options: dict[str, Any] = {"lr": torch.zeros((), device=device), "capturable": True}
         self.optimizer = torch.optim.Adam(
-            self.parameters.values(), fused=True, **(options if device.type == "cuda" else {})
+            self.parameters.values(),
+            weight_decay=weight_decay,
+            fused=True,
+            **(options if device.type == "cuda" else {}),
         )
         # The loss reads what changes in training from tensors, so that a graph need not change.
         self.scheduled = {
