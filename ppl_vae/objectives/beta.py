@@ -76,7 +76,7 @@ class Beta(Objective):
         """The loss; without the scheduled `beta`, that at the end of the warm-up."""
         beta = self.beta if beta is None else beta
         if not (self.free_bits or self.analytic_kl):
-            terms = log_terms(model, guide, x, particles=self.particles)
+            terms = log_terms(model, guide, x, self.particles)
             return (beta * (terms.log_guide - terms.log_prior) - terms.log_likelihood).mean()
         distortion, rates = _distortion_and_rates(model, guide, x, self.particles, self.analytic_kl)
         return distortion + beta * torch.cat(rates).clamp(min=self.free_bits).sum()

@@ -59,7 +59,7 @@ class MMD(Objective):
             raise ValueError(f"expected bandwidth > 0; got {self.bandwidth}")
 
     def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
-        terms = log_terms(model, guide, x, particles=1)
+        terms = log_terms(model, guide, x, 1)
         drawn: dict[str, Any] = dict(poutine.trace(model).get_trace(x).nodes)
         for name in model.latents:
             if self.alpha == 1 and not drawn[name]["fn"].has_rsample:

@@ -41,7 +41,7 @@ class Renyi(Objective):
 
     def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
         refuse_points(guide)
-        log_weights = log_terms(model, guide, x, particles=self.particles).log_weights
+        log_weights = log_terms(model, guide, x, self.particles).log_weights
         if self.alpha == 1:
             return -log_weights.mean()
         power = 1 - self.alpha

@@ -1,13 +1,16 @@
 """The gradient of the bound without the reparameterisation."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import pyro
+import torch
+from pyro import poutine
 from torch import Tensor
 
 from guides import Guide
 from models import Model
-from ppl_vae.objectives.constant_draws import constant_draws
+from ppl_vae.importance import log_terms
 from ppl_vae.objectives.objective import Objective, refuse_points
 
 __all__ = ["ScoreFunction"]
@@ -54,7 +57,10 @@ class ScoreFunction(Objective):
 
     def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
         refuse_points(guide)
-        terms = constant_draws(model, guide, x, self.particles)
+        with torch.no_grad(), pyro.plate("particles", self.particles, dim=-2):
+            draws = poutine.trace(guide).get_trace(x)
+        again: Any = poutine.replay(guide, draws)  # a program, which is all that is asked of it
+        terms = log_terms(model, again, x, self.particles)
         log_weights = terms.log_weights.detach()
         signal = log_weights
         if self.baseline == "leave_one_out":

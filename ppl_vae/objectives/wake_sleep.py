@@ -9,7 +9,7 @@ from torch import Tensor
 
 from guides import Guide
 from models import Model
-from ppl_vae.objectives.constant_draws import constant_draws
+from ppl_vae.importance import log_terms
 from ppl_vae.objectives.objective import Objective, refuse_points
 
 __all__ = ["WakeSleep"]
@@ -42,7 +42,10 @@ class WakeSleep(Objective):
 
     def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
         refuse_points(guide)
-        terms = constant_draws(model, guide, x, self.particles)
+        constant: Any = torch.no_grad()(
+            guide.__call__
+        )  # a program, which is all that is asked of it
+        terms = log_terms(model, constant, x, self.particles)
         wake = -(terms.log_prior + terms.log_likelihood).mean()
         return wake + _sleep(model, guide, x)
 
