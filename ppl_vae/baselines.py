@@ -21,7 +21,7 @@ Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
 
 _RESTARTS = 10  # of k-means; the best is kept
-_RESAMPLES = 200
+_RESAMPLES = 100
 _ITERATIONS = 1000  # of the classifier's optimizer
 
 

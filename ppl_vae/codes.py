@@ -70,7 +70,7 @@ def codes_of(
     """
     yield Code("pixels", *flat)
     assigned, centroids = cluster(*flat, clusters, seed)
-    yield Code("k-means", assigned=assigned, reconstruction=centroids)
+    yield Code(f"k-means-{clusters}", assigned=assigned, reconstruction=centroids)
     for dimension in dimensions:
         kept = min(dimension, *flat[0].shape)
         yield Code(f"PCA-{kept}", *principal_components(*flat, kept, seed))

@@ -89,7 +89,7 @@ def features(
             raise InputError(f"--{name}: expected 2 to {len(split):,}; got {points:,}")
     train, test = (split.first(points) for split, points in splits.values())
     classes = first.data.classes
-    count = clusters or classes or _CLUSTERS
+    count = (classes or _CLUSTERS) if clusters is None else clusters
     if not 2 <= count <= len(train):
         raise InputError(f"--clusters: expected 2 to {len(train):,}; got {count}")
     began = time.monotonic()
