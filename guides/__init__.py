@@ -3,8 +3,16 @@
 Every class here can be named on the command line and replaced by one's own subclass of `Guide`.
 """
 
+from guides.conditional_normal import ConditionalNormal
 from guides.diagonal_normal import DiagonalNormal
 from guides.full_rank_normal import FullRankNormal
 from guides.guide import Guide
+from guides.semi_supervised_normal import SemiSupervisedNormal
 
-__all__ = ["DiagonalNormal", "FullRankNormal", "Guide"]
+__all__ = [
+    "ConditionalNormal",
+    "DiagonalNormal",
+    "FullRankNormal",
+    "Guide",
+    "SemiSupervisedNormal",
+]

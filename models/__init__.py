@@ -7,14 +7,18 @@ Every class here can be named on the command line and replaced by one's own subc
 import pyro.settings
 
 from models.beta_binomial import BetaBinomial
+from models.conditional import Conditional
 from models.continuous_bernoulli import ContinuousBernoulli
 from models.discretized_logistic import DiscretizedLogistic
+from models.labelled import Labelled
 from models.likelihoods import Bernoulli, Gaussian, Likelihood
+from models.mixture import Mixture
 from models.mixture_prior import MixtureOfNormals
 from models.model import Model
 from models.networks import MLP, Convolutional, Linear, Network, NetworkFactory
 from models.ppca import ProbabilisticPCA
 from models.priors import Prior, StandardNormal
+from models.semi_supervised import SemiSupervised
 from models.spec import DOMAINS, Domain, Shape, Spec
 from models.vae import VAE
 
@@ -24,19 +28,23 @@ __all__ = [
     "VAE",
     "Bernoulli",
     "BetaBinomial",
+    "Conditional",
     "ContinuousBernoulli",
     "Convolutional",
     "DiscretizedLogistic",
     "Domain",
     "Gaussian",
+    "Labelled",
     "Likelihood",
     "Linear",
+    "Mixture",
     "MixtureOfNormals",
     "Model",
     "Network",
     "NetworkFactory",
     "Prior",
     "ProbabilisticPCA",
+    "SemiSupervised",
     "Shape",
     "Spec",
     "StandardNormal",

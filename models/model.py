@@ -24,13 +24,17 @@ class Model(Program):
       particles go.
 
     Attributes:
-        latents: Names of the latent sites.
+        latents: Names of the latent sites that are drawn.
+        enumerated: Names of discrete latent sites besides, which are summed out exactly: in the
+            program each has `infer={"enumerate": "parallel"}`. A guide may leave them out, or have
+            them with the same mark.
         labelled: Whether the programs of model and guide take labels y after the images x: (B,)
             int64, -1 where there is none.
         spec: What the model was built for.
     """
 
     latents: ClassVar[tuple[str, ...]] = ("z",)
+    enumerated: ClassVar[tuple[str, ...]] = ()
     labelled: ClassVar[bool] = False
 
     @abstractmethod
