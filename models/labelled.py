@@ -5,6 +5,7 @@ from typing import ClassVar
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -36,7 +37,13 @@ def check_classes(owner: object, spec: Spec, instead: str) -> int:
 
 
 def with_class(features: Tensor, y: Tensor, classes: int) -> Tensor:
-    """Vectors (..., F) and classes (...), broadcast, to vectors (..., F + classes): [f, e_y]."""
+    """Vectors (..., F) and classes (...), broadcast, to vectors (..., F + classes): [f, e_y].
+
+    Raises:
+        ValueError: If a class is not known, and Pyro's validation is on.
+    """
+    if is_validation_enabled() and (y < 0).any():
+        raise ValueError("expected the class of every image; got -1, a label that is not known")
     indicator = one_hot(y, classes).to(features)
     shape = torch.broadcast_shapes(features.shape[:-1], y.shape)
     parts = (features.expand(*shape, -1), indicator.expand(*shape, -1))

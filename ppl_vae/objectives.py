@@ -49,7 +49,8 @@ class ELBO(Objective):
     """The negative evidence lower bound, -E_q[log p(x, z) - log q(z|x)], averaged over a batch.
 
     Kingma and Welling (2014), equations (2) and (3): the estimators L^A (Pyro's `Trace_ELBO`)
-    and, with a closed-form KL term, L^B (`TraceMeanField_ELBO`).
+    and, with a closed-form KL term, L^B (`TraceMeanField_ELBO`). Classes that a model sums out are
+    summed out here too (`TraceEnum_ELBO`).
 
     Args:
         particles: Draws of z for each datum.
@@ -66,7 +67,13 @@ class ELBO(Objective):
         if self.particles < 1:
             raise ValueError(f"expected particles >= 1; got {self.particles}")
 
-    def loss(self, model: Model, guide: Guide, *batch: Tensor) -> Tensor:
+    def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        if model.enumerated:
+            if self.analytic_kl:
+                reason = "a KL with classes that are summed out has no closed form"
+                raise NotImplementedError(reason)
+            terms = log_terms(model, guide, x, self.particles, labels=labels)
+            return -terms.sum(terms.log_weights).mean() / self.particles
         estimator = TensorTraceMeanFieldELBO if self.analytic_kl else TensorTraceELBO
         # One plate, `data` at dim -1: told, Pyro need not run the pair once more to guess it.
         elbo = estimator(
@@ -74,7 +81,8 @@ class ELBO(Objective):
             vectorize_particles=self.particles > 1,
             max_plate_nesting=1,
         )
-        return elbo.differentiable_loss(model, guide, *batch) / len(batch[0])
+        batch = (x,) if labels is None else (x, labels)
+        return elbo.differentiable_loss(model, guide, *batch) / len(x)
 
 
 @dataclass(frozen=True)
@@ -109,13 +117,13 @@ class IWAE(Objective):
         if self.gradient not in ("plain", "stl", "dreg"):
             raise ValueError(f"expected gradient of plain, stl, dreg; got {self.gradient!r}")
 
-    def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
+    def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
         stop_guide = self.gradient != "plain"
-        terms = log_terms(model, guide, x, self.particles, stop_guide)
+        terms = log_terms(model, guide, x, self.particles, stop_guide, labels)
         if self.gradient == "dreg" and torch.is_grad_enabled():
             weights = terms.log_weights.detach().softmax(0).unsqueeze(-1)
             for z in terms.latents.values():
                 # What comes back through z_k has one factor v_k from the bound; this is the other.
                 z.register_hook(lambda gradient: weights * gradient)
-        bound = terms.log_weights.logsumexp(0) - log(self.particles)
+        bound = terms.log_sum_exp(terms.log_weights) - log(self.particles)
         return -bound.mean()
