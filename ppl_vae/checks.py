@@ -29,7 +29,11 @@ def check_labels(model: Model, data: Data) -> None:
     """
     if not model.labelled:
         return
-    for name, split in (("training", data.train), ("validation", data.validation), ("test", data.test)):
+    for name, split in (
+        ("training", data.train),
+        ("validation", data.validation),
+        ("test", data.test),
+    ):
         labels = torch.full((len(split),), -1) if split.labels is None else split.labels
         unknown = int((labels < 0).sum())
         if unknown and not model.enumerated:
@@ -99,8 +103,7 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
     observed = model_trace.observation_nodes
     if "x" not in observed or (len(observed) > 1 and not labels):
         raise InputError(
-            f"{pair}: the model has to observe the one site 'x' (obs=x); "
-            f"it observes {observed}"
+            f"{pair}: the model has to observe the one site 'x' (obs=x); it observes {observed}"
         )
     for name in [*every, "x"]:
         shape = tuple(model_trace.nodes[name]["log_prob"].shape)

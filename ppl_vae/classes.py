@@ -1,7 +1,6 @@
 """How well the classes that a pair finds are those of the labels."""
 
 from math import sqrt
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +21,8 @@ _RESAMPLES = 200
 def class_scores(model: Model, guide: Guide, images: Split) -> dict[str, float | None]:
     """What the labels say about the classes of a model that has any; nothing without labels.
 
-    - `classification_error_percent`: how often the most probable class of the guide's classifier q(y|x) is
-      not the label, for a model of labelled images.
+    - `classification_error_percent`: how often the most probable class of the guide's classifier
+      q(y|x) is not the label, for a model of labelled images.
     - `clustering_accuracy_percent`, `normalized_mutual_information`, `adjusted_rand_index`: for
       `Mixture`, see `clustering_scores`. The cluster of an image is the largest of
       E_q(z|x) p(y|z), averaged over 100 draws of z (Jiang et al., 2017, equation 16).

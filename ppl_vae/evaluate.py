@@ -107,9 +107,7 @@ def evaluate(
 def _means(run: Run, images: Split, start: int) -> Tensor:
     """E[z|x], or E[z|x, y] where a model has classes, of a batch of images."""
     x, *labels = images.batch(slice(start, start + _BATCH), run.model.labelled)
-    return posterior_mean(
-        run.model, run.guide, x, likely_classes(run.model, run.guide, x, *labels)
-    )
+    return posterior_mean(run.model, run.guide, x, likely_classes(run.model, run.guide, x, *labels))
 
 
 def bits_per_dim(log_likelihood: Tensor, data: Data) -> Tensor:

@@ -92,9 +92,7 @@ def log_terms(
         constants = {name: value.detach() for name, value in guide.named_parameters()}
         with pyro.plate("particles", particles, dim=-2):
             guide_trace = poutine.trace(
-                poutine.replay(
-                    lambda *batch: functional_call(guide, constants, batch), guide_trace
-                )
+                poutine.replay(lambda *batch: functional_call(guide, constants, batch), guide_trace)
             ).get_trace(*batch)
     shape = torch.Size((particles, len(x)))
     latents = (*model.latents, *model.enumerated)

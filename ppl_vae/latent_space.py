@@ -176,10 +176,7 @@ def traverse(
         x, y, z = encode(run, chosen)
         shown = order[:latents].tolist()
         mean = torch.stack(
-            [
-                decoded_mean(run.model, _move(z, latent, quantiles), _column(y))
-                for latent in shown
-            ]
+            [decoded_mean(run.model, _move(z, latent, quantiles), _column(y)) for latent in shown]
         )
         return arrays_of(
             images=chosen,

@@ -421,7 +421,7 @@ def test_estimators_without_meaning_are_refused() -> None:
     clusters, plain = mixture()
     with pytest.raises(NotImplementedError, match="no closed form"):
         ELBO(analytic_kl=True).loss(clusters, plain, images())
-    with pytest.raises(NotImplementedError, match="classifier|labels"):
+    with pytest.raises(NotImplementedError, match=r"classifier|labels"):
         SemiSupervisedELBO().loss(clusters, plain, images())
 
 
