@@ -70,3 +70,11 @@ class Guide(Program):
             NotImplementedError: Where it is not.
         """
         return self.posterior_of(self.encode(x))
+
+    def classify(self, x: Tensor) -> TorchDistribution:
+        """q(y|x) with batch shape (B,), where the guide has a classifier of images.
+
+        Raises:
+            NotImplementedError: Where it has none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no classifier q(y|x)")

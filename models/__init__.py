@@ -8,17 +8,21 @@ import pyro.settings
 
 from models.autoencoder import Autoencoder
 from models.beta_binomial import BetaBinomial
+from models.conditional import Conditional
 from models.continuous_bernoulli import ContinuousBernoulli
 from models.discretized_logistic import DiscretizedLogistic
 from models.flow_prior import Flow
+from models.labelled import Labelled
 from models.likelihoods import Bernoulli, Gaussian, Likelihood
 from models.max_pooling import MaxPooling
+from models.mixture import Mixture
 from models.mixture_prior import MixtureOfNormals
 from models.model import Model
 from models.networks import MLP, Convolutional, Linear, Network, NetworkFactory
 from models.ppca import ProbabilisticPCA
 from models.priors import Prior, StandardNormal
 from models.residual import Residual
+from models.semi_supervised import SemiSupervised
 from models.spec import DOMAINS, Domain, Shape, Spec
 from models.vae import VAE
 
@@ -29,15 +33,18 @@ __all__ = [
     "Autoencoder",
     "Bernoulli",
     "BetaBinomial",
+    "Conditional",
     "ContinuousBernoulli",
     "Convolutional",
     "DiscretizedLogistic",
     "Domain",
     "Flow",
     "Gaussian",
+    "Labelled",
     "Likelihood",
     "Linear",
     "MaxPooling",
+    "Mixture",
     "MixtureOfNormals",
     "Model",
     "Network",
@@ -45,6 +52,7 @@ __all__ = [
     "Prior",
     "ProbabilisticPCA",
     "Residual",
+    "SemiSupervised",
     "Shape",
     "Spec",
     "StandardNormal",

@@ -24,7 +24,10 @@ class Model(Program):
       particles go.
 
     Attributes:
-        latents: Names of the latent sites.
+        latents: Names of the latent sites that are drawn.
+        enumerated: Names of discrete latent sites besides, which are summed out exactly: in the
+            program each has `infer={"enumerate": "parallel"}`. A guide may leave them out, or have
+            them with the same mark.
         labelled: Whether the programs of model and guide take labels y after the images x: (B,)
             int64, -1 where there is none.
         has_prior: Whether p(z) is a density. A model without one, where log p(x, z) is
@@ -33,6 +36,7 @@ class Model(Program):
     """
 
     latents: ClassVar[tuple[str, ...]] = ("z",)
+    enumerated: ClassVar[tuple[str, ...]] = ()
     labelled: ClassVar[bool] = False
     has_prior: ClassVar[bool] = True
 

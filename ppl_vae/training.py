@@ -170,10 +170,10 @@ class Training:
         # Reading a number from a GPU waits for it, so there it is done now and then.
         due = self.steps % 50 == 0 or self.steps % self.steps_per_epoch == 0
         if (due or self.loss_sum.device.type == "cpu") and not self.loss_sum.isfinite():
-            self._stop("the loss is not finite", batch[0])
+            self._stop("the loss is not finite", batch)
 
-    def _stop(self, reason: str, x: Tensor) -> NoReturn:
-        culprit = find_not_finite(self.step.model, self.step.guide, x) or reason
+    def _stop(self, reason: str, batch: tuple[Tensor, ...]) -> NoReturn:
+        culprit = find_not_finite(self.step.model, self.step.guide, *batch) or reason
         epoch, step = divmod(self.steps - 1, self.steps_per_epoch)
         raise InputError(
             f"training stopped in epoch {epoch + 1}, step {step + 1}: {culprit}; the last good "
@@ -189,7 +189,8 @@ class Training:
         with seeded(images.raw.device, _VALIDATION_SEED):
             estimates = estimate(model, guide, images, particles)
         if not estimates.elbo.isfinite().all():
-            self._stop("the validation ELBO is not finite", images[~estimates.elbo.isfinite()])
+            wrong = images.batch(~estimates.elbo.isfinite(), model.labelled)
+            self._stop("the validation ELBO is not finite", wrong)
         model.train()
         guide.train()
         row: Row = {

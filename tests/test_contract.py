@@ -16,7 +16,7 @@ import pyro.poutine as poutine
 import pytest
 import torch
 from pyro.distributions import Distribution
-from pyro.infer import SVI, Trace_ELBO
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from pyro.poutine.util import site_is_subsample
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ IMAGE_SHAPE = (2, 5, 4)
 IMAGE_SHAPES = {MaxPooling: (2, 16, 16)}  # of the networks that not every size fits
 LATENT_DIM = 3
 BATCH = 4
+CLASSES = 10  # as many as `Mixture` has unless told
 PARTICLES = 6
 
 # Options that change which parameters a class has, beside its defaults.
@@ -80,7 +81,7 @@ class Case:
     @property
     def spec(self) -> Spec:
         owner = self.likelihood.kind if self.likelihood else self.model.kind
-        return Spec(self.image_shape, owner.domain, LATENT_DIM)
+        return Spec(self.image_shape, owner.domain, LATENT_DIM, CLASSES)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -129,10 +130,38 @@ def combinations() -> Iterator[Case]:
         for number, parts in enumerate(product(priors, likelihoods)):
             chosen = networks if number == 0 else [networks[number % len(networks)]]
             cases = [Case(model, guide, *parts, network) for network in chosen]
-            case = cases[0]
-            guide_trace = poutine.trace(case.build()[1]).get_trace(case.data())
-            if set(sites(guide_trace)) == set(model.kind.latents):
+            if fits(cases[0]):
                 yield from cases
+
+
+def fits(case: Case) -> bool:
+    """Whether the guide takes what the model does, and has its latent sites."""
+    model, guide = case.build()
+    batch = with_labels(model, case.data())
+    try:
+        signature(guide.forward).bind(*batch)
+        found = set(sites(poutine.trace(guide).get_trace(*batch)))
+    except (TypeError, ValueError):  # a label too many, or one that is missing
+        return False
+    return found in ({*model.latents}, {*model.latents, *model.enumerated})
+
+
+def with_labels(model: Model, x: Tensor) -> tuple[Tensor, ...]:
+    """What the programs of a model take: the labels too where it is one of labelled images.
+
+    Where it can do without, every other image is.
+    """
+    if not model.labelled:
+        return (x,)
+    labels = torch.arange(len(x)) % CLASSES
+    if model.enumerated:
+        labels[1::2] = -1
+    return (x, labels)
+
+
+def elbo_for(model: Model) -> Trace_ELBO | TraceEnum_ELBO:
+    """Pyro's own estimator of the bound."""
+    return TraceEnum_ELBO(max_plate_nesting=1) if model.enumerated else Trace_ELBO()
 
 
 def sites(trace: poutine.Trace) -> dict[str, dict]:
@@ -157,8 +186,9 @@ def traces(
     programs: list[Callable] = [model, guide]
     if particles:
         programs = [pyro.plate("particles", particles, dim=-2)(program) for program in programs]
-    guide_trace = poutine.trace(programs[1]).get_trace(x)
-    model_trace = poutine.trace(poutine.replay(programs[0], trace=guide_trace)).get_trace(x)
+    batch = with_labels(model, x)
+    guide_trace = poutine.trace(programs[1]).get_trace(*batch)
+    model_trace = poutine.trace(poutine.replay(programs[0], trace=guide_trace)).get_trace(*batch)
     model_trace.compute_log_prob()
     guide_trace.compute_log_prob()
     return model_trace, guide_trace
@@ -180,9 +210,9 @@ def values(*modules: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in parameters(*modules).items()}
 
 
-def posterior_of(guide: Guide, x: Tensor) -> Distribution:
+def posterior_of(guide: Guide, *batch: Tensor) -> Distribution:
     try:
-        return guide.posterior(x)
+        return guide.posterior(*batch)
     except NotImplementedError as reason:
         pytest.skip(str(reason))
 
@@ -228,9 +258,13 @@ def test_every_class_is_exported(base: type) -> None:
 def test_sites_and_plate(case: Case) -> None:
     model, guide = case.build()
     model_trace, guide_trace = traces(model, guide, case.data())
-    assert set(sites(model_trace)) == {*model.latents, "x"}
-    assert set(sites(guide_trace)) == set(model.latents)
-    assert model_trace.observation_nodes == ["x"]
+    observed = ["label", "x"] if model.labelled and model.enumerated else ["x"]
+    assert set(sites(model_trace)) == {*model.latents, *model.enumerated, *observed}
+    assert set(sites(guide_trace)) - {*model.enumerated} == set(model.latents)
+    assert model_trace.observation_nodes == observed
+    for trace in (model_trace, guide_trace):
+        for name in {*model.enumerated} & {*trace.nodes}:
+            assert trace.nodes[name]["infer"]["enumerate"] == "parallel"
     assert guide_trace.observation_nodes == []
     for site in [*sites(model_trace).values(), *sites(guide_trace).values()]:
         (plate,) = site["cond_indep_stack"]
@@ -266,7 +300,7 @@ def test_draws_are_images_of_the_domain(case: Case) -> None:
     assert model().shape == (1, *case.image_shape)
     assert not torch.equal(model(size=7), drawn)
     # A draw is data: it can be scored, and given back it stays as it is.
-    assert model(drawn) is drawn
+    assert model(*with_labels(model, drawn)) is drawn
 
 
 @every_case
@@ -275,7 +309,11 @@ def test_decode_is_the_likelihood_of_the_program(case: Case) -> None:
     x = case.data()
     model_trace, _ = traces(model, guide, x, PARTICLES)
     z = model_trace.nodes[model.latents[-1]]["value"]
-    distribution = model.decode(z)
+    given = ()
+    if model.labelled:
+        y = model_trace.nodes["y"]["value"] if model.enumerated else with_labels(model, x)[1]
+        given = (y,)
+    distribution = model.decode(z, *given)
     assert distribution.batch_shape == (PARTICLES, BATCH)
     assert distribution.event_shape == case.image_shape
     expected = model_trace.nodes["x"]["log_prob"]
@@ -286,18 +324,26 @@ def test_decode_is_the_likelihood_of_the_program(case: Case) -> None:
 
 @every_case
 def test_posterior_is_the_distribution_of_the_program(case: Case) -> None:
-    _, guide = case.build()
+    model, guide = case.build()
     x = case.data()
-    distribution = posterior_of(guide, x)
+    batch = with_labels(model, x)
+    _, trace = traces(model, guide, x)
+    if {*model.enumerated} & {*trace.nodes}:
+        distribution = guide.posterior(x, trace.nodes["y"]["value"])
+        assert distribution.batch_shape == (BATCH,)
+        site = trace.nodes["z"]
+        assert torch.equal(distribution.log_prob(site["value"]), site["log_prob"])
+        return
+    distribution = posterior_of(guide, *batch)
     assert distribution.batch_shape == (BATCH,)
     torch.manual_seed(5)
-    drawn = guide(x)
+    drawn = guide(*batch)
     torch.manual_seed(5)
     expected = distribution.rsample() if distribution.has_rsample else distribution.sample()
     assert drawn.shape == (BATCH, *distribution.event_shape)
     assert torch.equal(drawn, expected)
     torch.manual_seed(6)
-    assert torch.equal(guide(x), drawn) is not guide.has_density
+    assert torch.equal(guide(*batch), drawn) is not guide.has_density
 
 
 @every_case
@@ -305,12 +351,13 @@ def test_each_datum_stands_alone(case: Case) -> None:
     model, guide = (program.double() for program in case.build())
     x = case.data().double()
     model_trace, guide_trace = traces(model, guide, x)
-    kept = {name: site["value"][:2] for name, site in sites(guide_trace).items()}
+    kept = {name: model_trace.nodes[name]["value"][:2] for name in model_trace.stochastic_nodes}
+    first = [part[:2] for part in with_labels(model, x)]
     if not guide.has_density:  # the point itself is what has to be the same
         torch.testing.assert_close(guide(x[:2]), guide(x)[:2], rtol=1e-10, atol=1e-10)
     programs = [(model, model_trace), (guide, guide_trace)]
     for program, together in programs[: 2 if guide.has_density else 1]:
-        alone = poutine.trace(poutine.condition(program, data=kept)).get_trace(x[:2])
+        alone = poutine.trace(poutine.condition(program, data=kept)).get_trace(*first)
         alone.compute_log_prob()
         for name, value in log_probs(alone).items():
             torch.testing.assert_close(
@@ -321,7 +368,7 @@ def test_each_datum_stands_alone(case: Case) -> None:
 @every_case
 def test_gradients_reach_every_parameter(case: Case) -> None:
     model, guide = case.build()
-    Trace_ELBO()(model, guide)(case.data()).backward()
+    elbo_for(model)(model, guide)(*with_labels(model, case.data())).backward()
     for name, parameter in parameters(model, guide).items():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -357,8 +404,8 @@ def test_stock_svi_trains_this_pair_and_no_other(case: Case) -> None:
     model, guide = case.build()
     other = case.build()
     before, others_before = values(model, guide), values(*other)
-    svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
-    losses = [svi.step(case.data()) for _ in range(2)]
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), elbo_for(model))
+    losses = [svi.step(*with_labels(model, case.data())) for _ in range(2)]
     assert torch.tensor(losses).isfinite().all()
     assert before.keys() == values(model, guide).keys()
     for name, value in values(model, guide).items():
