@@ -226,8 +226,8 @@ def interpolate(
         weight = torch.as_tensor(t).to(start)[:, None]
         z = (1 - weight) * start + weight * end
         if y is not None:  # a class has no middle: that of the nearer end
-            nearer_start, nearer_end = y.reshape(-1, 2, 1).unbind(1)
-            y = torch.where(weight.mT <= 0.5, nearer_start, nearer_end)
+            first, second = y.reshape(-1, 2, 1).unbind(1)
+            y = torch.where(weight.mT <= 0.5, first, second)
         return arrays_of(
             images=chosen.reshape(-1, 2),
             original=x.unflatten(0, (-1, 2)),
