@@ -3,8 +3,11 @@
 Every class here can be named on the command line and replaced by one's own subclass of `Guide`.
 """
 
+from guides.bottom_up import BottomUp
 from guides.diagonal_normal import DiagonalNormal
 from guides.full_rank_normal import FullRankNormal
 from guides.guide import Guide
+from guides.ladder import Ladder
+from guides.semi_amortized import SemiAmortized
 
-__all__ = ["DiagonalNormal", "FullRankNormal", "Guide"]
+__all__ = ["BottomUp", "DiagonalNormal", "FullRankNormal", "Guide", "Ladder", "SemiAmortized"]

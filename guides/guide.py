@@ -1,6 +1,7 @@
 """The contract of every guide."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from pyro.distributions import TorchDistribution
 from torch import Tensor
@@ -15,12 +16,18 @@ class Guide(Program):
 
     Who implements one
 
-    - takes the `Spec` as its first argument, and `network` too where it wants the architecture
-      that the user chose; the other arguments are its options;
+    - takes the `Spec` as its first argument, `network` too where it wants the architecture
+      that the user chose, and `model` where it needs the model, of which it keeps bound methods
+      (a module that it kept would count among its own); the other arguments are its options;
     - writes `forward` with one plate `data` at dim -1 and exactly the model's latent sites;
     - gives `encode` and `posterior_of` where q(z|x) is one distribution with parameters computed
       from x, or overrides `posterior` where it is a distribution otherwise.
+
+    Attributes:
+        latents: Names of the latent sites of the models that it is for.
     """
+
+    latents: ClassVar[tuple[str, ...]] = ("z",)
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -49,3 +56,11 @@ class Guide(Program):
             NotImplementedError: Where it is not.
         """
         return self.posterior_of(self.encode(x))
+
+    def amortized_posterior(self, x: Tensor) -> TorchDistribution:
+        """q(z|x) as networks alone give it, which is what a prior made of q(z|x) is made of.
+
+        Raises:
+            NotImplementedError: Where q(z|x) is not one distribution.
+        """
+        return self.posterior(x)

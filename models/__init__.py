@@ -9,6 +9,7 @@ import pyro.settings
 from models.beta_binomial import BetaBinomial
 from models.continuous_bernoulli import ContinuousBernoulli
 from models.discretized_logistic import DiscretizedLogistic
+from models.hierarchical import Hierarchical
 from models.likelihoods import Bernoulli, Gaussian, Likelihood
 from models.mixture_prior import MixtureOfNormals
 from models.model import Model
@@ -17,6 +18,7 @@ from models.ppca import ProbabilisticPCA
 from models.priors import Prior, StandardNormal
 from models.spec import DOMAINS, Domain, Shape, Spec
 from models.vae import VAE
+from models.vamp_prior import VampPrior
 
 __all__ = [
     "DOMAINS",
@@ -29,6 +31,7 @@ __all__ = [
     "DiscretizedLogistic",
     "Domain",
     "Gaussian",
+    "Hierarchical",
     "Likelihood",
     "Linear",
     "MixtureOfNormals",
@@ -40,6 +43,7 @@ __all__ = [
     "Shape",
     "Spec",
     "StandardNormal",
+    "VampPrior",
 ]
 
 # Two pairs in one process must never share parameters through Pyro's global store. A PyroModule

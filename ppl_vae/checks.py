@@ -13,6 +13,7 @@ from models import Model
 from ppl_vae.errors import InputError
 from ppl_vae.isolation import isolated
 from ppl_vae.objectives import Objective
+from ppl_vae.pieces import subclasses
 
 __all__ = ["check_objective", "check_pair", "find_not_finite"]
 
@@ -51,10 +52,12 @@ def check_pair(model: Model, guide: Guide, x: Tensor) -> None:
         "guide": sorted(guide_trace.stochastic_nodes),
     }
     if not sites["model"] == sites["guide"] == sorted(model.latents):
+        fitting = [g.__name__ for g in subclasses(Guide) if sorted(g.latents) == sites["model"]]
         raise InputError(
             f"{pair}: the guide's sites have to be the model's latent sites; the guide samples "
             f"{sites['guide']}, the model samples {sites['model']} and declares "
             f"{sorted(model.latents)}"
+            + (f"; guides for {sites['model']}: {', '.join(fitting)}" if fitting else "")
         )
     if model_trace.observation_nodes != ["x"]:
         raise InputError(

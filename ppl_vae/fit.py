@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
+
 from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Bernoulli, Gaussian, Likelihood, Model, NetworkFactory, Prior, Spec
 from ppl_vae import cli, runs
@@ -15,6 +17,7 @@ from ppl_vae.data import Data, DataSet, Digits
 from ppl_vae.devices import DeviceChoice, choose_device, seed_everything
 from ppl_vae.errors import InputError
 from ppl_vae.files import remove_unfinished
+from ppl_vae.isolation import seeded
 from ppl_vae.objectives import ELBO, Objective
 from ppl_vae.pairs import build_pair, choose_domain
 from ppl_vae.pictures import draw_pictures
@@ -121,6 +124,7 @@ def fit(
         **settings,
     }
     started, training = _prepare(path, config, pieces)
+    _initialise(started)
     runs.create(path, config, fill=training.save)
     with runs.locked(path):
         return _train(started, training)
@@ -212,6 +216,14 @@ def _prepare(path: Path, config: dict[str, Any], pieces: dict[str, Any]) -> tupl
     print(data.note, file=sys.stderr)
     _start_engine(config.get("engine", "auto"), training)
     return run, training
+
+
+def _initialise(run: Run) -> None:
+    """Lets the model start from training images; the random numbers of the run stay as they are."""
+    train = run.data.train
+    with seeded(run.device, run.config["seed"]):
+        order = torch.randperm(len(train)).to(run.device)
+        run.model.initialise(lambda count: train[order[torch.arange(count) % len(train)]])
 
 
 def _start_engine(engine: str, training: Training) -> None:

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from guides import Guide
 from models import Model
 from ppl_vae.data import Split
-from ppl_vae.isolation import isolated
+from ppl_vae.isolation import isolated, repeatable
 
 __all__ = ["Estimates", "LogTerms", "estimate", "log_terms", "log_weights"]
 
@@ -50,19 +50,27 @@ def log_terms(
         guide: q(z|x).
         x: Images (B, C, H, W).
         particles: K, the number of draws for each datum.
-        stop_guide: Whether log q(z_k|x) is taken with the guide's parameters held constant, so
-            that their gradient comes through z_k alone.
+        stop_guide: Whether log q(z_k|x) is taken with the parameters that it depends on held
+            constant, so that their gradient from there comes through z_k alone.
     """
     plate = pyro.plate("particles", particles, dim=-2)
+    again = repeatable(x.device) if stop_guide else None
     with plate:
         guide_trace = poutine.trace(guide).get_trace(x)
+    if again:
+        # What the terms are computed from, apart from what the guide computed later draws from:
+        # who weights the gradient of each z_k must not meet it twice where layers are chained.
+        for site in model.latents:
+            node: Any = guide_trace.nodes[site]
+            node["value"] = node["value"].view_as(node["value"])
     with plate:
         model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(x)
-    if stop_guide:
-        constants = {name: value.detach() for name, value in guide.named_parameters()}
-        with plate:
+    if again:
+        pair = _Guide(model, guide)
+        constants = {name: value.detach() for name, value in pair.named_parameters()}
+        with plate, again():
             guide_trace = poutine.trace(
-                poutine.replay(lambda x: functional_call(guide, constants, (x,)), guide_trace)
+                poutine.replay(lambda x: functional_call(pair, constants, (x,)), guide_trace)
             ).get_trace(x)
     shape = (particles, len(x))
     return LogTerms(
@@ -71,6 +79,18 @@ def log_terms(
         log_guide=_log_probability(guide_trace, model.latents, shape),
         latents={site: _value(guide_trace, site) for site in model.latents},
     )
+
+
+class _Guide(nn.Module):
+    """A guide with the model beside it, whose parameters q(z|x) may depend on too."""
+
+    def __init__(self, model: Model, guide: Guide) -> None:
+        super().__init__()
+        self.model = model
+        self.guide = guide
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.guide(x)
 
 
 def _log_probability(

@@ -3,6 +3,7 @@
 In Python a piece is a class (`IAF`), a class with options (`functools.partial(IAF, flows=4)`), or,
 for data sets and objectives, an instance (`MNIST(root="data")`). In a configuration it is the
 mapping `{class_path: guides.IAF, init_args: {flows: 4}}`. This file goes from one to the other.
+An option of a piece may be a piece itself, of the role that the option is named after.
 """
 
 import dataclasses
@@ -43,7 +44,7 @@ ROLES: dict[str, type] = {
 }
 
 # What the engine passes to a constructor that names it; everything else is an option of the class.
-INJECTED = frozenset({"spec", "prior", "likelihood", "network", "inputs", "outputs"})
+INJECTED = frozenset({"spec", "prior", "likelihood", "network", "inputs", "outputs", "model"})
 
 PROJECT_PACKAGES = ("models", "guides", "ppl_vae")
 
@@ -111,6 +112,8 @@ def _class_path(cls: type) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if inspect.isclass(value) or isinstance(value, partial):
+        return describe(value)
     if isinstance(value, Path):
         return str(value.resolve())
     if isinstance(value, (list, tuple)):
@@ -148,6 +151,9 @@ def restore(role: str, description: Mapping[str, Any] | None, allow_code: bool =
     unknown = sorted(set(options) - set(options_of(cls)))
     if unknown:
         raise InputError(f"{role}: {cls.__name__} has no option {unknown[0]!r}")
+    for name, value in options.items():
+        if name in ROLES and isinstance(value, Mapping):
+            options[name] = restore(name, value, allow_code)
     if dataclasses.is_dataclass(cls):
         try:
             return cls(**options)

@@ -85,15 +85,16 @@ class Case:
         spec = self.spec
         chosen: dict[str, Any] = {"network": self.network.kind}
         if self.prior:
-            chosen["prior"] = self.prior.kind(spec, **self.prior.options)
+            prior_spec = self.model.kind.prior_spec(spec, **self.model.options)
+            chosen["prior"] = self.prior.kind(prior_spec, **self.prior.options)
         if self.likelihood:
             chosen["likelihood"] = self.likelihood.kind(spec, **self.likelihood.options)
-        built = []
-        for piece in (self.model, self.guide):
+        for role, piece in (("model", self.model), ("guide", self.guide)):
             takes = signature(piece.kind).parameters
             wanted = {name: value for name, value in chosen.items() if name in takes}
-            built.append(piece.kind(spec, **wanted, **piece.options))
-        return built[0], built[1]
+            chosen[role] = piece.kind(spec, **wanted, **piece.options)
+        chosen["model"].connect(chosen["guide"].amortized_posterior)
+        return chosen["model"], chosen["guide"]
 
     def data(self, batch: int = BATCH) -> Tensor:
         shape = (batch, *IMAGE_SHAPE)
@@ -109,15 +110,25 @@ class Case:
 
 
 def combinations() -> Iterator[Case]:
+    """All of them, of which those that bring no two pieces together anew are `slow`."""
     for model, guide in product(pieces(models, Model), pieces(guides, Guide)):
         takes = signature(model.kind).parameters
         priors = pieces(models, Prior) if "prior" in takes else [None]
         likelihoods = pieces(models, Likelihood) if "likelihood" in takes else [None]
         for parts in product(priors, likelihoods, pieces(models, Network)):
             case = Case(model, guide, *parts)
-            guide_trace = poutine.trace(case.build()[1]).get_trace(case.data())
-            if set(sites(guide_trace)) == set(model.kind.latents):
+            if fits(case):
                 yield case
+
+
+def fits(case: Case) -> bool:
+    """Whether the guide is for the model's latents, and the prior for such a guide."""
+    try:
+        model, guide = case.build()
+        traces(model, guide, case.data())
+    except (ValueError, NotImplementedError):  # refused by a constructor, or by the prior
+        return False
+    return set(guide.latents) == set(model.latents)
 
 
 def sites(trace: poutine.Trace) -> dict[str, dict]:
