@@ -57,12 +57,12 @@ class BottomUp(Guide):
         super().__init__(spec)
         top_dim = two_layers(model).top_dim
         self.encoder = network(spec.image_shape, (2 * spec.latent_dim,))
-        self.between = MLP((spec.latent_dim,), (2 * top_dim,), hidden)
+        self.upper = MLP((spec.latent_dim,), (2 * top_dim,), hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         with pyro.plate("data", len(x), dim=-1):
             z1 = pyro.sample("z1", _normal(self.encoder(self.spec.network_input(x))))
-            pyro.sample("z2", _normal(self.between(z1)))
+            pyro.sample("z2", _normal(self.upper(z1)))
             return z1
 
 

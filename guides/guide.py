@@ -20,6 +20,7 @@ class Guide(Program):
       that the user chose, and `model` where it needs the model, of which it keeps bound methods
       (a module that it kept would count among its own); the other arguments are its options;
     - writes `forward` with one plate `data` at dim -1 and exactly the model's latent sites;
+    - names its parts otherwise than the model does, whose parameters stock Pyro tells by name;
     - gives `encode` and `posterior_of` where q(z|x) is one distribution with parameters computed
       from x, or overrides `posterior` where it is a distribution otherwise.
 

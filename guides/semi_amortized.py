@@ -31,6 +31,7 @@ class SemiAmortized(Guide):
         guide: The other guide, which has to have `encode` and `posterior_of`.
         steps: K; 0 is the other guide itself.
         step_size: a.
+        max_norm: A datum's gradient that is longer is scaled down to this length.
         particles: Draws of z for each datum in each step.
         through_steps: Whether training follows how lambda_K depends on the parameters through the
             steps as well, by second derivatives, as in the paper; otherwise the steps count as
@@ -49,14 +50,16 @@ class SemiAmortized(Guide):
         guide: Callable[..., Guide] = DiagonalNormal,
         steps: int = 5,
         step_size: float = 0.1,
+        max_norm: float = 5.0,
         particles: int = 1,
         through_steps: bool = True,
     ) -> None:
         super().__init__(spec)
         if steps < 0:
             raise ValueError(f"expected steps >= 0; got {steps}")
-        if not 0 < step_size < float("inf"):
-            raise ValueError(f"expected step_size > 0; got {step_size}")
+        for name, value in (("step_size", step_size), ("max_norm", max_norm)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"expected {name} > 0; got {value}")
         if particles < 1:
             raise ValueError(f"expected particles >= 1; got {particles}")
         if model.latents != ("z",) or model.labelled:
@@ -76,6 +79,7 @@ class SemiAmortized(Guide):
         self.joint = model.__call__
         self.steps = steps
         self.step_size = step_size
+        self.max_norm = max_norm
         self.particles = particles
         self.through_steps = through_steps
 
@@ -89,6 +93,8 @@ class SemiAmortized(Guide):
                 (gradient,) = torch.autograd.grad(
                     self._elbo(climbed, x), climbed, create_graph=follow
                 )
+                norm = gradient.norm(dim=-1, keepdim=True)
+                gradient = gradient * (self.max_norm / norm.clamp(min=self.max_norm))
                 climbed = climbed + self.step_size * gradient
         if not torch.is_grad_enabled():
             return climbed.detach()
