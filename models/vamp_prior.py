@@ -31,6 +31,7 @@ class VampPrior(Prior):
     """
 
     posterior: Callable[[Tensor], TorchDistribution] | None = None
+    weight_logits: Tensor
 
     def __init__(self, spec: Spec, components: int = 500) -> None:
         super().__init__(spec)
@@ -54,9 +55,10 @@ class VampPrior(Prior):
     @torch.no_grad()
     def initialise(self, images: Callable[[int], Tensor]) -> None:
         x = self.spec.network_input(images(len(self.unclamped)))
-        self.unclamped.copy_(x + _NOISE * torch.randn_like(x))
-        if self.spec.domain != "real":
-            self.unclamped.clamp_(0, 1)  # beyond the edges nothing would move them
+        noisy = x + _NOISE * torch.randn_like(x)
+        if self.spec.domain != "real":  # reflected: at the edges and beyond nothing would move them
+            noisy = 1 - (1 - noisy.abs()).abs()
+        self.unclamped.copy_(noisy)
 
     def forward(self) -> TorchDistribution:
         """p(z), with batch shape () and event shape (D,).

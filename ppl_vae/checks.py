@@ -1,6 +1,7 @@
 """Checks of a model/guide pair before it trains, and of its numbers where training breaks."""
 
 import warnings
+from typing import Any
 
 import pyro
 import torch
@@ -52,7 +53,8 @@ def check_pair(model: Model, guide: Guide, x: Tensor) -> None:
         "guide": sorted(guide_trace.stochastic_nodes),
     }
     if not sites["model"] == sites["guide"] == sorted(model.latents):
-        fitting = [g.__name__ for g in subclasses(Guide) if sorted(g.latents) == sites["model"]]
+        known: list[Any] = subclasses(Guide)
+        fitting = [cls.__name__ for cls in known if sorted(cls.latents) == sites["model"]]
         raise InputError(
             f"{pair}: the guide's sites have to be the model's latent sites; the guide samples "
             f"{sites['guide']}, the model samples {sites['model']} and declares "

@@ -211,7 +211,7 @@ def _values_of(option: str, arguments: list[str]) -> list[str]:
 
 
 def _classes_first(arguments: list[str]) -> list[str]:
-    """Puts a config first and `--guide.option` last: the parser needs a class before its options."""
+    """A config first, `--guide.option` last: the parser needs a class before its options."""
     groups: list[list[str]] = []
     for argument in arguments:
         if argument.startswith("--") or not groups:

@@ -122,7 +122,7 @@ def test_estimators_that_stop_the_guide_keep_the_path_through_the_prior(gradient
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("objective", [ELBO(), ELBO(particles=3), IWAE(4), IWAE(4, "stl")], ids=str)
+@pytest.mark.parametrize("objective", [ELBO(), IWAE(4, "stl")], ids=str)
 def test_it_can_be_staged(objective):
     model, guide = _pair()
     x = torch.bernoulli(torch.full((4, 1, 3, 2), 0.5))
