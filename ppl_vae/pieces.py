@@ -101,7 +101,15 @@ def describe(piece: Any) -> dict[str, Any] | None:
         for name, parameter in options_of(cls).items()
         if name in chosen or parameter.default is not inspect.Parameter.empty
     }
-    return {"class_path": _class_path(cls), "init_args": {k: _plain(v) for k, v in values.items()}}
+    options = {
+        name: describe(value) if name in ROLES and _is_class(value) else _plain(value)
+        for name, value in values.items()
+    }
+    return {"class_path": _class_path(cls), "init_args": options}
+
+
+def _is_class(value: Any) -> bool:
+    return inspect.isclass(value) or isinstance(value, partial)
 
 
 def _class_path(cls: type) -> str:
@@ -112,8 +120,6 @@ def _class_path(cls: type) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if inspect.isclass(value) or isinstance(value, partial):
-        return describe(value)
     if isinstance(value, Path):
         return str(value.resolve())
     if isinstance(value, (list, tuple)):
