@@ -12,6 +12,7 @@ from models.conditional import Conditional
 from models.continuous_bernoulli import ContinuousBernoulli
 from models.discretized_logistic import DiscretizedLogistic
 from models.flow_prior import Flow
+from models.hierarchical import Hierarchical
 from models.labelled import Labelled
 from models.likelihoods import Bernoulli, Gaussian, Likelihood
 from models.max_pooling import MaxPooling
@@ -25,6 +26,7 @@ from models.residual import Residual
 from models.semi_supervised import SemiSupervised
 from models.spec import DOMAINS, Domain, Shape, Spec
 from models.vae import VAE
+from models.vamp_prior import VampPrior
 
 __all__ = [
     "DOMAINS",
@@ -40,6 +42,7 @@ __all__ = [
     "Domain",
     "Flow",
     "Gaussian",
+    "Hierarchical",
     "Labelled",
     "Likelihood",
     "Linear",
@@ -56,6 +59,7 @@ __all__ = [
     "Shape",
     "Spec",
     "StandardNormal",
+    "VampPrior",
 ]
 
 # Two pairs in one process must never share parameters through Pyro's global store. A PyroModule

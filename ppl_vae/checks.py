@@ -16,6 +16,7 @@ from ppl_vae.data import Data
 from ppl_vae.errors import InputError
 from ppl_vae.isolation import isolated
 from ppl_vae.objectives import Objective
+from ppl_vae.pieces import subclasses
 
 __all__ = ["check_labels", "check_objective", "check_pair", "find_not_finite"]
 
@@ -95,10 +96,12 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
     }
     every = sorted([*model.latents, *model.enumerated])
     if sites["model"] != every or sites["guide"] not in (every, sorted(model.latents)):
+        known: list[Any] = subclasses(Guide)
+        fitting = [cls.__name__ for cls in known if sorted(cls.latents) == sites["model"]]
         raise InputError(
             f"{pair}: the guide's sites have to be the model's latent sites; the guide samples "
             f"{sites['guide']}, the model samples {sites['model']} and declares "
-            f"{every}"
+            f"{every}" + (f"; guides for {sites['model']}: {', '.join(fitting)}" if fitting else "")
         )
     _check_enumeration(pair, model, guide_trace, model_trace)
     observed = model_trace.observation_nodes

@@ -17,6 +17,7 @@ from ppl_vae.data import Data, DataSet, Digits
 from ppl_vae.devices import DeviceChoice, choose_device, seed_everything
 from ppl_vae.errors import InputError
 from ppl_vae.files import remove_unfinished
+from ppl_vae.isolation import seeded
 from ppl_vae.objectives import ELBO, Objective
 from ppl_vae.pairs import build_pair, choose_domain
 from ppl_vae.pictures import draw_pictures
@@ -135,6 +136,7 @@ def fit(
         **settings,
     }
     started, training = _prepare(path, config, pieces)
+    _initialise(started)
     runs.create(path, config, fill=training.save)
     with runs.locked(path):
         return _train(started, training)
@@ -259,6 +261,14 @@ def _keep_labels(data: Data, model: Model, count: int, seed: int) -> Data:
             "SemiSupervised"
         )
     return dataclasses.replace(data, train=data.train.keep_labels(count, data.classes, seed))
+
+
+def _initialise(run: Run) -> None:
+    """Lets the model start from training images; the random numbers of the run stay as they are."""
+    train = run.data.train
+    with seeded(run.device, run.config["seed"]):
+        order = torch.randperm(len(train)).to(run.device)
+        run.model.initialise(lambda count: train[order[torch.arange(count) % len(train)]])
 
 
 def _start_engine(engine: str, training: Training) -> None:

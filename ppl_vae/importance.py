@@ -14,7 +14,7 @@ from torch.func import functional_call
 from guides import Guide
 from models import Model
 from ppl_vae.data import Split
-from ppl_vae.isolation import isolated
+from ppl_vae.isolation import isolated, repeatable
 
 __all__ = ["Estimates", "LogTerms", "estimate", "log_terms", "log_weights"]
 
@@ -73,8 +73,8 @@ def log_terms(
         guide: q(z|x).
         x: Images (B, C, H, W).
         particles: K, the number of draws for each datum.
-        stop_guide: Whether log q(z_k|x) is taken with the guide's parameters held constant, so
-            that their gradient comes through z_k alone.
+        stop_guide: Whether log q(z_k|x) is taken with the parameters that it depends on held
+            constant, so that their gradient from there comes through z_k alone.
         labels: Their labels (B,) for a model of labelled images, -1 where there is none.
 
     Raises:
@@ -82,17 +82,26 @@ def log_terms(
             comes through.
     """
     batch = (x,) if labels is None else (x, labels)
-    guide_trace, model_trace = _traces(model, guide, batch, particles)
+    again = repeatable(x.device) if stop_guide else None
+    guide_trace = _guide_trace(guide, batch, particles)
     in_guide = tuple(site for site in model.enumerated if site in guide_trace.nodes)
-    if stop_guide:
-        if in_guide:
-            raise NotImplementedError(
-                f"no gradient comes through the discrete site {in_guide[0]!r} of the guide"
-            )
-        constants = {name: value.detach() for name, value in guide.named_parameters()}
-        with pyro.plate("particles", particles, dim=-2):
+    if again and in_guide:
+        raise NotImplementedError(
+            f"no gradient comes through the discrete site {in_guide[0]!r} of the guide"
+        )
+    if again:
+        # What the terms are computed from, apart from what the guide computed later draws from:
+        # who weights the gradient of each z_k must not meet it twice where layers are chained.
+        for site in model.latents:
+            node: Any = guide_trace.nodes[site]
+            node["value"] = node["value"].view_as(node["value"])
+    model_trace = _model_trace(model, guide_trace, batch, particles)
+    if again:
+        pair = _Guide(model, guide)
+        constants = {name: value.detach() for name, value in pair.named_parameters()}
+        with pyro.plate("particles", particles, dim=-2), again():
             guide_trace = poutine.trace(
-                poutine.replay(lambda *batch: functional_call(guide, constants, batch), guide_trace)
+                poutine.replay(lambda *batch: functional_call(pair, constants, batch), guide_trace)
             ).get_trace(*batch)
     shape = torch.Size((particles, len(x)))
     latents = (*model.latents, *model.enumerated)
@@ -112,16 +121,30 @@ def log_terms(
     return LogTerms(prior, likelihood, guided, drawn, share)
 
 
-def _traces(
-    model: Model, guide: Guide, batch: tuple[Tensor, ...], particles: int
-) -> tuple[poutine.Trace, poutine.Trace]:
-    """The guide's trace and the model's on its draws, particles at dim -2, every y at dim -3."""
-    plate = pyro.plate("particles", particles, dim=-2)
-    with plate, poutine.enum(first_available_dim=-3):
-        guide_trace = poutine.trace(guide).get_trace(*batch)
-    with poutine.enum(), plate:
-        model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(*batch)
-    return guide_trace, model_trace
+class _Guide(nn.Module):
+    """A guide with the model beside it, whose parameters q(z|x) may depend on too."""
+
+    def __init__(self, model: Model, guide: Guide) -> None:
+        super().__init__()
+        self.model = model
+        self.guide = guide
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        return self.guide(*batch)
+
+
+def _guide_trace(guide: Guide, batch: tuple[Tensor, ...], particles: int) -> poutine.Trace:
+    """Particles at dim -2, every value of a discrete site at dim -3."""
+    with pyro.plate("particles", particles, dim=-2), poutine.enum(first_available_dim=-3):
+        return poutine.trace(guide).get_trace(*batch)
+
+
+def _model_trace(
+    model: Model, guide_trace: poutine.Trace, batch: tuple[Tensor, ...], particles: int
+) -> poutine.Trace:
+    """The model on the guide's draws, the same way."""
+    with poutine.enum(), pyro.plate("particles", particles, dim=-2):
+        return poutine.trace(poutine.replay(model, guide_trace)).get_trace(*batch)
 
 
 def _log_probability(trace: poutine.Trace, sites: Sequence[str], shape: torch.Size) -> Tensor:
@@ -271,7 +294,7 @@ def _bytes_per_row(model: Model, guide: Guide, batch: tuple[Tensor, ...]) -> int
     handles = [leaf.register_forward_hook(record) for leaf in leaves]
     try:
         with torch.no_grad(), isolated(batch[0].device):
-            _, model_trace = _traces(model, guide, batch, 1)
+            model_trace = _model_trace(model, _guide_trace(guide, batch, 1), batch, 1)
     finally:
         for handle in handles:
             handle.remove()
