@@ -79,8 +79,9 @@ class Guide(Program):
         """q(z|x) as networks alone give it, which is what a prior made of q(z|x) is made of.
 
         Raises:
-            NotImplementedError: Where q(z|x) is not one distribution.
+            NotImplementedError: Where q(z|x) is not one distribution, or a point.
         """
+        self.check_density("a prior made of q(z|x)")
         return self.posterior(x)
 
     def classify(self, x: Tensor) -> TorchDistribution:

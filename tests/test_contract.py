@@ -29,7 +29,7 @@ from models import Gaussian, Likelihood, MaxPooling, Model, Network, Prior, Spec
 
 IMAGE_SHAPE = (2, 5, 4)
 IMAGE_SHAPES = {MaxPooling: (2, 16, 16)}  # of the networks that not every size fits
-LATENT_DIM = 3
+LATENT_DIM = 4
 BATCH = 4
 CLASSES = 10  # as many as `Mixture` has unless told
 PARTICLES = 6
