@@ -113,7 +113,7 @@ def test_importance_sampling_converges_to_log_p_and_the_bound_stays_below(model,
     x = model(size=3).detach()
     built = guide(SPEC, model, network=Linear).double()
     with torch.no_grad():
-        draws = log_weights(model, built, x, 50_000)
+        draws = log_weights(model, built, x, 200_000)
     exact = _exact_log_p(model, x)
     assert (draws.mean(0).numpy() < exact).all()
     relative = (draws - torch.as_tensor(exact)).exp()  # of mean one
