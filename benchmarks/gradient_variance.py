@@ -20,9 +20,9 @@ from torch import Tensor
 from guides import DiagonalNormal
 from models import VAE, Spec
 from ppl_vae.data import Data, Digits
+from ppl_vae.estimates import estimate
 from ppl_vae.figures import BLUE, INK, ORANGE, new_figure, save
 from ppl_vae.files import whole_file
-from ppl_vae.importance import estimate
 from ppl_vae.objectives import ELBO, Objective, ScoreFunction
 from ppl_vae.svi import SVIStep, learning_rate_at
 

@@ -13,7 +13,7 @@ from ppl_vae.data import Data, Split
 from ppl_vae.devices import check_seed
 from ppl_vae.encoding import decoded_mean, likely_classes, posterior_mean
 from ppl_vae.errors import InputError
-from ppl_vae.importance import estimate
+from ppl_vae.estimates import estimate
 from ppl_vae.isolation import seeded
 from ppl_vae.progress import Progress, table
 from ppl_vae.runs import Run, write_json

@@ -1,8 +1,7 @@
 """Importance weights, datum by datum: the one quantity under every bound on log p(x)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log
 from typing import Any
 
 import pyro
@@ -13,12 +12,9 @@ from torch.func import functional_call
 
 from guides import Guide
 from models import Model
-from ppl_vae.data import Split
-from ppl_vae.isolation import isolated, repeatable
+from ppl_vae.isolation import repeatable
 
-__all__ = ["Estimates", "LogTerms", "estimate", "log_terms", "log_weights"]
-
-MEMORY_BYTES = 64 * 2**20  # for the temporaries of one pass; more is not faster
+__all__ = ["LogTerms", "log_terms", "log_weights", "pair_traces"]
 
 
 @dataclass(frozen=True)
@@ -133,6 +129,21 @@ class _Guide(nn.Module):
         return self.guide(*batch)
 
 
+def pair_traces(
+    model: Model, guide: Guide, batch: tuple[Tensor, ...], particles: int
+) -> tuple[poutine.Trace, poutine.Trace]:
+    """The guide's trace, and the model's on its draws: particles at dim -2, every y at dim -3.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        batch: Images (B, C, H, W), and labels (B,) where the programs take them.
+        particles: K, the number of draws for each datum.
+    """
+    guide_trace = _guide_trace(guide, batch, particles)
+    return guide_trace, _model_trace(model, guide_trace, batch, particles)
+
+
 def _guide_trace(guide: Guide, batch: tuple[Tensor, ...], particles: int) -> poutine.Trace:
     """Particles at dim -2, every value of a discrete site at dim -3."""
     with pyro.plate("particles", particles, dim=-2), poutine.enum(first_available_dim=-3):
@@ -201,104 +212,3 @@ def log_weights(
     if terms.log_share is None:
         return terms.log_weights
     return (terms.log_share + terms.log_weights).unflatten(0, (-1, particles)).logsumexp(0)
-
-
-@dataclass(frozen=True)
-class Estimates:
-    """Estimates for each of N images, (N,) in nats, float64.
-
-    Attributes:
-        elbo: mean_k log w_k.
-        rate: mean_k [log q(z_k|x) - log p(z_k)], an estimate of KL(q(z|x) || p(z)).
-        distortion: -mean_k log p(x|z_k), so that elbo = -(rate + distortion).
-        log_likelihood: log mean_k w_k; its expectation rises with K to log p(x).
-    """
-
-    elbo: Tensor
-    rate: Tensor
-    distortion: Tensor
-    log_likelihood: Tensor
-
-
-@torch.no_grad()
-def estimate(
-    model: Model,
-    guide: Guide,
-    images: Split,
-    particles: int,
-    memory_bytes: int = MEMORY_BYTES,
-    advance: Callable[[int], None] = lambda images: None,
-) -> Estimates:
-    """Estimates the ELBO, its two terms and log p(x) of each image at bounded memory.
-
-    A model that sums its classes out is measured as one of images alone, with no label known to
-    it, so that its numbers compare with those of every other model. One that takes the class as
-    given is measured given the labels, as log p(x|y).
-
-    Images and particles are taken in pieces whose sizes follow from the model and the memory
-    bound alone, so that one seed gives one result.
-
-    Args:
-        model: p(x, z).
-        guide: q(z|x).
-        images: N images, with labels where the model takes them as given.
-        particles: K, draws of z for each image.
-        memory_bytes: Bound on the temporaries of one piece.
-        advance: Told how many images are done, after each piece.
-    """
-    # Filled in place: small results that were allocated between the large temporaries would keep
-    # the allocator from using their memory again, and a long evaluation would grow without bound.
-    shape, device = len(images), images.raw.device
-    result = Estimates(*(torch.zeros(shape, dtype=torch.float64, device=device) for _ in range(4)))
-    given = model.labelled and not model.enumerated
-    with pyro.validation_enabled(False):
-        bytes_per_row = _bytes_per_row(model, guide, images.batch(slice(1), given))
-        batch, chunks = _pieces(bytes_per_row, particles, memory_bytes)
-        for start in range(0, len(images), batch):
-            x, *labels = images.batch(slice(start, start + batch), given)
-            done = slice(start, start + len(x))
-            result.log_likelihood[done] = -torch.inf
-            for chunk in chunks:
-                terms = log_terms(model, guide, x, chunk, False, *labels)
-                result.elbo[done] += terms.sum(terms.log_weights) / particles
-                result.rate[done] += terms.sum(terms.log_guide - terms.log_prior) / particles
-                result.distortion[done] -= terms.sum(terms.log_likelihood) / particles
-                result.log_likelihood[done] = torch.logaddexp(
-                    result.log_likelihood[done], terms.log_sum_exp(terms.log_weights).double()
-                )
-            result.log_likelihood[done] -= log(particles)
-            advance(len(x))
-    return result
-
-
-def _pieces(bytes_per_row: int, particles: int, memory_bytes: int) -> tuple[int, list[int]]:
-    """How many images to take at once, and the particles of each pass over them."""
-    rows = max(1, memory_bytes // bytes_per_row)
-    passes = -(-particles // min(particles, rows))
-    sizes = [particles // passes + (index < particles % passes) for index in range(passes)]
-    return max(1, rows // sizes[0]), sizes
-
-
-def _bytes_per_row(model: Model, guide: Guide, batch: tuple[Tensor, ...]) -> int:
-    """Bytes that decoding one z and scoring one image takes, measured on the decoder itself.
-
-    Where y takes all its values, one z is decoded with each of them.
-    """
-    sizes: list[int] = []
-
-    def record(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-        if isinstance(output, Tensor):
-            sizes.append(output.numel() * output.element_size())
-
-    leaves = [module for module in model.modules() if not list(module.children())]
-    handles = [leaf.register_forward_hook(record) for leaf in leaves]
-    try:
-        with torch.no_grad(), isolated(batch[0].device):
-            model_trace = _model_trace(model, _guide_trace(guide, batch, 1), batch, 1)
-    finally:
-        for handle in handles:
-            handle.remove()
-    # A pixel's log-probability passes through about six temporaries.
-    node: Any = model_trace.nodes["x"]
-    scores = node["fn"].batch_shape.numel() * model.spec.pixels
-    return sum(sizes) + 6 * 4 * scores

@@ -20,12 +20,10 @@ from models import Likelihood, Model, Network, Prior
 from ppl_vae.data import DataSet
 from ppl_vae.errors import InputError
 from ppl_vae.objectives import Objective
-from ppl_vae.semi_supervised_elbo import SemiSupervisedELBO
 
 __all__ = [
     "INJECTED",
     "ROLES",
-    "SemiSupervisedELBO",
     "class_of",
     "describe",
     "options_of",

@@ -20,7 +20,7 @@ from ppl_vae.checkpoints import (
 from ppl_vae.checks import find_not_finite
 from ppl_vae.data import Data
 from ppl_vae.errors import InputError
-from ppl_vae.importance import estimate
+from ppl_vae.estimates import estimate
 from ppl_vae.interrupts import asked_to_stop
 from ppl_vae.isolation import isolated, seeded
 from ppl_vae.metrics import Row, events, write_metrics

@@ -17,7 +17,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.evaluate import evaluate
 from ppl_vae.fit import fit
 from ppl_vae.generate import generate, interpolate, reconstruct, sample, traverse
-from ppl_vae.semi_supervised_elbo import SemiSupervisedELBO
+from ppl_vae.objectives import SemiSupervisedELBO
 
 PAIRS = {
     "m2": {

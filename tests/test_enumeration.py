@@ -28,9 +28,9 @@ from models import (
 )
 from ppl_vae.checks import check_pair
 from ppl_vae.data import Split
-from ppl_vae.importance import estimate, log_terms, log_weights
-from ppl_vae.objectives import ELBO, IWAE
-from ppl_vae.semi_supervised_elbo import SemiSupervisedELBO
+from ppl_vae.estimates import estimate
+from ppl_vae.importance import log_terms, log_weights
+from ppl_vae.objectives import ELBO, IWAE, SemiSupervisedELBO
 from ppl_vae.staging import stage
 
 CLASSES, PARTICLES = 3, 4

@@ -17,9 +17,10 @@ from guides import DiagonalNormal, Guide
 from models import MLP, Linear, ProbabilisticPCA
 from ppl_vae.data import Arrays, Digits
 from ppl_vae.errors import InputError
+from ppl_vae.estimates import estimate
 from ppl_vae.evaluate import active_units, bits_per_dim, evaluate, main
 from ppl_vae.fit import fit
-from ppl_vae.importance import estimate, log_terms, log_weights
+from ppl_vae.importance import log_terms, log_weights
 from ppl_vae.runs import Run
 
 TERMS = ("elbo", "rate", "distortion", "log_likelihood")

@@ -17,7 +17,8 @@ import ppl_vae.importance
 from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Bernoulli, Gaussian, Likelihood, Linear, ProbabilisticPCA, Spec
 from ppl_vae.data import Split
-from ppl_vae.importance import LogTerms, estimate, log_terms, log_weights
+from ppl_vae.estimates import estimate
+from ppl_vae.importance import LogTerms, log_terms, log_weights
 
 SPEC = Spec((1, 3, 4), "real", 2)
 
@@ -171,7 +172,7 @@ class Recorder:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.parts: list[LogTerms] = []
-        monkeypatch.setattr(ppl_vae.importance, "log_terms", self)
+        monkeypatch.setattr(ppl_vae.estimates, "log_terms", self)
 
     def __call__(self, *arguments) -> LogTerms:
         self.parts.append(log_terms(*arguments))

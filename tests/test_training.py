@@ -21,8 +21,8 @@ from ppl_vae import load
 from ppl_vae.checkpoints import read_checkpoint
 from ppl_vae.data import Arrays, Digits
 from ppl_vae.errors import InputError
+from ppl_vae.estimates import estimate
 from ppl_vae.fit import fit
-from ppl_vae.importance import estimate
 from ppl_vae.objectives import ELBO
 from ppl_vae.runs import Run
 from ppl_vae.svi import SVIStep, learning_rate_at

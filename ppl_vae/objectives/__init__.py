@@ -11,6 +11,17 @@ from ppl_vae.objectives.mmd import MMD
 from ppl_vae.objectives.objective import Objective
 from ppl_vae.objectives.renyi import Renyi
 from ppl_vae.objectives.score_function import ScoreFunction
+from ppl_vae.objectives.semi_supervised import SemiSupervisedELBO
 from ppl_vae.objectives.wake_sleep import WakeSleep
 
-__all__ = ["ELBO", "IWAE", "MMD", "Beta", "Objective", "Renyi", "ScoreFunction", "WakeSleep"]
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "MMD",
+    "Beta",
+    "Objective",
+    "Renyi",
+    "ScoreFunction",
+    "SemiSupervisedELBO",
+    "WakeSleep",
+]

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from guides import Guide
 from models import Model
-from ppl_vae.objectives import ELBO, Objective
+from ppl_vae.objectives.elbo import ELBO
+from ppl_vae.objectives.objective import Objective
 
 __all__ = ["SemiSupervisedELBO"]
 
