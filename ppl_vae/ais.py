@@ -1,0 +1,338 @@
+"""How sure log p(x) is: annealed importance sampling from below, and backwards from above."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log, sqrt
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ppl_vae.errors import InputError
+from ppl_vae.importance import MEMORY_BYTES
+from ppl_vae.joint import Batch, Joint, Latents, Program, simulate
+from ppl_vae.unconstrained import Unconstrained
+
+__all__ = ["AIS", "Bidirectional", "ais", "bidirectional", "interval"]
+
+_ACCEPTANCE = 0.65  # which is best for HMC in many dimensions; Neal (2011)
+_STEEPNESS = 4.0  # of the sigmoid that temperatures follow; Wu et al. (2017), appendix
+_PILOT = 4  # every so many temperatures are enough to find step sizes
+_BURN_IN = 20
+_GAIN = 0.2  # change of log step size for a unit of acceptance too much
+
+
+@dataclass(frozen=True)
+class AIS:
+    """Estimates of log p(x) of B data by C chains each, in nats, float64.
+
+    Attributes:
+        log_weights: (C, B); the mean of their exponentials has expectation p(x).
+        log_likelihood: log mean_c w_c, (B,); on average below log p(x), less so with more
+            temperatures.
+        standard_error: Of it, from the spread of the chains, (B,).
+        lower: End of the interval for log p(x), (B,); see `interval`.
+        upper: The other end.
+        level: The coverage that the interval aims at.
+        acceptance: Mean acceptance of the transitions, (B,).
+    """
+
+    log_weights: Tensor
+    log_likelihood: Tensor
+    standard_error: Tensor
+    lower: Tensor
+    upper: Tensor
+    level: float
+    acceptance: Tensor
+
+
+@dataclass(frozen=True)
+class Bidirectional:
+    """log p(x) of N data drawn from the model, enclosed; in nats, float64.
+
+    Attributes:
+        batch: The data, as the programs take them; the first is x, (N, ...).
+        latents: The z that x came with, an exact draw from p(z|x); by site, (N, ...).
+        below: AIS from the start to the posterior, a stochastic lower bound.
+        above: -log mean_c w'_c, (N,), w'_c of chains from that z back to the start: a stochastic
+            upper bound.
+        above_standard_error: Of it, from the spread of the chains, which share their z, (N,).
+        gap: above - below, (N,), whose mean bounds the sum of both errors.
+    """
+
+    batch: Batch
+    latents: Latents
+    below: AIS
+    above: Tensor
+    above_standard_error: Tensor
+    gap: Tensor
+
+
+def interval(log_weights: Tensor, level: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Standard error of log mean_c w_c, and an interval for the log of the expectation of w.
+
+    Two intervals are joined, each with the quantile of Student's t of C - 1 degrees of freedom:
+    the delta method's, log mean w +- t sd(w) / (sqrt(C) mean w), and that of Cox for weights that
+    are log-normal, m + s^2 / 2 +- t sqrt(s^2 / C + s^4 / (2 (C - 1))), m and s^2 the mean and
+    variance of log w (Zhou and Gao, 1997). The first alone is too short where the largest weights
+    have not been met.
+
+    Args:
+        log_weights: (C, B) in nats, C >= 2.
+        level: The coverage aimed at.
+    """
+    from scipy.stats import t as student
+
+    chains = len(log_weights)
+    quantile = float(student.ppf((1 + level) / 2, chains - 1))
+    mean = log_weights.logsumexp(0) - log(chains)
+    error = (log_weights - mean).exp().std(0) / sqrt(chains)
+    variance = log_weights.var(0)
+    centre = log_weights.mean(0) + variance / 2
+    spread = (variance / chains + variance.square() / (2 * (chains - 1))).sqrt()
+    lower = torch.minimum(mean - quantile * error, centre - quantile * spread)
+    upper = torch.maximum(mean + quantile * error, centre + quantile * spread)
+    return error, lower, upper
+
+
+def ais(
+    model: Program,
+    guide: Program,
+    x: Tensor | Batch,
+    *,
+    chains: int = 16,
+    temperatures: int = 500,
+    leapfrog_steps: int = 10,
+    start: Literal["prior", "guide"] = "prior",
+    level: float = 0.99,
+    memory_bytes: int = MEMORY_BYTES,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> AIS:
+    """log p(x) by annealing from p(z) (or q(z|x)) to p(z) p(x|z) with HMC, for each datum.
+
+    Neal, Annealed Importance Sampling, 2001; for decoders Wu, Burda, Salakhutdinov and Grosse, On
+    the Quantitative Analysis of Decoder-Based Generative Models, 2017. With f_t = start^(1 -
+    beta_t) joint^(beta_t) and beta_t sigmoidal from 0 to 1, log w = sum_t log f_t(z_t-1) -
+    log f_t-1(z_t-1), z_t one transition of HMC under f_t from z_t-1. E[w] = p(x) exactly: step
+    sizes are adapted, for each datum and temperature, in a pilot run of their own and then stay.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x); with `start="prior"` only its variances are used, as a metric.
+        x: Images (B, ...), or a tuple of all that the programs take.
+        chains: C, independent of each other.
+        temperatures: T, steps between the two distributions.
+        leapfrog_steps: In each transition.
+        start: Where to anneal from. The guide is closer, but where it misses a part of the
+            posterior few chains may ever get there.
+        level: The coverage that the interval aims at.
+        memory_bytes: Bound on the temporaries of one gradient.
+        advance: Told how many temperatures are done, of T for each pass over some data.
+
+    Raises:
+        InputError: If a number is out of range, or the pair has no common continuous latents.
+    """
+    _check(chains, temperatures, leapfrog_steps, start, level)
+    whole = Unconstrained.of(Joint.of(model, guide, x))
+    columns = []
+    for part in _parts(whole, chains, memory_bytes):
+        path = _Path.between(part, start, temperatures, leapfrog_steps)
+        sizes = path.find_step_sizes(chains)
+        columns.append(path.anneal(path.begin(chains), sizes, advance))
+    log_weights, acceptance = (torch.cat(each, -1) for each in zip(*columns, strict=True))
+    return _result(log_weights, acceptance, level)
+
+
+def bidirectional(
+    model: Program,
+    guide: Program,
+    size: int = 100,
+    *,
+    chains: int = 16,
+    temperatures: int = 500,
+    leapfrog_steps: int = 10,
+    start: Literal["prior", "guide"] = "prior",
+    level: float = 0.99,
+    like: Tensor | Batch | None = None,
+    memory_bytes: int = MEMORY_BYTES,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> Bidirectional:
+    """Encloses log p(x) of data that the model made, by AIS in both directions.
+
+    Grosse, Ghahramani and Adams, Sandwiching the Marginal Likelihood Using Bidirectional Monte
+    Carlo, 2015. Where (z, x) is drawn from p(x, z), z is an exact draw from p(z|x), and chains
+    from it back to the start have weights of expectation 1 / p(x). How far the two bounds are
+    apart tells how good `ais` with the same settings is; for real data only as far as the model's
+    own are like them.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        size: N, how many data to draw.
+        chains: C, in each direction.
+        temperatures: As in `ais`, as are the next four.
+        leapfrog_steps: See there.
+        start: See there.
+        level: See there.
+        like: Data whose first row gives the shapes, for a model that does not take `size`.
+        memory_bytes: See there.
+        advance: See there; 2 T for each pass over some data.
+
+    Raises:
+        InputError: If a number is out of range, or the pair has no common continuous latents.
+    """
+    _check(chains, temperatures, leapfrog_steps, start, level)
+    if size < 1:
+        raise InputError(f"expected size >= 1; got {size}")
+    with torch.no_grad():
+        batch, latents = simulate(model, size, like)
+    whole = Unconstrained.of(Joint.of(model, guide, batch))
+    latents = {name: latents[name] for name in whole.joint.sites}
+    exact = whole.pack({name: value[None] for name, value in latents.items()})
+    columns, first = [], 0
+    for part in _parts(whole, chains, memory_bytes):
+        path = _Path.between(part, start, temperatures, leapfrog_steps)
+        sizes = path.find_step_sizes(chains)
+        there = path.anneal(path.begin(chains), sizes, advance)
+        width = len(part.joint)
+        end = exact[:, first : first + width].expand(chains, width, -1)
+        columns.append((*there, path.anneal(end, sizes, advance, backwards=True)[0]))
+        first += width
+    log_weights, acceptance, back = (torch.cat(each, -1) for each in zip(*columns, strict=True))
+    below = _result(log_weights, acceptance, level)
+    above = log(chains) - back.logsumexp(0)
+    error = interval(back, level)[0]
+    return Bidirectional(batch, latents, below, above, error, above - below.log_likelihood)
+
+
+def _check(chains: int, temperatures: int, leapfrog_steps: int, start: str, level: float) -> None:
+    for name, value, least in (
+        ("chains", chains, 2),
+        ("temperatures", temperatures, 1),
+        ("leapfrog_steps", leapfrog_steps, 1),
+    ):
+        if value < least:
+            raise InputError(f"expected {name} >= {least}; got {value}")
+    if start not in ("prior", "guide"):
+        raise InputError(f"expected start of prior, guide; got {start!r}")
+    if not 0 < level < 1:
+        raise InputError(f"expected 0 < level < 1; got {level}")
+
+
+def _parts(whole: Unconstrained, chains: int, memory_bytes: int) -> list[Unconstrained]:
+    at_once = max(1, whole.joint.rows(memory_bytes) // (3 * chains))
+    return [
+        whole[slice(first, first + at_once)] for first in range(0, len(whole.joint), at_once)
+    ]
+
+
+def _result(log_weights: Tensor, acceptance: Tensor, level: float) -> AIS:
+    error, lower, upper = interval(log_weights, level)
+    mean = log_weights.logsumexp(0) - log(len(log_weights))
+    return AIS(log_weights, mean, error, lower, upper, level, acceptance)
+
+
+@dataclass(frozen=True)
+class _Path:
+    """The distributions between a start and the joint, and how to move in them."""
+
+    target: Unconstrained
+    start: str
+    betas: Tensor
+    leapfrog_steps: int
+    variances: tuple[Tensor, Tensor]  # of u at both ends, (B, D): metrics between follow from them
+
+    @classmethod
+    def between(
+        cls, target: Unconstrained, start: str, temperatures: int, leapfrog_steps: int
+    ) -> "_Path":
+        with torch.no_grad():
+            posterior = target.pack(target.joint.draw(100)[0]).var(0)
+            prior = posterior if start == "guide" else target.draw_prior(100).var(0)
+        place = torch.linspace(-_STEEPNESS, _STEEPNESS, temperatures + 1, dtype=torch.float64)
+        betas = place.sigmoid()
+        betas = (betas - betas[0]) / (betas[-1] - betas[0])
+        return cls(target, start, betas, leapfrog_steps, (prior, posterior))
+
+    def begin(self, chains: int) -> Tensor:
+        with torch.no_grad():
+            if self.start == "prior":
+                return self.target.draw_prior(chains)
+            return self.target.draw_guide(chains)[0]
+
+    def ends(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """log-densities at the start and at the joint, (2, C, B), and gradients (2, C, B, D)."""
+        u = u.detach().requires_grad_()
+        with torch.enable_grad():
+            log_prior, log_likelihood = self.target.log_terms(u)
+            first = log_prior if self.start == "prior" else self.target.log_guide(u)
+            last = log_prior + log_likelihood
+            (slope,) = torch.autograd.grad(first.sum(), u, retain_graph=True)
+            (slope_last,) = torch.autograd.grad(last.sum(), u)
+        return torch.stack([first, last]).detach(), torch.stack([slope, slope_last])
+
+    def move(
+        self, u: Tensor, values: Tensor, slopes: Tensor, beta: float, size: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One transition of HMC under f_beta; Neal (2011). Returns the acceptance too."""
+        mix = torch.tensor([1 - beta, beta]).to(u)
+        variance = 1 / ((1 - beta) / self.variances[0] + beta / self.variances[1])
+        step = size.to(u)[:, None]
+        r = torch.randn_like(u) / variance.sqrt()
+        new, new_values, new_slopes = u, values, slopes
+        begin = torch.tensordot(mix, values, 1) - (variance * r * r).sum(-1) / 2
+        for _ in range(self.leapfrog_steps):
+            r = r + 0.5 * step * torch.tensordot(mix, new_slopes, 1)
+            new = new + step * variance * r
+            new_values, new_slopes = self.ends(new)
+            r = r + 0.5 * step * torch.tensordot(mix, new_slopes, 1)
+        end = torch.tensordot(mix, new_values, 1) - (variance * r * r).sum(-1) / 2
+        probability = (end - begin).clamp(max=0).exp().nan_to_num(0)
+        accept = torch.rand_like(probability) < probability
+        return (
+            torch.where(accept[..., None], new, u),
+            torch.where(accept, new_values, values),
+            torch.where(accept[..., None], new_slopes, slopes),
+            probability,
+        )
+
+    def find_step_sizes(self, chains: int) -> Tensor:
+        """A step size for each temperature and datum, (T + 1, B), by a shorter run."""
+        u = self.begin(chains)
+        values, slopes = self.ends(u)
+        log_size = values.new_full((values.shape[-1],), log(u.shape[-1] ** -0.25))
+        found = []
+        numbers = [0] * _BURN_IN + list(range(0, len(self.betas), _PILOT))
+        for number in numbers:
+            beta = float(self.betas[number])
+            u, values, slopes, probability = self.move(u, values, slopes, beta, log_size.exp())
+            log_size = log_size + _GAIN * (probability.mean(0) - _ACCEPTANCE)
+            found.append(log_size)
+        sizes = torch.stack(found[_BURN_IN:]).exp()
+        return sizes.repeat_interleave(_PILOT, 0)[: len(self.betas)]
+
+    def anneal(
+        self,
+        u: Tensor,
+        sizes: Tensor,
+        advance: Callable[[int], None],
+        backwards: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """log w, (C, B) float64, and the mean acceptance (B,) of a run along the path."""
+        values, slopes = self.ends(u)
+        log_weights = torch.zeros_like(values[0], dtype=torch.float64)
+        acceptance = torch.zeros_like(log_weights[0])
+        count = len(self.betas) - 1
+        order = range(count, 0, -1) if backwards else range(count)
+        for number in order:
+            following = number - 1 if backwards else number + 1
+            change = float(self.betas[following] - self.betas[number])
+            log_weights += change * (values[1].double() - values[0].double())
+            beta = float(self.betas[following])
+            if following not in (0, count):
+                u, values, slopes, probability = self.move(
+                    u, values, slopes, beta, sizes[following]
+                )
+                acceptance += probability.mean(0) / max(1, count - 1)
+            advance(1)
+        return log_weights, acceptance

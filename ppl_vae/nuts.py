@@ -1,0 +1,158 @@
+"""What the true posterior looks like: NUTS on p(z|x) through the decoder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae.errors import InputError
+from ppl_vae.importance import MEMORY_BYTES
+from ppl_vae.joint import Batch, Joint, Latents, Program
+from ppl_vae.trees import Samples, sample_nuts
+from ppl_vae.unconstrained import Unconstrained
+
+__all__ = ["NutsPosterior", "nuts_posterior"]
+
+
+@dataclass(frozen=True)
+class NutsPosterior:
+    """Draws from p(z|x) of B data, C chains of S draws each, and what they are worth.
+
+    Attributes:
+        latents: By site, (C, S, B, ...).
+        log_joint: log p(x, z), (C, S, B) in nats, of the latents without constraints (with their
+            Jacobian).
+        diverging: (C, S, B) bool: draws whose trajectory lost more than 1,000 nats of energy.
+        acceptance: (C, S, B): mean acceptance along each trajectory.
+        steps: (C, S, B) int64: leapfrog steps of each trajectory.
+        step_size: (C, B).
+        r_hat: By site, (B, ...): rank-normalised, by ArviZ; 1 is the ideal, above 1.01 the chains
+            have not mixed.
+        ess: By site, (B, ...): the bulk effective sample size, by ArviZ.
+    """
+
+    latents: Latents
+    log_joint: Tensor
+    diverging: Tensor
+    acceptance: Tensor
+    steps: Tensor
+    step_size: Tensor
+    r_hat: Latents
+    ess: Latents
+
+    @property
+    def divergences(self) -> Tensor:
+        """How many draws of each datum diverged, (B,)."""
+        return self.diverging.sum((0, 1))
+
+
+def nuts_posterior(
+    model: Program,
+    guide: Program,
+    x: Tensor | Batch,
+    *,
+    draws: int = 1000,
+    warmup: int = 500,
+    chains: int = 4,
+    target_acceptance: float = 0.8,
+    memory_bytes: int = MEMORY_BYTES,
+    advance: Callable[[int], None] = lambda draws: None,
+) -> NutsPosterior:
+    """Samples p(z|x) proportional to p(z) p(x|z) for each datum.
+
+    Hoffman and Gelman, The No-U-Turn Sampler, JMLR 2014. Chains start at draws from the guide and
+    with its variances as their metric. All chains of all data move in one potential, yet each has
+    a tree, a step size and a metric of its own: `pyro.infer.NUTS` on the joint potential would be
+    one trajectory through all of them, as long as the slowest needs and with a step that is the
+    smallest needed. Nothing is rejected silently: divergences are marked.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        x: Images (B, ...), or a tuple of all that the programs take.
+        draws: S, kept of each chain.
+        warmup: Draws before those, in which the chains adapt.
+        chains: C.
+        target_acceptance: What the step sizes aim at; more means smaller steps.
+        memory_bytes: Bound on the temporaries of one gradient.
+        advance: Told how many draws are done, warm-up included; C B (warmup + S) in all.
+
+    Raises:
+        InputError: If a number is out of range, or the pair has no common continuous latents.
+    """
+    for name, value, least in (("draws", draws, 4), ("warmup", warmup, 1), ("chains", chains, 1)):
+        if value < least:
+            raise InputError(f"expected {name} >= {least}; got {value}")
+    if not 0 < target_acceptance < 1:
+        raise InputError(f"expected 0 < target_acceptance < 1; got {target_acceptance}")
+    joint = Joint.of(model, guide, x)
+    whole = Unconstrained.of(joint)
+    at_once = max(1, joint.rows(memory_bytes) // (2 * chains))
+    latents: dict[str, list[Tensor]] = {name: [] for name in joint.sites}
+    columns: list[tuple[Tensor, ...]] = []
+    for first in range(0, len(joint), at_once):
+        part = whole[slice(first, first + at_once)]
+        samples = _sample(part, draws, warmup, chains, target_acceptance, advance)
+        shape = (chains, len(part.joint))
+        with torch.no_grad():
+            u = samples.draws.unflatten(0, shape).transpose(1, 2)
+            for chain in u:
+                for name, value in part.unpack(chain).items():
+                    latents[name].append(value)
+        columns.append(
+            tuple(
+                value.unflatten(0, shape).movedim(1, -1)
+                for value in (
+                    samples.log_density, samples.diverging, samples.acceptance, samples.steps,
+                    samples.step_size,
+                )
+            )
+        )  # fmt: skip
+    joined = {
+        name: torch.cat(
+            [torch.stack(parts[i : i + chains]) for i in range(0, len(parts), chains)], 2
+        )
+        for name, parts in latents.items()
+    }
+    statistics = (torch.cat(parts, -1) for parts in zip(*columns, strict=True))
+    return NutsPosterior(joined, *statistics, *_diagnose(joined))
+
+
+def _sample(
+    target: Unconstrained, draws: int, warmup: int, chains: int, acceptance: float, advance: Any
+) -> Samples:
+    with torch.no_grad():
+        guesses = target.pack(target.joint.draw(max(chains, 100))[0])
+    start = guesses[:chains]
+    variance = guesses.var(0).clamp(min=1e-12).expand_as(start)
+
+    def potential(u: Tensor) -> tuple[Tensor, Tensor]:
+        u = u.unflatten(0, start.shape[:2]).requires_grad_()
+        with torch.enable_grad():
+            value = torch.stack(target.log_terms(u)).sum(0)
+            (gradient,) = torch.autograd.grad(value.sum(), u)
+        return value.detach().flatten(), gradient.flatten(0, 1)
+
+    with torch.no_grad():
+        return sample_nuts(
+            potential, start.flatten(0, 1), variance.flatten(0, 1), draws, warmup, acceptance,
+            advance,
+        )  # fmt: skip
+
+
+def _diagnose(latents: Latents) -> tuple[Latents, Latents]:
+    try:
+        from arviz_stats.base import array_stats
+    except ImportError as error:
+        raise InputError(
+            "R-hat and ESS need ArviZ's arviz-stats; install the extra: pip install "
+            "'ppl-vae[arviz]'"
+        ) from error
+    r_hat, ess = {}, {}
+    for name, value in latents.items():
+        array = value.double().cpu().numpy()
+        r_hat[name] = torch.as_tensor(array_stats.rhat(array, chain_axis=0, draw_axis=1))
+        ess[name] = torch.as_tensor(array_stats.ess(array, chain_axis=0, draw_axis=1))
+    return r_hat, ess
