@@ -1,0 +1,1 @@
+"""The sections of the report that `ppl_vae.posterior` writes: one file for each question."""
