@@ -29,6 +29,7 @@ from ppl_vae.runs import Run
 __all__ = ["information_bounds", "latent"]
 
 _PANELS = 12
+_PER_IMAGE = 25  # draws of each chain for each image that stand for q(z)
 _PARTICLES = 64  # for rate and distortion of further runs
 _ENCODED = 5000  # images at most for the scatter
 _MOST = 2000  # images at most for the bounds of mutual information
@@ -215,23 +216,23 @@ def _rate_distortion(runs: list[dict[str, Any]]) -> Picture:
 
 def _against_prior(inspection: Inspection, active: list[int]) -> Picture:
     """ArviZ's picture of p(z_d) and of the aggregate posterior q(z_d) = 1/N sum_n q(z_d|x_n)."""
+    from arviz_base import dict_to_dataset
     from arviz_plots import plot_prior_posterior
     from xarray import DataTree
 
     chosen = sorted((active or list(range(inspection.z.shape[-1])))[:_PANELS])
-    dims = inspection.tree["posterior"][inspection.latent].dims
-    tree = DataTree.from_dict(
-        {
-            group: inspection.tree[group].to_dataset()[[inspection.latent]].isel(
-                draw=slice(0, 25), **{dims[-1]: chosen}
-            )
-            for group in ("prior", "posterior")
-        }
-    )  # fmt: skip
+    groups = {}
+    for group in ("prior", "posterior"):
+        z = inspection.tree[group][inspection.latent].values[:, :_PER_IMAGE, :, chosen]
+        groups[group] = dict_to_dataset(
+            {"z": z.reshape(1, -1, len(chosen))},
+            coords={"latent": chosen},
+            dims={"z": ["latent"]},
+            sample_dims=["chain", "draw"],
+        )
     columns = min(4, len(chosen))
     plot = plot_prior_posterior(
-        tree,
-        sample_dims=["chain", "draw", "image"],
+        DataTree.from_dict(groups),
         kind="kde",
         backend="matplotlib",
         figure_kwargs={"figsize": (2.6 * columns, 2.2 * -(-len(chosen) // columns))},

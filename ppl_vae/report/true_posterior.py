@@ -142,7 +142,7 @@ def _group(z: NDArray[Any], images: list[str], latents: list[int]) -> Any:
 def _marginals(
     inspection: Inspection, exact: NDArray[Any], guide: NDArray[Any], active: list[int]
 ) -> Picture:
-    from arviz_plots import PlotCollection, plot_dist
+    from arviz_plots import plot_dist
 
     size = exact.shape[2]
     chosen = active[:_PANELS]
@@ -151,37 +151,21 @@ def _marginals(
         "NUTS": _group(exact[..., chosen], images, chosen),
         "guide": _group(guide[..., chosen], images, chosen),
     }
-    both = xarray_concat({name: tree["posterior"].to_dataset() for name, tree in groups.items()})
-    collection = PlotCollection.grid(
-        both,
-        cols=["latent"],
-        rows=["image"],
-        aes={"color": ["model"]},
-        color=[INK, ORANGE],
-        backend="matplotlib",
-        figure_kwargs={"figsize": (2.0 * len(chosen) + 0.6, 1.7 * size + 0.5)},
-    )
-    plot_dist(
+    plot = plot_dist(
         groups,
-        plot_collection=collection,
         kind="kde",
+        backend="matplotlib",
         visuals={"credible_interval": False, "point_estimate": False, "point_estimate_text": False},
+        col_wrap=len(chosen),
+        color=[INK, ORANGE],
+        figure_kwargs={"figsize": (2.0 * len(chosen) + 0.4, 1.7 * size + 0.3)},
     )
-    figure = collection.viz["figure"].item()
+    figure = plot.viz["figure"].item()
     return picture_of(
         figure,
         "Marginals of z: black the true posterior (NUTS), orange the guide. One row for each image, "
         "one column for each of the first active latents.",
     )
-
-
-def xarray_concat(datasets: dict[str, Any]) -> Any:
-    """Datasets side by side along a new dimension `model`."""
-    import xarray
-
-    return xarray.concat(
-        [data.isel(draw=slice(0, 2)) for data in datasets.values()], dim="model", join="override"
-    ).assign_coords(model=list(datasets))
 
 
 def _pairs(
