@@ -221,9 +221,7 @@ def _check(chains: int, temperatures: int, leapfrog_steps: int, start: str, leve
 
 def _parts(whole: Unconstrained, chains: int, memory_bytes: int) -> list[Unconstrained]:
     at_once = max(1, whole.joint.rows(memory_bytes) // (3 * chains))
-    return [
-        whole[slice(first, first + at_once)] for first in range(0, len(whole.joint), at_once)
-    ]
+    return [whole[slice(first, first + at_once)] for first in range(0, len(whole.joint), at_once)]
 
 
 def _result(log_weights: Tensor, acceptance: Tensor, level: float) -> AIS:

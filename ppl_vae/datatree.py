@@ -295,9 +295,7 @@ def _predicted(
     }
 
 
-def _tree(
-    values: Values, joint: Joint, observed: _Observed, images: NDArray[Any]
-) -> "DataTree":
+def _tree(values: Values, joint: Joint, observed: _Observed, images: NDArray[Any]) -> "DataTree":
     from arviz_base import dict_to_dataset
     from xarray import DataTree
 
@@ -309,7 +307,9 @@ def _tree(
         sampled = not group.endswith("_data")
         # z is per latent dimension in these groups, its logarithms are of a draw as a whole.
         events = {
-            name: inside[name] if group not in ("log_likelihood", "sample_stats") and name in inside else []
+            name: inside[name]
+            if group not in ("log_likelihood", "sample_stats") and name in inside
+            else []
             for name in values[group]
         }
         lengths = {

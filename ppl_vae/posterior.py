@@ -53,8 +53,8 @@ def posterior(
     gap_images: int = 32,
     gap_steps: int = 2000,
     shown: int = 4,
-    nuts_draws: int = 500,
-    temperatures: int = 500,
+    nuts_draws: int = 400,
+    temperatures: int = 400,
     simulations: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -87,9 +87,7 @@ def posterior(
         OSError: If the files cannot be written.
     """
     check_seed(seed)
-    effort = Effort(
-        particles, gap_images, gap_steps, shown, nuts_draws, temperatures, simulations
-    )
+    effort = Effort(particles, gap_images, gap_steps, shown, nuts_draws, temperatures, simulations)
     _check(draws=(draws, 100), predictive_draws=(predictive_draws, 1), **_least(effort))
     if draws % _CHAINS:
         raise InputError(f"--draws: expected a multiple of {_CHAINS}; got {draws}")
@@ -227,8 +225,13 @@ def _main(arguments: list[str]) -> None:
     others = options.pop("others")
     run = cli.pop_run(options)
     result = posterior(run, [load(path, device, allow_code) for path in others], **options)
-    print(table(f"{run.path}: {result['data']}, {len(result['images']):,} images of the "
-                f"{result['split']} split, in {result['seconds']:.1f} seconds", _rows(run, result)))
+    print(
+        table(
+            f"{run.path}: {result['data']}, {len(result['images']):,} images of the "
+            f"{result['split']} split, in {result['seconds']:.1f} seconds",
+            _rows(run, result),
+        )
+    )
 
 
 def _rows(run: Run, result: dict[str, Any]) -> dict[str, str]:

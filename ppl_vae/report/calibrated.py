@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_vae.calibration import Calibration, simulation_based_calibration
-from ppl_vae.figures import BLUE, new_figure, sheet
+from ppl_vae.figures import BLUE, INK, new_figure, sheet
 from ppl_vae.latent_space import sample
 from ppl_vae.report.inspection import Inspection
 from ppl_vae.report.section import Picture, Section, Table, number, picture_of, plain
@@ -62,8 +62,7 @@ def calibrated(inspection: Inspection, section: Section) -> None:
             f"{inspection.effort.simulations:,} simulations can tell."
         )
         + f" The outermost bins hold {number(mean_ends)} times what they would if the guide were the "
-        "posterior"
-        + (": it is too narrow." if mean_ends > 1.3 else "."),
+        "posterior" + (": it is too narrow." if mean_ends > 1.3 else "."),
         "Simulation-based calibration (Talts et al., 2018): z and x are drawn from the model, and each "
         f"z_d is ranked among {_RANKS} draws from q(z|x). A histogram with its mass at both ends "
         "belongs to a guide that is too narrow, a hump to one that is too wide, a slope to one that is "
@@ -102,7 +101,11 @@ def _histograms(calibration: Calibration, counts: Tensor, active: list[int]) -> 
     return picture_of(
         figure,
         "Ranks of the true z_d among draws from the guide"
-        + (f", the first {len(chosen)} of {len(active)} active latents" if len(active) > len(chosen) else "")
+        + (
+            f", the first {len(chosen)} of {len(active)} active latents"
+            if len(active) > len(chosen)
+            else ""
+        )
         + "; grey, where the whole histogram of a calibrated guide stays.",
     )
 
@@ -162,13 +165,19 @@ def _ink(ink: dict[str, Any], data_ink: Any, site: str) -> Picture:
         tree,
         group="prior_predictive",
         num_samples=min(50, values.sizes["chain"] * values.sizes["draw"]),
-        kind="kde",
+        kind="ecdf",
+        visuals={
+            "observed_dist": {"color": INK, "width": 2},
+            "predictive_dist": {"color": BLUE, "alpha": 0.3},
+            "title": {"size": 10},
+        },
         backend="matplotlib",
-        figure_kwargs={"figsize": (6, 3)},
+        figure_kwargs={"figsize": (6, 3.2)},
     )
     return picture_of(
         plot.viz["figure"].item(),
-        "Total ink over the images: black the data, each thin line as many images drawn from p(x).",
+        "Total ink, the share of images with no more of it: black the data, each thin blue line as many "
+        "images drawn from p(x).",
     )
 
 
@@ -215,7 +224,9 @@ def _neighbours(inspection: Inspection, section: Section) -> None:
     """Does the model repeat training images?"""
     run = inspection.run
     if inspection.split_name == "train":
-        section.text.append("Nearest training images are not sought for images of the training split.")
+        section.text.append(
+            "Nearest training images are not sought for images of the training split."
+        )
         return
     drawn = sample(run, min(_COMPARED, 10 * _NEIGHBOURS), inspection.seed)
     x = torch.as_tensor(drawn["draw"], device=run.device)
@@ -241,6 +252,9 @@ def _neighbours(inspection: Inspection, section: Section) -> None:
         row_labels=["x from p(x)", "nearest training image"],
     )
     section.pictures.append(
-        picture_of(figure, "Images drawn from the model, each above the training image that is nearest.",
-                   exact=True)  # fmt: skip
+        picture_of(
+            figure,
+            "Images drawn from the model, each above the training image that is nearest.",
+            exact=True,
+        )  # fmt: skip
     )

@@ -181,4 +181,6 @@ def _picture(frame: Any) -> Picture:
 
     plot = plot_compare(frame, backend="matplotlib")
     figure = plot.viz["figure"].item()
-    return picture_of(figure, "ArviZ's comparison: elpd, the sum of log p(x) over the images, nats.")
+    return picture_of(
+        figure, "ArviZ's comparison: elpd, the sum of log p(x) over the images, nats."
+    )

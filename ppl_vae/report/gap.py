@@ -3,7 +3,15 @@
 from ppl_vae.figures import BLUE, ORANGE, new_figure
 from ppl_vae.gaps import Gaps, gap_decomposition
 from ppl_vae.report.inspection import Inspection
-from ppl_vae.report.section import Picture, Section, Table, mean_and_error, number, picture_of, plain
+from ppl_vae.report.section import (
+    Picture,
+    Section,
+    Table,
+    mean_and_error,
+    number,
+    picture_of,
+    plain,
+)
 
 __all__ = ["gap"]
 

@@ -70,7 +70,11 @@ def guide_quality(inspection: Inspection, section: Section) -> None:
             f"Over {size:,} images, {draws:,} draws each",
             ["", *(f"{100 * q:.0f} %" for q in quantiles.tolist()), "largest"],
             [
-                ["k-hat", *map(number, k_hat.quantile(quantiles).tolist()), number(k_hat.max().item())],
+                [
+                    "k-hat",
+                    *map(number, k_hat.quantile(quantiles).tolist()),
+                    number(k_hat.max().item()),
+                ],
                 [
                     "ESS, draws",
                     *(number(value, 1) for value in ess.quantile(quantiles).tolist()),
@@ -106,7 +110,7 @@ def _distributions(diagnosis: ParetoK, draws: int) -> Picture:
             left.text(value, 1.01, meaning, transform=left.get_xaxis_transform(), ha="center",
                       va="bottom", fontsize=8, color=INK)  # fmt: skip
     left.set_xlabel("k-hat (above 0.7: not reliable)")
-    right.hist(np.log10(ess), bins=30, color=BLUE)
+    right.hist(np.log10(ess), bins=np.linspace(0, np.log10(draws), 31), color=BLUE)
     right.set_xlim(0, np.log10(draws))
     ticks = [t for t in (1, 10, 100, 1000, 10_000) if t <= draws]
     right.set_xticks(np.log10(ticks), [f"{tick:,}" for tick in ticks])
@@ -150,14 +154,19 @@ def _images(inspection: Inspection, k_hat: Tensor, worst: Tensor) -> Picture:
             index = inspection.images[chosen.to(inspection.images.device)]
             x = inspection.split.batch(index, False)[0]
             z = torch.as_tensor(inspection.z[:, chosen.numpy()].mean(0)).to(x)
-            rows += [inspection.display(x), inspection.display(decoded_mean(inspection.run.model, z))]
+            rows += [
+                inspection.display(x),
+                inspection.display(decoded_mean(inspection.run.model, z)),
+            ]
     figure = sheet(
         np.stack(rows),
         row_labels=["largest k-hat", "reconstruction", "smallest k-hat", "reconstruction"],
         blocks=(2, count),
     )
     values = [
-        ", ".join(f"{int(inspection.images[place])} ({number(k_hat[place].item())})" for place in chosen)
+        ", ".join(
+            f"{int(inspection.images[place])} ({number(k_hat[place].item())})" for place in chosen
+        )
         for chosen in places
     ]
     return picture_of(
@@ -166,4 +175,3 @@ def _images(inspection: Inspection, k_hat: Tensor, worst: Tensor) -> Picture:
         f"(k-hat), from left to right: {values[0]}; and {values[1]}.",
         exact=True,
     )
-

@@ -12,7 +12,15 @@ from ppl_vae.figures import BLUE, FAINT, INK, ORANGE, new_figure
 from ppl_vae.marginal_likelihood import marginal_likelihood_estimator
 from ppl_vae.pareto import pareto_k
 from ppl_vae.report.inspection import Inspection
-from ppl_vae.report.section import Picture, Section, Table, mean_and_error, number, picture_of, plain
+from ppl_vae.report.section import (
+    Picture,
+    Section,
+    Table,
+    mean_and_error,
+    number,
+    picture_of,
+    plain,
+)
 
 __all__ = ["intervals"]
 
@@ -96,7 +104,7 @@ def intervals(inspection: Inspection, section: Section) -> None:
         f"average (± {number(more_error)}), and its intervals at {100 * annealed.level:.0f} % are "
         f"{number((upper - lower).mean().item())} nats long. On images that the model drew, where "
         f"log p(x) can be enclosed, the bounds are {number(gap)} nats apart (± {number(gap_error)}): "
-        "annealing with these settings is off by no more than that.",
+        "in expectation, annealing with these settings is off by no more than that there.",
         "Both estimates lie below log p(x) on average. Importance sampling draws from the guide; AIS "
         "(Neal, 2001; Wu et al., 2017) goes from the prior to the posterior through "
         f"{effort.temperatures:,} temperatures with Hamiltonian Monte Carlo. The upper bound (Grosse et "

@@ -21,6 +21,7 @@ from ppl_vae.report.section import (
     Table,
     mean_and_error,
     number,
+    panels,
     picture_of,
     plain,
 )
@@ -226,17 +227,15 @@ def _against_prior(inspection: Inspection, active: list[int]) -> Picture:
         z = inspection.tree[group][inspection.latent].values[:, :_PER_IMAGE, :, chosen]
         groups[group] = dict_to_dataset(
             {"z": z.reshape(1, -1, len(chosen))},
-            coords={"latent": chosen},
+            coords={"latent": [f"$z_{{{place}}}$" for place in chosen]},
             dims={"z": ["latent"]},
             sample_dims=["chain", "draw"],
         )
-    columns = min(4, len(chosen))
     plot = plot_prior_posterior(
         DataTree.from_dict(groups),
         kind="kde",
-        backend="matplotlib",
-        figure_kwargs={"figsize": (2.6 * columns, 2.2 * -(-len(chosen) // columns))},
-        col_wrap=columns,
+        visuals={"title": {"size": 9}},
+        **panels(len(chosen), 4, 2.3, 1.7),
     )
     return picture_of(
         plot.viz["figure"].item(),

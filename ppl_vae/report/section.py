@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Picture", "Section", "Table", "Unanswered", "mean_and_error", "number", "picture_of", "plain"]
+__all__ = [
+    "Picture",
+    "Section",
+    "Table",
+    "Unanswered",
+    "mean_and_error",
+    "number",
+    "panels",
+    "picture_of",
+    "plain",
+]
 
 _DPI = 150
 _SCREEN_DPI = 96  # what CSS calls a pixel
@@ -98,6 +108,20 @@ def picture_of(figure: "Figure", caption: str, exact: bool = False) -> Picture:
     png = file.getvalue()
     pixels = int.from_bytes(png[16:20], "big")  # where a PNG says how wide it is
     return Picture(png, caption, round(pixels * _SCREEN_DPI / _DPI))
+
+
+def panels(count: int, columns: int, width: float, height: float) -> dict[str, Any]:
+    """How ArviZ is to lay out so many panels, titled by their coordinates alone."""
+    from arviz_base.labels import NoVarLabeller
+
+    columns = min(columns, count)
+    size = (width * columns + 0.4, height * -(-count // columns) + 0.3)
+    return {
+        "backend": "matplotlib",
+        "col_wrap": columns,
+        "labeller": NoVarLabeller(),
+        "figure_kwargs": {"figsize": size, "layout": "constrained"},
+    }
 
 
 def plain(axes: "Axes") -> None:

@@ -11,7 +11,7 @@ from ppl_vae.bridge import bridge_log_likelihood
 from ppl_vae.figures import BLUE, FAINT, INK, ORANGE, new_figure
 from ppl_vae.nuts import NutsPosterior, nuts_posterior
 from ppl_vae.report.inspection import Inspection
-from ppl_vae.report.section import Picture, Section, Table, number, picture_of, plain
+from ppl_vae.report.section import Picture, Section, Table, number, panels, picture_of, plain
 
 __all__ = ["true_posterior"]
 
@@ -132,7 +132,7 @@ def _group(z: NDArray[Any], images: list[str], latents: list[int]) -> Any:
 
     dataset = dict_to_dataset(
         {"z": z},
-        coords={"image": images, "latent": latents},
+        coords={"image": images, "latent": [f"$z_{{{latent}}}$" for latent in latents]},
         dims={"z": ["image", "latent"]},
         sample_dims=["chain", "draw"],
     )
@@ -146,7 +146,7 @@ def _marginals(
 
     size = exact.shape[2]
     chosen = active[:_PANELS]
-    images = [str(int(index)) for index in inspection.images[:size]]
+    images = [f"image {int(index)}" for index in inspection.images[:size]]
     groups = {
         "NUTS": _group(exact[..., chosen], images, chosen),
         "guide": _group(guide[..., chosen], images, chosen),
@@ -154,11 +154,14 @@ def _marginals(
     plot = plot_dist(
         groups,
         kind="kde",
-        backend="matplotlib",
-        visuals={"credible_interval": False, "point_estimate": False, "point_estimate_text": False},
-        col_wrap=len(chosen),
+        visuals={
+            "credible_interval": False,
+            "point_estimate": False,
+            "point_estimate_text": False,
+            "title": {"size": 9},
+        },
         color=[INK, ORANGE],
-        figure_kwargs={"figsize": (2.0 * len(chosen) + 0.4, 1.7 * size + 0.3)},
+        **panels(len(chosen) * size, len(chosen), 1.9, 1.5),
     )
     figure = plot.viz["figure"].item()
     return picture_of(
@@ -230,15 +233,8 @@ def _ranks(inspection: Inspection, exact: NDArray[Any], active: list[int]) -> Pi
     from arviz_plots import plot_rank
 
     chosen = active[: 2 * _PANELS]
-    image = [str(int(inspection.images[0]))]
-    tree = _group(exact[:, :, :1, chosen], image, chosen)
-    columns = min(_PANELS, len(chosen))
-    plot = plot_rank(
-        tree,
-        backend="matplotlib",
-        col_wrap=columns,
-        figure_kwargs={"figsize": (2.0 * columns + 0.5, 1.8 * -(-len(chosen) // columns) + 0.4)},
-    )
+    tree = _group(exact[:, :, :1, chosen], [f"image {int(inspection.images[0])}"], chosen)
+    plot = plot_rank(tree, visuals={"title": {"size": 9}}, **panels(len(chosen), _PANELS, 1.9, 1.6))
     return picture_of(
         plot.viz["figure"].item(),
         f"Ranks of the four chains of {inspection.name(0)}, for the first active latents (ArviZ): where "
