@@ -93,7 +93,9 @@ def checked(family: Family) -> Family:
     except NotImplementedError as error:
         raise InputError(f"expected a guide with reparameterised draws; {error}") from error
     if not all(value.requires_grad for value in latents.values()):
-        raise InputError("expected a guide with reparameterised draws (rsample) to fit to one datum")
+        raise InputError(
+            "expected a guide with reparameterised draws (rsample) to fit to one datum"
+        )
     return family
 
 
@@ -193,7 +195,9 @@ def _by_copies(joint: Joint) -> Family | None:
 
             def program(values: Features) -> Joint:
                 return Joint(
-                    joint.model, lambda *batch: functional_call(guide, values, batch), datum,
+                    joint.model,
+                    lambda *batch: functional_call(guide, values, batch),
+                    datum,
                     joint.sites,
                 )
 

@@ -206,9 +206,7 @@ def _fit(
                 first, second = moments[name]
                 first.lerp_(gradient, 0.1)
                 second.lerp_(gradient.square(), 0.01)
-                direction = (first / (1 - 0.9**step)) / (
-                    (second / (1 - 0.99**step)).sqrt() + 1e-8
-                )
+                direction = (first / (1 - 0.9**step)) / ((second / (1 - 0.99**step)).sqrt() + 1e-8)
                 shape = (-1, *[1] * (value.dim() - 1))
                 now[name] = value.detach() + rate.to(value).reshape(shape) * direction
                 mean[name] += now[name] / _WINDOW

@@ -148,7 +148,9 @@ class Joint:
     def rows(self, memory_bytes: int = MEMORY_BYTES) -> int:
         """How many pairs of a datum and a z one pass may take, measured on one of them."""
         part = self[:1]
-        modules = [program for program in (self.model, self.guide) if isinstance(program, nn.Module)]
+        modules = [
+            program for program in (self.model, self.guide) if isinstance(program, nn.Module)
+        ]
         with torch.no_grad(), isolated(self.batch[0].device, *modules):
             latents, _ = part.draw(1)
             with _Allocations() as allocations:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ppl_vae.errors import InputError
 from ppl_vae.importance import MEMORY_BYTES
 from ppl_vae.joint import Batch, Joint, Latents, Program
+from ppl_vae.tracing import traced
 from ppl_vae.trees import Samples, sample_nuts
 from ppl_vae.unconstrained import Unconstrained
 
@@ -124,21 +125,22 @@ def _sample(
     target: Unconstrained, draws: int, warmup: int, chains: int, acceptance: float, advance: Any
 ) -> Samples:
     with torch.no_grad():
-        guesses = target.pack(target.joint.draw(max(chains, 100))[0])
+        guesses = target.draw_guide(max(chains, 100))
     start = guesses[:chains]
     variance = guesses.var(0).clamp(min=1e-12).expand_as(start)
 
-    def potential(u: Tensor) -> tuple[Tensor, Tensor]:
-        u = u.unflatten(0, start.shape[:2]).requires_grad_()
+    def potential(u: Tensor) -> tuple[Tensor, ...]:
+        u = u.detach().unflatten(0, start.shape[:2]).requires_grad_()
         with torch.enable_grad():
             value = torch.stack(target.log_terms(u)).sum(0)
             (gradient,) = torch.autograd.grad(value.sum(), u)
         return value.detach().flatten(), gradient.flatten(0, 1)
 
     with torch.no_grad():
+        here = start.flatten(0, 1)
+        graph = traced(potential, here, here.flip(0) + 1)
         return sample_nuts(
-            potential, start.flatten(0, 1), variance.flatten(0, 1), draws, warmup, acceptance,
-            advance,
+            graph, here, variance.flatten(0, 1), draws, warmup, acceptance, advance
         )  # fmt: skip
 
 

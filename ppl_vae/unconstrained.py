@@ -60,10 +60,9 @@ class Unconstrained:
         """Latents (K, B, ...) of u (K, B, D)."""
         return self._transform(u)[0]
 
-    def draw_guide(self, particles: int) -> tuple[Tensor, Tensor]:
-        """u (K, B, D) from q(z|x), and their log-density (K, B)."""
-        u = self.pack(self.joint.draw(particles)[0])
-        return u, self.log_guide(u)
+    def draw_guide(self, particles: int) -> Tensor:
+        """u (K, B, D) from q(z|x)."""
+        return self.pack(self.joint.draw(particles)[0])
 
     def draw_prior(self, particles: int) -> Tensor:
         """u (K, B, D) from p(z)."""
