@@ -72,7 +72,7 @@ class Metric:
         self.squares = torch.zeros_like(variance)
 
     def update(self, where: Tensor, made: Tensor, u: Tensor) -> Tensor:
-        """Learns from draws u (N, D), the `made`-th of their chains; gives which metrics changed."""
+        """Learns from u (N, D), the `made`-th draws of chains; gives which metrics changed."""
         seen = (where & (made > self.first))[:, None]
         self.count = self.count + seen
         offset = u - self.mean

@@ -102,6 +102,7 @@ def interval(
     return error, lower - margin, upper + margin
 
 
+@torch.no_grad()
 def ais(
     model: Program,
     guide: Program,
@@ -150,6 +151,7 @@ def ais(
     return _result(log_weights, acceptance, level, whole)
 
 
+@torch.no_grad()
 def bidirectional(
     model: Program,
     guide: Program,
@@ -191,8 +193,7 @@ def bidirectional(
     _check(chains, temperatures, leapfrog_steps, start, level)
     if size < 1:
         raise InputError(f"expected size >= 1; got {size}")
-    with torch.no_grad():
-        batch, latents = simulate(model, size, like)
+    batch, latents = simulate(model, size, like)
     whole = Unconstrained.of(Joint.of(model, guide, batch))
     latents = {name: latents[name] for name in whole.joint.sites}
     exact = whole.pack({name: value[None] for name, value in latents.items()})
@@ -260,15 +261,14 @@ class _Path:
         chains: int,
     ) -> "_Path":
         draws = max(chains, _GUESSES)
-        with torch.no_grad():
-            posterior = target.draw_guide(draws)
-            prior = posterior if start == "guide" else target.draw_prior(draws)
+        posterior = target.draw_guide(draws)
+        prior = posterior if start == "guide" else target.draw_prior(draws)
         place = torch.linspace(-_STEEPNESS, _STEEPNESS, temperatures + 1, dtype=torch.float64)
         betas = place.sigmoid()
         betas = (betas - betas[0]) / (betas[-1] - betas[0])
 
         def ends(u: Tensor) -> tuple[Tensor, ...]:
-            """log-densities at the start and at the joint, (2, C, B), and gradients (2, C, B, D)."""
+            """Log-densities at the start and at the joint, (2, C, B); gradients (2, C, B, D)."""
             u = u.detach().requires_grad_()
             with torch.enable_grad():
                 log_prior, log_likelihood = target.log_terms(u)
@@ -282,10 +282,9 @@ class _Path:
         return cls(target, start, betas, leapfrog_steps, (prior.var(0), posterior.var(0)), graph)
 
     def begin(self, chains: int) -> Tensor:
-        with torch.no_grad():
-            if self.start == "prior":
-                return self.target.draw_prior(chains)
-            return self.target.draw_guide(chains)
+        if self.start == "prior":
+            return self.target.draw_prior(chains)
+        return self.target.draw_guide(chains)
 
     def move(
         self, u: Tensor, values: Tensor, slopes: Tensor, beta: float, size: Tensor

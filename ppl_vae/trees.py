@@ -10,7 +10,7 @@ from ppl_vae.adaptation import Metric, StepSize
 
 __all__ = ["Potential", "Samples", "sample_nuts"]
 
-Potential = Callable[[Tensor], tuple[Tensor, Tensor]]
+Potential = Callable[[Tensor], tuple[Tensor, ...]]
 
 _DIVERGENCE = 1000.0  # nats of energy lost
 _DEPTH = 10
@@ -70,7 +70,8 @@ def sample_nuts(
     every = torch.arange(count, device=device)
     step = StepSize(start.new_full((count,), size**-0.25), target)
     metric = Metric(variance, warmup)
-    trees = _Trees(start, *potential(start))
+    log_density, gradient = potential(start)
+    trees = _Trees(start, log_density, gradient)
     samples = Samples(
         draws=start.new_zeros(count, draws, size),
         log_density=start.new_zeros(count, draws),
@@ -193,8 +194,8 @@ class _Trees:
         self.weight = torch.where(joins, together, self.weight)
         self.depth += joins
         self.leaf += 1
-        ends = (side[:, self.size : 2 * self.size] for side in (self.left, self.right))
-        turned = _turns(*ends, self.momenta, variance) | (self.depth == _DEPTH)
+        first, last = (side[:, self.size : 2 * self.size] for side in (self.left, self.right))
+        turned = _turns(first, last, self.momenta, variance) | (self.depth == _DEPTH)
         done = bad | (joins & turned)
         return done, done | joins
 

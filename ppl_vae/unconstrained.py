@@ -33,9 +33,8 @@ class Unconstrained:
             InputError: If a support is not known to have a bijection from the reals.
         """
         with torch.no_grad():
-            trace = poutine.trace(joint.guide).get_trace(*joint[:1].batch)
-            latents = {name: trace.nodes[name]["value"] for name in joint.sites}
-            nodes = joint[:1]._trace(poutine.condition(joint.model, data=latents))
+            latents, _ = joint[:1].draw(1)
+            nodes = joint[:1]._trace(poutine.condition(joint.model, data=latents), 1)
         transforms = {}
         for name in joint.sites:
             try:
