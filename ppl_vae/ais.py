@@ -11,6 +11,7 @@ from torch import Tensor
 from ppl_vae.errors import InputError
 from ppl_vae.importance import MEMORY_BYTES
 from ppl_vae.joint import Batch, Joint, Latents, Program, simulate
+from ppl_vae.tracing import traced
 from ppl_vae.unconstrained import Unconstrained
 
 __all__ = ["AIS", "Bidirectional", "ais", "bidirectional", "interval"]
@@ -19,6 +20,8 @@ _ACCEPTANCE = 0.65  # which is best for HMC in many dimensions; Neal (2011)
 _STEEPNESS = 4.0  # of the sigmoid that temperatures follow; Wu et al. (2017), appendix
 _PILOT = 4  # every so many temperatures are enough to find step sizes
 _BURN_IN = 20
+_GUESSES = 100  # draws that the variances at both ends come from
+_ROUNDINGS = 16  # of the type, that a log-weight may be wrong by
 _GAIN = 0.2  # change of log step size for a unit of acceptance too much
 
 
@@ -68,7 +71,9 @@ class Bidirectional:
     gap: Tensor
 
 
-def interval(log_weights: Tensor, level: float) -> tuple[Tensor, Tensor, Tensor]:
+def interval(
+    log_weights: Tensor, level: float, rounding: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Standard error of log mean_c w_c, and an interval for the log of the expectation of w.
 
     Two intervals are joined, each with the quantile of Student's t of C - 1 degrees of freedom:
@@ -80,6 +85,7 @@ def interval(log_weights: Tensor, level: float) -> tuple[Tensor, Tensor, Tensor]
     Args:
         log_weights: (C, B) in nats, C >= 2.
         level: The coverage aimed at.
+        rounding: Relative error of log w, which widens the interval where all weights agree.
     """
     from scipy.stats import t as student
 
@@ -92,9 +98,11 @@ def interval(log_weights: Tensor, level: float) -> tuple[Tensor, Tensor, Tensor]
     spread = (variance / chains + variance.square() / (2 * (chains - 1))).sqrt()
     lower = torch.minimum(mean - quantile * error, centre - quantile * spread)
     upper = torch.maximum(mean + quantile * error, centre + quantile * spread)
-    return error, lower, upper
+    margin = rounding * log_weights.abs().amax(0)
+    return error, lower - margin, upper + margin
 
 
+@torch.no_grad()
 def ais(
     model: Program,
     guide: Program,
@@ -136,13 +144,14 @@ def ais(
     whole = Unconstrained.of(Joint.of(model, guide, x))
     columns = []
     for part in _parts(whole, chains, memory_bytes):
-        path = _Path.between(part, start, temperatures, leapfrog_steps)
+        path = _Path.between(part, start, temperatures, leapfrog_steps, chains)
         sizes = path.find_step_sizes(chains)
         columns.append(path.anneal(path.begin(chains), sizes, advance))
     log_weights, acceptance = (torch.cat(each, -1) for each in zip(*columns, strict=True))
-    return _result(log_weights, acceptance, level)
+    return _result(log_weights, acceptance, level, whole)
 
 
+@torch.no_grad()
 def bidirectional(
     model: Program,
     guide: Program,
@@ -184,14 +193,13 @@ def bidirectional(
     _check(chains, temperatures, leapfrog_steps, start, level)
     if size < 1:
         raise InputError(f"expected size >= 1; got {size}")
-    with torch.no_grad():
-        batch, latents = simulate(model, size, like)
+    batch, latents = simulate(model, size, like)
     whole = Unconstrained.of(Joint.of(model, guide, batch))
     latents = {name: latents[name] for name in whole.joint.sites}
     exact = whole.pack({name: value[None] for name, value in latents.items()})
     columns, first = [], 0
     for part in _parts(whole, chains, memory_bytes):
-        path = _Path.between(part, start, temperatures, leapfrog_steps)
+        path = _Path.between(part, start, temperatures, leapfrog_steps, chains)
         sizes = path.find_step_sizes(chains)
         there = path.anneal(path.begin(chains), sizes, advance)
         width = len(part.joint)
@@ -199,7 +207,7 @@ def bidirectional(
         columns.append((*there, path.anneal(end, sizes, advance, backwards=True)[0]))
         first += width
     log_weights, acceptance, back = (torch.cat(each, -1) for each in zip(*columns, strict=True))
-    below = _result(log_weights, acceptance, level)
+    below = _result(log_weights, acceptance, level, whole)
     above = log(chains) - back.logsumexp(0)
     error = interval(back, level)[0]
     return Bidirectional(batch, latents, below, above, error, above - below.log_likelihood)
@@ -224,8 +232,10 @@ def _parts(whole: Unconstrained, chains: int, memory_bytes: int) -> list[Unconst
     return [whole[slice(first, first + at_once)] for first in range(0, len(whole.joint), at_once)]
 
 
-def _result(log_weights: Tensor, acceptance: Tensor, level: float) -> AIS:
-    error, lower, upper = interval(log_weights, level)
+def _result(log_weights: Tensor, acceptance: Tensor, level: float, whole: Unconstrained) -> AIS:
+    # The terms of log w are sums over pixels in the type of the data.
+    rounding = _ROUNDINGS * torch.finfo(whole.joint.batch[0].dtype).eps
+    error, lower, upper = interval(log_weights, level, rounding)
     mean = log_weights.logsumexp(0) - log(len(log_weights))
     return AIS(log_weights, mean, error, lower, upper, level, acceptance)
 
@@ -239,35 +249,42 @@ class _Path:
     betas: Tensor
     leapfrog_steps: int
     variances: tuple[Tensor, Tensor]  # of u at both ends, (B, D): metrics between follow from them
+    ends: Callable[[Tensor], tuple[Tensor, ...]]
 
     @classmethod
     def between(
-        cls, target: Unconstrained, start: str, temperatures: int, leapfrog_steps: int
+        cls,
+        target: Unconstrained,
+        start: str,
+        temperatures: int,
+        leapfrog_steps: int,
+        chains: int,
     ) -> "_Path":
-        with torch.no_grad():
-            posterior = target.pack(target.joint.draw(100)[0]).var(0)
-            prior = posterior if start == "guide" else target.draw_prior(100).var(0)
+        draws = max(chains, _GUESSES)
+        posterior = target.draw_guide(draws)
+        prior = posterior if start == "guide" else target.draw_prior(draws)
         place = torch.linspace(-_STEEPNESS, _STEEPNESS, temperatures + 1, dtype=torch.float64)
         betas = place.sigmoid()
         betas = (betas - betas[0]) / (betas[-1] - betas[0])
-        return cls(target, start, betas, leapfrog_steps, (prior, posterior))
+
+        def ends(u: Tensor) -> tuple[Tensor, ...]:
+            """Log-densities at the start and at the joint, (2, C, B); gradients (2, C, B, D)."""
+            u = u.detach().requires_grad_()
+            with torch.enable_grad():
+                log_prior, log_likelihood = target.log_terms(u)
+                first = log_prior if start == "prior" else target.log_guide(u)
+                last = log_prior + log_likelihood
+                (slope,) = torch.autograd.grad(first.sum(), u, retain_graph=True)
+                (slope_last,) = torch.autograd.grad(last.sum(), u)
+            return torch.stack([first, last]).detach(), torch.stack([slope, slope_last])
+
+        graph = traced(ends, posterior[:chains], prior[:chains].flip(0))
+        return cls(target, start, betas, leapfrog_steps, (prior.var(0), posterior.var(0)), graph)
 
     def begin(self, chains: int) -> Tensor:
-        with torch.no_grad():
-            if self.start == "prior":
-                return self.target.draw_prior(chains)
-            return self.target.draw_guide(chains)[0]
-
-    def ends(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """log-densities at the start and at the joint, (2, C, B), and gradients (2, C, B, D)."""
-        u = u.detach().requires_grad_()
-        with torch.enable_grad():
-            log_prior, log_likelihood = self.target.log_terms(u)
-            first = log_prior if self.start == "prior" else self.target.log_guide(u)
-            last = log_prior + log_likelihood
-            (slope,) = torch.autograd.grad(first.sum(), u, retain_graph=True)
-            (slope_last,) = torch.autograd.grad(last.sum(), u)
-        return torch.stack([first, last]).detach(), torch.stack([slope, slope_last])
+        if self.start == "prior":
+            return self.target.draw_prior(chains)
+        return self.target.draw_guide(chains)
 
     def move(
         self, u: Tensor, values: Tensor, slopes: Tensor, beta: float, size: Tensor

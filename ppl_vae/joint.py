@@ -1,4 +1,4 @@
-"""log p(x, z) and log q(z|x) of any Pyro pair with local latents, per datum, at a z of one's own."""
+"""log p(x, z) and log q(z|x) of any Pyro pair with local latents, per datum, at a given z."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -124,7 +124,7 @@ class Joint:
 
     @torch.no_grad()
     def log_weights(self, particles: int, memory_bytes: int = MEMORY_BYTES) -> Tensor:
-        """log p(x, z_k) - log q(z_k|x), z_k ~ q(z|x), (K, B) in nats, float64, at bounded memory."""
+        """log p(x, z_k) - log q(z_k|x), z_k ~ q(z|x), (K, B) in nats, float64; in pieces."""
         result = self.batch[0].new_zeros(particles, len(self), dtype=torch.float64)
         for rows, start, size in self.pieces(particles, memory_bytes):
             part = self[rows]

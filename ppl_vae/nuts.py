@@ -10,10 +10,13 @@ from torch import Tensor
 from ppl_vae.errors import InputError
 from ppl_vae.importance import MEMORY_BYTES
 from ppl_vae.joint import Batch, Joint, Latents, Program
+from ppl_vae.tracing import traced
 from ppl_vae.trees import Samples, sample_nuts
 from ppl_vae.unconstrained import Unconstrained
 
 __all__ = ["NutsPosterior", "nuts_posterior"]
+
+_GUESSES = 100  # draws of the guide that the first metric comes from
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class NutsPosterior:
         return self.diverging.sum((0, 1))
 
 
+@torch.no_grad()
 def nuts_posterior(
     model: Program,
     guide: Program,
@@ -90,56 +94,44 @@ def nuts_posterior(
     joint = Joint.of(model, guide, x)
     whole = Unconstrained.of(joint)
     at_once = max(1, joint.rows(memory_bytes) // (2 * chains))
-    latents: dict[str, list[Tensor]] = {name: [] for name in joint.sites}
-    columns: list[tuple[Tensor, ...]] = []
+    parts = []
     for first in range(0, len(joint), at_once):
         part = whole[slice(first, first + at_once)]
         samples = _sample(part, draws, warmup, chains, target_acceptance, advance)
-        shape = (chains, len(part.joint))
-        with torch.no_grad():
-            u = samples.draws.unflatten(0, shape).transpose(1, 2)
-            for chain in u:
-                for name, value in part.unpack(chain).items():
-                    latents[name].append(value)
-        columns.append(
-            tuple(
-                value.unflatten(0, shape).movedim(1, -1)
-                for value in (
-                    samples.log_density, samples.diverging, samples.acceptance, samples.steps,
-                    samples.step_size,
-                )
-            )
-        )  # fmt: skip
-    joined = {
-        name: torch.cat(
-            [torch.stack(parts[i : i + chains]) for i in range(0, len(parts), chains)], 2
-        )
-        for name, parts in latents.items()
+        parts.append([_by_chain(value, chains) for value in vars(samples).values()])
+    u, *statistics, step_size = (torch.cat(each, -1) for each in zip(*parts, strict=True))
+    flat = u.movedim(-2, -1).flatten(0, 1)  # (C S, B, D)
+    latents = {
+        name: value.unflatten(0, (chains, draws)) for name, value in whole.unpack(flat).items()
     }
-    statistics = (torch.cat(parts, -1) for parts in zip(*columns, strict=True))
-    return NutsPosterior(joined, *statistics, *_diagnose(joined))
+    log_joint, diverging, acceptance, steps = statistics
+    return NutsPosterior(
+        latents, log_joint, diverging, acceptance, steps, step_size, *_diagnose(latents)
+    )
+
+
+def _by_chain(value: Tensor, chains: int) -> Tensor:
+    """(C B, S, D), (C B, S) or (C B,) with the data last."""
+    return value.unflatten(0, (chains, -1)).movedim(1, -1)
 
 
 def _sample(
     target: Unconstrained, draws: int, warmup: int, chains: int, acceptance: float, advance: Any
 ) -> Samples:
-    with torch.no_grad():
-        guesses = target.pack(target.joint.draw(max(chains, 100))[0])
+    guesses = target.draw_guide(max(chains, _GUESSES))
     start = guesses[:chains]
     variance = guesses.var(0).clamp(min=1e-12).expand_as(start)
 
-    def potential(u: Tensor) -> tuple[Tensor, Tensor]:
-        u = u.unflatten(0, start.shape[:2]).requires_grad_()
+    def potential(u: Tensor) -> tuple[Tensor, ...]:
+        u = u.detach().unflatten(0, start.shape[:2]).requires_grad_()
         with torch.enable_grad():
             value = torch.stack(target.log_terms(u)).sum(0)
             (gradient,) = torch.autograd.grad(value.sum(), u)
         return value.detach().flatten(), gradient.flatten(0, 1)
 
-    with torch.no_grad():
-        return sample_nuts(
-            potential, start.flatten(0, 1), variance.flatten(0, 1), draws, warmup, acceptance,
-            advance,
-        )  # fmt: skip
+    here = start.flatten(0, 1)
+    graph = traced(potential, here, here.flip(0) + 1)
+    return sample_nuts(graph, here, variance.flatten(0, 1), draws, warmup, acceptance, advance)
 
 
 def _diagnose(latents: Latents) -> tuple[Latents, Latents]:

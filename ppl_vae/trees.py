@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import log
 
 import torch
 from torch import Tensor
 
+from ppl_vae.adaptation import Metric, StepSize
+
 __all__ = ["Potential", "Samples", "sample_nuts"]
 
-Potential = Callable[[Tensor], tuple[Tensor, Tensor]]
+Potential = Callable[[Tensor], tuple[Tensor, ...]]
 
 _DIVERGENCE = 1000.0  # nats of energy lost
 _DEPTH = 10
+_TELL = 100  # draws between two words to who waits
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Samples:
         draws: (N, S, D).
         log_density: (N, S) in nats, up to a constant.
         diverging: (N, S) bool.
-        acceptance: (N, S), the mean over the tree of min(1, exp(-energy error)).
+        acceptance: (N, S), the mean over the trajectory of min(1, exp(-energy error)).
         steps: (N, S) int64, leapfrog steps.
         step_size: (N,) after warm-up.
     """
@@ -36,58 +38,6 @@ class Samples:
     step_size: Tensor
 
 
-class _StepSize:
-    """Dual averaging towards an acceptance; Hoffman and Gelman (2014), section 3.2."""
-
-    def __init__(self, start: Tensor, target: float) -> None:
-        self.target = target
-        self.restart(torch.ones_like(start, dtype=torch.bool), start.log(), first=True)
-
-    def restart(self, where: Tensor, log_step: Tensor, first: bool = False) -> None:
-        zero = torch.zeros_like(log_step)
-        values = {
-            "log_step": log_step, "average": log_step, "centre": log_step + log(10),
-            "error": zero, "count": zero,
-        }  # fmt: skip
-        for name, value in values.items():
-            setattr(self, name, value if first else torch.where(where, value, getattr(self, name)))
-
-    log_step: Tensor
-    average: Tensor
-    centre: Tensor
-    error: Tensor
-    count: Tensor
-
-    def update(self, where: Tensor, acceptance: Tensor) -> None:
-        count = self.count + 1
-        weight = 1 / (count + 10)
-        error = (1 - weight) * self.error + weight * (self.target - acceptance)
-        log_step = self.centre - count.sqrt() / 0.05 * error
-        share = count**-0.75
-        average = share * log_step + (1 - share) * self.average
-        self.count = torch.where(where, count, self.count)
-        self.error = torch.where(where, error, self.error)
-        self.log_step = torch.where(where, log_step, self.log_step)
-        self.average = torch.where(where, average, self.average)
-
-
-def _window_ends(warmup: int) -> set[int]:
-    """Draws after which the metric is estimated anew: windows that double, as in Stan."""
-    if warmup < 20:
-        return set()
-    start, last, width = (75, 50, 25) if warmup >= 150 else (
-        int(0.15 * warmup), int(0.1 * warmup), max(1, int(0.75 * warmup)),
-    )  # fmt: skip
-    ends, end = set(), start
-    while end < warmup - last:
-        following = end + width
-        if following + 2 * width > warmup - last:
-            following = warmup - last
-        ends.add(following)
-        end, width = following, 2 * width
-    return ends
-
-
 def sample_nuts(
     potential: Potential,
     start: Tensor,
@@ -95,15 +45,16 @@ def sample_nuts(
     draws: int,
     warmup: int,
     target: float = 0.8,
-    advance: Callable[[int], None] = lambda steps: None,
+    advance: Callable[[int], None] = lambda draws: None,
 ) -> Samples:
     """Runs NUTS on N targets side by side.
 
-    Multinomial sampling along the trajectory and the U-turn criterion of Betancourt, A Conceptual
-    Introduction to Hamiltonian Monte Carlo, 2017, appendix A, on trees that are built leaf by
-    leaf (Phan, Pradhan and Jankowiak, 2019). Every chain is at a leaf of a tree of its own, with
-    a step size and a diagonal metric of its own, and goes on to its next draw without waiting for
-    the others; each iteration is one call of the potential for all of them.
+    Hoffman and Gelman, The No-U-Turn Sampler, JMLR 2014, with multinomial sampling along the
+    trajectory (Betancourt, A Conceptual Introduction to Hamiltonian Monte Carlo, 2017, appendix
+    A.3) and trees that are built leaf by leaf (Phan, Pradhan and Jankowiak, 2019). Each iteration
+    is one leapfrog step of all chains, in one call of the potential. Every chain is at a leaf of
+    a tree of its own, with a step size and a diagonal metric of its own, and goes on to its next
+    draw without waiting for the others.
 
     Args:
         potential: From u (N, D) to the log-densities (N,) and their gradients (N, D).
@@ -112,167 +63,165 @@ def sample_nuts(
         draws: S, kept for each chain.
         warmup: Draws before those, in which step sizes and metrics adapt.
         target: The acceptance that the step sizes aim at.
-        advance: Told how many draws were made, warm-up included, now and then.
+        advance: Told now and then how many draws were made, warm-up included.
     """
     count, size = start.shape
-    device, dtype = start.device, start.dtype
+    device = start.device
     every = torch.arange(count, device=device)
-    bits = torch.arange(_DEPTH, device=device)
-    ends = torch.zeros(warmup + draws + 2, dtype=torch.bool, device=device)
-    ends[list(_window_ends(warmup))] = True
-    first_window = int(0.15 * warmup) if warmup < 150 else 75
-
-    kept = start.new_zeros(count, draws, size)
-    log_density, acceptance = start.new_zeros(2, count, draws)
-    diverged = torch.zeros(count, draws, dtype=torch.bool, device=device)
-    lengths = torch.zeros(count, draws, dtype=torch.long, device=device)
-
-    step = _StepSize(torch.full((count,), size**-0.25, dtype=dtype, device=device), target)
-    welford_count = torch.zeros(count, 1, dtype=dtype, device=device)
-    welford_mean, welford_square = torch.zeros_like(start), torch.zeros_like(start)
-
-    def where(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-        return torch.where(condition[:, None] if yes.dim() == 2 else condition, yes, no)
-
-    def turns(r_one: Tensor, r_two: Tensor, total: Tensor, variance: Tensor) -> Tensor:
-        between = total - (r_one + r_two) / 2
-        return ((variance * r_one * between).sum(-1) <= 0) | (
-            (variance * r_two * between).sum(-1) <= 0
-        )
-
+    step = StepSize(start.new_full((count,), size**-0.25), target)
+    metric = Metric(variance, warmup)
+    log_density, gradient = potential(start)
+    trees = _Trees(start, log_density, gradient)
+    samples = Samples(
+        draws=start.new_zeros(count, draws, size),
+        log_density=start.new_zeros(count, draws),
+        diverging=torch.zeros(count, draws, dtype=torch.bool, device=device),
+        acceptance=start.new_zeros(count, draws),
+        steps=torch.zeros(count, draws, dtype=torch.long, device=device),
+        step_size=step.average,
+    )
     made = torch.zeros(count, dtype=torch.long, device=device)
-    fresh = torch.ones(count, dtype=torch.bool, device=device)  # a draw begins
-    extend = fresh.clone()  # a subtree begins
-    u, (lp, g) = start, potential(start)
-    empty = torch.full((count,), -torch.inf, dtype=dtype, device=device)
-    zeros, nothing = torch.zeros_like(start), torch.zeros_like(empty)
-    chosen_u, chosen_lp, chosen_g = u, lp, g  # of the tree
-    sub_u, sub_lp, sub_g = u, lp, g  # of the subtree
-    r = energy = weight = sub_weight = total = sub_total = nothing
-    left = right = (u, zeros, g)
-    u_edge, r_edge, g_edge = u, zeros, g
-    depth = leaf = steps = torch.zeros_like(made)
-    direction, accepted = nothing, nothing
-    weight, sub_weight, energy = nothing, empty, nothing
-    total, sub_total = zeros, zeros
-    saved_r = saved_total = start.new_zeros(count, _DEPTH, size)
+    done = torch.ones(count, dtype=torch.bool, device=device)
+    extend = done
     told = 0
     while True:
-        # Begin what has to begin.
-        r = where(fresh, torch.randn_like(u) / variance.sqrt(), zeros)
-        energy = where(fresh, (variance * r * r).sum(-1) / 2 - lp, energy)
-        left = tuple(where(fresh, a, b) for a, b in zip((u, r, g), left, strict=True))
-        right = tuple(where(fresh, a, b) for a, b in zip((u, r, g), right, strict=True))
-        total = where(fresh, r, total)
-        weight = where(fresh, nothing, weight)
-        chosen_u, chosen_lp, chosen_g = (
-            where(fresh, a, b)
-            for a, b in ((u, chosen_u), (lp, chosen_lp), (g, chosen_g))
-        )  # fmt: skip
-        depth, steps = where(fresh, 0 * depth, depth), where(fresh, 0 * steps, steps)
-        accepted = where(fresh, nothing, accepted)
-        forwards = torch.rand_like(lp) < 0.5
-        direction = where(extend, torch.where(forwards, 1.0, -1.0).to(dtype), direction)
-        u_edge, r_edge, g_edge = (
-            where(extend, where(forwards, b, a), edge)
-            for a, b, edge in zip(left, right, (u_edge, r_edge, g_edge), strict=True)
-        )
-        leaf = where(extend, 0 * leaf, leaf)
-        sub_weight = where(extend, empty, sub_weight)
-        sub_total = where(extend, zeros, sub_total)
-
-        # One leapfrog step of every chain.
+        trees.begin(done, extend, metric.variance)
         warming = made < warmup
-        size_now = torch.where(warming, step.log_step, step.average).exp() * direction
-        r_edge = r_edge + 0.5 * size_now[:, None] * g_edge
-        u_edge = u_edge + size_now[:, None] * variance * r_edge
-        lp_edge, g_edge = potential(u_edge)
-        r_edge = r_edge + 0.5 * size_now[:, None] * g_edge
-        gain = energy - (variance * r_edge * r_edge).sum(-1) / 2 + lp_edge
-        gain = torch.where(gain.isnan(), -torch.inf, gain)
-        diverging = gain < -_DIVERGENCE
-        accepted = accepted + gain.clamp(max=0).exp()
-        steps = steps + 1
-
-        # The subtree takes the leaf in.
-        grown = torch.logaddexp(sub_weight, gain)
-        take = torch.rand_like(gain).log() < gain - grown
-        sub_u, sub_lp, sub_g = (
-            where(take, a, b)
-            for a, b in ((u_edge, sub_u), (lp_edge, sub_lp), (g_edge, sub_g))
-        )  # fmt: skip
-        sub_weight, sub_total = grown, sub_total + r_edge
-        # Leaf n closes the balanced subtrees that its trailing ones count; their first leaves
-        # were saved at as many places as n has ones before.
-        ones = (leaf[:, None] >> bits) & 1
-        place = ones[:, 1:].sum(-1, keepdim=True)
-        trailing = ones.cumprod(-1).sum(-1, keepdim=True)
-        save = ((bits == place) & (trailing == 0))[..., None]
-        saved_r = torch.where(save, r_edge[:, None], saved_r)
-        saved_total = torch.where(save, sub_total[:, None], saved_total)
-        closes = (bits <= place) & (bits > place - trailing)
-        turned = turns(
-            saved_r, r_edge[:, None], sub_total[:, None] - saved_total + saved_r, variance[:, None]
-        )
-        bad = diverging | (closes & turned).any(-1)
-
-        # A whole subtree joins the tree.
-        joins = (leaf + 1 == 1 << depth) & ~bad
-        take = joins & (torch.rand_like(gain).log() < sub_weight - weight)
-        chosen_u, chosen_lp, chosen_g = (
-            where(take, a, b)
-            for a, b in ((sub_u, chosen_u), (sub_lp, chosen_lp), (sub_g, chosen_g))
-        )  # fmt: skip
-        edge = (u_edge, r_edge, g_edge)
-        left = tuple(
-            where(joins & (direction < 0), a, b) for a, b in zip(edge, left, strict=True)
-        )  # fmt: skip
-        right = tuple(
-            where(joins & (direction > 0), a, b) for a, b in zip(edge, right, strict=True)
-        )
-        total = where(joins, total + sub_total, total)
-        weight = where(joins, torch.logaddexp(weight, sub_weight), weight)
-        depth = depth + joins
-        over = joins & (turns(left[1], right[1], total, variance) | (depth == _DEPTH))
-        fresh = bad | over
-        extend = fresh | joins
-        leaf = leaf + 1
-        if not fresh.any():
+        size_now = torch.where(warming, step.log_step, step.average).exp()
+        diverging = trees.leapfrog(potential, size_now, metric.variance)
+        done, extend = trees.grow(diverging, metric.variance)
+        if not done.any():
             continue
-
-        # Draws that are done: kept, and learned from.
-        u, lp, g = where(fresh, chosen_u, u), where(fresh, chosen_lp, lp), where(fresh, chosen_g, g)
-        mean_acceptance = accepted / steps
-        keep = fresh & ~warming & (made < warmup + draws)
+        u, log_density, acceptance, steps = trees.finish(done)
+        keep = done & ~warming & (made < warmup + draws)
         rows, columns = every[keep], made[keep] - warmup
-        kept[rows, columns] = u[keep]
-        log_density[rows, columns] = lp[keep]
-        acceptance[rows, columns] = mean_acceptance[keep]
-        diverged[rows, columns] = diverging[keep]
-        lengths[rows, columns] = steps[keep]
-        learn = fresh & warming
-        made = made + fresh
+        samples.draws[rows, columns] = u[keep]
+        samples.log_density[rows, columns] = log_density[keep]
+        samples.acceptance[rows, columns] = acceptance[keep]
+        samples.diverging[rows, columns] = diverging[keep]
+        samples.steps[rows, columns] = steps[keep]
+        made += done
+        learn = done & warming
         if learn.any():
-            step.update(learn, mean_acceptance)
-            seen = (learn & (made > first_window))[:, None]
-            welford_count = welford_count + seen
-            offset = u - welford_mean
-            welford_mean = welford_mean + seen * offset / welford_count.clamp(min=1)
-            welford_square = welford_square + seen * offset * (u - welford_mean)
-            closing = learn & ends[made.clamp(max=len(ends) - 1)]
-            if closing.any():
-                estimate = (welford_square + 5 * variance) / (welford_count + 4)
-                variance = where(closing, estimate, variance)
-                step.restart(closing, step.average)
-                welford_count = where(closing, 0 * welford_count, welford_count)
-                welford_mean, welford_square = (
-                    where(closing, zeros, value) for value in (welford_mean, welford_square)
-                )
-        done = int(made.clamp(max=warmup + draws).sum())
-        if done - told >= 100 or done == count * (warmup + draws):
-            advance(done - told)
-            told = done
-        if done == count * (warmup + draws):
-            return Samples(
-                kept, log_density, diverged, acceptance, lengths, step.average.exp()
-            )  # fmt: skip
+            step.update(learn, acceptance)
+            step.restart(metric.update(learn, made, u))
+        total = int(made.clamp(max=warmup + draws).sum())
+        if total - told >= _TELL or total == count * (warmup + draws):
+            advance(total - told)
+            told = total
+        if total == count * (warmup + draws):
+            samples.step_size.copy_(step.average.exp())
+            return samples
+
+
+class _Trees:
+    """One trajectory for each of N chains, each somewhere in its growth.
+
+    A point is one row (u, r, gradient, log-density) of 3 D + 1 numbers, so that points move in
+    one operation.
+    """
+
+    def __init__(self, u: Tensor, log_density: Tensor, gradient: Tensor) -> None:
+        count, self.size = u.shape
+        self.here = torch.cat([u, torch.zeros_like(u), gradient, log_density[:, None]], -1)
+        self.left = self.right = self.edge = self.chosen = self.offered = self.here
+        zeros = torch.zeros_like(log_density)
+        self.energy, self.direction = zeros, zeros
+        # Of the tree, and of the subtree that is to double it: log of the summed weights, and the
+        # summed momenta.
+        self.weight, self.offered_weight = zeros.clone(), zeros.clone()
+        self.momenta, self.offered_momenta = torch.zeros_like(u), torch.zeros_like(u)
+        self.accepted = zeros.clone()
+        self.depth, self.leaf, self.steps = (
+            torch.zeros(count, dtype=torch.long, device=u.device) for _ in range(3)
+        )
+        self.bits = torch.arange(_DEPTH, device=u.device)
+        self.saved = u.new_zeros(2, count, _DEPTH, self.size)
+
+    def begin(self, done: Tensor, extend: Tensor, variance: Tensor) -> None:
+        """New trajectories with new momenta where `done`, new subtrees where `extend`."""
+        size, wide = self.size, done[:, None]
+        u, _, gradient, log_density = self.here.split([size, size, size, 1], -1)
+        momentum = torch.randn_like(u) / variance.sqrt()
+        start = torch.cat([u, momentum, gradient, log_density], -1)
+        kinetic = 0.5 * (variance * momentum * momentum).sum(-1)
+        self.energy = torch.where(done, kinetic - log_density[:, 0], self.energy)
+        self.left = torch.where(wide, start, self.left)
+        self.right = torch.where(wide, start, self.right)
+        self.chosen = torch.where(wide, start, self.chosen)
+        self.momenta = torch.where(wide, momentum, self.momenta)
+        for value in (self.weight, self.accepted, self.depth, self.steps):
+            value.masked_fill_(done, 0)
+        forwards = torch.rand_like(self.energy) < 0.5
+        self.direction = torch.where(extend, 2.0 * forwards - 1, self.direction).to(u)
+        side = torch.where(forwards[:, None], self.right, self.left)
+        self.edge = torch.where(extend[:, None], side, self.edge)
+        self.leaf.masked_fill_(extend, 0)
+        self.offered_weight.masked_fill_(extend, -torch.inf)
+        self.offered_momenta.masked_fill_(extend[:, None], 0)
+
+    def leapfrog(self, potential: Potential, size: Tensor, variance: Tensor) -> Tensor:
+        """Moves all edges by one step into new leaves; gives which of them diverged."""
+        step = (size * self.direction)[:, None]
+        u, r, gradient, _ = self.edge.split([self.size, self.size, self.size, 1], -1)
+        r = r + 0.5 * step * gradient
+        u = u + step * variance * r
+        log_density, gradient = potential(u)
+        r = r + 0.5 * step * gradient
+        self.edge = torch.cat([u, r, gradient, log_density[:, None]], -1)
+        gain = self.energy + log_density - 0.5 * (variance * r * r).sum(-1)
+        gain = torch.where(gain.isnan(), -torch.inf, gain)
+        self.accepted += gain.clamp(max=0).exp()
+        self.steps += 1
+        self.offered_weight = torch.logaddexp(self.offered_weight, gain)
+        take = torch.rand_like(gain).log() < gain - self.offered_weight
+        self.offered = torch.where(take[:, None], self.edge, self.offered)
+        self.offered_momenta += r
+        return gain < -_DIVERGENCE
+
+    def grow(self, diverging: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Joins whole subtrees to their trees; gives which trajectories are done, and which
+        need a new subtree."""
+        bad = diverging | self._subtree_turns(variance)
+        joins = (self.leaf + 1 == 1 << self.depth) & ~bad
+        odds = self.offered_weight - self.weight
+        take = joins & (torch.rand_like(odds).log() < odds)
+        self.chosen = torch.where(take[:, None], self.offered, self.chosen)
+        self.left = torch.where((joins & (self.direction < 0))[:, None], self.edge, self.left)
+        self.right = torch.where((joins & (self.direction > 0))[:, None], self.edge, self.right)
+        self.momenta = self.momenta + joins[:, None] * self.offered_momenta
+        together = torch.logaddexp(self.weight, self.offered_weight)
+        self.weight = torch.where(joins, together, self.weight)
+        self.depth += joins
+        self.leaf += 1
+        first, last = (side[:, self.size : 2 * self.size] for side in (self.left, self.right))
+        turned = _turns(first, last, self.momenta, variance) | (self.depth == _DEPTH)
+        done = bad | (joins & turned)
+        return done, done | joins
+
+    def finish(self, done: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The next draws where `done`: u, log-density, mean acceptance, leapfrog steps."""
+        self.here = torch.where(done[:, None], self.chosen, self.here)
+        u, log_density = self.here[:, : self.size], self.here[:, -1]
+        return u, log_density, self.accepted / self.steps, self.steps
+
+    def _subtree_turns(self, variance: Tensor) -> Tensor:
+        # Leaf n closes as many balanced subtrees as it has ones at its end; the first leaves of
+        # those were saved, at places that count the ones before.
+        momentum = self.edge[:, self.size : 2 * self.size]
+        ones = (self.leaf[:, None] >> self.bits) & 1
+        place = ones[:, 1:].sum(-1, keepdim=True)
+        closed = ones.cumprod(-1).sum(-1, keepdim=True)
+        now = torch.stack([momentum, self.offered_momenta])[:, :, None]
+        save = (self.bits == place) & (closed == 0)
+        self.saved = torch.where(save[..., None], now, self.saved)
+        first, before = self.saved
+        total = self.offered_momenta[:, None] - before + first
+        turned = _turns(first, momentum[:, None], total, variance[:, None])
+        return (turned & (self.bits <= place) & (self.bits > place - closed)).any(-1)
+
+
+def _turns(one: Tensor, other: Tensor, momenta: Tensor, variance: Tensor) -> Tensor:
+    """Whether the trajectory between two momenta, whose sum is given, has begun to return."""
+    between = variance * (momenta - (one + other) / 2)
+    return ((one * between).sum(-1) <= 0) | ((other * between).sum(-1) <= 0)

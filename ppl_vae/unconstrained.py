@@ -33,9 +33,8 @@ class Unconstrained:
             InputError: If a support is not known to have a bijection from the reals.
         """
         with torch.no_grad():
-            trace = poutine.trace(joint.guide).get_trace(*joint[:1].batch)
-            latents = {name: trace.nodes[name]["value"] for name in joint.sites}
-            nodes = joint[:1]._trace(poutine.condition(joint.model, data=latents))
+            latents, _ = joint[:1].draw(1)
+            nodes = joint[:1]._trace(poutine.condition(joint.model, data=latents), 1)
         transforms = {}
         for name in joint.sites:
             try:
@@ -60,10 +59,9 @@ class Unconstrained:
         """Latents (K, B, ...) of u (K, B, D)."""
         return self._transform(u)[0]
 
-    def draw_guide(self, particles: int) -> tuple[Tensor, Tensor]:
-        """u (K, B, D) from q(z|x), and their log-density (K, B)."""
-        u = self.pack(self.joint.draw(particles)[0])
-        return u, self.log_guide(u)
+    def draw_guide(self, particles: int) -> Tensor:
+        """u (K, B, D) from q(z|x)."""
+        return self.pack(self.joint.draw(particles)[0])
 
     def draw_prior(self, particles: int) -> Tensor:
         """u (K, B, D) from p(z)."""
