@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from ppl_vae.isolation import isolated
 from ppl_vae.joint import Batch, Joint, Program
 
 if TYPE_CHECKING:
-    from xarray import DataTree, Dataset
+    from xarray import Dataset, DataTree
 
 __all__ = ["PREDICTIVE_BYTES", "needs_arviz", "read_datatree", "to_datatree", "write_datatree"]
 
@@ -41,6 +42,17 @@ _MEANINGS = {
     "height": ("row, from the top", "pixel"),
     "width": ("column, from the left", "pixel"),
 }
+
+_ORDER = (
+    "posterior",
+    "prior",
+    "posterior_predictive",
+    "prior_predictive",
+    "log_likelihood",
+    "sample_stats",
+    "observed_data",
+    "constant_data",
+)
 
 Values = dict[str, dict[str, NDArray[Any]]]
 
@@ -124,7 +136,7 @@ def write_datatree(tree: "DataTree", path: Path) -> None:
     """
     packed = {"zlib": True, "complevel": 1, "shuffle": False}
     encoding = {
-        f"/{group}": {variable: packed for variable in tree[group].data_vars}
+        f"/{group}": dict.fromkeys(tree.children[group].data_vars, packed)
         for group in ("prior_predictive", "posterior_predictive")
         if group in tree.children
     }
@@ -160,10 +172,8 @@ def needs_arviz() -> None:
         InputError: If one is absent.
     """
     try:
-        import arviz_base
-        import arviz_plots
-        import arviz_stats
-        import h5netcdf  # noqa: F401
+        for package in ("arviz_base", "arviz_stats", "arviz_plots", "h5netcdf"):
+            import_module(package)
     except ImportError as error:
         raise InputError(
             f"this needs ArviZ, and {error.name} is not installed: "
@@ -217,7 +227,7 @@ def _empty(
 
 
 def _flat(values: NDArray[Any]) -> NDArray[Any]:
-    """(draw, chain, ...) as (particle, ...), a view: the first particles are every chain's first."""
+    """(draw, chain, ...) as (particle, ...), a view: first come the first draws of all chains."""
     return values.reshape(-1, *values.shape[2:])
 
 
@@ -303,24 +313,18 @@ def _tree(values: Values, joint: Joint, observed: _Observed, images: NDArray[Any
     inside = {site: _dims(site, event, len(joint.sites)) for site, event in joint.sites.items()}
     inside[observed.name] = _dims(observed.name, observed.value.shape[1:])
     groups = {}
-    for group in sorted(values):
+    for group in sorted(values, key=_ORDER.index):
         sampled = not group.endswith("_data")
-        # z is per latent dimension in these groups, its logarithms are of a draw as a whole.
-        events = {
-            name: inside[name]
-            if group not in ("log_likelihood", "sample_stats") and name in inside
-            else []
-            for name in values[group]
-        }
-        lengths = {
-            dim: length
-            for name, dims in events.items()
-            for dim, length in zip(dims, shapes.get(name, ()), strict=False)
-        }
+        # In these two groups a number is of a draw as a whole, and has no dimensions of its own.
+        whole = group in ("log_likelihood", "sample_stats")
+        dims = {name: [] if whole else inside.get(name, []) for name in values[group]}
+        coords: dict[Any, Any] = {"image": images}
+        for name, own in dims.items():
+            coords |= {dim: np.arange(n) for dim, n in zip(own, shapes.get(name, ()), strict=False)}
         dataset = dict_to_dataset(
             values[group],
-            coords={"image": images} | {dim: np.arange(length) for dim, length in lengths.items()},
-            dims={name: ["image", *dims] for name, dims in events.items()},
+            coords=coords,
+            dims={name: ["image", *own] for name, own in dims.items()},
             sample_dims=["chain", "draw"] if sampled else [],
             inference_library=pyro,
         )

@@ -55,19 +55,23 @@ def calibrated(inspection: Inspection, section: Section) -> None:
     mean_ends = ends[active].mean().item()
     section.text = [
         (
-            f"No: of {len(active)} active latents, the ranks of {len(failed)} leave the band that uniform "
+            f"No: of {len(active)} active latents, the ranks of {len(failed)} leave the band that "
+            f"uniform "
             "ranks stay in."
             if failed
             else f"In all {len(active)} active latents the ranks are uniform as far as "
             f"{inspection.effort.simulations:,} simulations can tell."
         )
-        + f" The outermost bins hold {number(mean_ends)} times what they would if the guide were the "
-        "posterior" + (": it is too narrow." if mean_ends > 1.3 else "."),
-        "Simulation-based calibration (Talts et al., 2018): z and x are drawn from the model, and each "
+        + f" The outermost bins hold {number(mean_ends)} times what they would if the guide were "
+        "the posterior" + (": it is too narrow." if mean_ends > 1.3 else "."),
+        "Simulation-based calibration (Talts et al., 2018): z and x are drawn from the model, and "
+        "each "
         f"z_d is ranked among {_RANKS} draws from q(z|x). A histogram with its mass at both ends "
-        "belongs to a guide that is too narrow, a hump to one that is too wide, a slope to one that is "
+        "belongs to a guide that is too narrow, a hump to one that is too wide, a slope to one "
+        "that is "
         f"biased. A histogram of uniform ranks stays in the grey band with probability "
-        f"{100 * _LEVEL:.0f} %. The images are the model's own: this says nothing about how well the "
+        f"{100 * _LEVEL:.0f} %. The images are the model's own: this says nothing about how well "
+        f"the "
         "model fits the data.",
     ]
     section.pictures = [_histograms(calibration, counts, active)]
@@ -88,8 +92,8 @@ def _histograms(calibration: Calibration, counts: Tensor, active: list[int]) -> 
             axes.set_visible(False)
             continue
         axes.axhspan(*calibration.band, color="#cccccc", linewidth=0)
-        axes.bar(lefts, counts[:, chosen[place]].numpy(), width=0.9 * width, align="edge", color=BLUE,
-                 alpha=0.85)  # fmt: skip
+        heights = counts[:, chosen[place]].numpy()
+        axes.bar(lefts, heights, width=0.9 * width, align="edge", color=BLUE, alpha=0.85)
         axes.set_title(f"$z_{{{chosen[place]}}}$", fontsize=9, pad=3)
         plain(axes)
         if place + columns >= len(chosen):
@@ -112,11 +116,11 @@ def _histograms(calibration: Calibration, counts: Tensor, active: list[int]) -> 
 
 def _predict(inspection: Inspection, section: Section) -> None:
     """Total ink and the marginals of the pixels, of the model's images beside the data's."""
-    site = str(next(iter(inspection.tree["observed_data"].data_vars)))
+    site = str(next(iter(inspection.tree.children["observed_data"].data_vars)))
     groups = ("prior_predictive", "posterior_predictive")
-    event = inspection.tree["observed_data"][site].dims[1:]
-    observed = inspection.tree["observed_data"][site].astype("float64")
-    drawn = {g: inspection.tree[g][site] for g in groups}
+    observed = inspection.variable("observed_data", site).astype("float64")
+    event = [str(dim) for dim in observed.dims[1:]]
+    drawn = {group: inspection.variable(group, site) for group in groups}
     ink = {g: v.sum(event, dtype="float64") for g, v in drawn.items()}
     data_ink = observed.sum(event)
     rows = []
@@ -135,14 +139,16 @@ def _predict(inspection: Inspection, section: Section) -> None:
     section.numbers |= checks
     section.tables.append(
         Table(
-            "Total ink, the sum of the pixels of an image; p: share of replicated data sets in which "
+            "Total ink, the sum of the pixels of an image; p: share of replicated data sets in "
+            "which "
             "it is at least as large",
             ["over the images", "data", "x from p(x)", "p", "x given its own z", "p"],
             rows,
         )
     )
     section.text.append(
-        "Total ink is the sum of the pixels. Images drawn from p(x) test the model; images drawn given "
+        "Total ink is the sum of the pixels. Images drawn from p(x) test the model; images drawn "
+        "given "
         "the z of an image test how well it is reconstructed."
     )
     if len(data_ink) > 1:
@@ -176,7 +182,8 @@ def _ink(ink: dict[str, Any], data_ink: Any, site: str) -> Picture:
     )
     return picture_of(
         plot.viz["figure"].item(),
-        "Total ink, the share of images with no more of it: black the data, each thin blue line as many "
+        "Total ink, the share of images with no more of it: black the data, each thin blue line as "
+        "many "
         "images drawn from p(x).",
     )
 
@@ -205,8 +212,10 @@ def _pixels(inspection: Inspection, data: NDArray[Any], drawn: NDArray[Any]) -> 
 
 
 def nearest(x: Tensor, split: Any, rows: int = _ROWS) -> tuple[Tensor, Tensor]:
-    """The nearest of a split's images to each of x (B, C, H, W): distance, root mean square over the
-    pixels, and index, each (B,).
+    """The nearest of a split's images to each of x (B, C, H, W).
+
+    Returns:
+        The distance, root mean square over the pixels, and the index, each (B,).
     """
     best = torch.full((len(x),), torch.inf, device=x.device)
     index = torch.zeros(len(x), dtype=torch.long, device=x.device)
@@ -241,8 +250,10 @@ def _neighbours(inspection: Inspection, section: Section) -> None:
     section.text.append(
         "The nearest training image is "
         f"{number(distance.median().item(), 3)} away from an image drawn from p(x) and "
-        f"{number(test.median().item(), 3)} from one of the {inspection.split_name} split (median root "
-        "mean square over the pixels): a model that repeats its training images would be much closer "
+        f"{number(test.median().item(), 3)} from one of the {inspection.split_name} split (median "
+        f"root "
+        "mean square over the pixels): a model that repeats its training images would be much "
+        "closer "
         "than data are."
     )
     count = min(_NEIGHBOURS, len(x))
@@ -256,5 +267,5 @@ def _neighbours(inspection: Inspection, section: Section) -> None:
             figure,
             "Images drawn from the model, each above the training image that is nearest.",
             exact=True,
-        )  # fmt: skip
+        )
     )

@@ -71,16 +71,25 @@ def comparison(inspection: Inspection, section: Section) -> None:
             if decided
             else ", and its lead over every other is more than two standard errors."
         ),
-        f"log p(x) is importance-sampled with {particles:,} draws for each image. It is too low where "
-        "k-hat is large, and by different amounts for different guides: a difference smaller than the "
-        "gaps of the sections above may be one of guides, not of models. Differences are paired: the "
-        "standard error is that of the mean of the differences, image by image, which leaves out how "
+        f"log p(x) is importance-sampled with {particles:,} draws for each image. It is too low "
+        f"where "
+        "k-hat is large, and by different amounts for different guides: a difference smaller than "
+        "the "
+        "gaps of the sections above may be one of guides, not of models. Differences are paired: "
+        "the "
+        "standard error is that of the mean of the differences, image by image, which leaves out "
+        "how "
         "much images differ among themselves.",
-        "ArviZ's comparison takes log p(x) of each image as its pointwise log predictive density. The "
-        "images were not trained on and the parameters are point estimates, so that nothing has to be "
-        "left out: elpd is the sum over the images. Leave-one-out by Pareto smoothing would leave out "
-        "an image of which z is drawn, a latent of that image alone, and is no measure of a model with "
-        "local latents. The weights are those of stacking: the mixture of the models with the highest "
+        "ArviZ's comparison takes log p(x) of each image as its pointwise log predictive density. "
+        "The "
+        "images were not trained on and the parameters are point estimates, so that nothing has to "
+        "be "
+        "left out: elpd is the sum over the images. Leave-one-out by Pareto smoothing would leave "
+        "out "
+        "an image of which z is drawn, a latent of that image alone, and is no measure of a model "
+        "with "
+        "local latents. The weights are those of stacking: the mixture of the models with the "
+        "highest "
         "log density.",
         *(f"{name} is not compared: it {reason}." for name, reason in refused.items()),
     ]

@@ -55,24 +55,31 @@ def gap(inspection: Inspection, section: Section) -> None:
     share = (gaps.approximation_gap.mean() / whole.mean()).item()
     section.text = [
         f"Of the {number(whole.mean().item())} nats between log p(x) and the ELBO, "
-        f"{number(gaps.approximation_gap.mean().item())} ({100 * share:.0f} %) remain when the guide's "
-        "family is fitted to each image by itself: the family's limit, or approximation gap. The other "
-        f"{number(gaps.amortization_gap.mean().item())} are the amortization gap: what one network for "
+        f"{number(gaps.approximation_gap.mean().item())} ({100 * share:.0f} %) remain when the "
+        f"guide's "
+        "family is fitted to each image by itself: the family's limit, or approximation gap. The "
+        "other "
+        f"{number(gaps.amortization_gap.mean().item())} are the amortization gap: what one network "
+        f"for "
         "all images loses of it.",
-        "The split is that of Cremer, Li and Duvenaud (2018). log p(x) is importance-sampled from the "
+        "The split is that of Cremer, Li and Duvenaud (2018). log p(x) is importance-sampled from "
+        "the "
         f"fitted distribution with {_PARTICLES:,} draws; its k-hat is above 0.7 on "
-        f"{100 * unreliable:.0f} % of the images, where log p(x), and with it the approximation gap, is "
+        f"{100 * unreliable:.0f} % of the images, where log p(x), and with it the approximation "
+        f"gap, is "
         "an underestimate.",
     ]
     if unsettled:
         section.text.append(
             f"On {100 * unsettled:.0f} % of the images the fit had not converged after "
-            f"{inspection.effort.gap_steps:,} steps, so that some of what is called approximation gap "
+            f"{inspection.effort.gap_steps:,} steps, so that some of what is called approximation "
+            f"gap "
             "there is not; --gap_steps raises the limit."
         )
     section.tables = [
         Table(
-            f"Means over {size:,} images, nats per datum; the standard error covers the choice of the "
+            f"Means over {size:,} images, nats per datum; the standard error covers the choice of "
+            f"the "
             "images and the draws",
             ["", "nats per datum", "standard error"],
             table,

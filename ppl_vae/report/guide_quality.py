@@ -50,16 +50,18 @@ def guide_quality(inspection: Inspection, section: Section) -> None:
     verdict = (
         "importance sampling from this guide can be relied on for nearly all images"
         if unreliable < 0.05
-        else f"for {100 * unreliable:.0f} % of the images importance sampling from this guide is not "
-        "reliable: its weights have such heavy tails that log p(x) comes out too low, by an amount "
+        else f"for {100 * unreliable:.0f} % of the images importance sampling from this guide is "
+        "not reliable: its weights have such heavy tails that log p(x) comes out too low, by an amount "
         "that the draws do not show"
     )
     section.text = [
         f"Over {size:,} images with {draws:,} draws each, the median k-hat is "
         f"{number(k_hat.median().item())}: {verdict}.",
-        "k-hat is the shape of the generalised Pareto distribution that fits the largest importance "
+        "k-hat is the shape of the generalised Pareto distribution that fits the largest "
+        "importance "
         "weights w = p(x, z) / q(z|x) of an image: below 0.5 their variance is finite, above 0.7 "
-        "estimates from them are not to be trusted (Vehtari et al., 2024). The effective sample size "
+        "estimates from them are not to be trusted (Vehtari et al., 2024). The effective sample "
+        "size "
         f"says how many of the {draws:,} draws still count after weighting; its median is "
         f"{number(ess.median().item(), 1)}.",
         f"With {int(curve.particles[-1]):,} draws in one bound, {number(gain[-1].item())} nats are "

@@ -19,7 +19,7 @@ from ppl_vae.plots import to_display
 from ppl_vae.runs import Run
 
 if TYPE_CHECKING:
-    from xarray import DataTree
+    from xarray import DataArray, DataTree
 
 __all__ = ["Choose", "Effort", "Inspection", "choose_images"]
 
@@ -84,6 +84,10 @@ class Inspection:
             return None
         return self.split.labels[self.images].cpu().numpy()
 
+    def variable(self, group: str, name: str) -> "DataArray":
+        """One of the tree's variables."""
+        return self.tree.children[group].to_dataset()[name]
+
     @property
     def latent(self) -> str:
         """The latent site that the decoder takes."""
@@ -92,12 +96,12 @@ class Inspection:
     @property
     def z(self) -> NDArray[np.float32]:
         """Draws from the guide, (K, N, D)."""
-        values = self.tree["posterior"][self.latent].values
+        values = self.variable("posterior", self.latent).values
         return values.reshape(-1, *values.shape[2:])
 
     def statistic(self, name: str) -> Tensor:
         """One of the tree's `sample_stats`, (K, N) float64 in nats."""
-        values = self.tree["sample_stats"][name].values
+        values = self.variable("sample_stats", name).values
         return torch.as_tensor(values.reshape(-1, values.shape[-1]), dtype=torch.float64)
 
     def means(self) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ppl_vae.ais import ais, bidirectional, interval
+from ppl_vae.ais import ais, bidirectional
 from ppl_vae.errors import InputError
 from ppl_vae.figures import BLUE, FAINT, INK, ORANGE, new_figure
 from ppl_vae.marginal_likelihood import marginal_likelihood_estimator
@@ -103,11 +103,14 @@ def intervals(inspection: Inspection, section: Section) -> None:
         f"On {size} images, annealing finds {number(more)} nats more than importance sampling on "
         f"average (± {number(more_error)}), and its intervals at {100 * annealed.level:.0f} % are "
         f"{number((upper - lower).mean().item())} nats long. On images that the model drew, where "
-        f"log p(x) can be enclosed, the bounds are {number(gap)} nats apart (± {number(gap_error)}): "
+        f"log p(x) can be enclosed, the bounds are {number(gap)} nats apart (± "
+        f"{number(gap_error)}): "
         "in expectation, annealing with these settings is off by no more than that there.",
-        "Both estimates lie below log p(x) on average. Importance sampling draws from the guide; AIS "
+        "Both estimates lie below log p(x) on average. Importance sampling draws from the guide; "
+        "AIS "
         "(Neal, 2001; Wu et al., 2017) goes from the prior to the posterior through "
-        f"{effort.temperatures:,} temperatures with Hamiltonian Monte Carlo. The upper bound (Grosse et "
+        f"{effort.temperatures:,} temperatures with Hamiltonian Monte Carlo. The upper bound "
+        f"(Grosse et "
         "al., 2015) needs an exact draw from the posterior, which only simulated data have." + text,
     ]
     section.tables = [
@@ -161,8 +164,10 @@ def _picture(
     plain(axes)
     return picture_of(
         figure,
-        f"Estimates of log p(x) with intervals at {100 * level:.0f} %, over that of importance sampling. "
-        "An interval knows only of the draws that were made: one from weights with a large k-hat is too "
+        f"Estimates of log p(x) with intervals at {100 * level:.0f} %, over that of importance "
+        f"sampling. "
+        "An interval knows only of the draws that were made: one from weights with a large k-hat "
+        "is too "
         "short.",
     )
 

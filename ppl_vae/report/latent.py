@@ -72,12 +72,13 @@ def latent(inspection: Inspection, section: Section) -> None:
         "information I(x; z) under the guide. The lower one is that of a classifier that picks z's "
         f"image out of {images:,}"
         + (
-            f", and can be no larger than log {images:,} = {number(log(images))}, which it has reached"
+            f", and can be no larger than log {images:,} = {number(log(images))}, which it has "
+            f"reached"
             if saturated
             else ""
         )
-        + "; the upper one the smaller of the rate and the leave-one-out bound (Poole et al., 2019, "
-        "equations 12 and 13). What remains of the rate is KL(q(z) || p(z)), how far the aggregate "
+        + "; the upper one the smaller of the rate and the leave-one-out bound (Poole et al., "
+        "2019, equations 12 and 13). What remains of the rate is KL(q(z) || p(z)), how far the aggregate "
         f"posterior is from the prior: {number(max(0.0, r - high))} to {number(r - low)} nats.",
     ]
     section.pictures = [_against_prior(inspection, active)]
@@ -88,12 +89,14 @@ def latent(inspection: Inspection, section: Section) -> None:
         section.pictures.append(_rate_distortion(runs))
     else:
         section.text.append(
-            "A curve of rate and distortion needs several runs, such as ones with other weights beta "
+            "A curve of rate and distortion needs several runs, such as ones with other weights "
+            "beta "
             "of the rate: python -m ppl_vae.posterior RUN RUN2 ..."
         )
     if dimension != 2:
         section.text.append(
-            f"There is no scatter: it is drawn for a two-dimensional z, and this run has {dimension}."
+            f"There is no scatter: it is drawn for a two-dimensional z, and this run has "
+            f"{dimension}."
         )
     else:
         section.pictures.append(_scatter(inspection))
@@ -202,15 +205,20 @@ def _rate_distortion(runs: list[dict[str, Any]]) -> Picture:
     axes.set_ylim(limits)
     for row, rate, distortion in zip(runs, rates, distortions, strict=True):
         axes.annotate(
-            _label(row), (rate, distortion), xytext=(6, 6), textcoords="offset points", fontsize=8.5,
+            _label(row),
+            (rate, distortion),
+            xytext=(6, 6),
+            textcoords="offset points",
+            fontsize=8.5,
             color=INK,
-        )  # fmt: skip
+        )
     axes.set_xlabel("rate, nats per datum")
     axes.set_ylabel("distortion, nats per datum")
     plain(axes)
     return picture_of(
         figure,
-        "Rate against distortion of the runs, on the same images; on each grey line the ELBO is the "
+        "Rate against distortion of the runs, on the same images; on each grey line the ELBO is "
+        "the "
         "same.",
     )
 
@@ -224,7 +232,7 @@ def _against_prior(inspection: Inspection, active: list[int]) -> Picture:
     chosen = sorted((active or list(range(inspection.z.shape[-1])))[:_PANELS])
     groups = {}
     for group in ("prior", "posterior"):
-        z = inspection.tree[group][inspection.latent].values[:, :_PER_IMAGE, :, chosen]
+        z = inspection.variable(group, inspection.latent).values[:, :_PER_IMAGE, :, chosen]
         groups[group] = dict_to_dataset(
             {"z": z.reshape(1, -1, len(chosen))},
             coords={"latent": [f"$z_{{{place}}}$" for place in chosen]},
@@ -257,7 +265,7 @@ def _scatter(inspection: Inspection) -> Picture:
     axes = figure.subplots()
     labels = inspection.labels
     if labels is None:
-        axes.scatter(*means.T, s=8, color=BLUE, alpha=0.6, linewidths=0)
+        axes.scatter(means[:, 0], means[:, 1], s=8, color=BLUE, alpha=0.6, linewidths=0)
     else:
         labels = labels[:_ENCODED]
         there = np.unique(labels)
@@ -267,7 +275,13 @@ def _scatter(inspection: Inspection) -> Picture:
             names = inspection.run.data.class_names
             name = names[label] if names and 0 <= label < len(names) else str(label)
             axes.scatter(
-                *means[labels == label].T, s=10, color=colour, alpha=0.75, linewidths=0, label=name
+                means[labels == label, 0],
+                means[labels == label, 1],
+                s=10,
+                color=colour,
+                alpha=0.75,
+                linewidths=0,
+                label=name,
             )
         if len(there) <= 30:
             axes.legend(

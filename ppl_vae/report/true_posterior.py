@@ -36,7 +36,7 @@ def true_posterior(inspection: Inspection, section: Section) -> None:
     )
     site = inspection.latent
     exact = nuts.latents[site].cpu().numpy()  # (C, S, B, D)
-    guide = inspection.tree["posterior"][site].values[:, :, :size]
+    guide = inspection.variable("posterior", site).values[:, :, :size]
     dimension = exact.shape[-1]
     active = sorted(inspection.active()) or list(range(dimension))
     ratio = guide.std((0, 1)) / exact.std((0, 1))  # (B, D)
@@ -61,15 +61,19 @@ def true_posterior(inspection: Inspection, section: Section) -> None:
     mixed = (r_hat.amax(1) < 1.01).sum().item()
     section.text = [
         f"On {size} images, NUTS drew from p(z|x) itself. The guide's standard deviations are "
-        f"{number(float(np.median(shown)))} times the posterior's in the median over the active latents, "
-        f"from {number(float(shown.min()))} to {number(float(shown.max()))}; KL(q(z|x) || p(z|x)) is "
+        f"{number(float(np.median(shown)))} times the posterior's in the median over the active "
+        f"latents, "
+        f"from {number(float(shown.min()))} to {number(float(shown.max()))}; KL(q(z|x) || p(z|x)) "
+        f"is "
         f"{number(to_posterior.mean().item())} nats on average.",
-        f"{_CHAINS} chains of {draws:,} draws for each image, started at the guide. R-hat is below 1.01 "
+        f"{_CHAINS} chains of {draws:,} draws for each image, started at the guide. R-hat is below "
+        f"1.01 "
         f"in all latents of {mixed} of {size} images and "
         f"{int(nuts.divergences.sum())} of {_CHAINS * draws * size:,} draws diverged. "
         "Chains that start at the guide can all miss a mode that the guide misses.",
         "The divergences of guide and posterior follow from log p(x) by bridge sampling (Meng and "
-        "Wong, 1996), which takes the draws of both and does not fail where the guide is too narrow: "
+        "Wong, 1996), which takes the draws of both and does not fail where the guide is too "
+        "narrow: "
         "KL(q || p) = log p(x) - E_q log w, KL(p || q) = E_p log w - log p(x).",
     ]
     if mixed < size:
@@ -114,10 +118,10 @@ def _divergences(
     joint = inspection.joint(size)
     flat = {site: value.flatten(0, 1) for site, value in nuts.latents.items()}
     parts = []
+    step = max(1, joint.rows() // size)
     with torch.no_grad():
-        for part in flat[inspection.latent].split(max(1, joint.rows() // size)):
-            start = sum(map(len, parts))
-            latents = {site: value[start : start + len(part)] for site, value in flat.items()}
+        for start in range(0, len(flat[inspection.latent]), step):
+            latents = {site: value[start : start + step] for site, value in flat.items()}
             weights = torch.stack(joint.log_terms(latents)).sum(0) - joint.log_guide(latents)
             parts.append(weights.double().cpu())
     p = torch.cat(parts)
@@ -166,7 +170,8 @@ def _marginals(
     figure = plot.viz["figure"].item()
     return picture_of(
         figure,
-        "Marginals of z: black the true posterior (NUTS), orange the guide. One row for each image, "
+        "Marginals of z: black the true posterior (NUTS), orange the guide. One row for each "
+        "image, "
         "one column for each of the first active latents.",
     )
 
@@ -192,14 +197,15 @@ def _pairs(
                 axes.scatter(*draws[some][:, [first, second]].T, s=3, alpha=0.35, linewidths=0,
                              color=colour)  # fmt: skip
             axes.set_xlabel(f"$z_{{{first}}}$")
-            axes.set_ylabel(f"$z_{{{second}}}$", labelpad=0)
+            axes.set_ylabel(f"$z_{{{second}}}$", labelpad=1)
             if row == 0:
                 axes.set_title(names[place], fontsize=9)
             plain(axes)
-    figure.subplots_adjust(wspace=0.42, hspace=0.35)
+    figure.subplots_adjust(wspace=0.5, hspace=0.35)
     return picture_of(
         figure,
-        "Draws from the true posterior (black) and from the guide (orange), of the latents that are "
+        "Draws from the true posterior (black) and from the guide (orange), of the latents that "
+        "are "
         "most correlated in the posterior of each image.",
     )
 
@@ -237,6 +243,7 @@ def _ranks(inspection: Inspection, exact: NDArray[Any], active: list[int]) -> Pi
     plot = plot_rank(tree, visuals={"title": {"size": 9}}, **panels(len(chosen), _PANELS, 1.9, 1.6))
     return picture_of(
         plot.viz["figure"].item(),
-        f"Ranks of the four chains of {inspection.name(0)}, for the first active latents (ArviZ): where "
+        f"Ranks of the four chains of {inspection.name(0)}, for the first active latents (ArviZ): "
+        f"where "
         "chains have mixed, the lines stay in the grey band.",
     )
