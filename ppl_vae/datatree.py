@@ -1,5 +1,6 @@
 """A pair's draws for given data as an `xarray.DataTree`, in the groups that ArviZ knows."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -321,13 +322,17 @@ def _tree(values: Values, joint: Joint, observed: _Observed, images: NDArray[Any
         coords: dict[Any, Any] = {"image": images}
         for name, own in dims.items():
             coords |= {dim: np.arange(n) for dim, n in zip(own, shapes.get(name, ()), strict=False)}
-        dataset = dict_to_dataset(
-            values[group],
-            coords=coords,
-            dims={name: ["image", *own] for name, own in dims.items()},
-            sample_dims=["chain", "draw"] if sampled else [],
-            inference_library=pyro,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message="More chains"
+            )  # few predictive draws are meant
+            dataset = dict_to_dataset(
+                values[group],
+                coords=coords,
+                dims={name: ["image", *own] for name, own in dims.items()},
+                sample_dims=["chain", "draw"] if sampled else [],
+                inference_library=pyro,
+            )
         groups[group] = _described(dataset, group, observed.name)
     return DataTree.from_dict(groups)
 

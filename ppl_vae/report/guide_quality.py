@@ -51,8 +51,8 @@ def guide_quality(inspection: Inspection, section: Section) -> None:
         "importance sampling from this guide can be relied on for nearly all images"
         if unreliable < 0.05
         else f"for {100 * unreliable:.0f} % of the images importance sampling from this guide is "
-        "not reliable: its weights have such heavy tails that log p(x) comes out too low, by an amount "
-        "that the draws do not show"
+        "not reliable: its weights have such heavy tails that log p(x) comes out too low, by an "
+        "amount that the draws do not show"
     )
     section.text = [
         f"Over {size:,} images with {draws:,} draws each, the median k-hat is "
@@ -106,11 +106,11 @@ def _distributions(diagnosis: ParetoK, draws: int) -> Picture:
     k_hat, ess = diagnosis.k_hat.numpy(), diagnosis.ess.numpy()
     left.hist(k_hat, bins=30, color=BLUE)
     low, high = left.get_xlim()
-    for value, meaning in ((0.5, "0.5"), (_RELIABLE, "0.7")):
+    for value, side in ((0.5, "right"), (_RELIABLE, "left")):
         if low < value < high:
             left.axvline(value, color=INK, linewidth=0.9, linestyle="--")
-            left.text(value, 1.01, meaning, transform=left.get_xaxis_transform(), ha="center",
-                      va="bottom", fontsize=8, color=INK)  # fmt: skip
+            place = left.get_xaxis_transform()
+            left.text(value, 1.01, f"{value}", transform=place, ha=side, fontsize=8, color=INK)
     left.set_xlabel("k-hat (above 0.7: not reliable)")
     right.hist(np.log10(ess), bins=np.linspace(0, np.log10(draws), 31), color=BLUE)
     right.set_xlim(0, np.log10(draws))
