@@ -323,9 +323,8 @@ def _tree(values: Values, joint: Joint, observed: _Observed, images: NDArray[Any
         for name, own in dims.items():
             coords |= {dim: np.arange(n) for dim, n in zip(own, shapes.get(name, ()), strict=False)}
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="More chains"
-            )  # few predictive draws are meant
+            # Fewer predictive draws than chains are meant.
+            warnings.filterwarnings("ignore", message="Found chain dimension to be longer")
             dataset = dict_to_dataset(
                 values[group],
                 coords=coords,
