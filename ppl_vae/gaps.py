@@ -119,10 +119,9 @@ def gap_decomposition(
         raise InputError(f"expected one latent site for family=; got {list(joint.sites)}")
     at_once = max(1, joint.rows(memory_bytes) // (2 * fit_particles))
     if family is None:
-        sizes = (
-            value.numel() * value.element_size() for value in family_of(joint[:1]).features.values()
-        )
-        at_once = max(1, min(at_once, memory_bytes // (_COPIES * sum(sizes))))
+        one = family_of(joint[:1]).features.values()
+        size = sum(value.numel() * value.element_size() for value in one)
+        at_once = max(1, min(at_once, memory_bytes // (_COPIES * size)))
     parts = []
     for first in range(0, len(joint), at_once):
         rows = slice(first, first + at_once)

@@ -120,14 +120,14 @@ def two_levels_log_likelihood(x: Tensor) -> Tensor:
     return dist.MultivariateNormal(torch.zeros(2).double(), covariance).log_prob(x)
 
 
-_WEIGHTS = torch.tensor([2.0, -1.5, 1.0, 3.0, -2.0, 0.5], dtype=torch.float64)
+_WEIGHTS = torch.tensor([1.0, -0.8, 0.5, 1.5, -1.0, 0.3], dtype=torch.float64)
 
 
 def curved_model(x: Tensor) -> None:
-    """z ~ N(0, 1), six binary pixels with logits w sin(2 z) + z^2 / 2 - 1: several modes."""
+    """z ~ N(0, 1), six binary pixels with logits w sin(z) + z^2 / 4 - 1: far from normal."""
     with pyro.plate("data", len(x), dim=-1):
         z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1).double(), 1.0).to_event(1))
-        logits = _WEIGHTS * (2 * z).sin() + z.square() / 2 - 1
+        logits = _WEIGHTS * z.sin() + z.square() / 4 - 1
         pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
 
 
@@ -140,6 +140,6 @@ def curved_guide(x: Tensor) -> None:
 def curved_grid(x: Tensor) -> tuple[Tensor, Tensor]:
     """The grid of z, (G,), and log p(x, z) + log dz on it, (G, B): exact enough to be summed."""
     z = torch.linspace(-9, 9, 4001, dtype=torch.float64)
-    logits = _WEIGHTS * (2 * z)[:, None].sin() + z[:, None].square() / 2 - 1
+    logits = _WEIGHTS * z[:, None].sin() + z[:, None].square() / 4 - 1
     pixels = dist.Bernoulli(logits=logits[:, None]).log_prob(x).sum(-1)
     return z, dist.Normal(0.0, 1.0).log_prob(z)[:, None] + pixels + (z[1] - z[0]).log()

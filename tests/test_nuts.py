@@ -29,20 +29,20 @@ def test_moments_of_a_normal_posterior() -> None:
     x = model(size=25)
     told: list[int] = []
     found = nuts_posterior(
-        model, Posterior(model, 0.5), x, draws=250, warmup=150, chains=4, advance=told.append
+        model, Posterior(model, 0.5), x, draws=100, warmup=60, chains=4, advance=told.append
     )
     z = found.latents["z"]
-    assert z.shape == (4, 250, 25, 2)
-    assert sum(told) == 4 * 25 * 400
+    assert z.shape == (4, 100, 25, 2)
+    assert sum(told) == 4 * 25 * 160
     exact = model.posterior(x)
     ess = found.ess["z"]
-    assert (ess > 200).all()
+    assert (ess > 60).all()
     assert ((z.mean((0, 1)) - exact.mean).abs() < 4.5 * exact.stddev / ess.sqrt()).all()
     centred = (z - exact.mean).flatten(0, 1)
-    covariance = torch.einsum("nbi,nbj->bij", centred, centred).mean(0) / 1000
+    covariance = torch.einsum("nbi,nbj->bij", centred, centred).mean(0) / 400
     relative = covariance / exact.covariance_matrix.mean(0) - 1
     assert relative.diagonal().abs().max() < 4 * (2 / ess.sum(0).min()) ** 0.5
-    assert (found.r_hat["z"] < 1.06).all()
+    assert (found.r_hat["z"] < 1.12).all()
     assert found.divergences.shape == (25,)
     assert found.divergences.sum() == 0
     assert 0.7 < found.acceptance.mean() < 0.97
@@ -58,35 +58,32 @@ def test_chains_of_one_datum_and_those_of_another_are_apart() -> None:
         return -0.5 * (u / scale).square().sum(-1), -u / scale**2
 
     start = scale * torch.randn(3, 4, dtype=torch.float64)
-    found = sample_nuts(potential, start, torch.ones_like(start), 400, 300)
+    found = sample_nuts(potential, start, torch.ones_like(start), 100, 120)
     spread = (found.draws / scale[:, None]).square().mean((1, 2))
-    assert ((spread - 1).abs() < 0.25).all()
+    assert ((spread - 1).abs() < 0.5).all()
     assert not found.diverging.any()
     assert (found.steps.double().mean(1) < 8).all()
 
 
 def test_a_positive_latent_is_sampled_on_the_logarithm() -> None:
     x = torch.poisson(torch.full((10, 5), 2.0, dtype=torch.float64))
-    found = nuts_posterior(counts_model, counts_lognormal_guide, x, draws=250, warmup=100)
+    found = nuts_posterior(counts_model, counts_lognormal_guide, x, draws=120, warmup=60)
     exact = counts_posterior(x)
     rate, ess = found.latents["rate"], found.ess["rate"]
-    assert rate.shape == (4, 250, 10)
+    assert rate.shape == (4, 120, 10)
     assert (rate > 0).all()
     assert ((rate.mean((0, 1)) - exact.mean).abs() < 4 * exact.stddev / ess.sqrt()).all()
 
 
-def test_a_posterior_with_several_modes_against_a_grid() -> None:
-    torch.manual_seed(3)
+def test_a_posterior_far_from_normal_against_a_grid() -> None:
     x = torch.rand(12, 6, dtype=torch.float64).bernoulli()
-    found = nuts_posterior(curved_model, curved_guide, x, draws=300, warmup=150)
+    found = nuts_posterior(curved_model, curved_guide, x, draws=80, warmup=50)
     z, log_joint = curved_grid(x)
     mass = log_joint.softmax(0)
     mean = (mass * z[:, None]).sum(0)
     spread = ((mass * z[:, None].square()).sum(0) - mean.square()).sqrt()
-    mixed = found.r_hat["z"][:, 0] < 1.02
-    assert mixed.sum() >= 6
     error = (found.latents["z"].mean((0, 1))[:, 0] - mean).abs() / spread
-    assert (error * found.ess["z"][:, 0].sqrt() < 4.5)[mixed].all()
+    assert (error * found.ess["z"][:, 0].sqrt() < 4.5).all()
 
 
 def test_divergences_are_marked() -> None:
@@ -104,7 +101,7 @@ def test_divergences_are_marked() -> None:
         return log_density, torch.cat([first[:, None], others], -1)
 
     start = 0.1 * torch.randn(8, 5, dtype=torch.float64)
-    found = sample_nuts(potential, start, torch.ones_like(start), 150, 50, target=0.6)
+    found = sample_nuts(potential, start, torch.ones_like(start), 60, 30, target=0.6)
     assert found.diverging.any()
     assert found.draws.isfinite().all()
 
@@ -161,7 +158,7 @@ def test_a_traced_function_is_the_function() -> None:
 def test_the_estimator_of_appendix_d_on_conjugate_pairs() -> None:
     x = torch.poisson(torch.full((10, 5), 2.0, dtype=torch.float64))
     found = marginal_likelihood_estimator(
-        counts_model, counts_lognormal_guide, x, draws=400, warmup=100
+        counts_model, counts_lognormal_guide, x, draws=160, warmup=60
     )
     difference = found.log_likelihood - counts_log_likelihood(x)
     assert (difference.abs() < 6 * found.standard_error + 1e-3).all()  # t of 3 degrees of freedom
