@@ -10,6 +10,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions import biject_to
 from torch.func import functional_call, vmap
+from torch.overrides import TorchFunctionMode
 
 from ppl_vae.errors import InputError
 from ppl_vae.joint import Joint, Latents
@@ -184,6 +185,20 @@ def _builder(
     return build
 
 
+class _NoiseForEach(TorchFunctionMode):
+    """Lets distributions draw under vmap, which forbids filling a shared tensor with noise."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function is Tensor.normal_ and len(args) == 1 and not kwargs:
+            return torch.randn_like(args[0])
+        if function is Tensor.uniform_:
+            empty, low, high = (*args, *((0.0, 1.0)[len(args) - 1 :]))[:3]
+            return low + (high - low) * torch.rand_like(empty)
+        return function(*args, **(kwargs or {}))
+
+
 def _by_copies(joint: Joint) -> Family | None:
     guide = joint.guide
     if not isinstance(guide, nn.Module) or not any(p.requires_grad for p in guide.parameters()):
@@ -206,7 +221,8 @@ def _by_copies(joint: Joint) -> Family | None:
             return latents, program(constant).log_guide(latents)
 
         each = vmap(one, in_dims=0, out_dims=1, randomness="different")
-        latents, log_q = each(features, *(part[rows] for part in joint.batch))
+        with _NoiseForEach():
+            latents, log_q = each(features, *(part[rows] for part in joint.batch))
         return {name: value.flatten(1, 2) for name, value in latents.items()}, log_q.flatten(1, 2)
 
     copies = {

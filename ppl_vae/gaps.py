@@ -16,10 +16,11 @@ from ppl_vae.pareto import pareto_k
 
 __all__ = ["Gaps", "gap_decomposition"]
 
-_WINDOW = 50  # steps between two looks at the bound of a datum
-_PATIENCE = 3  # looks without improvement before its learning rate falls
-_FALLS = 4  # of the learning rate, by _FACTOR each, until it counts as converged
-_FACTOR = 0.3
+_WINDOW = 40  # steps between two looks at the bound of a datum
+_PATIENCE = 2  # looks without improvement before its learning rate falls
+_FALLS = 3  # of the learning rate, by _FACTOR each, until it counts as converged
+_COPIES = 10  # of the features: Adam's moments, gradients, means, temporaries
+_FACTOR = 0.2
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,10 @@ def gap_decomposition(
     if family is not None and len(joint.sites) != 1:
         raise InputError(f"expected one latent site for family=; got {list(joint.sites)}")
     at_once = max(1, joint.rows(memory_bytes) // (2 * fit_particles))
+    if family is None:
+        one = family_of(joint[:1]).features.values()
+        size = sum(value.numel() * value.element_size() for value in one)
+        at_once = max(1, min(at_once, memory_bytes // (_COPIES * size)))
     parts = []
     for first in range(0, len(joint), at_once):
         rows = slice(first, first + at_once)

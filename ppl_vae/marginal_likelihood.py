@@ -94,5 +94,7 @@ def marginal_likelihood_estimator(
     log_ratio = log_q - 0.5 * size * log(2 * pi) - found.log_joint[:, half:].double()
     each = -(log_ratio.logsumexp(1) - log(draws - half))  # (C, B)
     whole = -(log_ratio.flatten(0, 1).logsumexp(0) - log(chains * (draws - half)))
-    worst = torch.stack([value.flatten(1).amax(-1) for value in found.r_hat.values()]).amax(0)
+    worst = torch.stack(
+        [value.reshape(len(value), -1).amax(-1) for value in found.r_hat.values()]
+    ).amax(0)
     return MarginalLikelihood(whole, each.std(0) / sqrt(chains), worst)

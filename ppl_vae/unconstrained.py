@@ -53,7 +53,7 @@ class Unconstrained:
     def pack(self, latents: Latents) -> Tensor:
         """u (K, B, D) of latents (K, B, ...)."""
         parts = [self.transforms[name].inv(latents[name]) for name in self.joint.sites]
-        return torch.cat([part.flatten(2) for part in parts], -1)
+        return torch.cat([part.reshape(*part.shape[:2], -1) for part in parts], -1)
 
     def unpack(self, u: Tensor) -> Latents:
         """Latents (K, B, ...) of u (K, B, D)."""
