@@ -79,7 +79,8 @@ def latent(inspection: Inspection, section: Section) -> None:
         )
         + "; the upper one the smaller of the rate and the leave-one-out bound (Poole et al., "
         "2019, equations 12 and 13). What remains of the rate is KL(q(z) || p(z)), how far the "
-        f"aggregate posterior is from the prior: {number(max(0.0, r - high))} to {number(r - low)} nats.",
+        f"aggregate posterior is from the prior: {number(max(0.0, r - high))} to "
+        f"{number(r - low)} nats.",
     ]
     section.pictures = [_against_prior(inspection, active)]
     runs = _runs(inspection, rate, distortion)
