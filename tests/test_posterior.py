@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import ppl_vae.fit
+import ppl_vae.posterior as verb
 from guides import DiagonalNormal, FullRankNormal
 from models import MLP, Gaussian, Linear, ProbabilisticPCA, Spec
 from ppl_vae.bridge import bridge_log_likelihood
@@ -164,11 +165,12 @@ def test_without_labels_and_two_dimensions_the_rest_is_written(
         latent_dim=3,
         batch_size=20,
     )
+    monkeypatch.setattr(verb, "_QUESTIONS", verb._QUESTIONS[4:])
     found = posterior(run, **QUICK | {"count": 4})
     text = (run.path / "posterior.html").read_text()
     assert "There is no scatter" in text
     assert "one run was given" in found["comparison"]["unanswered"]
-    assert all(found[name]["unanswered"] is None for name in SECTIONS[:-1])
+    assert all(found[name]["unanswered"] is None for name in SECTIONS[4:-1])
     assert "constant_data" not in read_datatree(run.path / "posterior.nc").children
     with pytest.raises(InputError, match="has no labels"):
         posterior(run, label=1, **QUICK)
