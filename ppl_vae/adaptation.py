@@ -95,7 +95,7 @@ def _windows(warmup: int) -> tuple[int, list[int]]:
         return warmup, []
     first, last, width = 75, 50, 25
     if warmup < first + last + width:
-        first, last = int(0.15 * warmup), int(0.1 * warmup)
+        first, last = int(0.15 * warmup), int(0.35 * warmup)  # a step size needs some twenty
         width = warmup - first - last
     ends, end = [], first
     while end < warmup - last:
