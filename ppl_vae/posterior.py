@@ -22,10 +22,10 @@ from ppl_vae.report.calibrated import BINS, calibrated
 from ppl_vae.report.comparison import comparison
 from ppl_vae.report.gap import gap
 from ppl_vae.report.guide_quality import guide_quality
-from ppl_vae.report.html import page
 from ppl_vae.report.inspection import Choose, Effort, Inspection, choose_images
 from ppl_vae.report.intervals import intervals
 from ppl_vae.report.latent import latent
+from ppl_vae.report.page import page
 from ppl_vae.report.section import Section, Unanswered
 from ppl_vae.report.true_posterior import true_posterior
 from ppl_vae.runs import Run, load, write_json

@@ -26,8 +26,8 @@ from ppl_vae.pareto import pareto_k
 from ppl_vae.posterior import main, posterior
 from ppl_vae.report.calibrated import nearest
 from ppl_vae.report.comparison import comparable
-from ppl_vae.report.html import page
 from ppl_vae.report.inspection import Inspection, choose_images
+from ppl_vae.report.page import page
 from ppl_vae.report.section import Section, Table
 from ppl_vae.runs import Run
 
