@@ -1,3 +1,5 @@
 """The sections of the report that `ppl_vae.posterior` writes: one file for each question."""
 
-__all__: list[str] = []
+from ppl_vae.report.section import Section
+
+__all__ = ["Section"]
