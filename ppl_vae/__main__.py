@@ -13,6 +13,7 @@ __all__ = ["main"]
 VERBS = {
     "fit": "train a model/guide pair",
     "evaluate": "measure a run: the ELBO, its terms and log p(x)",
+    "posterior": "inspect the inference: gaps, the true posterior, calibration, comparison",
     "generate": "sample, reconstruct, interpolate; manifold and traversals of the latent space",
     "features": "compare what runs learned with PCA and k-means, on the same images",
 }
@@ -25,7 +26,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: ppl-vae VERB ...; ppl-vae VERB --help tells more\n")
-        print("\n".join(f"  {verb:<10}{meaning}" for verb, meaning in VERBS.items()))
+        print("\n".join(f"  {verb:<11}{meaning}" for verb, meaning in VERBS.items()))
         sys.exit(0 if arguments else 2)
     if arguments[0] not in VERBS:
         run_verb(lambda given: _refuse(given[0]), arguments)

@@ -28,9 +28,14 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [*DOCUMENTS, ROOT / "CHANGELOG.md"]
 
+FEW = {
+    "count": 5, "draws": 100, "predictive_draws": 4, "particles": 25, "gap_images": 1,
+    "gap_steps": 2, "shown": 1, "nuts_draws": 4, "temperatures": 2, "simulations": 100,
+}  # fmt: skip
 OPTIONS = {
     "fit": ["--epochs", "1"],
     "evaluate": ["--particles", "2"],
+    "posterior": [word for name, value in FEW.items() for word in (f"--{name}", str(value))],
     "generate": [],
     "features": [],
 }

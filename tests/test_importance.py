@@ -13,7 +13,7 @@ import torch
 from scipy.special import logsumexp
 from torch import Tensor
 
-import ppl_vae.importance
+import ppl_vae.estimates
 from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Bernoulli, Gaussian, Likelihood, Linear, ProbabilisticPCA, Spec
 from ppl_vae.data import Split

@@ -1,0 +1,179 @@
+"""How good is the guide, datum by datum?"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ppl_vae.encoding import decoded_mean
+from ppl_vae.figures import BLUE, FAINT, INK, new_figure, sheet
+from ppl_vae.pareto import ImportanceWeightedBounds, ParetoK, iwae_curve, pareto_k
+from ppl_vae.report.inspection import Inspection
+from ppl_vae.report.section import Picture, Section, Table, number, picture_of, plain
+
+__all__ = ["guide_quality"]
+
+_CURVE_IMAGES = 100
+_SHOWN = 10  # of the worst images, and of the best
+_RELIABLE = 0.7
+
+
+def guide_quality(inspection: Inspection, section: Section) -> None:
+    """k-hat, effective sample sizes, the bound of K draws over K, and the worst images."""
+    weights = inspection.statistic("log_weight")
+    draws, size = weights.shape
+    diagnosis = pareto_k(weights)
+    k_hat, ess = diagnosis.k_hat, diagnosis.ess
+    unreliable = (k_hat > _RELIABLE).double().mean().item()
+    shown = min(_CURVE_IMAGES, size)
+    curve = iwae_curve(inspection.joint(shown).log_weights(inspection.effort.particles))
+    gain, error = _gain(curve)
+
+    quantiles = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)
+    worst = k_hat.argsort(descending=True, stable=True)
+    section.numbers = {
+        "draws": draws,
+        "images": size,
+        "k_hat_median": k_hat.median().item(),
+        "k_hat_mean": k_hat.mean().item(),
+        "k_hat_above_0_7_fraction": unreliable,
+        "ess_median": ess.median().item(),
+        "k_hat": k_hat.tolist(),
+        "ess": ess.tolist(),
+        "worst_images": [int(inspection.images[place]) for place in worst[:_SHOWN]],
+        "iwae_images": shown,
+        "iwae_particles": curve.particles.tolist(),
+        "iwae_nats_per_datum": curve.bound.mean(1).tolist(),
+        "iwae_gain_nats_per_datum": gain.tolist(),
+        "iwae_gain_nats_per_datum_standard_error": error.tolist(),
+    }
+    verdict = (
+        "importance sampling from this guide can be relied on for nearly all images"
+        if unreliable < 0.05
+        else f"for {100 * unreliable:.0f} % of the images importance sampling from this guide is "
+        "not reliable: its weights have such heavy tails that log p(x) comes out too low, by an "
+        "amount that the draws do not show"
+    )
+    section.text = [
+        f"Over {size:,} images with {draws:,} draws each, the median k-hat is "
+        f"{number(k_hat.median().item())}: {verdict}.",
+        "k-hat is the shape of the generalised Pareto distribution that fits the largest "
+        "importance "
+        "weights w = p(x, z) / q(z|x) of an image: below 0.5 their variance is finite, above 0.7 "
+        "estimates from them are not to be trusted (Vehtari et al., 2024). The effective sample "
+        "size "
+        f"says how many of the {draws:,} draws still count after weighting; its median is "
+        f"{number(ess.median().item(), 1)}.",
+        f"With {int(curve.particles[-1]):,} draws in one bound, {number(gain[-1].item())} nats are "
+        "gained over the ELBO: a lower bound on the gap between the ELBO and log p(x).",
+    ]
+    section.tables = [
+        Table(
+            f"Over {size:,} images, {draws:,} draws each",
+            ["", *(f"{100 * q:.0f} %" for q in quantiles.tolist()), "largest"],
+            [
+                [
+                    "k-hat",
+                    *map(number, k_hat.quantile(quantiles).tolist()),
+                    number(k_hat.max().item()),
+                ],
+                [
+                    "ESS, draws",
+                    *(number(value, 1) for value in ess.quantile(quantiles).tolist()),
+                    number(ess.max().item(), 1),
+                ],
+            ],
+        )
+    ]
+    section.pictures = [
+        _distributions(diagnosis, draws),
+        _curve(curve, gain, error, shown),
+        _images(inspection, k_hat, worst),
+    ]
+
+
+def _gain(curve: ImportanceWeightedBounds) -> tuple[Tensor, Tensor]:
+    """E_x[L_K - L_1] and its standard error over the images, (M,) in nats."""
+    gain = curve.bound - curve.bound[0]
+    size = gain.shape[1]
+    error = gain.std(1) / size**0.5 if size > 1 else torch.zeros(len(gain), dtype=gain.dtype)
+    return gain.mean(1), error
+
+
+def _distributions(diagnosis: ParetoK, draws: int) -> Picture:
+    figure = new_figure(9, 3)
+    left, right = figure.subplots(1, 2)
+    k_hat, ess = diagnosis.k_hat.numpy(), diagnosis.ess.numpy()
+    left.hist(k_hat, bins=30, color=BLUE)
+    low, high = left.get_xlim()
+    for value, side in ((0.5, "right"), (_RELIABLE, "left")):
+        if low < value < high:
+            left.axvline(value, color=INK, linewidth=0.9, linestyle="--")
+            place = left.get_xaxis_transform()
+            left.text(value, 1.01, f"{value}", transform=place, ha=side, fontsize=8, color=INK)
+    left.set_xlabel("k-hat (above 0.7: not reliable)")
+    right.hist(np.log10(ess), bins=np.linspace(0, np.log10(draws), 31), color=BLUE)
+    right.set_xlim(0, np.log10(draws))
+    ticks = [t for t in (1, 10, 100, 1000, 10_000) if t <= draws]
+    right.set_xticks(np.log10(ticks), [f"{tick:,}" for tick in ticks])
+    right.set_xlabel(f"effective sample size of {draws:,} draws (log scale)")
+    for axes in (left, right):
+        plain(axes)
+        axes.set_ylabel("images")
+    figure.subplots_adjust(wspace=0.28)
+    return picture_of(
+        figure, "Left: k-hat of each image; dashed, the thresholds. Right: effective sample sizes."
+    )
+
+
+def _curve(curve: ImportanceWeightedBounds, gain: Tensor, error: Tensor, images: int) -> Picture:
+    figure = new_figure(6, 3.2)
+    axes = figure.subplots()
+    ks = curve.particles.numpy()
+    for image in range(min(images, 20)):
+        each = (curve.bound[:, image] - curve.bound[0, image]).numpy()
+        axes.plot(ks, each, color=FAINT, linewidth=0.6, alpha=0.5)
+    axes.fill_between(ks, gain - 2 * error, gain + 2 * error, color=BLUE, alpha=0.25, linewidth=0)
+    axes.plot(ks, gain, color=BLUE, linewidth=1.8, marker="o", markersize=3.5)
+    axes.set_xscale("log")
+    axes.set_xlabel("K, draws in one bound")
+    axes.set_ylabel("$L_K -$ ELBO, nats per datum")
+    plain(axes)
+    return picture_of(
+        figure,
+        "The bound of K draws (Burda et al., 2016) over the ELBO. Blue: the mean over "
+        f"{images:,} images with two standard errors over them; grey: single images. "
+        "Where it still rises at the right, log p(x) is higher than what is estimated.",
+    )
+
+
+def _images(inspection: Inspection, k_hat: Tensor, worst: Tensor) -> Picture:
+    count = min(_SHOWN, len(worst))
+    places = [worst[:count], worst.flip(0)[:count]]
+    rows: list[NDArray[np.float64]] = []
+    with torch.no_grad():
+        for chosen in places:
+            index = inspection.images[chosen.to(inspection.images.device)]
+            x = inspection.split.batch(index, False)[0]
+            z = torch.as_tensor(inspection.z[:, chosen.numpy()].mean(0)).to(x)
+            rows += [
+                inspection.display(x),
+                inspection.display(decoded_mean(inspection.run.model, z)),
+            ]
+    figure = sheet(
+        np.stack(rows),
+        row_labels=["largest k-hat", "reconstruction", "smallest k-hat", "reconstruction"],
+        blocks=(2, count),
+    )
+    values = [
+        ", ".join(
+            f"{int(inspection.images[place])} ({number(k_hat[place].item())})" for place in chosen
+        )
+        for chosen in places
+    ]
+    return picture_of(
+        figure,
+        "The images that the guide serves worst and best, each above E[x|z] at its mean z. Image "
+        f"(k-hat), from left to right: {values[0]}; and {values[1]}.",
+        exact=True,
+    )

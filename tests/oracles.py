@@ -1,0 +1,145 @@
+"""Pairs of which everything is known: for the tests of what measures inference."""
+
+from math import lgamma
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from guides import Guide
+from models import ProbabilisticPCA, Spec
+
+SPEC = Spec((1, 3, 4), "real", 2)
+
+
+def ppca(correlated: bool = True) -> ProbabilisticPCA:
+    """A fixed probabilistic PCA; its posterior's correlation is below one half."""
+    model = ProbabilisticPCA(SPEC, initial_scale=0.7).double().requires_grad_(False)
+    basis, _ = torch.linalg.qr(torch.randn(SPEC.pixels, 2, dtype=torch.float64))
+    mix = torch.tensor([[1.0, 0.4], [0.0, 0.9]] if correlated else [[1.0, 0.0], [0.0, 0.9]])
+    model.loadings.copy_(basis @ mix.double())
+    model.mean.copy_(torch.randn(SPEC.pixels))
+    return model
+
+
+class Posterior(Guide):
+    """q(z|x) = p(z|x) of a probabilistic PCA, with its covariance scaled."""
+
+    def __init__(self, model: ProbabilisticPCA, variance: float = 1.0) -> None:
+        super().__init__(model.spec)
+        self.exact, self.variance = model.posterior, variance
+
+    def posterior(self, x: Tensor) -> dist.TorchDistribution:
+        exact = self.exact(x)
+        return dist.MultivariateNormal(exact.mean, self.variance * exact.covariance_matrix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", self.posterior(x))
+
+
+class MeanField(Guide):
+    """A diagonal normal at the posterior's mean, `offset` away and of the given variances."""
+
+    def __init__(self, model: ProbabilisticPCA, offset: float) -> None:
+        super().__init__(model.spec)
+        self.exact, self.offset = model.posterior, offset
+
+    def encode(self, x: Tensor) -> Tensor:
+        exact = self.exact(x)
+        precision = exact.precision_matrix.diagonal(dim1=-2, dim2=-1)
+        return torch.cat([exact.mean + self.offset, -precision.log() / 2], -1)
+
+    def posterior_of(self, features: Tensor) -> dist.TorchDistribution:
+        loc, log_scale = features.chunk(2, -1)
+        return dist.Normal(loc, log_scale.exp()).to_event(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", self.posterior(x))
+
+
+def counts_model(x: Tensor) -> None:
+    """rate ~ Gamma(3, 2), five counts x ~ Poisson(rate): written by hand, conjugate."""
+    with pyro.plate("data", len(x)):
+        rate = pyro.sample("rate", dist.Gamma(3.0, torch.full((len(x),), 2.0).to(x)))
+        pyro.sample("x", dist.Poisson(rate[..., None].expand(*rate.shape, 5)).to_event(1), obs=x)
+
+
+def counts_posterior(x: Tensor) -> dist.Gamma:
+    return dist.Gamma(3.0 + x.sum(-1), torch.full((len(x),), 2.0 + 5).to(x))
+
+
+def counts_guide(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        pyro.sample("rate", counts_posterior(x))
+
+
+def counts_lognormal_guide(x: Tensor) -> None:
+    """Near the posterior, and of another family."""
+    exact = counts_posterior(x)
+    with pyro.plate("data", len(x)):
+        pyro.sample("rate", dist.LogNormal(exact.mean.log(), 1.2 * exact.stddev / exact.mean))
+
+
+def counts_log_likelihood(x: Tensor) -> Tensor:
+    total = x.sum(-1)
+    base = 3 * np.log(2.0) - lgamma(3.0)
+    return base + torch.lgamma(3 + total) - (3 + total) * np.log(7.0) - torch.lgamma(x + 1).sum(-1)
+
+
+class TwoLevels(nn.Module):
+    """q(z2|x) q(z1|z2) for `two_levels_model`: the second site needs a draw of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(2, 1).double()
+        self.top = nn.Linear(1, 1).double()
+        self.log_scales = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> None:
+        scales = self.log_scales.exp()
+        with pyro.plate("data", len(x), dim=-1):
+            z2 = pyro.sample("z2", dist.Normal(self.up(x), scales[0]).to_event(1))
+            pyro.sample("z1", dist.Normal(self.top(z2), scales[1]).to_event(1))
+
+
+def two_levels_model(x: Tensor) -> None:
+    """z1 ~ N(0, 1), z2 ~ N(z1, 1), two x ~ N(z2, 1/2)."""
+    with pyro.plate("data", len(x), dim=-1):
+        zeros = torch.zeros(len(x), 1, dtype=torch.float64)
+        z1 = pyro.sample("z1", dist.Normal(zeros, 1.0).to_event(1))
+        z2 = pyro.sample("z2", dist.Normal(z1, 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z2.expand(*z2.shape[:-1], 2), 0.5**0.5).to_event(1), obs=x)
+
+
+def two_levels_log_likelihood(x: Tensor) -> Tensor:
+    covariance = torch.full((2, 2), 2.0, dtype=torch.float64) + 0.5 * torch.eye(2)
+    return dist.MultivariateNormal(torch.zeros(2).double(), covariance).log_prob(x)
+
+
+_WEIGHTS = torch.tensor([1.0, -0.8, 0.5, 1.5, -1.0, 0.3], dtype=torch.float64)
+
+
+def curved_model(x: Tensor) -> None:
+    """z ~ N(0, 1), six binary pixels with logits w sin(z) + z^2 / 4 - 1: far from normal."""
+    with pyro.plate("data", len(x), dim=-1):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1).double(), 1.0).to_event(1))
+        logits = _WEIGHTS * z.sin() + z.square() / 4 - 1
+        pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+
+def curved_guide(x: Tensor) -> None:
+    loc = 0.3 * (2 * x - 1) @ _WEIGHTS.sign()[:, None] / 6
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("z", dist.Normal(loc, 1.5).to_event(1))
+
+
+def curved_grid(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The grid of z, (G,), and log p(x, z) + log dz on it, (G, B): exact enough to be summed."""
+    z = torch.linspace(-9, 9, 4001, dtype=torch.float64)
+    logits = _WEIGHTS * z[:, None].sin() + z[:, None].square() / 4 - 1
+    pixels = dist.Bernoulli(logits=logits[:, None]).log_prob(x).sum(-1)
+    return z, dist.Normal(0.0, 1.0).log_prob(z)[:, None] + pixels + (z[1] - z[0]).log()

@@ -1,0 +1,227 @@
+"""The tree of a pair's draws: its groups, coordinates and values, and the file that holds it."""
+
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+from guides import DiagonalNormal
+from models import VAE, Linear, ProbabilisticPCA, Spec
+from ppl_vae import datatree
+from ppl_vae.datatree import read_datatree, to_datatree, write_datatree
+from ppl_vae.errors import InputError
+from ppl_vae.pareto import pareto_k
+
+GROUPS = {
+    "posterior",
+    "prior",
+    "posterior_predictive",
+    "prior_predictive",
+    "log_likelihood",
+    "sample_stats",
+    "observed_data",
+}
+
+
+@pytest.fixture
+def pair() -> tuple[VAE, DiagonalNormal, Tensor]:
+    spec = Spec((1, 3, 4), "binary", latent_dim=2)
+    model, guide = VAE(spec, network=Linear), DiagonalNormal(spec, network=Linear)
+    return model.eval(), guide.eval(), (torch.rand(5, 1, 3, 4) > 0.5).float()
+
+
+def test_groups_dimensions_and_coordinates(pair) -> None:
+    tree = to_datatree(
+        *pair,
+        draws=6,
+        chains=3,
+        predictive_draws=2,
+        images=[9, 3, 4, 1, 0],
+        labels=[1, 1, 0, -1, 2],
+    )
+    assert set(tree.children) == GROUPS | {"constant_data"}
+    z = tree["posterior"]["z"]
+    assert dict(z.sizes) == {"chain": 3, "draw": 6, "image": 5, "latent": 2}
+    assert tree["prior"]["z"].sizes["draw"] == 2
+    for group in ("prior_predictive", "posterior_predictive"):
+        x = tree[group]["x"]
+        assert dict(x.sizes) == {
+            "chain": 3, "draw": 2, "image": 5, "channel": 1, "height": 3, "width": 4
+        }  # fmt: skip
+        assert x.dtype == np.uint8
+    for name in tree["sample_stats"].data_vars:
+        statistic = tree["sample_stats"][name]
+        assert statistic.dims == ("chain", "draw", "image")
+        assert statistic.attrs["units"] == "nats"
+    assert tree["log_likelihood"]["x"].attrs["units"] == "nats"
+    assert z["image"].values.tolist() == [9, 3, 4, 1, 0]
+    assert tree["constant_data"]["label"].sel(image=4).item() == 0
+    np.testing.assert_array_equal(tree["observed_data"]["x"].values, pair[2].numpy())
+
+
+def test_the_logarithms_are_those_of_the_distributions(pair) -> None:
+    model, guide, x = pair
+    tree = to_datatree(model, guide, x, draws=4, chains=2)
+    z = torch.as_tensor(tree["posterior"]["z"].values)
+    with torch.no_grad():
+        expected = {
+            "log_prior": model.prior().log_prob(z),
+            "log_guide": guide.posterior(x).log_prob(z),
+            "log_joint": model.prior().log_prob(z) + model.decode(z).log_prob(x),
+        }
+    expected["log_weight"] = expected["log_joint"] - expected["log_guide"]
+    for name, value in expected.items():
+        np.testing.assert_allclose(tree["sample_stats"][name].values, value, rtol=1e-5, atol=1e-4)
+    likelihood = expected["log_joint"] - expected["log_prior"]
+    np.testing.assert_allclose(tree["log_likelihood"]["x"].values, likelihood, rtol=1e-5, atol=1e-4)
+
+
+def test_predictive_draws_belong_to_the_draws_of_z_beside_them() -> None:
+    """(x - E[x|z]) / sd(x|z) is standard normal for the z at the same chain, draw and image."""
+    spec = Spec((1, 2, 3), "real", latent_dim=2)
+    model, guide = ProbabilisticPCA(spec), DiagonalNormal(spec, network=Linear)
+    tree = to_datatree(model, guide, torch.randn(4, 1, 2, 3), draws=3, chains=2)
+    for latents, images in (("posterior", "posterior_predictive"), ("prior", "prior_predictive")):
+        z = torch.as_tensor(tree[latents]["z"].values)
+        decoded = model.decode(z)
+        x = torch.as_tensor(tree[images]["x"].values)
+        assert x.dtype == torch.float32
+        with torch.no_grad():
+            distance = ((x - decoded.mean) / decoded.variance.sqrt()).square().mean()
+        assert 0.5 < distance < 1.6  # a mean of 144 squares of standard normals
+
+
+def test_the_moments_are_those_of_guide_and_prior(pair) -> None:
+    model, guide, x = pair
+    tree = to_datatree(model, guide, x, draws=2000, chains=2, predictive_draws=2000)
+    q = guide.posterior(x)
+    z = tree["posterior"]["z"].values.reshape(-1, 5, 2)
+    error = (q.variance.detach() / len(z)).sqrt().numpy()
+    assert (abs(z.mean(0) - q.mean.detach().numpy()) < 5 * error).all()
+    prior = tree["prior"]["z"].values.reshape(-1, 5, 2)
+    assert (abs(prior.mean(0)) < 5 / len(prior) ** 0.5).all()
+    predicted = tree["posterior_predictive"]["x"].values.reshape(-1, *x.shape).mean(0)
+    with torch.no_grad():
+        known = model.decode(torch.as_tensor(z)).mean.mean(0).numpy()
+    assert (abs(predicted - known) < 5 * 0.5 / len(z) ** 0.5).all()
+
+
+def test_predictive_draws_keep_below_the_bound(pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datatree, "PREDICTIVE_BYTES", 2 * 3 * 5 * 12 + 1)  # two draws of 3 chains
+    tree = to_datatree(*pair, draws=6, chains=3, predictive_draws=5)
+    assert tree["posterior_predictive"]["x"].nbytes == 2 * 3 * 5 * 12
+
+
+def test_pieces_do_not_change_shapes_or_weights(pair) -> None:
+    """At any bound on memory the weights of probabilistic PCA's exact posterior are log p(x)."""
+    spec = Spec((1, 2, 3), "real", latent_dim=2)
+    model = ProbabilisticPCA(spec)
+    x = torch.randn(7, 1, 2, 3)
+
+    def exact(x: Tensor) -> Tensor:
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", model.posterior(x))
+
+    for memory in (1, 5000, 10**8):
+        counted: list[int] = []
+        tree = to_datatree(
+            model, exact, x, draws=5, chains=2, memory_bytes=memory, advance=counted.append
+        )
+        assert sum(counted) == 70
+        weights = tree["sample_stats"]["log_weight"].values
+        expected = model.log_likelihood(x).detach().numpy()
+        np.testing.assert_allclose(weights, np.broadcast_to(expected, weights.shape), atol=1e-3)
+
+
+class Own(nn.Module):
+    """A pair that knows nothing of this project: flat pixels and sites of its own names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder, self.encoder = nn.Linear(3, 12), nn.Linear(12, 3)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("images", x.shape[0]):
+            code = pyro.sample("code", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            logits = self.decoder(code)
+            pyro.sample("pixels", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("images", x.shape[0]):
+            pyro.sample("code", dist.Normal(self.encoder(x), 0.5).to_event(1))
+
+
+def test_a_pair_that_is_not_ours() -> None:
+    own = Own()
+    x = (torch.rand(4, 12) > 0.5).float()
+    tree = to_datatree(own.model, own.guide, x, draws=5, chains=2)
+    assert tree["posterior"]["code"].dims == ("chain", "draw", "image", "latent")
+    assert tree["posterior_predictive"]["pixels"].dtype == np.uint8
+    code = torch.as_tensor(tree["posterior"]["code"].values)
+    with torch.no_grad():
+        expected = dist.Bernoulli(logits=own.decoder(code)).log_prob(x).sum(-1)
+    np.testing.assert_allclose(tree["log_likelihood"]["pixels"].values, expected, atol=1e-4)
+
+
+def test_arviz_reads_it(pair) -> None:
+    """R-hat of independent draws is near 1, and k-hat is that of ArviZ's own function."""
+    import arviz_stats
+
+    tree = to_datatree(*pair, draws=500, chains=4)
+    assert abs(arviz_stats.rhat(tree)["z"].values - 1).max() < 0.03
+    weights = tree["sample_stats"]["log_weight"]
+    # ArviZ takes the logarithms of inverse ratios, as in leaving one out.
+    _, k_hat = (-weights).azstats.psislw(dim=["chain", "draw"])
+    flat = torch.as_tensor(weights.values.reshape(-1, 5))
+    own = pareto_k(flat).k_hat
+    np.testing.assert_allclose(k_hat.values, own, atol=1e-5)
+
+
+def test_the_file_holds_the_tree(pair, tmp_path: Path) -> None:
+    tree = to_datatree(*pair, draws=6, chains=3, labels=range(5))
+    path = tmp_path / "posterior.nc"
+    write_datatree(tree, path)
+    assert read_datatree(path).identical(tree)
+    assert [file.name for file in tmp_path.iterdir()] == ["posterior.nc"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_truncated_file_is_refused(pair, tmp_path: Path, share: float) -> None:
+    path = tmp_path / "posterior.nc"
+    write_datatree(to_datatree(*pair, draws=6, chains=3), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(InputError, match="damaged") as caught:
+        read_datatree(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is none"):
+        read_datatree(tmp_path / "posterior.nc")
+
+
+@pytest.mark.parametrize("name", ["draws", "chains", "predictive_draws"])
+def test_counts_are_checked(pair, name: str) -> None:
+    with pytest.raises(InputError, match=f"expected {name} >= 1; got 0"):
+        to_datatree(*pair, **{name: 0})
+
+
+def test_what_does_not_fit_the_data_is_refused(pair) -> None:
+    with pytest.raises(InputError, match="expected labels of 5 data; got 3"):
+        to_datatree(*pair, labels=[1, 2, 3])
+
+
+def test_a_guide_without_density_is_refused(pair) -> None:
+    model, _, x = pair
+
+    def point(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Delta(torch.zeros(len(x), 2)).to_event(1))
+
+    with pytest.raises(InputError, match="Delta"):
+        to_datatree(model, point, x)

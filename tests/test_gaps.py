@@ -1,0 +1,190 @@
+"""log p(x) - ELBO, split: closed forms of probabilistic PCA and of pairs written by hand."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from oracles import (
+    SPEC,
+    MeanField,
+    Posterior,
+    TwoLevels,
+    counts_guide,
+    counts_log_likelihood,
+    counts_lognormal_guide,
+    counts_model,
+    ppca,
+    two_levels_log_likelihood,
+    two_levels_model,
+)
+from torch import Tensor
+
+from guides import DiagonalNormal, FullRankNormal
+from models import Linear
+from ppl_vae.errors import InputError
+from ppl_vae.gaps import Gaps, gap_decomposition
+
+
+def check_sum(gaps: Gaps) -> None:
+    whole = gaps.log_likelihood - gaps.elbo
+    torch.testing.assert_close(
+        gaps.approximation_gap + gaps.amortization_gap, whole, rtol=0, atol=1e-10
+    )
+
+
+def within(value: Tensor, expected: Tensor | float, error: Tensor, floor: float = 1e-6) -> bool:
+    return bool(((value - expected).abs() < 4 * error + floor).all())
+
+
+def test_the_exact_posterior_has_no_gaps() -> None:
+    model = ppca()
+    x = model(size=5)
+    gaps = gap_decomposition(model, Posterior(model), x, particles=500)
+    check_sum(gaps)
+    torch.testing.assert_close(gaps.log_likelihood, model.log_likelihood(x))
+    for gap in (gaps.approximation_gap, gaps.amortization_gap):
+        torch.testing.assert_close(gap, torch.zeros_like(gap), rtol=0, atol=1e-9)
+    assert gaps.converged.all()
+    assert (gaps.k_hat < 0.5).all()
+
+
+def mean_field_gap(model, x: Tensor) -> Tensor:
+    """KL of the best diagonal normal to N(m, Lambda^-1): (sum log diag Lambda - log det) / 2."""
+    precision = model.posterior(x).precision_matrix
+    diagonal = precision.diagonal(dim1=-2, dim2=-1)
+    return 0.5 * (diagonal.log().sum(-1) - torch.logdet(precision))
+
+
+def test_a_mean_field_gap_is_split_as_the_closed_form_says() -> None:
+    model, offset = ppca(), 0.4
+    x = model(size=20)
+    gaps = gap_decomposition(model, MeanField(model, offset), x, particles=20_000)
+    check_sum(gaps)
+    exact = mean_field_gap(model, x)
+    assert (exact > 0.03).all()
+    assert gaps.converged.all()
+    assert within(gaps.approximation_gap, exact, gaps.approximation_gap_standard_error, 3e-3)
+    # A mean that is off by d costs d' Lambda d / 2 more.
+    precision = model.posterior(x).precision_matrix
+    amortization = 0.5 * offset**2 * precision.sum((-1, -2))
+    assert within(gaps.amortization_gap, amortization, gaps.amortization_gap_standard_error, 3e-3)
+    assert within(
+        gaps.elbo, model.log_likelihood(x) - exact - amortization, gaps.elbo_standard_error
+    )
+    assert within(gaps.log_likelihood, model.log_likelihood(x), gaps.log_likelihood_standard_error)
+    assert (gaps.log_likelihood_standard_error < 0.02).all()
+
+
+def test_an_untrained_guide_of_the_right_family_loses_by_amortization_alone() -> None:
+    model = ppca()
+    x = model(size=8)
+    gaps = gap_decomposition(
+        model, FullRankNormal(SPEC, network=Linear).double(), x, particles=1000, learning_rate=0.1
+    )
+    assert gaps.converged.all()
+    assert (gaps.approximation_gap.abs() < 1e-3).all()
+    exact = model.log_likelihood(x)
+    assert within(gaps.elbo + gaps.amortization_gap, exact, gaps.best_elbo_standard_error, 1e-3)
+    assert (gaps.amortization_gap > 0.5).all()
+
+
+def test_a_pair_by_hand_with_a_positive_latent() -> None:
+    x = torch.poisson(torch.full((6, 5), 2.0, dtype=torch.float64))
+    exact = counts_log_likelihood(x)
+    gaps = gap_decomposition(counts_model, counts_guide, x, particles=500)
+    assert (gaps.approximation_gap.abs() < 1e-6).all()
+    torch.testing.assert_close(gaps.log_likelihood, exact, rtol=0, atol=1e-6)
+    gaps = gap_decomposition(counts_model, counts_lognormal_guide, x, particles=5000)
+    check_sum(gaps)
+    assert gaps.converged.all()
+    assert within(gaps.log_likelihood, exact, gaps.log_likelihood_standard_error)
+    # The best log-normal has a closed form: E log p is linear in E z and E log z.
+    shape = 3 + x.sum(-1)
+    variance = 1 / shape
+    loc = (shape / 7).log() - variance / 2
+    best = dist.LogNormal(loc, variance.sqrt())
+    posterior_term = (
+        shape * torch.log(torch.tensor(7.0)) - torch.lgamma(shape) + (shape - 1) * loc
+    ) - 7 * best.mean
+    divergence = -(loc + 0.5 * (1 + (2 * torch.pi * variance).log())) - posterior_term
+    assert (divergence > 1e-3).all()
+    error = gaps.best_elbo_standard_error
+    assert within(gaps.best_elbo, exact - divergence, error, 1e-4)
+
+
+def test_copies_of_a_guide_fit_sites_that_depend_on_each_other() -> None:
+    """The posterior of a chain of normals is in the family of the guide, not of its sites."""
+    x = torch.randn(6, 2, dtype=torch.float64)
+    guide = TwoLevels()
+    before = {name: value.clone() for name, value in guide.state_dict().items()}
+    gaps = gap_decomposition(two_levels_model, guide, x, particles=500)
+    check_sum(gaps)
+    exact = two_levels_log_likelihood(x)
+    assert gaps.converged.all()
+    assert (gaps.approximation_gap.abs() < 1e-2).all()
+    assert within(gaps.log_likelihood, exact, gaps.log_likelihood_standard_error, 1e-4)
+    assert (gaps.amortization_gap > 0.05).all()
+    assert all(torch.equal(value, before[name]) for name, value in guide.state_dict().items())
+
+
+def test_a_family_of_ones_own() -> None:
+    model = ppca()
+    x = model(size=5)
+
+    def normal(features: Tensor) -> dist.TorchDistribution:
+        loc, log_scale = features.chunk(2, -1)
+        return dist.Normal(loc, log_scale.exp()).to_event(1)
+
+    start = torch.zeros(5, 4, dtype=torch.float64)
+    gaps = gap_decomposition(
+        model, Posterior(model, 1.5), x, particles=20_000, family=normal, features=start
+    )
+    exact = mean_field_gap(model, x)
+    assert within(gaps.approximation_gap, exact, gaps.approximation_gap_standard_error, 3e-3)
+    assert (gaps.amortization_gap < 0.2).all()
+
+
+def test_a_log_likelihood_known_better_is_taken() -> None:
+    model = ppca()
+    x = model(size=5)
+    exact = model.log_likelihood(x)
+    guide = DiagonalNormal(SPEC, network=Linear).double()
+    gaps = gap_decomposition(model, guide, x, particles=100, steps=50, log_likelihood=exact)
+    assert torch.equal(gaps.log_likelihood, exact)
+    check_sum(gaps)
+    assert not gaps.converged.any()
+
+
+def test_pieces_give_every_datum_its_gaps() -> None:
+    model = ppca()
+    x = model(size=7)
+    done: list[int] = []
+    gaps = gap_decomposition(
+        model, MeanField(model, 0.2), x, particles=30, steps=50, memory_bytes=20_000,
+        advance=done.append,
+    )  # fmt: skip
+    assert sum(done) == 7
+    assert len(done) > 1
+    assert gaps.elbo.shape == gaps.converged.shape == (7,)
+    assert (gaps.elbo - model.log_likelihood(x)).abs().max() < 3
+
+
+def test_numbers_out_of_range_are_refused() -> None:
+    model = ppca()
+    x = model(size=2)
+    for options in (
+        {"particles": 24}, {"steps": 0}, {"fit_particles": 0}, {"learning_rate": 0.0},
+        {"family": lambda features: None},
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="expected"):
+            gap_decomposition(model, Posterior(model), x, **options)
+
+
+def test_a_guide_without_a_family_is_refused() -> None:
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            noise = torch.rand(len(x), dtype=torch.float64)
+            pyro.sample("rate", dist.Gamma(x.sum(-1) + 1 + noise, 1.0))
+
+    with pytest.raises(InputError, match="family="):
+        gap_decomposition(counts_model, guide, torch.ones(3, 5, dtype=torch.float64))
