@@ -146,9 +146,8 @@ def estimate(
     result = Estimates(*(torch.zeros(shape, dtype=torch.float64, device=device) for _ in range(4)))
     with pyro.validation_enabled(False):
         batch, chunks = _pieces(_bytes_per_row(model, images), particles, memory_bytes)
-        for start in range(0, len(images), batch):
-            x = images[start : start + batch]
-            done = slice(start, start + len(x))
+        pieces = [slice(start, start + batch) for start in range(0, len(images), batch)]
+        for done, (x,) in zip(pieces, images.batches(pieces, labelled=False), strict=True):
             result.log_likelihood[done] = -torch.inf
             for chunk in chunks:
                 terms = log_terms(model, guide, x, chunk)

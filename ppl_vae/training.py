@@ -158,8 +158,7 @@ class Training:
         generator = torch.Generator().manual_seed(int(seed))
         images = self.data.train
         order = torch.randperm(len(images), generator=generator).to(images.raw.device)
-        for index in order.split(self.batch_size)[done:]:
-            yield images.batch(index, self.step.model.labelled)
+        yield from images.batches(order.split(self.batch_size)[done:], self.step.model.labelled)
 
     def _update(self, batch: tuple[Tensor, ...]) -> None:
         rate = learning_rate_at(self.steps, self.learning_rate, self.warmup_steps, self.total_steps)
