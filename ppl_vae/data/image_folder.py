@@ -141,7 +141,8 @@ class _Files:
             )
             if image.shape[:2] != (height, width):
                 raise InputError(
-                    f"{file} is not the image any more that it was when the run began; restore it"
+                    f"expected {file} of {width} x {height} pixels, as its header said; got "
+                    f"{image.shape[1]} x {image.shape[0]}; restore it, or save it again"
                 )
             pixels[place] = image if channels == 1 else image.transpose(2, 0, 1)
         return pixels
@@ -163,16 +164,20 @@ def _open(file: Path, read: Callable[[Any], Any]) -> Any:
 
 def _head(image: Any) -> tuple[tuple[int, int], bool]:
     """Width and height as the image is to be seen, and whether it has colour."""
+    from PIL import Image
+
     if image.mode.startswith(("I", "F")):
         raise InputError(
             f"expected 8-bit images; {image.filename} has more bits (mode {image.mode}); convert "
             "it to 8 bits, or use --data Arrays"
         )
-    palette = np.array(image.getpalette() or [], dtype=np.uint8).reshape(-1, 3)
-    grey = image.mode in ("1", "L", "LA") or (
-        image.mode == "P" and bool((palette == palette[:, :1]).all())
-    )
-    turned = image.getexif().get(0x0112, 1) >= 5  # the orientations that swap the sides
+    if image.mode == "P":
+        palette = np.array(image.getpalette() or [], dtype=np.uint8).reshape(-1, 3)
+        grey = bool((palette == palette[:, :1]).all())
+    else:
+        grey = image.mode in ("1", "L", "LA")
+    # PNG's own `getexif` would decode the pixels, to look behind them too.
+    turned = Image.Image.getexif(image).get(0x0112, 1) >= 5  # the orientations that swap the sides
     return (image.size[::-1] if turned else image.size), not grey
 
 

@@ -1,5 +1,7 @@
 """Images that stay in their files, read where they are indexed or ahead of that elsewhere."""
 
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -19,7 +21,7 @@ __all__ = ["DrawnOnce", "Index", "Stored"]
 Index = Tensor | slice | list[int]
 Reader = Callable[[NDArray[np.int64]], NDArray[Any]]
 
-_PIECE = 2**22  # pixels that are read or drawn at a time where all are wanted
+_PIECE = 2**20  # pixels that are read or drawn at a time where all are wanted
 _CPU = torch.device("cpu")
 _AHEAD = 4  # batches that each process reads ahead
 
@@ -99,14 +101,14 @@ class Stored:
             sampler=[each.rows.numpy() for each in chosen],
             num_workers=min(self.workers, len(chosen)),
             prefetch_factor=_AHEAD if min(self.workers, len(chosen)) else None,
-            pin_memory=self.device.type == "cuda",
+            collate_fn=_as_it_is,
             generator=Generator(),  # or it would draw a seed from the run's random numbers
         )
         try:
-            for each, images in zip(chosen, loader, strict=True):
+            for each, images in zip(chosen, _quiet_iterator(loader), strict=True):
                 if isinstance(images, InputError):
                     raise images
-                yield each._finished(images)
+                yield each._finished(torch.from_numpy(images))
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -121,15 +123,30 @@ class Stored:
         return images.to(self.device, non_blocking=True)
 
 
+def _quiet_iterator(loader: DataLoader) -> Iterator[Any]:
+    """Starts the processes. That one is lost is told where its batch is due, not in mid-step."""
+    if threading.current_thread() is not threading.main_thread():
+        return iter(loader)
+    before = signal.getsignal(signal.SIGCHLD)
+    iterator = iter(loader)
+    signal.signal(signal.SIGCHLD, before)
+    return iterator
+
+
+def _as_it_is(images: Any) -> Any:
+    # Tensors would travel through shared memory, of which containers have little.
+    return images
+
+
 class _Batches(Dataset):
     """What the processes that read run."""
 
     def __init__(self, read: Reader) -> None:
         self.read = read
 
-    def __getitem__(self, rows: NDArray[np.int64]) -> Tensor | InputError:
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[Any] | InputError:
         try:
-            return torch.from_numpy(self.read(rows))
+            return self.read(rows)
         except InputError as error:  # as a value: raised here it would come with a traceback
             return error
 
@@ -138,7 +155,7 @@ class DrawnOnce:
     """Converts images with noise that is the same whenever it is asked for.
 
     The noise is what one generator gives in one pass over all images. Its states along the way are
-    kept, one for some millions of pixels, and the noise itself is drawn again.
+    kept, one for a million pixels, and the noise itself is drawn again.
 
     Args:
         convert: From stored images and noise, both (B, C, H, W), to images; the noise is a keyword.
@@ -167,7 +184,8 @@ class DrawnOnce:
     def _piece(self, number: int) -> Tensor:
         """The noise of the images from `number` times `size` on."""
         if number != self._latest[0]:
-            generator, noise = Generator(), self._latest[1]
+            generator = Generator()
+            noise, self._latest = self._latest[1], (-1, torch.empty(0))
             for each in range(min(number, len(self._states) - 1), number + 1):
                 generator.set_state(self._states[each])
                 noise = torch.rand((self.size, *self.image_shape), generator=generator)
