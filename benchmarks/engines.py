@@ -1,93 +1,144 @@
-"""Milliseconds of one training step: stock Pyro, the eager step and the compiled one.
+"""Milliseconds of one training step: ours, stock Pyro, hand-written PyTorch, NumPyro, products.
 
     python benchmarks/engines.py
 
 The network of Kingma and Welling (2014), 784-500-20-500-784 with tanh, Bernoulli, Adam, on noise
-of MNIST's shape. The three are timed in turn, round by round, in one process; medians are quoted.
-The table goes to benchmarks/engines.md.
+of MNIST's shape. All are timed in turn, round by round, in one process; medians are quoted. NumPyro
+takes part where it is installed. The table goes to benchmarks/engines.md, or engines-cuda.md.
 """
 
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pyro
 import torch
+from contestants import Steps, bare_products, hand_written, numpyro_scan, pair, stock_pyro
 from jsonargparse import auto_cli
-from pyro.infer import SVI, Trace_ELBO
+from torch import Tensor
 
-from guides import DiagonalNormal, Guide
-from models import VAE, Model, Spec
 from ppl_vae.files import whole_file
 from ppl_vae.objectives import ELBO
+from ppl_vae.precision import PRECISIONS, Precision, slow_precision
 from ppl_vae.svi import SVIStep
 
-TABLE = Path(__file__).with_suffix(".md")
+COLUMNS = ["compiled", "eager", "stock", "by hand", "NumPyro", "products"]
 
 
-def main(batch_sizes: list[int] | None = None, rounds: int = 10, steps: int = 50) -> None:
-    """Times the three and writes the table.
+def main(
+    batch_sizes: list[int] | None = None,
+    precisions: list[Precision] | None = None,
+    rounds: int = 10,
+    seconds: float = 0.5,
+    device: str = "cpu",
+    table: Path | None = None,
+) -> None:
+    """Times all contestants and writes the table.
 
     Args:
         batch_sizes: Images in a minibatch; 100 and 512 unless given.
+        precisions: Of the matrix products; both unless given.
         rounds: How often each is timed.
-        steps: Steps in each timing.
+        seconds: About how long each timing takes.
+        device: Where to compute.
+        table: The file to write; engines.md beside this script, or engines-cuda.md.
     """
+    where = torch.device(device)
+    name = "engines.md" if where.type == "cpu" else "engines-cuda.md"
+    table = table or Path(__file__).with_name(name)
+    machine = (
+        f"{torch.get_num_threads()} CPU threads"
+        if where.type == "cpu"
+        else torch.cuda.get_device_name(where)
+    )
     lines = [
         "# One training step",
         "",
-        "Made by `python benchmarks/engines.py`: 784-500-20-500-784, tanh, Bernoulli, Adam,",
-        f"float32; torch {torch.__version__}, {torch.get_num_threads()} CPU threads.",
-        f"The three timed in turn, medians of {rounds} rounds of {steps} steps.",
-        "Stock is `pyro.infer.SVI.step` with",
-        "`pyro.optim.Adam` and `Trace_ELBO`.",
+        "Made by `python benchmarks/engines.py`: 784-500-20-500-784, tanh, Bernoulli, Adam;",
+        f"torch {torch.__version__}, {machine}. Milliseconds of one step, all timed in turn,",
+        f"medians of {rounds} rounds of about {seconds} seconds. `compiled` and `eager` are the",
+        "engines of `python -m ppl_vae.fit`; `stock` is `pyro.infer.SVI.step` with",
+        "`pyro.optim.Adam` and `Trace_ELBO`, in float32 always; `by hand` is PyTorch under",
+        "`torch.compile` (and autocast) with fused Adam; `NumPyro` is `SVI.update` in a jitted",
+        "`lax.scan`; `products` are the bare matrix products of the step. A ratio above 1 says",
+        "that the compiled engine is faster.",
         "",
-        "| batch | stock, ms | eager, ms | compiled, ms | stock / eager | stock / compiled "
-        "| compiling, seconds |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for batch_size in batch_sizes or [100, 512]:
-        lines.append(_row(batch_size, rounds, steps))
-    text = "\n".join([*lines, ""])
-    with whole_file(TABLE) as file:
-        file.write(text.encode())
-    print(text)
+        "| batch | precision | " + " | ".join(f"{column}, ms" for column in COLUMNS) + " | "
+        + " | ".join(f"{column} / compiled" for column in COLUMNS[2:])
+        + " | compiling, seconds |",
+        "|" + "---|" * (2 + len(COLUMNS) + len(COLUMNS[2:]) + 1),
+    ]  # fmt: skip
+    for precision in precisions or list(PRECISIONS):
+        for batch_size in batch_sizes or [100, 512]:
+            lines.append(_row(batch_size, precision, rounds, seconds, where))
+            print(lines[-1])
+    if slow_precision(PRECISIONS["bfloat16"], where):
+        lines += ["", f"This {where.type} has no bfloat16 arithmetic and emulates it."]
+    with whole_file(table) as file:
+        file.write("\n".join([*lines, ""]).encode())
 
 
-def _row(batch_size: int, rounds: int, steps: int) -> str:
+def _row(
+    batch_size: int, precision: Precision, rounds: int, seconds: float, device: torch.device
+) -> str:
     torch.manual_seed(0)
-    x = torch.bernoulli(torch.full((batch_size, 1, 28, 28), 0.13))
-    eager, compiled = (SVIStep(*_pair(), ELBO()) for _ in range(2))
+    x = torch.bernoulli(torch.full((batch_size, 1, 28, 28), 0.13, device=device))
+    dtype = PRECISIONS[precision]
+    eager, compiled = (SVIStep(*pair(device), ELBO(), dtype) for _ in range(2))
     began = time.perf_counter()
     compiled.compile((x,))
     compiling = time.perf_counter() - began
-    stock = SVI(*_pair(), pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
-    contestants: dict[str, Callable[[], object]] = {
-        "stock": lambda: stock.step(x),
-        "eager": lambda: eager((x,), 1e-3),
-        "compiled": lambda: compiled((x,), 1e-3),
+    contestants: dict[str, Steps | None] = {
+        "compiled": _repeat(compiled, x),
+        "eager": _repeat(eager, x),
+        "stock": stock_pyro(x),
+        "by hand": hand_written(x, dtype),
+        "NumPyro": numpyro_scan(x, dtype is not None),
+        "products": bare_products(x, dtype),
     }
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+    runs = {name: run for name, run in contestants.items() if run is not None}
+    times: dict[str, list[float]] = {name: [] for name in runs}
     with pyro.validation_enabled(False):
-        for step in contestants.values():
-            for _ in range(5):
-                step()
+        steps = {name: _steps_in(run, seconds, device) for name, run in runs.items()}
         for _ in range(rounds):
-            for name, step in contestants.items():
-                began = time.perf_counter()
-                for _ in range(steps):
-                    step()
-                times[name].append((time.perf_counter() - began) / steps * 1e3)
+            for name, run in runs.items():
+                times[name].append(_milliseconds(run, steps[name], device))
     medians = {name: statistics.median(values) for name, values in times.items()}
-    cells = [str(batch_size), *(f"{value:.2f}" for value in medians.values())]
-    cells += [f"{medians['stock'] / medians[name]:.2f}" for name in ("eager", "compiled")]
+    cells = [str(batch_size), precision]
+    cells += [f"{medians[name]:.2f}" if name in medians else "-" for name in COLUMNS]
+    cells += [
+        f"{medians[name] / medians['compiled']:.2f}" if name in medians else "-"
+        for name in COLUMNS[2:]
+    ]
     return f"| {' | '.join([*cells, f'{compiling:.0f}'])} |"
 
 
-def _pair() -> tuple[Model, Guide]:
-    spec = Spec((1, 28, 28), "binary", 20)
-    return VAE(spec), DiagonalNormal(spec)
+def _repeat(step: SVIStep, x: Tensor) -> Steps:
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            step((x,), 1e-3)
+
+    return run
+
+
+def _steps_in(run: Steps, seconds: float, device: torch.device) -> int:
+    """How many steps take so long, after the first ones, in which compilers work."""
+    run(3)
+    return max(3, round(1e3 * seconds / _milliseconds(run, 3, device)))
+
+
+def _milliseconds(run: Steps, steps: int, device: torch.device) -> float:
+    run(1)  # whoever ran before has filled the caches with something else
+    _wait(device)
+    began = time.perf_counter()
+    run(steps)
+    _wait(device)
+    return (time.perf_counter() - began) / steps * 1e3
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

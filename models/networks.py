@@ -6,7 +6,9 @@ from itertools import pairwise
 from math import prod
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from models.spec import Shape
 
@@ -33,7 +35,13 @@ class Network(nn.Module, ABC):
     Args:
         inputs: The shape of one input.
         outputs: The shape of one output.
+
+    Attributes:
+        precision: What to compute in, where it is not the type of the inputs; the outputs have
+            that type in either case.
     """
+
+    precision: torch.dtype | None = None
 
     def __init__(self, inputs: Shape, outputs: Shape) -> None:
         super().__init__()
@@ -42,6 +50,9 @@ class Network(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (..., *inputs) to (..., *outputs), whatever the leading dimensions."""
+        if self.precision not in (None, x.dtype):
+            cast = {name: p.to(self.precision) for name, p in self.named_parameters()}
+            return functional_call(self, cast, (x.to(self.precision),)).to(x.dtype)
         batch = x.shape[: x.dim() - len(self.inputs)]
         return self.compute(x.reshape(-1, *self.inputs)).reshape(*batch, *self.outputs)
 

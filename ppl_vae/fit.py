@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
+
 from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Bernoulli, Gaussian, Likelihood, Model, NetworkFactory, Prior, Spec
 from ppl_vae import cli, runs
@@ -19,6 +21,7 @@ from ppl_vae.objectives import ELBO, Objective
 from ppl_vae.pairs import build_pair, choose_domain
 from ppl_vae.pictures import draw_pictures
 from ppl_vae.pieces import ROLES, class_of, describe
+from ppl_vae.precision import PRECISIONS, Precision, slow_precision
 from ppl_vae.runs import Run
 from ppl_vae.staging import NotStageable
 from ppl_vae.summary import report, write_summary
@@ -49,6 +52,7 @@ def fit(
     seed: int = 0,
     device: DeviceChoice = "auto",
     engine: Engine = "auto",
+    precision: Precision = "float32",
     run: Path | str | None = None,
     checkpoint_seconds: float = 15.0,
 ) -> Run:
@@ -76,6 +80,8 @@ def fit(
         engine: `eager` runs the Pyro programs in every step; `compiled` runs a graph of tensor
             operations that was traced from them, checked against them and compiled; `auto` compiles
             when the run is long enough to pay for it.
+        precision: What the networks compute in during training; parameters, log-probabilities and
+            measurements are float32.
         run: The run directory to write; the first free one of runs/DATA-MODEL-1, -2, ... unless
             given.
         checkpoint_seconds: Seconds between checkpoints.
@@ -107,6 +113,7 @@ def fit(
         "seed": seed,
         "device": device,
         "engine": engine,
+        "precision": precision,
         "checkpoint_seconds": checkpoint_seconds,
     }
     _check_settings(settings)
@@ -196,7 +203,7 @@ def _prepare(path: Path, config: dict[str, Any], pieces: dict[str, Any]) -> tupl
     few = data.validation.batch(slice(2), model.labelled)
     check_objective(pieces["objective"], model, guide, *few)
     training = Training(
-        SVIStep(model, guide, pieces["objective"]),
+        SVIStep(model, guide, pieces["objective"], _precision(config, device)),
         data,
         dataclasses.asdict(spec),
         epochs=config["epochs"],
@@ -212,6 +219,19 @@ def _prepare(path: Path, config: dict[str, Any], pieces: dict[str, Any]) -> tupl
     print(data.note, file=sys.stderr)
     _start_engine(config.get("engine", "auto"), training)
     return run, training
+
+
+def _precision(config: dict[str, Any], device: torch.device) -> torch.dtype | None:
+    choice = config.get("precision", "float32")
+    if choice not in PRECISIONS:
+        raise InputError(f"--precision: expected one of {', '.join(PRECISIONS)}; got {choice!r}")
+    if slow_precision(PRECISIONS[choice], device):
+        print(
+            f"precision: this {device.type} has no {choice} arithmetic and emulates it, which is "
+            "slower than float32",
+            file=sys.stderr,
+        )
+    return PRECISIONS[choice]
 
 
 def _start_engine(engine: str, training: Training) -> None:

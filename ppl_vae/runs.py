@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 from guides import Guide
 from models import Model, Spec
@@ -23,7 +24,6 @@ from ppl_vae.errors import InputError
 from ppl_vae.files import whole_file
 from ppl_vae.pairs import build_pair, choose_domain
 from ppl_vae.pieces import ROLES, restore
-from ppl_vae.svi import pair_modules
 from ppl_vae.training import BEST, LAST, load_parameters
 
 __all__ = [
@@ -105,7 +105,7 @@ def load(path: str | Path, device: str = "auto", allow_code: bool = False) -> Ru
     tensors, state = read_checkpoint(checkpoint)
     spec = Spec(**{**state["spec"], "image_shape": tuple(state["spec"]["image_shape"])})
     model, guide = build_pair(spec, pieces)
-    pair = pair_modules(model, guide)
+    pair = nn.ModuleDict({"model": model, "guide": guide})
     load_parameters(pair, tensors, checkpoint)
     pair.to(target).eval()
     return Run(path, config, pieces, spec, model, guide, target)

@@ -8,7 +8,6 @@ gradients and buffers come out the same, bit for bit. What cannot be proved is r
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import pyro
 import torch
@@ -19,10 +18,11 @@ from models import Model
 from ppl_vae.isolation import isolated
 from ppl_vae.objectives import Objective
 
-__all__ = ["NotStageable", "compile_staged", "stage"]
+__all__ = ["NotStageable", "PairLoss", "check_same", "first_line", "stage", "with_gradients"]
 
 
 Loss = Callable[..., Tensor]
+Gradients = Callable[..., tuple[Tensor, dict[str, Tensor | None]]]
 Batch = tuple[Tensor, ...]
 
 
@@ -30,8 +30,14 @@ class NotStageable(Exception):
     """A pair whose staged graph is not its eager program: one line that says why."""
 
 
-class _Loss(nn.Module):
-    """The objective of a pair as a module, which is what a graph is exported from."""
+class PairLoss(nn.Module):
+    """The objective of a pair as a module, which is what a graph is exported from.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        objective: The loss.
+    """
 
     def __init__(self, model: Model, guide: Guide, objective: Objective) -> None:
         super().__init__()
@@ -67,7 +73,7 @@ def stage(
     Raises:
         NotStageable: If the programs cannot be traced, or the graph differs from them.
     """
-    eager = _Loss(model, guide, objective)
+    eager = PairLoss(model, guide, objective)
     scheduled = scheduled or {}
     with isolated(batch[0].device, eager), pyro.get_param_store().scope():
         try:
@@ -79,51 +85,63 @@ def stage(
                 exported = torch.export.export(eager, batch, scheduled, strict=False)
                 staged = exported.module(check_guards=False)
         except Exception as error:  # whatever stops the tracer, the answer is the same
-            raise NotStageable(f"cannot be traced: {_first_line(error)}") from error
+            raise NotStageable(f"cannot be traced: {first_line(error)}") from error
         with pyro.validation_enabled(False):
-            _check(eager, staged, batch, scheduled, relative=0.0)
+            pair = with_gradients(eager), with_gradients(eager, staged)
+            check_same(*pair, eager, batch, scheduled, relative=0.0)
     return staged
 
 
-def compile_staged(
-    staged: nn.Module, batch: Batch, scheduled: dict[str, Tensor] | None = None
-) -> Loss:
-    """Compiles a staged graph for a batch's shape, and checks it against the graph up to rounding.
+def with_gradients(owner: nn.Module, loss_of: Loss | None = None) -> Gradients:
+    """A loss together with its gradients, by autograd.
 
     Args:
-        staged: What `stage` returned.
-        batch: Images (B, C, H, W), and labels (B,) where the model takes them.
-        scheduled: The scalars that the objective schedules.
+        owner: Whose parameters the gradients are for.
+        loss_of: The loss; the owner itself unless given.
 
     Returns:
-        A function of batches of that shape, on the same parameters. Inductor may round otherwise.
+        A function to the detached loss, and the gradient for each parameter of `owner` by name,
+        None where the loss does not depend on it.
+    """
+    parameters = {name: p for name, p in owner.named_parameters() if p.requires_grad}
+    frozen = dict.fromkeys(name for name, p in owner.named_parameters() if not p.requires_grad)
+
+    evaluate = owner if loss_of is None else loss_of
+
+    def run(*batch: Tensor, **scheduled: Tensor) -> tuple[Tensor, dict[str, Tensor | None]]:
+        loss = evaluate(*batch, **scheduled)
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        return loss.detach(), {**frozen, **dict(zip(parameters, gradients, strict=True))}
+
+    return run
+
+
+def check_same(
+    reference: Gradients,
+    other: Gradients,
+    owner: nn.Module,
+    batch: Batch,
+    scheduled: dict[str, Tensor],
+    relative: float,
+) -> None:
+    """Compares loss, gradients and buffers on two batches under the same random numbers.
+
+    Args:
+        reference: What is right.
+        other: What is to be checked.
+        owner: Whose parameters and buffers they are.
+        batch: Images, and labels where the model takes them.
+        scheduled: The scalars that the objective schedules.
+        relative: The error allowed, relative to the largest entry.
 
     Raises:
-        NotStageable: If this machine cannot compile it, or the result is another function.
+        NotStageable: If they differ.
     """
-    # Inductor would draw its own random numbers; falling back, the same seed gives the same noise.
-    options: dict[str, Any] = {"fallback_random": True}
-    relative = 1e-12 if batch[0].dtype == torch.float64 else 1e-4
-    with isolated(batch[0].device, staged):
-        compiled = torch.compile(staged, dynamic=False, fullgraph=True, options=options)
-        try:
-            _check(staged, compiled, batch, scheduled or {}, relative)
-        except NotStageable:
-            raise
-        except Exception as error:  # a missing compiler, an operation that it lacks, ...
-            raise NotStageable(f"cannot be compiled: {_first_line(error)}") from error
-    return compiled
-
-
-def _check(
-    reference: nn.Module, other: Loss, batch: Batch, scheduled: dict[str, Tensor], relative: float
-) -> None:
-    """Compares loss, gradients and buffers on two batches under the same random numbers."""
     # The second batch has other content, so that a branch on the data cannot stay unnoticed.
     repeated = tuple(part[:1].expand_as(part).contiguous() for part in batch)
     for seed, parts in enumerate((batch, repeated)):
-        expected = _outcome(partial(reference, *parts, **scheduled), reference, seed)
-        got = _outcome(partial(other, *parts, **scheduled), reference, seed)
+        expected = _outcome(partial(reference, *parts, **scheduled), owner, seed)
+        got = _outcome(partial(other, *parts, **scheduled), owner, seed)
         for name, value in expected.items():
             other_value = got[name]
             if value is None and other_value is None:
@@ -135,14 +153,14 @@ def _check(
                 raise NotStageable(f"{name} is off by {error:.1e}")
 
 
-def _outcome(loss_of: Loss, owner: nn.Module, seed: int) -> dict[str, Tensor | None]:
-    parameters = {n: p for n, p in owner.named_parameters() if p.requires_grad}
+def _outcome(
+    run: Callable[[], tuple[Tensor, dict[str, Tensor | None]]], owner: nn.Module, seed: int
+) -> dict[str, Tensor | None]:
     before = {name: buffer.clone() for name, buffer in owner.named_buffers()}
     torch.manual_seed(seed)
-    loss = loss_of()
-    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    outcome: dict[str, Tensor | None] = {"the loss": loss.detach()}
-    for name, gradient in zip(parameters, gradients, strict=True):
+    loss, gradients = run()
+    outcome: dict[str, Tensor | None] = {"the loss": loss}
+    for name, gradient in gradients.items():
         outcome[f"the gradient of {name}"] = gradient
     for name, buffer in owner.named_buffers():
         outcome[f"the buffer {name}"] = buffer.clone()
@@ -150,5 +168,6 @@ def _outcome(loss_of: Loss, owner: nn.Module, seed: int) -> dict[str, Tensor | N
     return outcome
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

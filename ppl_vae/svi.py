@@ -1,22 +1,18 @@
 """One step of stochastic variational inference."""
 
-from collections.abc import Callable
 from math import cos, pi
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from guides import Guide
 from models import Model
+from ppl_vae.compiling import compile_staged
 from ppl_vae.objectives import Objective
-from ppl_vae.staging import compile_staged, stage
+from ppl_vae.precision import matrix_precision
+from ppl_vae.staging import Gradients, PairLoss, stage, with_gradients
 
-__all__ = ["SVIStep", "learning_rate_at", "pair_modules"]
-
-
-def pair_modules(model: Model, guide: Guide) -> nn.ModuleDict:
-    """Both as one module: they may share parameters, which then are listed once."""
-    return nn.ModuleDict({"model": model, "guide": guide})
+__all__ = ["SVIStep", "learning_rate_at"]
 
 
 class SVIStep:
@@ -28,13 +24,22 @@ class SVIStep:
         model: p(x, z).
         guide: q(z|x).
         objective: The loss.
+        precision: That of the networks' matrix products during a step; the parameters' own unless
+            given. Everything else, and every measurement, is in the parameters' own.
     """
 
-    def __init__(self, model: Model, guide: Guide, objective: Objective) -> None:
+    def __init__(
+        self,
+        model: Model,
+        guide: Guide,
+        objective: Objective,
+        precision: torch.dtype | None = None,
+    ) -> None:
         self.model = model
         self.guide = guide
         self.objective = objective
-        self.pair = pair_modules(model, guide)
+        self.precision = precision
+        self.pair = PairLoss(model, guide, objective)
         self.parameters = dict(self.pair.named_parameters())
         self.optimizer = torch.optim.Adam(self.parameters.values(), fused=True)
         # The loss reads what changes in training from tensors, so that a graph need not change.
@@ -42,7 +47,8 @@ class SVIStep:
             name: torch.tensor(value, device=next(self.pair.parameters()).device)
             for name, value in objective.schedule(0.0).items()
         }
-        self._compiled: Callable[..., Tensor] | None = None
+        self._eager = with_gradients(self.pair)
+        self._compiled: Gradients | None = None
         self._compiled_shape: torch.Size | None = None
 
     def compile(self, batch: tuple[Tensor, ...]) -> None:
@@ -56,8 +62,9 @@ class SVIStep:
         Raises:
             NotStageable: If there is no graph that is the same function; nothing changes then.
         """
-        staged = stage(self.model, self.guide, self.objective, batch, self.scheduled)
-        self._compiled = compile_staged(staged, batch, self.scheduled)
+        with matrix_precision(self.precision, self.pair):
+            staged = stage(self.model, self.guide, self.objective, batch, self.scheduled)
+            self._compiled = compile_staged(staged, batch, self.scheduled, self.precision)
         self._compiled_shape = batch[0].shape
 
     def __call__(
@@ -74,20 +81,21 @@ class SVIStep:
             The loss before the update, a detached scalar in nats per datum.
         """
         self.optimizer.param_groups[0]["lr"] = learning_rate
-        self.optimizer.zero_grad()
         for name, value in self.objective.schedule(epoch).items():
             self.scheduled[name].fill_(value)
         shape = batch[0].shape
         if self._compiled is not None and shape == self._compiled_shape and self.model.training:
-            loss = self._compiled(*batch, **self.scheduled)
+            loss, gradients = self._compiled(*batch, **self.scheduled)
         else:
-            loss = self.objective.loss(self.model, self.guide, *batch, **self.scheduled)
-        loss.backward()
+            with matrix_precision(self.precision, self.pair):
+                loss, gradients = self._eager(*batch, **self.scheduled)
+        for name, parameter in self.parameters.items():
+            parameter.grad = gradients[name]
         # Where the loss is not finite Adam leaves the parameters as they are, so that one can look
         # for the reason. The fused one decides that on the device, without waiting for it.
-        self.optimizer.found_inf = (~loss.detach().isfinite()).float()  # type: ignore[attr-defined]
+        self.optimizer.found_inf = (~loss.isfinite()).float()  # type: ignore[attr-defined]
         self.optimizer.step()
-        return loss.detach()
+        return loss
 
     def state(self) -> dict[str, Tensor]:
         """Adam's moments and counts by parameter; empty before the first step."""

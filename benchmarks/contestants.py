@@ -1,0 +1,154 @@
+"""One training step of the VAE of Kingma and Welling (2014), as others write it.
+
+784-500-20-500-784, tanh, Bernoulli, Adam, the estimator of `Trace_ELBO`: each function here returns
+a function that does so many steps on one batch of images.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from guides import DiagonalNormal, Guide
+from models import VAE, Model, Spec
+
+__all__ = ["Steps", "bare_products", "hand_written", "numpyro_scan", "pair", "stock_pyro"]
+
+Steps = Callable[[int], object]
+
+HIDDEN, LATENT, PIXELS = 500, 20, 784
+
+
+def pair(device: torch.device) -> tuple[Model, Guide]:
+    """The project's pair."""
+    spec = Spec((1, 28, 28), "binary", LATENT)
+    return VAE(spec).to(device), DiagonalNormal(spec).to(device)
+
+
+def stock_pyro(x: Tensor) -> Steps:
+    """`pyro.infer.SVI.step` on the same pair."""
+    svi = SVI(*pair(x.device), pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            svi.step(x)
+
+    return run
+
+
+class _HandWritten(nn.Module):
+    """The negative ELBO in as few lines of PyTorch as it takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.posterior = nn.Linear(PIXELS, HIDDEN), nn.Linear(HIDDEN, 2 * LATENT)
+        self.decoder = nn.Sequential(
+            nn.Linear(LATENT, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, PIXELS)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        loc, log_variance = self.posterior(self.hidden(x).tanh()).float().chunk(2, 1)
+        noise = torch.randn_like(loc)
+        z = loc + (log_variance / 2).exp() * noise
+        logits = self.decoder(z).float()
+        rate = (z**2 - noise**2 - log_variance).sum() / 2
+        return (binary_cross_entropy_with_logits(logits, x, reduction="sum") + rate) / len(x)
+
+
+def hand_written(x: Tensor, precision: torch.dtype | None, mode: str = "default") -> Steps:
+    """`torch.compile` of a loss written by hand, autocast where asked, and fused Adam."""
+    module = _HandWritten().to(x.device)
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
+    compiled = torch.compile(module, mode=mode, dynamic=False)
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            with torch.autocast(x.device.type, precision, enabled=precision is not None):
+                loss = compiled(x)
+            loss.backward()
+            optimizer.step()
+
+    return run
+
+
+def bare_products(x: Tensor, precision: torch.dtype | None) -> Steps:
+    """The eleven matrix products of a step, and nothing else."""
+    sizes = [(PIXELS, HIDDEN), (HIDDEN, 2 * LATENT), (LATENT, HIDDEN), (HIDDEN, PIXELS)]
+    options: dict[str, Any] = {"dtype": precision or x.dtype, "device": x.device}
+    layers = [
+        [torch.randn(shape, **options) for shape in ((len(x), a), (b, a), (len(x), b))]
+        for a, b in sizes
+    ]
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            for index, (inputs, weight, gradient) in enumerate(layers):
+                inputs @ weight.t()
+                gradient.t() @ inputs
+                if index:
+                    gradient @ weight
+
+    return run
+
+
+def numpyro_scan(x: Tensor, bfloat16: bool = False) -> Steps | None:
+    """NumPyro's `SVI.update` in a jitted `lax.scan`, or None where NumPyro is not installed.
+
+    NumPyro has no mixed precision: with `bfloat16`, its products are cast by hand.
+    """
+    try:
+        import jax
+        import jax.numpy as jnp
+        import numpyro
+        import numpyro.distributions as dist
+    except ImportError:
+        return None
+    shapes = {
+        "encoder1": (PIXELS, HIDDEN),
+        "encoder2": (HIDDEN, 2 * LATENT),
+        "decoder1": (LATENT, HIDDEN),
+        "decoder2": (HIDDEN, PIXELS),
+    }
+    images = jnp.asarray(x.flatten(1).cpu().numpy())
+
+    def linear(name: str, inputs: Any) -> Any:
+        key = jax.random.PRNGKey(sum(map(ord, name)))
+        initial = jax.random.normal(key, shapes[name]) / shapes[name][0] ** 0.5
+        weight = numpyro.param(f"{name}.weight", initial)
+        bias = numpyro.param(f"{name}.bias", jnp.zeros(shapes[name][1]))
+        if bfloat16:
+            product = inputs.astype(jnp.bfloat16) @ weight.astype(jnp.bfloat16)
+            return product.astype(jnp.float32) + bias
+        return inputs @ weight + bias
+
+    def model(x: Any) -> None:
+        with numpyro.plate("data", len(x)):
+            z = numpyro.sample("z", dist.Normal(jnp.zeros(LATENT), 1).to_event(1))
+            logits = linear("decoder2", jnp.tanh(linear("decoder1", z)))
+            numpyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    def guide(x: Any) -> None:
+        hidden = jnp.tanh(linear("encoder1", x))
+        loc, log_variance = jnp.split(linear("encoder2", hidden), 2, axis=1)
+        with numpyro.plate("data", len(x)):
+            numpyro.sample("z", dist.Normal(loc, jnp.exp(log_variance / 2)).to_event(1))
+
+    svi = numpyro.infer.SVI(model, guide, numpyro.optim.Adam(1e-3), loss=numpyro.infer.Trace_ELBO())
+    state = svi.init(jax.random.PRNGKey(0), images)
+
+    @jax.jit
+    def scan(state: Any, images: Any, steps: Any) -> Any:
+        return jax.lax.scan(lambda state, _: svi.update(state, images), state, steps)
+
+    def run(steps: int) -> None:
+        nonlocal state
+        state, losses = scan(state, images, jnp.zeros(steps))
+        losses.block_until_ready()
+
+    return run

@@ -1,0 +1,108 @@
+"""A staged graph made fast: loss and gradients as one compiled function.
+
+`torch.compile` of a staged loss compiles the loss and its backward pass apart, and autograd runs
+between them in every step. Traced together they are one graph without autograd, which inductor
+fuses across the two. The entry points for that, `make_fx` and `torch._inductor.compile`, are young:
+they stand in this file only, and where they fail `torch.compile` takes their place.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch._inductor
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from ppl_vae.isolation import isolated
+from ppl_vae.staging import Batch, Gradients, NotStageable, check_same, first_line, with_gradients
+
+__all__ = ["compile_staged"]
+
+# Inductor would draw its own random numbers; falling back, the same seed gives the same noise.
+_OPTIONS: dict[str, Any] = {"fallback_random": True}
+
+# By the precision of the matrix products: the error of a loss or of an entry of a gradient,
+# relative to the largest one. Inductor sums in another order, and rounds less in bfloat16.
+_ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-4, torch.bfloat16: 5e-2}
+
+
+def compile_staged(
+    staged: nn.Module,
+    batch: Batch,
+    scheduled: dict[str, Tensor] | None = None,
+    precision: torch.dtype | None = None,
+) -> Gradients:
+    """Compiles the loss and its gradients for a batch's shape, and checks them up to rounding.
+
+    Args:
+        staged: What `stage` returned.
+        batch: Images (B, C, H, W), and labels (B,) where the model takes them.
+        scheduled: The scalars that the objective schedules.
+        precision: That of the matrix products; the parameters' own unless given.
+
+    Returns:
+        A function of batches of that shape to the loss and its gradients, those of
+        `staging.with_gradients`.
+
+    Raises:
+        NotStageable: If this machine cannot compile it, or the result is another function.
+    """
+    scheduled = scheduled or {}
+    relative = _ROUNDING[precision or next(staged.parameters()).dtype]
+    reason = ""
+    with isolated(batch[0].device, staged):
+        for compile_ in (_compile_jointly, _compile_loss):
+            try:
+                compiled = compile_(staged, batch, scheduled)
+                check_same(with_gradients(staged), compiled, staged, batch, scheduled, relative)
+            except NotStageable as error:
+                reason = reason or str(error)
+            except Exception as error:  # a missing compiler, an operation that it lacks, ...
+                reason = reason or f"cannot be compiled: {first_line(error)}"
+            else:
+                return compiled
+    raise NotStageable(reason)
+
+
+def _compile_jointly(staged: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> Gradients:
+    learned = {name: p for name, p in staged.named_parameters() if p.requires_grad}
+    fixed = {name: p.data for name, p in staged.named_parameters() if not p.requires_grad}
+    fixed |= dict(staged.named_buffers())
+    names, kept = [*learned, *fixed], list(fixed.values())
+    used: list[bool] = []
+
+    def joint(*tensors: Tensor) -> list[Tensor]:
+        values = list(tensors[: len(names)])
+        values[: len(learned)] = [
+            value.detach().requires_grad_() for value in values[: len(learned)]
+        ]
+        inputs = tensors[len(names) : len(names) + len(batch)]
+        numbers = dict(zip(scheduled, tensors[len(names) + len(batch) :], strict=True))
+        loss = functional_call(staged, dict(zip(names, values, strict=True)), inputs, numbers)
+        gradients = torch.autograd.grad(loss, values[: len(learned)], allow_unused=True)
+        used[:] = [gradient is not None for gradient in gradients]
+        return [loss.detach(), *(gradient for gradient in gradients if gradient is not None)]
+
+    parameters = [parameter.detach() for parameter in learned.values()]
+    examples = [*parameters, *kept, *batch, *scheduled.values()]
+    graph = make_fx(joint, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
+    compile_graph: Callable[..., Any] = torch._inductor.compile
+    compiled = compile_graph(graph, examples, options=_OPTIONS)
+
+    depended_on = [name for name, needed in zip(learned, used, strict=True) if needed]
+    no_gradients = dict.fromkeys(name for name, _ in staged.named_parameters())
+
+    def run(*batch: Tensor, **scheduled: Tensor) -> tuple[Tensor, dict[str, Tensor | None]]:
+        # Detached ones share the memory of the parameters, and a graph without autograd asks for
+        # tensors without it.
+        loss, *gradients = compiled(*parameters, *kept, *batch, *scheduled.values())
+        return loss, {**no_gradients, **dict(zip(depended_on, gradients, strict=True))}
+
+    return run
+
+
+def _compile_loss(staged: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> Gradients:
+    compiled = torch.compile(staged, dynamic=False, fullgraph=True, options=_OPTIONS)
+    return with_gradients(staged, compiled)

@@ -1,0 +1,48 @@
+"""Mixed precision: the networks' matrix products in fewer bits, all else as it was."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import nn
+
+from models import Network
+
+__all__ = ["PRECISIONS", "Precision", "matrix_precision", "slow_precision"]
+
+Precision = Literal["float32", "bfloat16"]
+
+PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
+
+
+@contextmanager
+def matrix_precision(dtype: torch.dtype | None, pair: nn.Module) -> Iterator[None]:
+    """Lets the networks of a pair compute in another type.
+
+    Their parameters, what goes in and what comes out keep their own; so do densities, samples and
+    sums of log-probabilities, which eight bits of mantissa would spoil.
+
+    Args:
+        dtype: The type, or None for no change.
+        pair: What has the networks.
+    """
+    networks = [module for module in pair.modules() if isinstance(module, Network) and dtype]
+    for network in networks:
+        network.precision = dtype
+    try:
+        yield
+    finally:
+        for network in networks:
+            network.precision = None
+
+
+def slow_precision(dtype: torch.dtype | None, device: torch.device) -> bool:
+    """Whether a device has to emulate a type, which costs more than it saves."""
+    if dtype != torch.bfloat16:
+        return False
+    if device.type == "cuda":
+        return not torch.cuda.is_bf16_supported(including_emulation=False)
+    return not (
+        torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
