@@ -8,6 +8,7 @@ from torch import Tensor
 from guides import Guide
 from models import Model
 from ppl_vae.compiling import compile_staged
+from ppl_vae.distributed import Ranks
 from ppl_vae.objectives import Objective
 from ppl_vae.precision import matrix_precision
 from ppl_vae.staging import Gradients, PairLoss, stage, with_gradients
@@ -26,6 +27,7 @@ class SVIStep:
         objective: The loss.
         precision: That of the networks' matrix products during a step; the parameters' own unless
             given. Everything else, and every measurement, is in the parameters' own.
+        ranks: The processes that take each step together; this one alone unless given.
     """
 
     def __init__(
@@ -34,11 +36,13 @@ class SVIStep:
         guide: Guide,
         objective: Objective,
         precision: torch.dtype | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.model = model
         self.guide = guide
         self.objective = objective
         self.precision = precision
+        self.ranks = ranks or Ranks()
         self.pair = PairLoss(model, guide, objective)
         self.parameters = dict(self.pair.named_parameters())
         self.optimizer = torch.optim.Adam(self.parameters.values(), fused=True)
@@ -68,7 +72,11 @@ class SVIStep:
         self._compiled_shape = batch[0].shape
 
     def __call__(
-        self, batch: tuple[Tensor, ...], learning_rate: float, epoch: float = 0.0
+        self,
+        batch: tuple[Tensor, ...],
+        learning_rate: float,
+        epoch: float = 0.0,
+        weight: float = 1.0,
     ) -> Tensor:
         """Updates the parameters once, or not at all where the loss is not finite.
 
@@ -76,9 +84,13 @@ class SVIStep:
             batch: Images (B, C, H, W), and labels (B,) where the model takes them.
             learning_rate: Adam's step size.
             epoch: Passes over the data done so far, for objectives that change in training.
+            weight: Which part of the step's batch this is; other processes have the rest.
 
         Returns:
-            The loss before the update, a detached scalar in nats per datum.
+            The loss of the whole batch before the update, a detached scalar in nats per datum.
+
+        Raises:
+            LostProcess: If another process is gone; the parameters are as they were.
         """
         self.optimizer.param_groups[0]["lr"] = learning_rate
         for name, value in self.objective.schedule(epoch).items():
@@ -89,6 +101,7 @@ class SVIStep:
         else:
             with matrix_precision(self.precision, self.pair):
                 loss, gradients = self._eager(*batch, **self.scheduled)
+        loss, gradients = self.ranks.mean(loss, gradients, weight)
         for name, parameter in self.parameters.items():
             parameter.grad = gradients[name]
         # Where the loss is not finite Adam leaves the parameters as they are, so that one can look

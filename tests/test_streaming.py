@@ -232,7 +232,7 @@ def test_an_image_that_cannot_be_read(files: Path, workers: int) -> None:
     names = [*sorted(n for n in names if "cats" in n), *sorted(n for n in names if "dogs" in n)]
     victim = pictures / names[training[50]]
     content = victim.read_bytes()
-    victim.write_bytes(content[:60])  # the header is whole
+    victim.write_bytes(content[:-5])  # the header is whole
     said = line_of(data_set.load("unit", 0))
     assert str(victim) in said
     assert "replace or remove it" in said
