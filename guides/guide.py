@@ -1,6 +1,7 @@
 """The contract of every guide."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from pyro.distributions import TorchDistribution
 from torch import Tensor
@@ -20,7 +21,27 @@ class Guide(Program):
     - writes `forward` with one plate `data` at dim -1 and exactly the model's latent sites;
     - gives `encode` and `posterior_of` where q(z|x) is one distribution with parameters computed
       from x, or overrides `posterior` where it is a distribution otherwise.
+
+    Attributes:
+        has_density: Whether log q(z|x) is a density. That of a guide that is a point is not:
+            whatever needs the density then refuses the guide, with `check_density`.
     """
+
+    has_density: ClassVar[bool] = True
+
+    def check_density(self, purpose: str) -> None:
+        """Refuses a guide without a density.
+
+        Args:
+            purpose: What needs the density, for the message.
+
+        Raises:
+            NotImplementedError: If log q(z|x) is no density.
+        """
+        if not self.has_density:
+            raise NotImplementedError(
+                f"{purpose} needs q(z|x) as a density, and that of {type(self).__name__} is a point"
+            )
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

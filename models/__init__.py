@@ -6,15 +6,19 @@ Every class here can be named on the command line and replaced by one's own subc
 
 import pyro.settings
 
+from models.autoencoder import Autoencoder
 from models.beta_binomial import BetaBinomial
 from models.continuous_bernoulli import ContinuousBernoulli
 from models.discretized_logistic import DiscretizedLogistic
+from models.flow_prior import Flow
 from models.likelihoods import Bernoulli, Gaussian, Likelihood
+from models.max_pooling import MaxPooling
 from models.mixture_prior import MixtureOfNormals
 from models.model import Model
 from models.networks import MLP, Convolutional, Linear, Network, NetworkFactory
 from models.ppca import ProbabilisticPCA
 from models.priors import Prior, StandardNormal
+from models.residual import Residual
 from models.spec import DOMAINS, Domain, Shape, Spec
 from models.vae import VAE
 
@@ -22,21 +26,25 @@ __all__ = [
     "DOMAINS",
     "MLP",
     "VAE",
+    "Autoencoder",
     "Bernoulli",
     "BetaBinomial",
     "ContinuousBernoulli",
     "Convolutional",
     "DiscretizedLogistic",
     "Domain",
+    "Flow",
     "Gaussian",
     "Likelihood",
     "Linear",
+    "MaxPooling",
     "MixtureOfNormals",
     "Model",
     "Network",
     "NetworkFactory",
     "Prior",
     "ProbabilisticPCA",
+    "Residual",
     "Shape",
     "Spec",
     "StandardNormal",

@@ -27,11 +27,14 @@ class Model(Program):
         latents: Names of the latent sites.
         labelled: Whether the programs of model and guide take labels y after the images x: (B,)
             int64, -1 where there is none.
+        has_prior: Whether p(z) is a density. A model without one, where log p(x, z) is
+            log p(x|z), goes with a guide that is a point.
         spec: What the model was built for.
     """
 
     latents: ClassVar[tuple[str, ...]] = ("z",)
     labelled: ClassVar[bool] = False
+    has_prior: ClassVar[bool] = True
 
     @abstractmethod
     def forward(self, x: Tensor | None = None, size: int = 1) -> Tensor:

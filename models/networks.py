@@ -10,9 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from models.convolution import convolved_size, left_over
 from models.spec import Shape
 
-__all__ = ["MLP", "Activation", "Convolutional", "Linear", "Network", "NetworkFactory"]
+__all__ = [
+    "MLP",
+    "Activation",
+    "Convolutional",
+    "Linear",
+    "Network",
+    "NetworkFactory",
+    "activation_of",
+    "check_sizes",
+    "image_and_vector",
+]
 
 Activation = Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus"]
 
@@ -64,15 +75,31 @@ class Network(nn.Module, ABC):
 NetworkFactory = Callable[[Shape, Shape], Network]
 
 
-def _check_sizes(name: str, sizes: Sequence[int]) -> None:
+def check_sizes(name: str, sizes: Sequence[int]) -> None:
+    """Raises ValueError where a size is below 1."""
     if any(size < 1 for size in sizes):
         raise ValueError(f"expected {name} of sizes >= 1; got {list(sizes)}")
 
 
-def _activation(name: str) -> nn.Module:
+def activation_of(name: str) -> nn.Module:
+    """The module of an activation; raises ValueError where there is none of that name."""
     if name not in ACTIVATIONS:
         raise ValueError(f"expected activation of {', '.join(get_args(Activation))}; got {name!r}")
     return ACTIVATIONS[name]()
+
+
+def image_and_vector(inputs: Shape, outputs: Shape) -> tuple[Shape, Shape]:
+    """Which of two shapes is the image (C, H, W) and which the vector (F,).
+
+    Raises:
+        ValueError: If there is not exactly one of each.
+    """
+    if sorted((len(inputs), len(outputs))) != [1, 3]:
+        raise ValueError(
+            "expected an image (C, H, W) on one side and a vector (F,) on the other; "
+            f"got {tuple(inputs)} -> {tuple(outputs)}"
+        )
+    return (inputs, outputs) if len(inputs) == 3 else (outputs, inputs)
 
 
 class Linear(Network):
@@ -116,12 +143,12 @@ class MLP(Network):
         activation: Activation = "tanh",
     ) -> None:
         super().__init__(inputs, outputs)
-        _check_sizes("hidden", hidden)
+        check_sizes("hidden", hidden)
         order = list(hidden) if len(inputs) == 3 else list(reversed(hidden))
         widths = [prod(inputs), *order, prod(outputs)]
         layers: list[nn.Module] = [nn.Linear(widths[0], widths[1])]
         for width, next_width in pairwise(widths[1:]):
-            layers += [_activation(activation), nn.Linear(width, next_width)]
+            layers += [activation_of(activation), nn.Linear(width, next_width)]
         self.layers = nn.Sequential(*layers)
 
     def compute(self, x: Tensor) -> Tensor:
@@ -161,38 +188,32 @@ class Convolutional(Network):
         activation: Activation = "relu",
     ) -> None:
         super().__init__(inputs, outputs)
-        if sorted((len(inputs), len(outputs))) != [1, 3]:
-            raise ValueError(
-                "expected an image (C, H, W) on one side and a vector (F,) on the other; "
-                f"got {tuple(inputs)} -> {tuple(outputs)}"
-            )
-        _check_sizes("channels", channels)
-        _check_sizes("stride and hidden", (stride, hidden))
+        image, vector = image_and_vector(inputs, outputs)
+        check_sizes("channels", channels)
+        check_sizes("stride and hidden", (stride, hidden))
         if not channels:
             raise ValueError("expected channels for at least one convolution; got none")
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"expected an odd kernel_size >= 1; got {kernel_size}")
-        encodes = len(inputs) == 3
-        image, vector = (inputs, outputs) if encodes else (outputs, inputs)
         depths = [image[0], *channels]
+        geometry = (kernel_size, stride, kernel_size // 2)  # and the padding
         sizes = [tuple(image[1:])]
         for _ in channels:
-            sizes.append(tuple((size - 1) // stride + 1 for size in sizes[-1]))
+            sizes.append(tuple(convolved_size(size, *geometry) for size in sizes[-1]))
         top = (depths[-1], *sizes[-1])
-        geometry = (kernel_size, stride, kernel_size // 2)  # and the padding
         layers: list[nn.Module] = []
-        if encodes:
+        if image is inputs:
             for depth, next_depth in pairwise(depths):
-                layers += [nn.Conv2d(depth, next_depth, *geometry), _activation(activation)]
-            layers += [nn.Flatten(), nn.Linear(prod(top), hidden), _activation(activation)]
+                layers += [nn.Conv2d(depth, next_depth, *geometry), activation_of(activation)]
+            layers += [nn.Flatten(), nn.Linear(prod(top), hidden), activation_of(activation)]
             layers += [nn.Linear(hidden, prod(vector))]
         else:
-            layers += [nn.Linear(prod(vector), hidden), _activation(activation)]
+            layers += [nn.Linear(prod(vector), hidden), activation_of(activation)]
             layers += [nn.Linear(hidden, prod(top)), nn.Unflatten(1, top)]
             for level in reversed(range(len(channels))):
-                height, width = ((size - 1) % stride for size in sizes[level])
+                height, width = (left_over(size, *geometry) for size in sizes[level])
                 layers += [
-                    _activation(activation),
+                    activation_of(activation),
                     nn.ConvTranspose2d(
                         depths[level + 1], depths[level], *geometry, (height, width)
                     ),

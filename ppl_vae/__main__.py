@@ -14,6 +14,7 @@ VERBS = {
     "fit": "train a model/guide pair",
     "evaluate": "measure a run: the ELBO, its terms and log p(x)",
     "generate": "sample, reconstruct, interpolate; manifold and traversals of the latent space",
+    "features": "compare what runs learned with PCA and k-means, on the same images",
 }
 
 

@@ -27,8 +27,8 @@ def check_pair(model: Model, guide: Guide, x: Tensor) -> None:
 
     Raises:
         InputError: If a program does not run, the latent sites differ, `x` is not observed, a
-            site is not per datum, a parameter belongs to no module, or a log-probability is not
-            finite.
+            site is not per datum, a parameter belongs to no module, a log-probability is not
+            finite, or a guide that is a density meets a model without one for z.
     """
     pair = f"{type(model).__name__} with guide {type(guide).__name__}"
     with torch.no_grad(), isolated(x.device, model, guide), pyro.validation_enabled(True):
@@ -68,6 +68,11 @@ def check_pair(model: Model, guide: Guide, x: Tensor) -> None:
                 f"{pair}: expected log-probabilities of site {name!r} per datum, shape "
                 f"({len(x)},); got {shape}; put it into the plate 'data' at dim -1 and use to_event"
             )
+    if guide.has_density and not model.has_prior:
+        raise InputError(
+            f"{pair}: the model has no density p(z), so that nothing would keep q(z|x) from "
+            "spreading without end; choose --guide Delta, a point"
+        )
     culprit = find_not_finite(model, guide, x)
     if culprit:
         raise InputError(f"{pair}: {culprit} before training; check the initial parameters")

@@ -34,6 +34,7 @@ __all__ = [
     "allow_only",
     "parse_with_pieces",
     "pop_run",
+    "pop_runs",
     "run_verb",
 ]
 
@@ -168,16 +169,34 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
     return options
 
 
-def add_run(parser: Parser) -> None:
-    """Adds what every verb that reads a run takes: the run, the device, and whether to run code."""
-    parser.add_argument("run", type=Path, help="The run directory.")
+def add_run(parser: Parser, several: bool = False) -> None:
+    """Adds what every verb that reads a run takes: the run, the device, and whether to run code.
+
+    Args:
+        parser: The verb's.
+        several: Whether it takes `runs`, one or more, rather than one `run`.
+    """
+    if several:
+        parser.add_argument("runs", type=Path, nargs="+", help="The run directories.")
+    else:
+        parser.add_argument("run", type=Path, help="The run directory.")
     parser.add_argument("--device", type=DeviceChoice, default="auto", help="Where to compute.")
     parser.add_argument("--allow_code", type=bool, default=False, help=_ALLOW_CODE)
 
 
 def pop_run(options: dict[str, Any]) -> Run:
     """Takes what `add_run` added out of the parsed options, and loads the run."""
-    run = load(options.pop("run"), options.pop("device"), options.pop("allow_code"))
+    return _load(options.pop("run"), options.pop("device"), options.pop("allow_code"))
+
+
+def pop_runs(options: dict[str, Any]) -> list[Run]:
+    """The same where `add_run` added several runs."""
+    device, allow_code = options.pop("device"), options.pop("allow_code")
+    return [_load(path, device, allow_code) for path in options.pop("runs")]
+
+
+def _load(path: Path, device: str, allow_code: bool) -> Run:
+    run = load(path, device, allow_code)
     if not (run.path / SUMMARY).exists():
         print(
             f"note: the training of {run.path} has not finished; its last checkpoint is used",

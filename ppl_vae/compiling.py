@@ -9,6 +9,7 @@ they stand in this file only, and where they fail `torch.compile` takes their pl
 from collections.abc import Callable
 from typing import Any
 
+import pyro
 import torch
 import torch._inductor
 from torch import Tensor, nn
@@ -16,9 +17,17 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_vae.isolation import isolated
-from ppl_vae.staging import Batch, Gradients, NotStageable, check_same, first_line, with_gradients
+from ppl_vae.staging import (
+    Batch,
+    Gradients,
+    NotStageable,
+    check_same,
+    first_line,
+    trace,
+    with_gradients,
+)
 
-__all__ = ["compile_staged"]
+__all__ = ["compile_measurement", "compile_staged"]
 
 # Inductor would draw its own random numbers; falling back, the same seed gives the same noise.
 _OPTIONS: dict[str, Any] = {"fallback_random": True}
@@ -66,6 +75,47 @@ def compile_staged(
     raise NotStageable(reason)
 
 
+def compile_measurement(programs: nn.Module, batch: Batch) -> Callable[..., Tensor]:
+    """Compiles a module that runs Pyro programs and returns one tensor, without gradients.
+
+    Args:
+        programs: The module, in evaluation mode.
+        batch: Images (B, C, H, W), and labels (B,) where it takes them.
+
+    Returns:
+        A function of batches of that shape to the tensor, on the same parameters. It draws the
+        random numbers that the module would draw.
+
+    Raises:
+        NotStageable: If the module cannot be traced or compiled, or the result is another function.
+    """
+    with torch.no_grad(), isolated(batch[0].device, programs), pyro.get_param_store().scope():
+        staged = trace(programs, batch, {})
+        names = [*dict(staged.named_parameters()), *dict(staged.named_buffers())]
+        state = [*(p.detach() for p in staged.parameters()), *staged.buffers()]
+
+        def measured(*tensors: Tensor) -> list[Tensor]:
+            values = dict(zip(names, tensors[: len(names)], strict=True))
+            return [functional_call(staged, values, tensors[len(names) :])]
+
+        try:
+            compiled = _compile(measured, [*state, *batch])
+        except Exception as error:
+            raise NotStageable(f"cannot be compiled: {first_line(error)}") from error
+
+        def run(*batch: Tensor) -> Tensor:
+            return compiled(*state, *batch)[0]
+
+        with pyro.validation_enabled(False):
+            for reference, other, relative in ((programs, staged, 0.0), (staged, run, 1e-5)):
+                check_same(_alone(reference), _alone(other), programs, batch, {}, relative)
+    return run
+
+
+def _alone(function: Callable[..., Tensor]) -> Gradients:
+    return lambda *batch, **scheduled: (function(*batch, **scheduled), {})
+
+
 def _compile_jointly(staged: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> Gradients:
     learned = {name: p for name, p in staged.named_parameters() if p.requires_grad}
     fixed = {name: p.data for name, p in staged.named_parameters() if not p.requires_grad}
@@ -85,22 +135,23 @@ def _compile_jointly(staged: nn.Module, batch: Batch, scheduled: dict[str, Tenso
         used[:] = [gradient is not None for gradient in gradients]
         return [loss.detach(), *(gradient for gradient in gradients if gradient is not None)]
 
+    # Detached, they share the memory of the parameters: a graph without autograd asks for that.
     parameters = [parameter.detach() for parameter in learned.values()]
-    examples = [*parameters, *kept, *batch, *scheduled.values()]
-    graph = make_fx(joint, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
-    compile_graph: Callable[..., Any] = torch._inductor.compile
-    compiled = compile_graph(graph, examples, options=_OPTIONS)
-
+    compiled = _compile(joint, [*parameters, *kept, *batch, *scheduled.values()])
     depended_on = [name for name, needed in zip(learned, used, strict=True) if needed]
     no_gradients = dict.fromkeys(name for name, _ in staged.named_parameters())
 
     def run(*batch: Tensor, **scheduled: Tensor) -> tuple[Tensor, dict[str, Tensor | None]]:
-        # Detached ones share the memory of the parameters, and a graph without autograd asks for
-        # tensors without it.
         loss, *gradients = compiled(*parameters, *kept, *batch, *scheduled.values())
         return loss, {**no_gradients, **dict(zip(depended_on, gradients, strict=True))}
 
     return run
+
+
+def _compile(function: Callable[..., list[Tensor]], examples: list[Tensor]) -> Callable[..., Any]:
+    graph = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
+    compile_graph: Callable[..., Any] = torch._inductor.compile
+    return compile_graph(graph, examples, options=_OPTIONS)
 
 
 def _compile_loss(staged: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> Gradients:

@@ -11,9 +11,21 @@ from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
-from torch.distributions import kl_divergence
+from torch.distributions import Distribution, kl_divergence
 
-__all__ = ["TensorTraceELBO", "TensorTraceMeanFieldELBO"]
+__all__ = ["TensorTraceELBO", "TensorTraceMeanFieldELBO", "closed_form_kl"]
+
+
+def closed_form_kl(site: str, q: Distribution, p: Distribution) -> Tensor:
+    """KL(q || p) in nats, with the batch shape of the two.
+
+    Raises:
+        NotImplementedError: If it has no closed form; the message names the site.
+    """
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError as error:
+        raise NotImplementedError(f"KL(q || p) at site {site!r} has no closed form") from error
 
 
 class TensorTraceELBO(Trace_ELBO):
@@ -54,10 +66,6 @@ class TensorTraceMeanFieldELBO(TraceMeanField_ELBO):
         loss = -sum(sites[name]["log_prob_sum"] for name in model_trace.observation_nodes)
         for name in model_trace.stochastic_nodes:
             site = guide_sites[name]
-            try:
-                divergence = kl_divergence(site["fn"], sites[name]["fn"])
-            except NotImplementedError as error:
-                reason = f"KL(q || p) at site {name!r} has no closed form"
-                raise NotImplementedError(reason) from error
+            divergence = closed_form_kl(name, site["fn"], sites[name]["fn"])
             loss = loss + scale_and_mask(divergence, site["scale"], site["mask"]).sum()
         return loss

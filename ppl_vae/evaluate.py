@@ -10,7 +10,7 @@ from torch import Tensor
 from ppl_vae import cli
 from ppl_vae.data import Data, Split
 from ppl_vae.devices import check_seed
-from ppl_vae.encoding import posterior_mean
+from ppl_vae.encoding import decoded_mean, posterior_mean
 from ppl_vae.errors import InputError
 from ppl_vae.importance import estimate
 from ppl_vae.isolation import seeded
@@ -43,6 +43,9 @@ def evaluate(
     - log_likelihood: log mean_k w_k, which is below log p(x) on average and tends to it with K
       (Burda, Grosse and Salakhutdinov, 2016, theorem 1).
 
+    Where q(z|x) is a point it has no density: then the distortion is reported, beside the squared
+    error of the reconstruction, and null for the rest with the reason.
+
     Each is averaged over the images, in nats per datum, and has the standard error of that
     average, which covers the choice of the images and the draws of z.
 
@@ -72,6 +75,7 @@ def evaluate(
             f"got {wanted:,}"
         )
     images = images.first(wanted)
+    particles = particles if run.guide.has_density else 1  # every draw from a point is the same
     began = time.monotonic()
     progress = Progress(f"evaluating {run.path}", wanted, "images")
     with progress, seeded(run.device, seed), torch.no_grad():
@@ -94,8 +98,32 @@ def evaluate(
         "seed": seed,
         "device": str(run.device),
     }
+    if not run.guide.has_density:
+        result |= _of_a_point(run, images, means)
     write_json(run.path / EVALUATION, result)
     return result
+
+
+def _of_a_point(run: Run, images: Split, means: Tensor) -> dict[str, Any]:
+    """What takes the place of the bounds where q(z|x) has no density."""
+    undefined = (
+        "elbo_nats_per_datum", "rate_nats_per_datum", "log_likelihood_nats_per_datum",
+        "bits_per_dim",
+    )  # fmt: skip
+    with torch.no_grad():
+        errors = [
+            (x - decoded_mean(run.model, z)).square().flatten(1).mean(1)
+            for x, z in zip(
+                (images[start : start + _BATCH] for start in range(0, len(images), _BATCH)),
+                means.split(_BATCH),
+                strict=True,
+            )
+        ]
+    return {
+        **{f"{name}{end}": None for name in undefined for end in ("", "_standard_error")},
+        "undefined": f"q(z|x) of {type(run.guide).__name__} is a point, without a density",
+        **_mean_and_error("squared_error_per_pixel", torch.cat(errors)),
+    }
 
 
 def bits_per_dim(log_likelihood: Tensor, data: Data) -> Tensor:
@@ -174,15 +202,29 @@ def _rows(result: dict[str, Any]) -> dict[str, str]:
         "bits_per_dim": "bits_per_dim",
         "active units": "active_units",
     }
+    if "undefined" in result:
+        labels = {
+            "distortion": "distortion_nats_per_datum",
+            "squared error": "squared_error_per_pixel",
+            "active units": "active_units",
+        }
     rows = {}
     for label, name in labels.items():
         value, error = result[name], result[f"{name}_standard_error"]
-        unit = " nats_per_datum" if name.endswith("nats_per_datum") else ""
-        digits = 4 if name == "bits_per_dim" else 0 if name == "active_units" else 2
+        unit = next((f" {u}" for u in ("nats_per_datum", "per_pixel") if name.endswith(u)), "")
+        digits = (
+            4
+            if name in ("bits_per_dim", "squared_error_per_pixel")
+            else 0
+            if name == "active_units"
+            else 2
+        )
         spread = "" if error is None else f" +- {error:.2g}"
         rows[label] = (
             "not defined for one image" if value is None else f"{value:.{digits}f}{spread}{unit}"
         )
+    if "undefined" in result:
+        rows["ELBO, log p(x)"] = f"none: {result['undefined']}"
     return rows
 
 

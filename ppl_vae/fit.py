@@ -49,6 +49,7 @@ def fit(
     epochs: int = 200,
     batch_size: int = 100,
     learning_rate: float = 1e-3,
+    weight_decay: float = 0.0,
     warmup_epochs: float | None = None,
     patience: int | None = None,
     seed: int = 0,
@@ -73,6 +74,7 @@ def fit(
         epochs: Passes over the training images.
         batch_size: Images in a minibatch.
         learning_rate: Adam's step size at its peak; it decays to zero along a cosine.
+        weight_decay: Adam's L2 term: what of each parameter is added to its gradient.
         warmup_epochs: Epochs over which the learning rate rises to its peak; one, or a tenth of a
             run of fewer than ten, unless given.
         patience: Stop after this many epochs without a better validation ELBO, and keep the best
@@ -110,6 +112,7 @@ def fit(
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
         "warmup_epochs": warmup_epochs,
         "patience": patience,
         "seed": seed,
@@ -182,6 +185,8 @@ def _check_settings(settings: dict[str, Any]) -> None:
             raise InputError(f"--{name}: expected at least 1; got {value}")
     if not 0 < settings["learning_rate"] < float("inf"):
         raise InputError(f"--learning_rate: expected above 0; got {settings['learning_rate']}")
+    if not 0 <= settings.get("weight_decay", 0.0) < float("inf"):
+        raise InputError(f"--weight_decay: expected at least 0; got {settings['weight_decay']}")
     if not settings["checkpoint_seconds"] >= 0:
         raise InputError(
             f"--checkpoint_seconds: expected at least 0; got {settings['checkpoint_seconds']}"
@@ -220,7 +225,14 @@ def _prepare(
     few = data.validation.batch(slice(2), model.labelled)
     check_objective(pieces["objective"], model, guide, *few)
     training = Training(
-        SVIStep(model, guide, pieces["objective"], _precision(config, device), ranks),
+        SVIStep(
+            model,
+            guide,
+            pieces["objective"],
+            precision=_precision(config, device),
+            weight_decay=config.get("weight_decay", 0.0),
+            ranks=ranks,
+        ),
         data,
         dataclasses.asdict(spec),
         epochs=config["epochs"],

@@ -97,7 +97,11 @@ def log_weights(model: Model, guide: Guide, x: Tensor, particles: int) -> Tensor
         guide: q(z|x).
         x: Images (B, C, H, W).
         particles: K, the number of draws for each datum.
+
+    Raises:
+        NotImplementedError: If q(z|x) is a point, without a density.
     """
+    guide.check_density("an importance weight")
     return log_terms(model, guide, x, particles).log_weights
 
 

@@ -35,7 +35,8 @@ def draw_pictures(run: Run, rows: list[Row]) -> None:
     def display(images: ArrayLike) -> NDArray[np.float64]:
         return plots.to_display(images, run.spec.domain, like=shown)
 
-    plots.learning_curves(rows, folder / "learning_curves.png", run.data.note)
+    point = not run.guide.has_density
+    plots.learning_curves(rows, folder / "learning_curves.png", run.data.note, point=point)
     plots.reconstructions(
         display(rebuilt["original"]), display(rebuilt["mean"]), folder / "reconstructions.png"
     )

@@ -16,6 +16,7 @@ __all__ = [
     "image_grid",
     "learning_curves",
     "reconstructions",
+    "score_chart",
     "to_display",
 ]
 
@@ -149,7 +150,11 @@ def animation(
 
 
 def learning_curves(
-    rows: Sequence[Mapping[str, Any]], path: Path, data_note: str = "", unit: str = "nats per datum"
+    rows: Sequence[Mapping[str, Any]],
+    path: Path,
+    data_note: str = "",
+    unit: str = "nats per datum",
+    point: bool = False,
 ) -> None:
     """Draws the bound during training, and its two terms on the validation data.
 
@@ -164,6 +169,7 @@ def learning_curves(
         path: The PNG to write.
         data_note: What it was trained on, printed small below.
         unit: The unit on the axes.
+        point: Whether q(z|x) is a point, so that the bound is log p(x, z) there and no ELBO.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -178,13 +184,13 @@ def learning_curves(
         curves, (BLUE, ORANGE), ("training", "validation"), strict=True
     ):
         _line(bound, epochs, values, colour, label)
-    bound.set_title("ELBO", loc="left", fontsize=10)
+    bound.set_title("$\\log\\,p(x, z)$" if point else "ELBO", loc="left", fontsize=10)
     if bound.get_legend_handles_labels()[0]:
         bound.legend(frameon=False, loc="lower right", fontsize=9)
     _robust_limits(bound, curves)
     terms = (
         ("distortion", "distortion  $-E_q\\,\\log p(x|z)$"),
-        ("rate", "rate  $\\mathrm{KL}(q(z|x)\\,||\\,p(z))$"),
+        ("rate", "$-\\log p(z)$" if point else "rate  $\\mathrm{KL}(q(z|x)\\,||\\,p(z))$"),
     )
     axes = [bound]
     for place, (name, title) in enumerate(terms):
@@ -211,6 +217,45 @@ def learning_curves(
     if data_note:
         size = min(8, 8 * 140 / len(data_note))  # about as many letters as fit
         figure.text(0.012, 0.012, data_note, fontsize=size, color=FAINT)
+    save(figure, path)
+
+
+def score_chart(
+    rows: Sequence[Mapping[str, Any]], scores: Mapping[str, str], path: Path, note: str = ""
+) -> None:
+    """Draws scores as points with bars of two standard errors, one panel for each score.
+
+    Args:
+        rows: What is compared: each has `name` and, for each score that it has, the value under
+            the score's name and its error under `..._standard_error`.
+        scores: The titles of the panels, by score.
+        path: The PNG to write.
+        note: Printed small below.
+    """
+    names = [str(row["name"]) for row in rows]
+    height = 1.25 + 0.3 * len(rows)
+    left = min(0.3, 0.012 + 0.0068 * max(map(len, names)))
+    figure = new_figure(max(5.0, 2.2 * len(scores) + 1), height)
+    figure.subplots_adjust(
+        left=left, right=0.985, top=1 - 0.42 / height, bottom=0.62 / height, wspace=0.12
+    )
+    panels = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
+    for axes, (score, title) in zip(panels, scores.items(), strict=True):
+        for place, row in enumerate(rows):
+            if score in row:
+                error = 2 * row[f"{score}_standard_error"]
+                axes.errorbar(row[score], place, xerr=error, fmt="o", color=BLUE, markersize=5,
+                              linewidth=1.6)  # fmt: skip
+        axes.set_title(title, loc="left", fontsize=9)
+        axes.set_yticks(range(len(rows)), names)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.margins(x=0.12)
+        axes.locator_params(axis="x", nbins=4)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.tick_params(labelsize=8.5, colors=INK)
+        axes.tick_params(axis="y", length=0)
+    figure.text(0.012, 0.1 / height, note, fontsize=7.5, color=FAINT)
     save(figure, path)
 
 

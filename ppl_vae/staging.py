@@ -18,7 +18,15 @@ from models import Model
 from ppl_vae.isolation import isolated
 from ppl_vae.objectives import Objective
 
-__all__ = ["NotStageable", "PairLoss", "check_same", "first_line", "stage", "with_gradients"]
+__all__ = [
+    "NotStageable",
+    "PairLoss",
+    "check_same",
+    "first_line",
+    "stage",
+    "trace",
+    "with_gradients",
+]
 
 
 Loss = Callable[..., Tensor]
@@ -76,20 +84,33 @@ def stage(
     eager = PairLoss(model, guide, objective)
     scheduled = scheduled or {}
     with isolated(batch[0].device, eager), pyro.get_param_store().scope():
-        try:
-            with pyro.validation_enabled(True):
-                eager(
-                    *batch, **scheduled
-                )  # fills lazy caches with real tensors, so that traced ones stay nowhere
-            with pyro.validation_enabled(False):
-                exported = torch.export.export(eager, batch, scheduled, strict=False)
-                staged = exported.module(check_guards=False)
-        except Exception as error:  # whatever stops the tracer, the answer is the same
-            raise NotStageable(f"cannot be traced: {first_line(error)}") from error
+        staged = trace(eager, batch, scheduled)
         with pyro.validation_enabled(False):
             pair = with_gradients(eager), with_gradients(eager, staged)
             check_same(*pair, eager, batch, scheduled, relative=0.0)
     return staged
+
+
+def trace(programs: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> nn.Module:
+    """The tensor operations of a module that runs Pyro programs, not yet compared with them.
+
+    Args:
+        programs: The module.
+        batch: What it takes by position.
+        scheduled: What it takes by name.
+
+    Raises:
+        NotStageable: If it cannot be traced.
+    """
+    try:
+        with pyro.validation_enabled(True):
+            # Fills lazy caches with real tensors, so that traced ones stay nowhere.
+            programs(*batch, **scheduled)
+        with pyro.validation_enabled(False):
+            exported = torch.export.export(programs, batch, scheduled, strict=False)
+            return exported.module(check_guards=False)
+    except Exception as error:  # whatever stops the tracer, the answer is the same
+        raise NotStageable(f"cannot be traced: {first_line(error)}") from error
 
 
 def with_gradients(owner: nn.Module, loss_of: Loss | None = None) -> Gradients:
@@ -159,7 +180,7 @@ def _outcome(
     before = {name: buffer.clone() for name, buffer in owner.named_buffers()}
     torch.manual_seed(seed)
     loss, gradients = run()
-    outcome: dict[str, Tensor | None] = {"the loss": loss}
+    outcome: dict[str, Tensor | None] = {"its value": loss}
     for name, gradient in gradients.items():
         outcome[f"the gradient of {name}"] = gradient
     for name, buffer in owner.named_buffers():

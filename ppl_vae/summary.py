@@ -45,9 +45,10 @@ def write_summary(run: Run, training: Training) -> None:
 def report(run: Run) -> str:
     """The numbers of `summary.json` and the paths of the pictures, as a short table."""
     summary = run.summary
+    bounded = run.guide.has_density  # a point has no ELBO, but how well it explains x is known
     rows = {
         term: f"{summary[f'validation_{term.lower()}_nats_per_datum']:.2f} nats_per_datum"
-        for term in ("ELBO", "rate", "distortion")
+        for term in (("ELBO", "rate", "distortion") if bounded else ("distortion",))
     }
     rows["training"] = (
         f"{summary['steps']:,} steps in {summary['training_seconds']:.1f} seconds "
@@ -58,5 +59,6 @@ def report(run: Run) -> str:
     rows["next"] = f"python -m ppl_vae.evaluate {run.path}"
     if outside_classes(run.config):
         rows["next"] += " --allow_code true"
-    title = f"{run.path}: {summary['data']}, validation images (ELBO = -(rate + distortion))"
+    meaning = "ELBO = -(rate + distortion)" if bounded else "distortion = -log p(x|z)"
+    title = f"{run.path}: {summary['data']}, validation images ({meaning})"
     return table(title, {"measure": summary["reference_measure"], **rows})

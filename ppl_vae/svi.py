@@ -1,6 +1,7 @@
 """One step of stochastic variational inference."""
 
 from math import cos, pi
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class SVIStep:
         objective: The loss.
         precision: That of the networks' matrix products during a step; the parameters' own unless
             given. Everything else, and every measurement, is in the parameters' own.
+        weight_decay: Adam's L2 term: what of a parameter is added to its gradient.
         ranks: The processes that take each step together; this one alone unless given.
     """
 
@@ -36,6 +38,7 @@ class SVIStep:
         guide: Guide,
         objective: Objective,
         precision: torch.dtype | None = None,
+        weight_decay: float = 0.0,
         ranks: Ranks | None = None,
     ) -> None:
         self.model = model
@@ -45,10 +48,18 @@ class SVIStep:
         self.ranks = ranks or Ranks()
         self.pair = PairLoss(model, guide, objective)
         self.parameters = dict(self.pair.named_parameters())
-        self.optimizer = torch.optim.Adam(self.parameters.values(), fused=True)
+        device = next(self.pair.parameters()).device
+        # On a GPU the learning rate is a tensor too, so that a captured step can change it.
+        options: dict[str, Any] = {"lr": torch.zeros((), device=device), "capturable": True}
+        self.optimizer = torch.optim.Adam(
+            self.parameters.values(),
+            weight_decay=weight_decay,
+            fused=True,
+            **(options if device.type == "cuda" else {}),
+        )
         # The loss reads what changes in training from tensors, so that a graph need not change.
         self.scheduled = {
-            name: torch.tensor(value, device=next(self.pair.parameters()).device)
+            name: torch.tensor(value, device=device)
             for name, value in objective.schedule(0.0).items()
         }
         self._eager = with_gradients(self.pair)
@@ -78,12 +89,30 @@ class SVIStep:
         epoch: float = 0.0,
         weight: float = 1.0,
     ) -> Tensor:
+        """`set` and `update` in one."""
+        self.set(learning_rate, epoch)
+        return self.update(batch, weight)
+
+    def set(self, learning_rate: float, epoch: float) -> None:
+        """Sets what changes from step to step.
+
+        Args:
+            learning_rate: Adam's step size.
+            epoch: Passes over the data done so far, for objectives that change in training.
+        """
+        group = self.optimizer.param_groups[0]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate
+        for name, value in self.objective.schedule(epoch).items():
+            self.scheduled[name].fill_(value)
+
+    def update(self, batch: tuple[Tensor, ...], weight: float = 1.0) -> Tensor:
         """Updates the parameters once, or not at all where the loss is not finite.
 
         Args:
             batch: Images (B, C, H, W), and labels (B,) where the model takes them.
-            learning_rate: Adam's step size.
-            epoch: Passes over the data done so far, for objectives that change in training.
             weight: Which part of the step's batch this is; other processes have the rest.
 
         Returns:
@@ -92,9 +121,6 @@ class SVIStep:
         Raises:
             LostProcess: If another process is gone; the parameters are as they were.
         """
-        self.optimizer.param_groups[0]["lr"] = learning_rate
-        for name, value in self.objective.schedule(epoch).items():
-            self.scheduled[name].fill_(value)
         shape = batch[0].shape
         if self._compiled is not None and shape == self._compiled_shape and self.model.training:
             loss, gradients = self._compiled(*batch, **self.scheduled)
@@ -119,13 +145,15 @@ class SVIStep:
         }
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Puts back what `state` returned."""
-        self.optimizer.state.clear()
+        """Puts back what `state` returned, into the tensors that are there already."""
         for name, parameter in self.parameters.items():
+            present = self.optimizer.state[parameter]
             for key in ("step", "exp_avg", "exp_avg_sq"):
-                if f"{key}.{name}" in state:
-                    value = state[f"{key}.{name}"].to(parameter.device)
-                    self.optimizer.state[parameter][key] = value
+                value = state.get(f"{key}.{name}")
+                if key in present:
+                    present[key].zero_() if value is None else present[key].copy_(value)
+                elif value is not None:
+                    present[key] = value.to(parameter.device)
 
 
 def learning_rate_at(step: int, peak: float, warmup_steps: int, total_steps: int) -> float:

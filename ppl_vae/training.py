@@ -149,7 +149,8 @@ class Training:
                     self._end_epoch()
                     log_event(self.rows[-1])
                     elbo = self.rows[-1]["validation_elbo_nats_per_datum"]
-                    progress.advance(0, f"epoch {len(self.rows)}  ELBO {elbo:.2f} nats_per_datum")
+                    name = "ELBO" if self.step.guide.has_density else "log p(x, z)"
+                    progress.advance(0, f"epoch {len(self.rows)}  {name} {elbo:.2f} nats_per_datum")
         self.seconds = before + time.monotonic() - started
         self.save(folder)
         if asked():

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 import guides
 import models
 from guides import Guide
-from models import Gaussian, Likelihood, Model, Network, Prior, Spec
+from models import Gaussian, Likelihood, MaxPooling, Model, Network, Prior, Spec
 
 IMAGE_SHAPE = (2, 5, 4)
+IMAGE_SHAPES = {MaxPooling: (2, 16, 16)}  # of the networks that not every size fits
 LATENT_DIM = 3
 BATCH = 4
 PARTICLES = 6
@@ -79,7 +80,11 @@ class Case:
     @property
     def spec(self) -> Spec:
         owner = self.likelihood.kind if self.likelihood else self.model.kind
-        return Spec(IMAGE_SHAPE, owner.domain, LATENT_DIM)
+        return Spec(self.image_shape, owner.domain, LATENT_DIM)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return IMAGE_SHAPES.get(self.network.kind, IMAGE_SHAPE)
 
     def build(self) -> tuple[Model, Guide]:
         spec = self.spec
@@ -96,7 +101,7 @@ class Case:
         return built[0], built[1]
 
     def data(self, batch: int = BATCH) -> Tensor:
-        shape = (batch, *IMAGE_SHAPE)
+        shape = (batch, *self.image_shape)
         match self.spec.domain:
             case "binary":
                 return torch.bernoulli(torch.full(shape, 0.5))
@@ -109,15 +114,25 @@ class Case:
 
 
 def combinations() -> Iterator[Case]:
+    """Every model with every guide, prior and likelihood, and with every network.
+
+    What a network can do wrong does not depend on the prior or the likelihood, only on its two
+    shapes: each model and guide meets all networks once, and the other combinations take turns.
+    """
+    networks = pieces(models, Network)
     for model, guide in product(pieces(models, Model), pieces(guides, Guide)):
+        if guide.kind.has_density and not model.kind.has_prior:
+            continue
         takes = signature(model.kind).parameters
         priors = pieces(models, Prior) if "prior" in takes else [None]
         likelihoods = pieces(models, Likelihood) if "likelihood" in takes else [None]
-        for parts in product(priors, likelihoods, pieces(models, Network)):
-            case = Case(model, guide, *parts)
+        for number, parts in enumerate(product(priors, likelihoods)):
+            chosen = networks if number == 0 else [networks[number % len(networks)]]
+            cases = [Case(model, guide, *parts, network) for network in chosen]
+            case = cases[0]
             guide_trace = poutine.trace(case.build()[1]).get_trace(case.data())
             if set(sites(guide_trace)) == set(model.kind.latents):
-                yield case
+                yield from cases
 
 
 def sites(trace: poutine.Trace) -> dict[str, dict]:
@@ -235,8 +250,8 @@ def test_log_probabilities_are_per_datum(case: Case) -> None:
         for name, value in log_probs(trace).items():
             assert value.shape == (PARTICLES, BATCH), name
             assert value.isfinite().all(), name
-            # Each particle and each datum is another.
-            if name in model.latents:
+            # Each particle and each datum is another, unless the guide is a point.
+            if name in model.latents and guide.has_density:
                 assert value.unique().numel() == PARTICLES * BATCH, name
 
 
@@ -245,10 +260,10 @@ def test_draws_are_images_of_the_domain(case: Case) -> None:
     model, _ = case.build()
     trace = poutine.trace(model).get_trace(size=7)
     drawn = trace.nodes["_RETURN"]["value"]
-    assert drawn.shape == (7, *IMAGE_SHAPE)
+    assert drawn.shape == (7, *case.image_shape)
     assert drawn is trace.nodes["x"]["value"]
     assert trace.nodes["x"]["fn"].support.check(drawn).all()
-    assert model().shape == (1, *IMAGE_SHAPE)
+    assert model().shape == (1, *case.image_shape)
     assert not torch.equal(model(size=7), drawn)
     # A draw is data: it can be scored, and given back it stays as it is.
     assert model(drawn) is drawn
@@ -262,11 +277,11 @@ def test_decode_is_the_likelihood_of_the_program(case: Case) -> None:
     z = model_trace.nodes[model.latents[-1]]["value"]
     distribution = model.decode(z)
     assert distribution.batch_shape == (PARTICLES, BATCH)
-    assert distribution.event_shape == IMAGE_SHAPE
+    assert distribution.event_shape == case.image_shape
     expected = model_trace.nodes["x"]["log_prob"]
     torch.testing.assert_close(distribution.log_prob(x), expected, rtol=0, atol=0)
     alone = model.decode(z[0, 0])
-    assert (alone.batch_shape, alone.event_shape) == ((), IMAGE_SHAPE)
+    assert (alone.batch_shape, alone.event_shape) == ((), case.image_shape)
 
 
 @every_case
@@ -282,7 +297,7 @@ def test_posterior_is_the_distribution_of_the_program(case: Case) -> None:
     assert drawn.shape == (BATCH, *distribution.event_shape)
     assert torch.equal(drawn, expected)
     torch.manual_seed(6)
-    assert not torch.equal(guide(x), drawn)
+    assert torch.equal(guide(x), drawn) is not guide.has_density
 
 
 @every_case
@@ -291,7 +306,10 @@ def test_each_datum_stands_alone(case: Case) -> None:
     x = case.data().double()
     model_trace, guide_trace = traces(model, guide, x)
     kept = {name: site["value"][:2] for name, site in sites(guide_trace).items()}
-    for program, together in [(model, model_trace), (guide, guide_trace)]:
+    if not guide.has_density:  # the point itself is what has to be the same
+        torch.testing.assert_close(guide(x[:2]), guide(x)[:2], rtol=1e-10, atol=1e-10)
+    programs = [(model, model_trace), (guide, guide_trace)]
+    for program, together in programs[: 2 if guide.has_density else 1]:
         alone = poutine.trace(poutine.condition(program, data=kept)).get_trace(x[:2])
         alone.compute_log_prob()
         for name, value in log_probs(alone).items():

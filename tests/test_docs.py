@@ -30,7 +30,12 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [*DOCUMENTS, ROOT / "CHANGELOG.md"]
 
-OPTIONS = {"fit": ["--epochs", "1"], "evaluate": ["--particles", "2"], "generate": []}
+OPTIONS = {
+    "fit": ["--epochs", "1"],
+    "evaluate": ["--particles", "2"],
+    "generate": [],
+    "features": [],
+}
 REAL_DATA_OPTIONS = {"MNIST": ["--batch_size", "1000"]}
 SHORTER = {
     r"\bepochs=\d+": "epochs=1",

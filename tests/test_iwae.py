@@ -6,42 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from guides import FullRankNormal
-from models import Linear, ProbabilisticPCA, Spec
 from ppl_vae.fit import main
 from ppl_vae.objectives import ELBO, IWAE
-
-SPEC = Spec((1, 3, 2), "real", 2)
-
-
-@pytest.fixture
-def exact_pair() -> tuple[ProbabilisticPCA, FullRankNormal, Tensor]:
-    """Probabilistic PCA with a guide that has parameters and is the exact posterior."""
-    torch.manual_seed(0)
-    model = ProbabilisticPCA(SPEC, initial_scale=0.7).double()
-    guide = FullRankNormal(SPEC, network=Linear).double()
-    x = model(size=5).detach()
-    with torch.no_grad():
-        variance = (2 * model.log_scale).exp()
-        precision = torch.eye(2) + model.loadings.mT @ model.loadings / variance
-        to_loc = torch.linalg.solve(precision, model.loadings.mT / variance)
-        triangle = torch.linalg.cholesky(torch.linalg.inv(precision))
-        layer = guide.encoder.linear
-        layer.weight.zero_()
-        layer.weight[:2] = to_loc
-        layer.bias[:2] = -to_loc @ model.mean
-        layer.bias[2:4] = 2 * triangle.diagonal().log()
-        layer.bias[4] = triangle[1, 0]
-    return model, guide, x
-
-
-@pytest.fixture
-def pair(exact_pair) -> tuple[ProbabilisticPCA, FullRankNormal, Tensor]:
-    """The same pair, the guide no longer exact."""
-    model, guide, x = exact_pair
-    with torch.no_grad():
-        guide.encoder.linear.bias += 0.3 * torch.randn(5)
-    return model, guide, x
 
 
 def _guide_gradients(objective, pair, repeats: int) -> Tensor:

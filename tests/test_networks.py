@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import models
-from models import MLP, Convolutional, Linear, Network
+from models import MLP, Convolutional, Linear, MaxPooling, Network, Residual
 
 IMAGE_SHAPES = [(1, 1, 1), (1, 28, 20), (3, 7, 5), (2, 8, 8)]
+POOLED_SHAPES = [(1, 28, 28), (3, 16, 40)]  # only 12 n + 4 pixels fit into its way up
 NETWORKS = [
     value
     for name in models.__all__
@@ -40,8 +41,15 @@ def linears(network: nn.Module) -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("image_shape", IMAGE_SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("network", "image_shape"),
+    [
+        (network, shape)
+        for network in NETWORKS
+        for shape in (POOLED_SHAPES if network is MaxPooling else IMAGE_SHAPES)
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("batch", [(), (0,), (3,), (2, 3)], ids=str)
 def test_any_leading_dimensions_and_any_image(
     network: type[Network], image_shape: tuple[int, int, int], batch: tuple[int, ...]
@@ -177,9 +185,66 @@ def test_each_decoder_layer_is_the_transposed_matrix_of_its_encoder_layer(
         torch.testing.assert_close(units @ transposed, matrix.mT @ y, rtol=0, atol=1e-12)
 
 
+def test_residual_levels_halve_and_mirror() -> None:
+    options = {"channels": (4, 6, 5), "blocks": 2, "hidden": 7}
+    encoder, decoder = Residual((3, 9, 7), (2,), **options), Residual((2,), (3, 9, 7), **options)
+    down, up = (
+        image_sizes(encoder, torch.randn(2, 3, 9, 7)),
+        image_sizes(decoder, torch.randn(2, 2)),
+    )
+    levels = [(4, 9, 7), (6, 5, 4), (5, 3, 2)]
+    # the image, then at each level the convolution that leads to it and two in each of two blocks
+    assert down == [(3, 9, 7), *(level for level in levels for _ in range(5))]
+    assert up == [levels[2]] * 5 + [level for level in levels[1::-1] for _ in range(5)] + [
+        (3, 9, 7)
+    ]
+
+
+def test_a_residual_block_adds_to_what_it_gets() -> None:
+    network = Residual((1, 4, 4), (3,), channels=(2,), blocks=1, hidden=5).double()
+    first, block, *rest = network.layers
+    for convolution in convolutions(block):
+        convolution.weight.data.zero_()
+        convolution.bias.data.zero_()
+    x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    assert torch.equal(network(x), nn.Sequential(first, *rest)(x))
+
+
+def test_residual_blocks_keep_the_scale_of_what_passes_through_them() -> None:
+    x = torch.randn(4, 3, 16, 16)
+    scales = {}
+    for blocks in (1, 16):
+        network = Residual(x.shape[1:], (5,), channels=(32,), blocks=blocks)
+        first, *through = network.layers[: 1 + blocks]
+        scales[blocks] = (nn.Sequential(first, *through)(x).std() / first(x).std()).item()
+    assert 0.8 < scales[1] < 2
+    assert 0.8 < scales[16] < 2
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
+        (
+            lambda: Residual((1, 4, 4), (3,), channels=()),
+            r"expected channels for at least one level; got none",
+        ),
+        (
+            lambda: Residual((1, 4, 4), (3,), channels=(4, 0)),
+            r"expected channels of sizes >= 1; got \[4, 0\]",
+        ),
+        (
+            lambda: Residual((1, 4, 4), (3,), blocks=0),
+            r"expected blocks and hidden of sizes >= 1; got \[0, 256\]",
+        ),
+        (lambda: Residual((1, 4, 4), (3,), hidden=0), r"blocks and hidden .* got \[1, 0\]"),
+        (lambda: Residual((1, 4, 4), (3,), activation="cosine"), r"expected activation of tanh"),
+        (lambda: Residual((3,), (4,)), r"expected an image \(C, H, W\) on one side"),
+        (
+            lambda: MaxPooling((1, 28, 20), (32,)),
+            r"among 16, 28, 40, 52, 64, .* got 28 x 20",
+        ),
+        (lambda: MaxPooling((3,), (1, 4, 4)), r"among 16, 28, 40, 52, 64, .* got 4 x 4"),
+        (lambda: MaxPooling((3,), (4,)), r"expected an image \(C, H, W\) on one side"),
         (
             lambda: MLP((1, 2, 2), (3,), hidden=(5, 0)),
             r"expected hidden of sizes >= 1; got \[5, 0\]",

@@ -120,6 +120,15 @@ def test_learning_curves_of_few_epochs_have_whole_ticks(tmp_path, monkeypatch, e
             assert (low, high) == (0.5, 1.5)
 
 
+@pytest.mark.parametrize("point", [False, True])
+def test_learning_curves_of_a_point_show_no_bound(tmp_path, monkeypatch, point):
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+    plots.learning_curves([{"epoch": 1}], tmp_path / "curves.png", point=point)
+    titles = " ".join(axes.get_title(loc="left") for axes in figures[0].axes)
+    assert ("ELBO" in titles, "KL" in titles) == (not point, not point)
+
+
 def test_robust_limits_show_the_end_and_not_the_beginning():
     limits = []
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Convolutional, Gaussian, Linear, Model, ProbabilisticPCA, Spec
 from ppl_vae.compiling import compile_staged
 from ppl_vae.objectives import ELBO
 from ppl_vae.precision import matrix_precision
-from ppl_vae.staging import NotStageable, stage, with_gradients
+from ppl_vae.staging import NotStageable, PairLoss, stage, with_gradients
 from ppl_vae.svi import SVIStep
 
 NETWORKS = {
@@ -196,7 +197,7 @@ def test_a_compiled_graph_that_is_another_function_is_refused(monkeypatch):
     staged = stage(model, guide, ELBO(), (x,))
     monkeypatch.setattr(torch._inductor, "compile", _wrong)
     monkeypatch.setattr(torch, "compile", lambda module, **options: lambda x: 1.01 * module(x))
-    with pytest.raises(NotStageable, match="the loss is off by"):
+    with pytest.raises(NotStageable, match="its value is off by"):
         compile_staged(staged, (x,))
 
 
@@ -275,3 +276,35 @@ def test_mixed_precision_is_that_of_the_networks_alone(network):
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, logits.bfloat16().float(), rtol=0, atol=0)
     torch.testing.assert_close(logits, model.decoder(z), rtol=0.02, atol=0.01)
+
+
+class _NoHostReads(TorchDispatchMode):
+    """Refuses what makes Python wait for a number from the device."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        if function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            raise AssertionError(f"{function} reads from the device")
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("name", ["Bernoulli", "network", "ProbabilisticPCA"])
+@pytest.mark.parametrize("objective", [ELBO(), ELBO(particles=3), ELBO(analytic_kl=True)], ids=str)
+def test_nothing_in_a_loss_or_its_gradients_is_read_on_the_host(name, objective):
+    model, guide, x = _pair(name, "MLP")
+    with pyro.validation_enabled(False):
+        loss_and_gradients = with_gradients(PairLoss(model, guide, objective))
+        with _NoHostReads():
+            loss_and_gradients(x)
+        with pytest.raises(AssertionError, match="reads from the device"), _NoHostReads():
+            Trace_ELBO().loss(model, guide, x)
+
+
+def test_a_graph_holds_no_constants_of_another_device():
+    """On a GPU a constant on the CPU would be copied, and waited for, in every step."""
+    model, guide, x = _pair("Bernoulli", "MLP")
+    staged = stage(model, guide, ELBO(particles=3), (x,))
+    own = {id(tensor) for tensor in [*model.parameters(), *guide.parameters()]}
+    constants = [
+        value for value in staged.state_dict(keep_vars=True).values() if id(value) not in own
+    ]
+    assert not constants

@@ -1,0 +1,70 @@
+"""A whole training step on a GPU as one CUDA graph.
+
+A step is some fifty kernels, and on a GPU a small one spends its time in launching them. Captured
+once and replayed, the step is one launch: the choice of the images, their noise, the loss, the
+gradients and Adam, with nothing read back.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ppl_vae.isolation import isolated
+from ppl_vae.staging import NotStageable, first_line
+from ppl_vae.svi import SVIStep
+
+__all__ = ["CapturedStep"]
+
+_WARM_UPS = 3  # in which libraries choose kernels and allocate, which no graph can hold
+
+
+class CapturedStep:
+    """Replays a step on batches of one size.
+
+    Args:
+        step: The step, on a GPU, compiled or not.
+        draw: From indices (B,) of images to what the programs take.
+        index: Some indices; those of a replay have the same shape.
+
+    Raises:
+        NotStageable: If the step cannot be captured, because it reads from the device or allocates
+            on the host; the step is as it was then.
+    """
+
+    def __init__(
+        self, step: SVIStep, draw: Callable[[Tensor], tuple[Tensor, ...]], index: Tensor
+    ) -> None:
+        self.step = step
+        self._index = index.clone()
+        self._graph = torch.cuda.CUDAGraph()
+        before = {name: p.detach().clone() for name, p in step.parameters.items()}
+        state = {name: value.clone() for name, value in step.state().items()}
+        with isolated(index.device, step.pair):
+            try:
+                self._warm_up(draw)
+                with torch.cuda.graph(self._graph):
+                    self._loss = step.update(draw(self._index))
+            except RuntimeError as error:
+                raise NotStageable(f"cannot be captured: {first_line(error)}") from error
+            finally:
+                with torch.no_grad():
+                    for name, parameter in step.parameters.items():
+                        parameter.copy_(before[name])
+                step.restore(state)
+
+    def _warm_up(self, draw: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
+        here = torch.cuda.current_stream(self._index.device)
+        side = torch.cuda.Stream(self._index.device)
+        side.wait_stream(here)
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UPS):
+                self.step.update(draw(self._index))
+        here.wait_stream(side)
+
+    def __call__(self, index: Tensor, learning_rate: float, epoch: float) -> Tensor:
+        """`SVIStep.__call__` on the images of these indices, without waiting for the result."""
+        self.step.set(learning_rate, epoch)
+        self._index.copy_(index)
+        self._graph.replay()
+        return self._loss

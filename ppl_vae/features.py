@@ -1,0 +1,254 @@
+"""Compare what runs learned with PCA and k-means: `python -m ppl_vae.features RUN [RUN ...]`."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_vae import cli, plots
+from ppl_vae.codes import Code, TwoSplits, codes_of, flat_input, scores_of
+from ppl_vae.data import Split
+from ppl_vae.devices import check_seed
+from ppl_vae.errors import InputError
+from ppl_vae.files import whole_file
+from ppl_vae.isolation import seeded
+from ppl_vae.progress import Progress
+from ppl_vae.runs import PICTURES, Run, write_json
+
+__all__ = ["FEATURES", "features", "main"]
+
+FEATURES = "features.json"
+ARRAYS = "features.npz"
+SCORES_PICTURE = "features.png"
+RECONSTRUCTIONS_PICTURE = "features_reconstructions.png"
+
+_CLUSTERS = 10  # where the data have no labels
+_SHOWN = 12  # test images in the picture of reconstructions
+_BATCH = 1000
+_SCORES = {
+    "reconstruction_squared_error_per_pixel": "squared error per pixel",
+    "clustering_accuracy": "clustering accuracy",
+    "normalized_mutual_information": "mutual information",
+    "adjusted_rand_index": "adjusted Rand index",
+    "linear_probe_accuracy": "linear probe",
+}
+
+
+def features(
+    *runs: Run,
+    train_points: int = 10_000,
+    data_points: int | None = None,
+    clusters: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compares the features E[z|x] of runs with those of PCA and k-means, on the same images.
+
+    For the pixels, k-means on them, PCA of as many dimensions as each run has, and each run:
+
+    - reconstruction_squared_error_per_pixel: of the test images, from D numbers each (from the
+      nearest centroid for k-means; E[x|z] at the posterior mean of z for a run), in squares of the
+      units that networks see;
+    - clustering_accuracy, normalized_mutual_information, adjusted_rand_index: of k-means on the
+      features against the labels;
+    - linear_probe_accuracy: of logistic regression on the features.
+
+    All are fitted to training images and measured on test images, each with its standard error
+    over the test images. Where the data have no labels only the first is there. Written are
+    features.json and two pictures in the first run's directory, and each run's features with their
+    labels as RUN/features.npz.
+
+    Args:
+        *runs: Trained runs on the same data.
+        train_points: Fit to at most the first so many training images.
+        data_points: Measure on the first so many test images only; all unless given.
+        clusters: How many for k-means; as many as there are labels, or else 10, unless given.
+        seed: What binarisation, k-means and the bootstrap follow from.
+
+    Returns:
+        What `features.json` says.
+
+    Raises:
+        InputError: If there is no run, the runs' images differ, or a number is out of range.
+        OSError: If a file cannot be written.
+    """
+    _check_same_data(runs)
+    check_seed(seed)
+    first = runs[0]
+    splits = {
+        "train_points": (first.data.train, min(train_points, len(first.data.train))),
+        "data_points": (
+            first.data.test,
+            len(first.data.test) if data_points is None else data_points,
+        ),
+    }
+    for name, (split, points) in splits.items():
+        if not 2 <= points <= len(split):
+            raise InputError(f"--{name}: expected 2 to {len(split):,}; got {points:,}")
+    train, test = (split.first(points) for split, points in splits.values())
+    classes = first.data.classes
+    count = (classes or _CLUSTERS) if clusters is None else clusters
+    if not 2 <= count <= len(train):
+        raise InputError(f"--clusters: expected 2 to {len(train):,}; got {count}")
+    began = time.monotonic()
+    labels, skipped = _labels(train, test)
+    dimensions = sorted({run.spec.latent_dim for run in runs})
+    steps = 2 + len(dimensions) + len(runs)
+    codes, rows = [], []
+    with Progress("comparing", steps, "representations") as progress, seeded(first.device, seed):
+        x = _images(train), _images(test)
+        flat = flat_input(first, x[0]), flat_input(first, x[1])
+        for code in codes_of(runs, x, flat, dimensions, count, seed):
+            codes.append(code)
+            rows.append(scores_of(code, flat[1], labels, count, seed))
+            progress.advance(1, code.name)
+    result = {
+        "data": first.data.name,
+        "domain": first.data.domain,
+        "split": "test",
+        "representations": rows,
+        "without_labels": skipped,
+        "classes": classes,
+        "clusters": count,
+        "train_points": len(train),
+        "data_points": len(test),
+        "seconds": time.monotonic() - began,
+        "seed": seed,
+        "device": str(first.device),
+    }
+    for run, code in zip(runs, codes[-len(runs) :], strict=True):
+        _save(run.path / ARRAYS, code, labels)
+    _draw(first, result, codes, x[1], labels)
+    write_json(first.path / FEATURES, result)
+    return result
+
+
+def _check_same_data(runs: tuple[Run, ...]) -> None:
+    if not runs:
+        raise InputError("expected at least one run; got none")
+    first = runs[0].data
+    for run in runs[1:]:
+        other = run.data
+        if first.domain != other.domain or not _same_images(first.test, other.test):
+            raise InputError(
+                f"expected runs on the same images; {runs[0].path} has {first.domain} "
+                f"{first.name}, {run.path} has {other.domain} {other.name}"
+            )
+
+
+def _same_images(one: Split, other: Split) -> bool:
+    return one.raw.shape == other.raw.shape and all(
+        torch.equal(one[piece].cpu(), other[piece].cpu())
+        for piece in (slice(start, start + _BATCH) for start in range(0, len(one), _BATCH))
+    )
+
+
+def _labels(train: Split, test: Split) -> tuple[TwoSplits | None, str | None]:
+    """The labels, or the reason why they are of no use."""
+    reason = "no clustering scores and no linear probe"
+    if train.labels is None or test.labels is None:
+        return None, f"{reason}: the data have no labels"
+    labels = train.labels.cpu().numpy(), test.labels.cpu().numpy()
+    if min(len(np.unique(part)) for part in labels) < 2:
+        return None, f"{reason}: the images have one label only"
+    return labels, None
+
+
+def _images(split: Split) -> Tensor:
+    """The images as a run sees them, one binarisation or dequantisation for all."""
+    return torch.cat(
+        [split[start : start + _BATCH].cpu() for start in range(0, len(split), _BATCH)]
+    )
+
+
+def _save(path: Path, code: Code, labels: TwoSplits | None) -> None:
+    arrays: dict[str, Any] = {"train": code.train, "test": code.test}
+    if labels is not None:
+        arrays |= {"train_labels": labels[0], "test_labels": labels[1]}
+    with whole_file(path) as file:
+        np.savez(file, **arrays)
+
+
+def _draw(
+    run: Run, result: dict[str, Any], codes: list[Code], x: Tensor, labels: TwoSplits | None
+) -> None:
+    folder = run.path / PICTURES
+    folder.mkdir(exist_ok=True)
+    rows = result["representations"]
+    shown = {name: label for name, label in _SCORES.items() if any(name in row for row in rows)}
+    note = (
+        f"{result['data']}, {result['data_points']:,} test images, fitted to "
+        f"{result['train_points']:,} training images; bars are two standard errors either way"
+    )
+    plots.score_chart(rows, shown, folder / SCORES_PICTURE, note)
+    if labels is None:
+        chosen = list(range(min(_SHOWN, len(x))))
+    else:  # one image of each label, in their order
+        chosen = list(np.unique(labels[1], return_index=True)[1][:_SHOWN])
+    originals = run.spec.network_input(x[chosen]).numpy()
+    rebuilt = {
+        code.name: code.reconstruction[chosen].reshape(originals.shape)
+        for code in codes
+        if code.reconstruction is not None
+    }
+    domain = "unit" if run.spec.domain == "bytes" else run.spec.domain
+    plots.image_grid(
+        [plots.to_display(images, domain, like=originals)
+         for images in (originals, *rebuilt.values())],
+        folder / RECONSTRUCTIONS_PICTURE,
+        row_labels=["original", *rebuilt],
+    )  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line of `features`."""
+    cli.run_verb(_main, arguments)
+
+
+def _main(arguments: list[str]) -> None:
+    parser = cli.Parser.of_verb(
+        "features", "Compare the features of runs with PCA and k-means, on the same images."
+    )
+    cli.add_run(parser, several=True)
+    parser.add_function_arguments(features, skip={"runs"}, as_group=False)
+    options = parser.parse_args(arguments).as_dict()
+    runs = cli.pop_runs(options)
+    result = features(*runs, **options)
+    print(
+        f"{result['data']}, {result['data_points']:,} test images, fitted to "
+        f"{result['train_points']:,} training images, in {result['seconds']:.1f} seconds"
+    )
+    print(_table(result["representations"]))
+    if result["without_labels"]:
+        print(f"  {result['without_labels']}")
+    folder = runs[0].path / PICTURES
+    for path in (
+        runs[0].path / FEATURES,
+        *(run.path / ARRAYS for run in runs),
+        folder / SCORES_PICTURE,
+        folder / RECONSTRUCTIONS_PICTURE,
+    ):
+        print(f"  written  {path}")
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    shown = {name: label for name, label in _SCORES.items() if any(name in row for row in rows)}
+    lines = [["", "dimension", *shown.values()]]
+    for row in rows:
+        cells = [row["name"], "" if row["dimension"] is None else f"{row['dimension']:,}"]
+        for name in shown:
+            value, error = row.get(name), row.get(f"{name}_standard_error")
+            cells.append("" if value is None else f"{value:.4f} +- {error:.1g}")
+        lines.append(cells)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  "
+        + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+if __name__ == "__main__":
+    main()

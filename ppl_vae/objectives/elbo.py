@@ -1,0 +1,45 @@
+"""The evidence lower bound."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from guides import Guide
+from models import Model
+from ppl_vae.estimators import TensorTraceELBO, TensorTraceMeanFieldELBO
+from ppl_vae.objectives.objective import Objective
+
+__all__ = ["ELBO"]
+
+
+@dataclass(frozen=True)
+class ELBO(Objective):
+    """The negative evidence lower bound, -E_q[log p(x, z) - log q(z|x)], averaged over a batch.
+
+    Kingma and Welling (2014), equations (2) and (3): the estimators L^A (Pyro's `Trace_ELBO`)
+    and, with a closed-form KL term, L^B (`TraceMeanField_ELBO`).
+
+    Args:
+        particles: Draws of z for each datum.
+        analytic_kl: Whether KL(q(z|x) || p(z)) is computed in closed form.
+
+    Raises:
+        ValueError: If particles < 1.
+    """
+
+    particles: int = 1
+    analytic_kl: bool = False
+
+    def __post_init__(self) -> None:
+        if self.particles < 1:
+            raise ValueError(f"expected particles >= 1; got {self.particles}")
+
+    def loss(self, model: Model, guide: Guide, *batch: Tensor) -> Tensor:
+        estimator = TensorTraceMeanFieldELBO if self.analytic_kl else TensorTraceELBO
+        # One plate, `data` at dim -1: told, Pyro need not run the pair once more to guess it.
+        elbo = estimator(
+            num_particles=self.particles,
+            vectorize_particles=self.particles > 1,
+            max_plate_nesting=1,
+        )
+        return elbo.differentiable_loss(model, guide, *batch) / len(batch[0])

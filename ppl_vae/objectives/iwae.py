@@ -1,0 +1,60 @@
+"""The importance-weighted bound."""
+
+from dataclasses import dataclass
+from math import log
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from guides import Guide
+from models import Model
+from ppl_vae.importance import log_terms
+from ppl_vae.objectives.objective import Objective
+
+__all__ = ["IWAE"]
+
+
+@dataclass(frozen=True)
+class IWAE(Objective):
+    """-log 1/K sum_k w_k, w_k = p(x, z_k) / q(z_k|x), averaged over a batch.
+
+    Burda, Grosse and Salakhutdinov (2016), equation (8). With v_k = w_k / sum_j w_j held constant,
+    the gradients for the guide's parameters phi are
+
+    - plain: sum_k v_k d log w_k / d phi, equation (13) of that paper;
+    - stl: the same without the score d log q(z_k|x) / d phi at fixed z_k (Roeder, Wu and Duvenaud,
+      2017), whose variance vanishes at the exact posterior; biased for K > 1;
+    - dreg: sum_k v_k^2 (d log w_k / d z_k) (d z_k / d phi) (Tucker, Lawson, Gu and Maddison, 2018,
+      equation 8), unbiased.
+
+    Those for the model's parameters are the same in all three.
+
+    Args:
+        particles: K, draws of z for each datum.
+        gradient: The estimator for the guide.
+
+    Raises:
+        ValueError: If particles < 1 or the estimator is unknown.
+    """
+
+    particles: int = 50
+    gradient: Literal["plain", "stl", "dreg"] = "plain"
+
+    def __post_init__(self) -> None:
+        if self.particles < 1:
+            raise ValueError(f"expected particles >= 1; got {self.particles}")
+        if self.gradient not in ("plain", "stl", "dreg"):
+            raise ValueError(f"expected gradient of plain, stl, dreg; got {self.gradient!r}")
+
+    def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
+        guide.check_density("an importance weight")
+        stop_guide = self.gradient != "plain"
+        terms = log_terms(model, guide, x, self.particles, stop_guide)
+        if self.gradient == "dreg" and torch.is_grad_enabled():
+            weights = terms.log_weights.detach().softmax(0).unsqueeze(-1)
+            for z in terms.latents.values():
+                # What comes back through z_k has one factor v_k from the bound; this is the other.
+                z.register_hook(lambda gradient: weights * gradient)
+        bound = terms.log_weights.logsumexp(0) - log(self.particles)
+        return -bound.mean()

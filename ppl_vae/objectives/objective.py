@@ -1,0 +1,40 @@
+"""The contract of every objective."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from guides import Guide
+from models import Model
+
+__all__ = ["Objective"]
+
+
+@dataclass(frozen=True)
+class Objective(ABC):
+    """A loss for a model/guide pair; its fields are its options."""
+
+    @abstractmethod
+    def loss(self, model: Model, guide: Guide, *batch: Any, **scheduled: Any) -> Tensor:
+        """The loss to minimise.
+
+        Args:
+            model: p(x, z).
+            guide: q(z|x).
+            *batch: What the programs take: images x (B, C, H, W), and labels y (B,) where the
+                model is one of labelled images.
+            **scheduled: What `schedule` names, as scalars.
+
+        Returns:
+            A scalar in nats per datum whose gradient is the estimator to follow.
+        """
+
+    def schedule(self, epoch: float) -> dict[str, float]:
+        """The numbers in the loss that change during training, by name; none unless said.
+
+        Args:
+            epoch: Passes over the training images done so far, with a fraction.
+        """
+        return {}

@@ -1,0 +1,49 @@
+"""The variational Renyi bound."""
+
+from dataclasses import dataclass
+from math import isfinite, log
+
+from torch import Tensor
+
+from guides import Guide
+from models import Model
+from ppl_vae.importance import log_terms
+from ppl_vae.objectives.objective import Objective
+
+__all__ = ["Renyi"]
+
+
+@dataclass(frozen=True)
+class Renyi(Objective):
+    """-1/(1 - alpha) log 1/K sum_k w_k^(1 - alpha), w_k = p(x, z_k) / q(z_k|x), per datum.
+
+    Li and Turner (2016), equations (10) and (14), the average over a batch of a bound for each
+    datum. With many particles it tends to log p(x) - D_alpha(q(z|x) || p(z|x)), D_alpha being
+    Renyi's divergence, and falls with alpha: 0 is `IWAE`, 1 the `ELBO` (the limit, taken exactly),
+    and alpha < 0 tends to an upper bound on log p(x), though K particles may lie below it.
+
+    Args:
+        alpha: The order of the divergence.
+        particles: K, draws of z for each datum.
+
+    Raises:
+        ValueError: If alpha is not finite or particles < 1.
+    """
+
+    alpha: float = 0.5
+    particles: int = 50
+
+    def __post_init__(self) -> None:
+        if not isfinite(self.alpha):
+            raise ValueError(f"expected a finite alpha; got {self.alpha}")
+        if self.particles < 1:
+            raise ValueError(f"expected particles >= 1; got {self.particles}")
+
+    def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
+        guide.check_density("an importance weight")
+        log_weights = log_terms(model, guide, x, self.particles).log_weights
+        if self.alpha == 1:
+            return -log_weights.mean()
+        power = 1 - self.alpha
+        tilted = (power * log_weights).logsumexp(0) - log(self.particles)
+        return -(tilted / power).mean()

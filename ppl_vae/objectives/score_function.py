@@ -1,0 +1,71 @@
+"""The gradient of the bound without the reparameterisation."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from guides import Guide
+from models import Model
+from ppl_vae.importance import log_terms
+from ppl_vae.objectives.objective import Objective
+
+__all__ = ["ScoreFunction"]
+
+
+@dataclass(frozen=True)
+class ScoreFunction(Objective):
+    """The negative ELBO, with the score-function (REINFORCE) gradient for the guide.
+
+    With z_1, ..., z_K ~ q(z|x) held constant and w_k = p(x, z_k) / q(z_k|x), the guide's gradient
+    is that of
+
+        1/K sum_k (log w_k - b_k) log q(z_k|x),   log w_k - b_k held constant
+
+    (Williams, 1992; Paisley, Blei and Jordan, 2012, equation 4; the "naive" estimator of Kingma and
+    Welling, 2014, section 2.2). It has the mean of the reparameterised gradient and far more
+    variance, and needs no reparameterisation. The baseline b_k changes the variance alone:
+
+    - none: b_k = 0;
+    - leave_one_out: b_k is the mean of log w_j over j != k, another draw's guess at the same datum
+      (Mnih and Rezende, 2016, section 2.5; Kool, van Hoof and Welling, 2019, equation 7).
+
+    Args:
+        particles: K, draws of z for each datum.
+        baseline: What is taken off log w_k.
+
+    Raises:
+        ValueError: If particles < 1, or < 2 with the baseline leave_one_out, or the baseline is
+            unknown.
+    """
+
+    particles: int = 5
+    baseline: Literal["none", "leave_one_out"] = "leave_one_out"
+
+    def __post_init__(self) -> None:
+        if self.baseline not in ("none", "leave_one_out"):
+            raise ValueError(f"expected baseline of none, leave_one_out; got {self.baseline!r}")
+        fewest = 1 if self.baseline == "none" else 2
+        if self.particles < fewest:
+            raise ValueError(
+                f"expected particles >= {fewest} with baseline {self.baseline}; "
+                f"got {self.particles}"
+            )
+
+    def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
+        guide.check_density("the score of q(z|x)")
+        with torch.no_grad(), pyro.plate("particles", self.particles, dim=-2):
+            draws = poutine.trace(guide).get_trace(x)
+        again: Any = poutine.replay(guide, draws)  # a program, which is all that is asked of it
+        terms = log_terms(model, again, x, self.particles)
+        log_weights = terms.log_weights.detach()
+        signal = log_weights
+        if self.baseline == "leave_one_out":
+            others = (log_weights.sum(0) - log_weights) / (self.particles - 1)
+            signal = log_weights - others
+        surrogate = terms.log_prior + terms.log_likelihood + signal * terms.log_guide
+        # The value is the bound, the gradient the surrogate's.
+        return -(log_weights + surrogate - surrogate.detach()).mean()

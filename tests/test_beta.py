@@ -1,0 +1,141 @@
+"""A weight on the rate: by hand, over the epochs of a schedule, and with free bits."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from guides import DiagonalNormal, FullRankNormal
+from models import MLP, VAE, MixtureOfNormals, Spec
+from ppl_vae.checks import check_objective
+from ppl_vae.errors import InputError
+from ppl_vae.importance import log_terms
+from ppl_vae.objectives import ELBO, Beta
+from ppl_vae.svi import SVIStep
+
+SPEC = Spec((1, 3, 4), "binary", 3)
+
+
+def build(guide=DiagonalNormal, prior=None) -> tuple[VAE, DiagonalNormal, Tensor]:
+    network = partial(MLP, hidden=(6,))
+    model = VAE(SPEC, prior=prior(SPEC) if prior else None, network=network).double()
+    return model, guide(SPEC, network=network).double(), torch.rand(5, 1, 3, 4).round().double()
+
+
+def seeded_loss(objective, model, guide, x, **scheduled) -> Tensor:
+    torch.manual_seed(1)
+    return objective.loss(model, guide, x, **scheduled)
+
+
+def rates_by_hand(guide: DiagonalNormal, x: Tensor) -> Tensor:
+    """KL(q(z_d|x) || p(z_d)) averaged over the batch, (D,); Kingma and Welling, appendix B."""
+    q = guide.posterior(x)
+    return -0.5 * (1 + q.variance.log() - q.mean**2 - q.variance).mean(0)
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+@pytest.mark.parametrize("analytic_kl", [False, True])
+def test_a_weight_of_one_is_the_elbo(particles, analytic_kl):
+    model, guide, x = build()
+    parameters = [*model.parameters(), *guide.parameters()]
+    both = [
+        seeded_loss(objective(particles=particles, analytic_kl=analytic_kl), model, guide, x)
+        for objective in (Beta, ELBO)
+    ]
+    torch.testing.assert_close(*both, rtol=1e-12, atol=0)
+    for a, b in zip(*(torch.autograd.grad(loss, parameters) for loss in both), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_the_weight_multiplies_the_rate_alone():
+    model, guide, x = build()
+    rate = rates_by_hand(guide, x).sum()
+    free, weighted = (seeded_loss(Beta(b, analytic_kl=True), model, guide, x) for b in (0.0, 2.5))
+    torch.testing.assert_close(weighted - free, 2.5 * rate)
+    torch.manual_seed(1)
+    terms = log_terms(model, guide, x, 1)
+    torch.testing.assert_close(free, -terms.log_likelihood.mean())
+    expected = -terms.log_likelihood + 2.5 * (terms.log_guide - terms.log_prior)
+    torch.testing.assert_close(seeded_loss(Beta(2.5), model, guide, x), expected.mean())
+
+
+@pytest.mark.parametrize(
+    ("objective", "weights"),
+    [
+        (Beta(4.0), {0: 4, 7.5: 4}),
+        (Beta(warmup_epochs=10), {0: 0, 2.5: 0.25, 10: 1, 11: 1, 400: 1}),
+        (Beta(2.0, 5, 10), {0: 0, 2.5: 1, 5: 2, 9.99: 2, 10: 0, 12.5: 1, 19: 2, 21: 0.4}),
+    ],
+    ids=str,
+)
+def test_the_schedule(objective, weights):
+    for epoch, weight in weights.items():
+        assert objective.schedule(epoch) == {"beta": pytest.approx(weight)}
+
+
+def test_the_scheduled_weight_arrives_in_training():
+    model, guide, x = build()
+    objective = Beta(warmup_epochs=4)
+    step = SVIStep(model, guide, objective)
+    for epoch, weight in ((0.0, 0.0), (1.0, 0.25), (6.0, 1.0)):
+        expected = seeded_loss(objective, model, guide, x, beta=weight)
+        torch.manual_seed(1)
+        torch.testing.assert_close(step((x,), 1e-2, epoch), expected.detach())
+
+
+@pytest.mark.parametrize("analytic_kl", [False, True])
+def test_free_bits_by_hand(analytic_kl):
+    model, guide, x = build()
+    with torch.no_grad():  # one dimension that is nearly free, two that are not
+        guide.encoder.layers[-1].weight[0::3] *= 1e-3
+        guide.encoder.layers[-1].bias[:] = torch.tensor([0.1, 1.2, -0.9, -0.1, 0.3, -0.8])
+    if analytic_kl:
+        rates = rates_by_hand(guide, x)
+    else:
+        torch.manual_seed(1)
+        z = log_terms(model, guide, x, 1).latents["z"][0]
+        q, p = (
+            torch.distributions.Normal(*_loc_and_scale(guide, x)),
+            torch.distributions.Normal(0, 1),
+        )
+        rates = (q.log_prob(z) - p.log_prob(z)).mean(0)
+    threshold = rates.sort().values[:2].mean().item()  # one dimension below it, two above
+    torch.manual_seed(1)
+    distortion = -log_terms(model, guide, x, 1).log_likelihood.mean()
+    expected = distortion + 0.7 * sum(max(threshold, rate.item()) for rate in rates)
+    objective = Beta(0.7, free_bits=threshold, analytic_kl=analytic_kl)
+    loss = seeded_loss(objective, model, guide, x)
+    torch.testing.assert_close(loss, expected)
+    # What is free has no pull to the prior: the gradient there is the distortion's alone.
+    bias = guide.encoder.layers[-1].bias
+    found, of_distortion = (torch.autograd.grad(v, bias)[0] for v in (loss, distortion))
+    smallest = rates.argmin().item()
+    for dimension in range(3):
+        assert torch.isclose(found[dimension], of_distortion[dimension], atol=1e-12) == (
+            dimension == smallest
+        )
+
+
+def _loc_and_scale(guide: DiagonalNormal, x: Tensor) -> tuple[Tensor, Tensor]:
+    q = guide.posterior(x)
+    return q.mean, q.stddev
+
+
+def test_where_dimensions_depend_on_each_other_a_site_is_one_group():
+    model, guide, x = build(FullRankNormal)
+    guide.encoder.layers[-1].bias.data[:3] = 1.0  # away from the prior
+    torch.manual_seed(1)
+    terms = log_terms(model, guide, x, 1)
+    rate = (terms.log_guide - terms.log_prior).mean()
+    for threshold in (rate / 2, rate * 2):
+        loss = seeded_loss(Beta(free_bits=threshold.item()), model, guide, x)
+        expected = torch.maximum(rate, threshold) - terms.log_likelihood.mean()
+        torch.testing.assert_close(loss, expected)
+
+
+def test_a_closed_form_that_does_not_exist_is_refused():
+    model, guide, x = build(prior=MixtureOfNormals)
+    assert torch.isfinite(Beta(free_bits=0.5).loss(model, guide, x))
+    with pytest.raises(InputError, match=r"KL.* at site 'z' has no closed form; choose another"):
+        check_objective(Beta(analytic_kl=True), model, guide, x)

@@ -1,0 +1,238 @@
+"""Features of runs beside PCA and k-means, against direct calls of scikit-learn."""
+
+import json
+from functools import partial
+from itertools import permutations
+from math import sqrt
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+import ppl_vae.fit
+from models import MLP, Gaussian
+from ppl_vae.baselines import clustering_accuracy, clustering_scores, linear_probe
+from ppl_vae.errors import InputError
+from ppl_vae.features import features, main
+from ppl_vae.fit import fit
+from ppl_vae.runs import Run
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures_of_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
+
+
+def train(path: Path, **options) -> Run:
+    chosen = {"network": partial(MLP, hidden=(16,)), "latent_dim": 3, "epochs": 2, "device": "cpu"}
+    return fit(run=path, **(chosen | options))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
+        return train(folder / "run", epochs=20)
+
+
+@pytest.fixture(scope="module")
+def result(run: Run) -> dict:
+    return features(run)
+
+
+def named(result: dict) -> dict[str, dict]:
+    return {row["name"]: row for row in result["representations"]}
+
+
+def pixels_and_labels(run: Run) -> tuple:
+    """What the run sees; training images are binarised from seed 0 as the verb does."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        parts = [split[start : start + 1000] for split in (run.data.train, run.data.test)
+                 for start in range(0, len(split), 1000)]  # fmt: skip
+    images = torch.cat(parts).flatten(1).numpy()
+    count = len(run.data.train)
+    labels = run.data.train.labels.numpy(), run.data.test.labels.numpy()
+    return images[:count], images[count:], *labels
+
+
+def test_the_rows(run, result):
+    names = ["pixels", "k-means-10", "PCA-3", str(run.path)]
+    assert [row["name"] for row in result["representations"]] == names
+    assert [row["dimension"] for row in result["representations"]] == [64, None, 3, 3]
+    assert (result["data_points"], result["train_points"], result["clusters"]) == (300, 1297, 10)
+    assert result["without_labels"] is None
+
+
+def test_pca_and_k_means_are_those_of_scikit_learn(run, result):
+    train_x, test_x, _, test_y = pixels_and_labels(run)
+    rows = named(result)
+    fitted = PCA(3).fit(train_x)
+    codes = fitted.transform(test_x)
+    errors = ((fitted.inverse_transform(codes) - test_x) ** 2).mean(1)
+    score = "reconstruction_squared_error_per_pixel"
+    assert rows["PCA-3"][score] == pytest.approx(errors.mean(), rel=1e-4)
+    standard_error = rows["PCA-3"][f"{score}_standard_error"]
+    assert standard_error == pytest.approx(errors.std() / sqrt(300), rel=1e-3)
+    means = KMeans(10, n_init=10, random_state=0).fit(train_x)
+    assigned = means.predict(test_x)
+    errors = ((means.cluster_centers_[assigned] - test_x) ** 2).mean(1)
+    row = rows["k-means-10"]
+    assert row[score] == pytest.approx(errors.mean(), rel=1e-4)
+    assert row["normalized_mutual_information"] == pytest.approx(
+        normalized_mutual_info_score(test_y, assigned), abs=1e-6
+    )
+    assert row["adjusted_rand_index"] == pytest.approx(
+        adjusted_rand_score(test_y, assigned), abs=1e-6
+    )
+    assert "linear_probe_accuracy" not in row
+
+
+def test_the_runs_features_are_its_posterior_means(run, result):
+    train_x, test_x, train_y, test_y = pixels_and_labels(run)
+    with torch.no_grad():
+        x = [torch.from_numpy(part).unflatten(1, (1, 8, 8)) for part in (train_x, test_x)]
+        z = [run.guide.posterior(part).mean for part in x]
+        errors = (run.model.decode(z[1]).mean - x[1]).square().flatten(1).mean(1)
+    row = named(result)[str(run.path)]
+    assert row["reconstruction_squared_error_per_pixel"] == pytest.approx(errors.mean().item())
+    arrays = np.load(run.path / "features.npz")
+    np.testing.assert_allclose(arrays["train"], z[0], atol=1e-5)
+    np.testing.assert_allclose(arrays["test"], z[1], atol=1e-5)
+    np.testing.assert_array_equal(arrays["train_labels"], train_y)
+    np.testing.assert_array_equal(arrays["test_labels"], test_y)
+
+
+@pytest.mark.parametrize("which", ["pixels", "PCA-3", "run"])
+def test_the_probe_is_logistic_regression(run, result, which):
+    train_x, test_x, train_y, test_y = pixels_and_labels(run)
+    if which == "PCA-3":
+        fitted = PCA(3).fit(train_x)
+        train_x, test_x = fitted.transform(train_x), fitted.transform(test_x)
+    elif which == "run":
+        arrays = np.load(run.path / "features.npz")
+        train_x, test_x = arrays["train"], arrays["test"]
+    mean, scale = train_x.mean(0), train_x.std(0)
+    scale[scale < 1e-6] = 1
+    probe = LogisticRegression(max_iter=2000).fit((train_x - mean) / scale, train_y)
+    accuracy = probe.score((test_x - mean) / scale, test_y)
+    row = named(result)[str(run.path) if which == "run" else which]
+    assert row["linear_probe_accuracy"] == pytest.approx(accuracy, abs=1.5 / 300)
+    assert row["linear_probe_converged"]
+    p = row["linear_probe_accuracy"]
+    assert row["linear_probe_accuracy_standard_error"] == pytest.approx(sqrt(p * (1 - p) / 300))
+
+
+def test_what_is_written_is_what_comes_back(run, result):
+    assert json.loads((run.path / "features.json").read_text()) == result
+    for name in ("features.png", "features_reconstructions.png"):
+        assert (run.path / "pictures" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_seed_gives_one_result_and_leaves_the_random_state(tmp_path):
+    run = train(tmp_path / "run", epochs=1)
+    state = torch.get_rng_state()
+    first, again, other = (
+        features(run, train_points=100, data_points=30, clusters=3, seed=seed) for seed in (0, 0, 1)
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert named(first) == named(again)
+    assert named(first) != named(other)
+
+
+def test_the_accuracy_is_the_best_over_all_matchings():
+    rng = np.random.default_rng(0)
+    for clusters in (2, 3, 5):  # as many clusters as labels, fewer, more
+        labels, assigned = rng.integers(3, size=40), rng.integers(clusters, size=40)
+        size = max(3, clusters)
+        best = max(
+            np.mean(np.array(order)[assigned] == labels) for order in permutations(range(size))
+        )
+        assert clustering_accuracy(labels, assigned) == pytest.approx(best)
+
+
+def test_clusters_that_are_the_labels_by_other_names_are_perfect():
+    labels = np.repeat([0, 1, 2], 20)
+    scores = clustering_scores(labels, (labels + 1) % 3, seed=0)
+    for name in ("clustering_accuracy", "normalized_mutual_information", "adjusted_rand_index"):
+        assert scores[name] == pytest.approx(1)
+        assert scores[f"{name}_standard_error"] == pytest.approx(0, abs=1e-12)
+
+
+def test_the_bootstrap_error_of_an_accuracy_is_the_binomial_one():
+    labels = np.repeat([0, 1], 300)
+    assigned = np.where(np.random.default_rng(1).random(600) < 0.2, 1 - labels, labels)
+    scores = clustering_scores(labels, assigned, seed=0)
+    p = scores["clustering_accuracy"]
+    binomial = sqrt(p * (1 - p) / 600)
+    # 100 resamples know a standard deviation to seven percent.
+    assert scores["clustering_accuracy_standard_error"] == pytest.approx(binomial, rel=0.25)
+
+
+def test_a_probe_that_did_not_converge_says_so(monkeypatch):
+    monkeypatch.setattr("ppl_vae.baselines._ITERATIONS", 1)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(50, 4)), np.arange(50) % 3
+    assert not linear_probe(x, y, x, y)["linear_probe_converged"]
+
+
+def test_data_without_labels(arrays, tmp_path, capsys):
+    images = np.random.default_rng(0).random((60, 5, 4)).astype(np.float32)
+    run = train(tmp_path / "run", data=arrays(images), likelihood=Gaussian, batch_size=20)
+    with pytest.raises(SystemExit) as left:
+        main([str(run.path), "--train_points", "30", "--clusters", "4"])
+    assert left.value.code == 0
+    printed = capsys.readouterr().out
+    assert "no clustering scores and no linear probe: the data have no labels" in printed
+    result = json.loads((run.path / "features.json").read_text())
+    assert (result["classes"], result["clusters"], result["train_points"]) == (0, 4, 30)
+    assert set(named(result)) == {"pixels", "k-means-4", "PCA-3", str(run.path)}
+    for name, row in named(result).items():
+        assert "linear_probe_accuracy" not in row
+        assert "clustering_accuracy" not in row
+        assert ("reconstruction_squared_error_per_pixel" in row) == (name != "pixels")
+    assert set(np.load(run.path / "features.npz")) == {"train", "test"}
+
+
+def test_several_runs_on_the_same_images(run, tmp_path, capsys):
+    other = train(tmp_path / "other", latent_dim=2)
+    with pytest.raises(SystemExit) as left:
+        main([str(run.path), str(other.path), "--data_points", "50", "--train_points", "200"])
+    assert left.value.code == 0
+    rows = named(json.loads((run.path / "features.json").read_text()))
+    assert list(rows)[2:] == ["PCA-2", "PCA-3", str(run.path), str(other.path)]
+    assert (other.path / "features.npz").exists()
+    assert not (other.path / "features.json").exists()
+    printed = capsys.readouterr().out
+    assert f"{rows['PCA-2']['clustering_accuracy']:.4f} +- " in printed
+
+
+def test_runs_on_other_images_are_refused(run, tmp_path):
+    other = train(tmp_path / "other", likelihood=Gaussian)
+    with pytest.raises(
+        InputError, match=r"same images; .*run has binary Digits, .*has real Digits"
+    ):
+        features(run, other)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"train_points": 1}, "--train_points: expected 2 to 1,297; got 1"),
+        ({"data_points": 301}, "--data_points: expected 2 to 300; got 301"),
+        ({"data_points": 0}, "--data_points: expected 2 to 300; got 0"),
+        ({"clusters": 0}, "--clusters: expected 2 to 1,297; got 0"),
+        ({"clusters": 1}, "--clusters: expected 2 to 1,297; got 1"),
+        ({"train_points": 5, "clusters": 6}, "--clusters: expected 2 to 5; got 6"),
+        ({"seed": -1}, "--seed: expected 0 <= seed"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(run, options, said):
+    with pytest.raises(InputError, match=said):
+        features(run, **options)

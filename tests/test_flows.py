@@ -1,0 +1,238 @@
+"""The flows of guide and prior, against autograd's Jacobian, quadrature and their own draws."""
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from torch.autograd.functional import jacobian
+
+from guides import IAF, DiagonalNormal
+from models import VAE, Flow, Linear, Spec
+from ppl_vae.checks import check_objective
+from ppl_vae.errors import InputError
+from ppl_vae.importance import log_terms
+from ppl_vae.objectives import ELBO, IWAE
+from ppl_vae.staging import stage
+
+DRAWS = 20_000
+IMAGE = (1, 3, 2)
+
+
+def _iaf(size: int = 4, **options) -> IAF:
+    guide = IAF(Spec(IMAGE, "real", size), network=Linear, hidden=(16, 12), context=3, **options)
+    for parameter in guide.networks.parameters():
+        parameter.data *= 2  # away from the identity
+    return guide.double()
+
+
+def _flow(size: int, **options) -> Flow:
+    prior = Flow(Spec(IMAGE, "real", size), hidden=(16,), **options)
+    for parameter in prior.parameters():
+        parameter.data *= 2
+    return prior.double()
+
+
+def _images(count: int) -> torch.Tensor:
+    return torch.randn(count, *IMAGE, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("flows", [1, 2, 3])
+def test_the_density_of_iaf_is_that_of_its_noise_over_autograds_jacobian(size, flows):
+    guide = _iaf(size, flows=flows)
+    posterior = guide.posterior(_images(1))
+    start = posterior.base_dist
+
+    def carried(z0: torch.Tensor) -> torch.Tensor:
+        for transform in posterior.transforms:
+            z0 = transform(z0)
+        return z0
+
+    z0 = start.sample()
+    z = carried(z0)
+    slopes = jacobian(lambda z0: carried(z0[None])[0], z0[0])
+    by_hand = (
+        scipy.stats.norm.logpdf(
+            z0.numpy(), start.mean.detach(), start.variance.sqrt().detach()
+        ).sum()
+        - np.linalg.slogdet(slopes.numpy())[1]
+    )
+    drawn_here = posterior.log_prob(z).item()  # from the cache
+    from_elsewhere = posterior.log_prob(z.detach().clone()).item()  # by inversion
+    assert drawn_here == pytest.approx(by_hand, abs=1e-10)
+    assert from_elsewhere == pytest.approx(by_hand, abs=1e-10)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("flows", [1, 2, 3])
+def test_the_density_of_the_flow_prior_is_that_of_its_noise_over_autograds_jacobian(size, flows):
+    prior = _flow(size, flows=flows)
+    z = prior().sample()
+
+    def noise(z: torch.Tensor) -> torch.Tensor:
+        for transform in reversed(prior().transforms):
+            z = transform.inv(z)
+        return z
+
+    slopes = jacobian(noise, z)
+    by_hand = scipy.stats.norm.logpdf(noise(z).detach()).sum() + np.linalg.slogdet(slopes)[1]
+    assert prior().log_prob(z).item() == pytest.approx(by_hand, abs=1e-10)
+
+
+@pytest.mark.parametrize("flows", [1, 2])
+def test_each_map_is_triangular_in_its_own_order(flows):
+    posterior = _iaf(4, flows=flows).posterior(_images(1))
+    for transform in posterior.transforms:
+        slopes = jacobian(
+            lambda z, transform=transform: transform(z[None])[0], torch.randn(4).double()
+        )
+        ordered = slopes[transform.order][:, transform.order]
+        assert torch.equal(ordered.triu(1), torch.zeros_like(ordered))
+        assert (ordered.tril(-1).abs() > 0).any()
+    if flows == 2:
+        assert posterior.transforms[1].order == posterior.transforms[0].order[::-1]
+
+
+def _grid(low: float, high: float, points: int) -> tuple[torch.Tensor, float]:
+    axis = torch.linspace(low, high, points, dtype=torch.float64)
+    return torch.cartesian_prod(axis, axis), float(axis[1] - axis[0]) ** 2
+
+
+def test_both_flows_integrate_to_one_and_their_draws_follow_them():
+    for density in (_flow(2, flows=3)(), _iaf(2).posterior(_images(1)).expand((1,))):
+        with torch.no_grad():
+            draws = density.sample((DRAWS,)).reshape(-1, 2)
+            wide = 1.5 * draws.abs().max().item() + 1
+            z, cell = _grid(-wide, wide, 600)
+            mass = density.log_prob(z[:, None] if density.batch_shape else z).exp().flatten() * cell
+        assert mass.sum().item() == pytest.approx(1, abs=2e-3)
+        # How many draws lie in each of four quadrants around the medians.
+        middle = draws.median(0).values
+        sides = [(2 * (points > middle).long()[:, 0] + (points > middle).long()[:, 1])
+                 for points in (draws, z)]  # fmt: skip
+        got = torch.bincount(sides[0], minlength=4).double() / DRAWS
+        expected = torch.zeros(4, dtype=torch.float64).index_add(0, sides[1], mass)
+        error = (expected * (1 - expected) / DRAWS).sqrt()
+        assert ((got - expected).abs() < 4 * error + 5e-3).all()  # 5e-3: cells across an axis
+        # and the entropy, which a wrong density would not get right
+        entropy = -density.log_prob(draws[:, None] if density.batch_shape else draws).flatten()
+        by_quadrature = -(mass * (mass / cell).clamp(min=1e-300).log()).sum()
+        spread = entropy.std().item() / DRAWS**0.5
+        assert entropy.mean().item() == pytest.approx(by_quadrature.item(), abs=4 * spread + 5e-3)
+
+
+def test_with_open_gates_iaf_is_a_diagonal_normal():
+    spec = Spec(IMAGE, "real", 3)
+    guide = IAF(spec, network=Linear, hidden=(5,), context=2).double()
+    for network in guide.networks:
+        network.layers[-1].weight.data.zero_()
+        network.layers[-1].bias.data = torch.tensor([0.0] * 3 + [60.0] * 3).double()  # m, then s
+    normal = DiagonalNormal(spec, network=Linear).double()
+    with torch.no_grad():
+        for own, other in zip(normal.encoder.parameters(), guide.encoder.parameters(), strict=True):
+            own.copy_(other[:6])
+    x = _images(4)
+    z = torch.randn(7, 4, 3, dtype=torch.float64)
+    torch.testing.assert_close(
+        guide.posterior(x).log_prob(z), normal.posterior(x).log_prob(z), rtol=0, atol=1e-10
+    )
+    draws = []
+    for each in (guide, normal):
+        torch.manual_seed(3)
+        draws.append(each(x))
+    torch.testing.assert_close(*draws, rtol=0, atol=1e-12)
+
+
+def test_iaf_takes_features_and_particles_of_any_batch_shape():
+    guide = _iaf(3)
+    features = guide.encode(_images(4))
+    assert features.shape == (4, 2 * 3 + 3)
+    z = guide.posterior_of(features).rsample((5,))
+    assert z.shape == (5, 4, 3)
+    stacked = guide.posterior_of(features.expand(5, 4, -1))
+    assert (stacked.batch_shape, stacked.event_shape) == ((5, 4), (3,))
+    torch.testing.assert_close(stacked.log_prob(z), guide.posterior_of(features).log_prob(z))
+    for k in range(5):
+        alone = guide.posterior_of(features[2]).log_prob(z[k, 2])
+        torch.testing.assert_close(stacked.log_prob(z)[k, 2], alone, rtol=0, atol=1e-10)
+
+
+def test_weights_from_the_cache_are_those_by_inversion():
+    guide = _iaf(3)
+    model = VAE(Spec(IMAGE, "real", 3), network=Linear).double()
+    x = _images(4)
+    terms = log_terms(model, guide, x, 6)
+    again = guide.posterior(x).log_prob(terms.latents["z"].detach().clone())
+    torch.testing.assert_close(terms.log_guide, again, rtol=0, atol=1e-9)
+    # Gradients through z_k alone, as stl takes them, go through the inversion.
+    stopped = log_terms(model, guide, x, 6, stop_guide=True)
+    stopped.log_weights.mean().backward()
+    assert all(p.grad.isfinite().all() for p in guide.parameters())
+
+
+@pytest.mark.parametrize("gradient", ["stl", "dreg"])
+def test_a_flow_has_the_further_gradients_of_iwae(gradient):
+    guide = _iaf(2)
+    model = VAE(Spec(IMAGE, "real", 2), network=Linear).double()
+    loss = IWAE(3, gradient).loss(model, guide, _images(2))
+    loss.backward()
+    assert all(p.grad.isfinite().all() and p.grad.any() for p in guide.encoder.parameters())
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("objective", [ELBO(), ELBO(particles=3)], ids=str)
+def test_flows_can_be_staged(size, objective):
+    spec = Spec(IMAGE, "binary", size)
+    model, guide = VAE(spec, prior=Flow(spec), network=Linear), IAF(spec, network=Linear)
+    x = torch.rand(5, *IMAGE).round()
+    staged = stage(model, guide, objective, (x,))
+    x = x.roll(1, 0)
+    torch.manual_seed(2)
+    expected = objective.loss(model, guide, x)
+    torch.manual_seed(2)
+    assert torch.equal(staged(x), expected)
+
+
+def test_a_closed_form_kl_of_a_flow_is_refused_with_the_remedy():
+    spec = Spec(IMAGE, "real", 3)
+    for prior, guide in [
+        (None, IAF(spec)),
+        (Flow(spec), DiagonalNormal(spec)),
+        (Flow(spec), IAF(spec)),
+    ]:
+        with pytest.raises(InputError, match=r"KL.* has no closed form; choose another option"):
+            check_objective(ELBO(analytic_kl=True), VAE(spec, prior), guide, _images(2).float())
+
+
+def test_a_flow_prior_learns_a_density_that_no_normal_is():
+    # z_0 ~ N(0, 1), z_1 ~ N(z_0^2, 0.3^2): a banana, whose entropy is that of its two normals.
+    first = torch.randn(2000, dtype=torch.float64)
+    target = torch.stack([first, first**2 + 0.3 * torch.randn(2000).double()], dim=-1)
+    prior = Flow(Spec(IMAGE, "real", 2), flows=1, hidden=(32,)).double()
+    optimizer = torch.optim.Adam(prior.parameters(), lr=2e-2)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = -prior().log_prob(target).mean()
+        loss.backward()
+        optimizer.step()
+    entropy = scipy.stats.norm.entropy() + scipy.stats.norm.entropy(scale=0.3)
+    normal = scipy.stats.multivariate_normal(target.mean(0), np.cov(target.mT))
+    assert loss.item() == pytest.approx(entropy, abs=0.1)
+    assert -normal.logpdf(target).mean() > entropy + 0.5
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda s: IAF(s, flows=0), "expected flows >= 1; got 0"),
+        (lambda s: IAF(s, context=0), "expected context >= 1; got 0"),
+        (lambda s: IAF(s, hidden=()), r"at least latent_dim = 3 units.* got \[\]"),
+        (lambda s: IAF(s, hidden=(8, 2)), r"at least latent_dim = 3 units.* got \[8, 2\]"),
+        (lambda s: IAF(s, hidden=(0,)), r"expected hidden of sizes >= 1; got \[0\]"),
+        (lambda s: Flow(s, flows=-1), "expected flows >= 1; got -1"),
+        (lambda s: Flow(s, hidden=(2,)), r"at least latent_dim = 3 units.* got \[2\]"),
+    ],
+)
+def test_options_out_of_range_are_refused(build, said):
+    with pytest.raises(ValueError, match=said):
+        build(Spec(IMAGE, "real", 3))

@@ -1,0 +1,158 @@
+"""What every objective promises: ranges, finite gradients, staging, and refusals in one line."""
+
+from functools import partial
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+import ppl_vae.objectives
+from guides import DiagonalNormal
+from models import MLP, VAE, Spec
+from ppl_vae.checks import check_objective
+from ppl_vae.errors import InputError
+from ppl_vae.objectives import (
+    ELBO,
+    IWAE,
+    MMD,
+    Beta,
+    Objective,
+    Renyi,
+    ScoreFunction,
+    WakeSleep,
+)
+from ppl_vae.pieces import describe, restore
+from ppl_vae.staging import NotStageable, stage
+
+SPEC = Spec((1, 3, 4), "binary", 3)
+EVERY = [
+    ELBO(),
+    ELBO(3, analytic_kl=True),
+    IWAE(4),
+    IWAE(4, "stl"),
+    IWAE(4, "dreg"),
+    Renyi(0.5, 4),
+    Renyi(1.0, 4),
+    Beta(warmup_epochs=3),
+    Beta(3.0, free_bits=0.1, particles=2),
+    Beta(0.5, free_bits=0.1, analytic_kl=True),
+    MMD(),
+    MMD(5.0, 0.5, "normal", 2.0),
+    WakeSleep(),
+    WakeSleep(3),
+    ScoreFunction(),
+    ScoreFunction(1, "none"),
+]
+
+each = pytest.mark.parametrize("objective", EVERY, ids=str)
+
+
+@pytest.fixture
+def vae() -> tuple[VAE, DiagonalNormal, Tensor]:
+    network = partial(MLP, hidden=(6,))
+    x = torch.rand(5, 1, 3, 4).round()
+    return VAE(SPEC, network=network), DiagonalNormal(SPEC, network=network), x
+
+
+def loss_and_gradients(loss, modules, *arguments, **scheduled) -> list[Tensor]:
+    torch.manual_seed(7)
+    value = loss(*arguments, **scheduled)
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    return [value.detach(), *torch.autograd.grad(value, parameters)]
+
+
+def test_every_objective_is_here():
+    exported = {getattr(ppl_vae.objectives, name) for name in ppl_vae.objectives.__all__}
+    assert exported == {type(objective) for objective in EVERY} | {Objective}
+
+
+@each
+def test_gradients_are_finite_and_reach_every_parameter(vae, objective):
+    model, guide, x = vae
+    scheduled = {name: torch.tensor(v) for name, v in objective.schedule(1.0).items()}
+    found = loss_and_gradients(objective.loss, (model, guide), model, guide, x, **scheduled)
+    assert found[0].shape == ()
+    assert all(value.isfinite().all() and value.any() for value in found)
+    check_objective(objective, model, guide, x)
+
+
+@each
+def test_a_config_gives_it_back(objective):
+    description = describe(objective)
+    assert description["class_path"] == f"ppl_vae.objectives.{type(objective).__name__}"
+    assert restore("objective", description) == objective
+
+
+@each
+def test_it_is_staged_or_refused(vae, objective):
+    model, guide, x = vae
+    scheduled = {name: torch.tensor(v) for name, v in objective.schedule(1.0).items()}
+    if isinstance(objective, IWAE) and objective.gradient == "dreg":
+        with pytest.raises(NotStageable, match=r"the gradient of guide.* is off by"):
+            stage(model, guide, objective, (x,), scheduled)
+        return
+    staged = stage(model, guide, objective, (x,), scheduled)
+    for epoch in (0.0, 2.0):  # the graph takes what changes in training
+        later = {name: torch.tensor(v) for name, v in objective.schedule(epoch).items()}
+        fresh = torch.rand(5, 1, 3, 4).round()
+        expected = loss_and_gradients(objective.loss, vae[:2], model, guide, fresh, **later)
+        got = loss_and_gradients(staged, vae[:2], fresh, **later)
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+class Point(DiagonalNormal):
+    """A guide that says of itself that it is a point."""
+
+    has_density: ClassVar[bool] = False
+
+
+@pytest.mark.parametrize(
+    "objective", [IWAE(2), Renyi(particles=2), WakeSleep(), ScoreFunction()], ids=str
+)
+def test_a_point_is_refused_where_a_density_is_needed(vae, objective):
+    model, _, x = vae
+    with pytest.raises(InputError) as caught:
+        check_objective(objective, model, Point(SPEC), x)
+    assert str(caught.value) == (
+        f"{type(objective).__name__} cannot be computed for VAE with guide Point: Point is a point "
+        "and has no density q(z|x); choose another option, prior or guide"
+    )
+
+
+@pytest.mark.parametrize("objective", [ELBO(), Beta(0.5), MMD()], ids=str)
+def test_a_point_is_welcome_elsewhere(vae, objective):
+    model, _, x = vae
+    check_objective(objective, model, Point(SPEC), x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        (ELBO, {"particles": 0}, "particles >= 1; got 0"),
+        (IWAE, {"particles": 0}, "particles >= 1; got 0"),
+        (IWAE, {"gradient": "x"}, "plain, stl, dreg; got 'x'"),
+        (Renyi, {"particles": 0}, "particles >= 1; got 0"),
+        (Renyi, {"alpha": float("inf")}, "a finite alpha; got inf"),
+        (Renyi, {"alpha": float("nan")}, "a finite alpha; got nan"),
+        (Beta, {"beta": -1.0}, "beta >= 0; got -1.0"),
+        (Beta, {"beta": float("nan")}, "beta >= 0; got nan"),
+        (Beta, {"warmup_epochs": -1.0}, "warmup_epochs >= 0; got -1.0"),
+        (Beta, {"cycle_epochs": 5.0}, "above 0 and at most cycle_epochs 5.0; got 0.0"),
+        (Beta, {"cycle_epochs": 5.0, "warmup_epochs": 6.0}, "cycle_epochs 5.0; got 6.0"),
+        (Beta, {"free_bits": -0.1}, "free_bits >= 0; got -0.1"),
+        (Beta, {"particles": 0}, "particles >= 1; got 0"),
+        (MMD, {"weight": -1.0}, "weight >= 0; got -1.0"),
+        (MMD, {"alpha": 1.5}, "alpha <= 1; got 1.5"),
+        (MMD, {"alpha": float("-inf")}, "alpha <= 1; got -inf"),
+        (MMD, {"kernel": "cubic"}, "normal, inverse_multiquadratic; got 'cubic'"),
+        (MMD, {"bandwidth": 0.0}, "bandwidth > 0; got 0.0"),
+        (WakeSleep, {"particles": 0}, "particles >= 1; got 0"),
+        (ScoreFunction, {"particles": 1}, "particles >= 2 with baseline leave_one_out; got 1"),
+        (ScoreFunction, {"particles": 0, "baseline": "none"}, "particles >= 1 .*; got 0"),
+        (ScoreFunction, {"baseline": "x"}, "none, leave_one_out; got 'x'"),
+    ],
+)
+def test_options_out_of_range_are_refused(kind, options, said):
+    with pytest.raises(ValueError, match=said):
+        kind(**options)
