@@ -72,7 +72,7 @@ def fit(
         objective: What is minimised; the negative ELBO unless given.
         latent_dim: D, the dimension of z.
         epochs: Passes over the training images.
-        batch_size: Images in a minibatch.
+        batch_size: Images in a minibatch, of all processes together where torchrun started several.
         learning_rate: Adam's step size at its peak; it decays to zero along a cosine.
         weight_decay: Adam's L2 term: what of each parameter is added to its gradient.
         warmup_epochs: Epochs over which the learning rate rises to its peak; one, or a tenth of a
