@@ -166,8 +166,8 @@ from ppl_vae.data import Arrays
 torch.set_num_threads(1)
 for path, memory_gib in zip(sys.argv[1::2], map(float, sys.argv[2::2])):
     data = Arrays(path=path, memory_gib=memory_gib, workers=1).load("real", 0)
-    for split in (data.train, data.validation):
-        order = torch.randperm(len(split))
+    for split, order in (data.train, torch.randperm), (data.validation, torch.arange):
+        order = order(len(split))
         total = sum(len(x) for (x,) in split.batches(order.split(500), labelled=False))
         assert total == len(split)
     for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
