@@ -16,17 +16,21 @@ class Guide(Program):
 
     Who implements one
 
-    - takes the `Spec` as its first argument, and `network` too where it wants the architecture
-      that the user chose; the other arguments are its options;
+    - takes the `Spec` as its first argument, `network` too where it wants the architecture
+      that the user chose, and `model` where it needs the model, of which it keeps bound methods
+      (a module that it kept would count among its own); the other arguments are its options;
     - writes `forward` with one plate `data` at dim -1 and exactly the model's latent sites;
+    - names its parts otherwise than the model does, whose parameters stock Pyro tells by name;
     - gives `encode` and `posterior_of` where q(z|x) is one distribution with parameters computed
       from x, or overrides `posterior` where it is a distribution otherwise.
 
     Attributes:
+        latents: Names of the latent sites of the models that it is for.
         has_density: Whether log q(z|x) is a density. That of a guide that is a point is not:
             whatever needs the density then refuses the guide, with `check_density`.
     """
 
+    latents: ClassVar[tuple[str, ...]] = ("z",)
     has_density: ClassVar[bool] = True
 
     def check_density(self, purpose: str) -> None:
@@ -70,3 +74,20 @@ class Guide(Program):
             NotImplementedError: Where it is not.
         """
         return self.posterior_of(self.encode(x))
+
+    def amortized_posterior(self, x: Tensor) -> TorchDistribution:
+        """q(z|x) as networks alone give it, which is what a prior made of q(z|x) is made of.
+
+        Raises:
+            NotImplementedError: Where q(z|x) is not one distribution, or a point.
+        """
+        self.check_density("a prior made of q(z|x)")
+        return self.posterior(x)
+
+    def classify(self, x: Tensor) -> TorchDistribution:
+        """q(y|x) with batch shape (B,), where the guide has a classifier of images.
+
+        Raises:
+            NotImplementedError: Where it has none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no classifier q(y|x)")

@@ -5,6 +5,7 @@ from functools import partial
 
 import pyro
 import pyro.distributions as dist
+import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
@@ -79,5 +80,7 @@ class IAF(Guide):
 
 
 def _gated(network: nn.Module, context: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    shift, gate = network(z, context)
+    # One z under many contexts, as a mixture of these distributions asks for, is as many z.
+    batch = torch.broadcast_shapes(z.shape[:-1], context.shape[:-1])
+    shift, gate = network(z.expand(*batch, -1), context.expand(*batch, -1))
     return (-gate - _OPEN).sigmoid() * shift, logsigmoid(gate + _OPEN)

@@ -8,19 +8,25 @@ import pyro.settings
 
 from models.autoencoder import Autoencoder
 from models.beta_binomial import BetaBinomial
+from models.conditional import Conditional
 from models.continuous_bernoulli import ContinuousBernoulli
 from models.discretized_logistic import DiscretizedLogistic
 from models.flow_prior import Flow
+from models.hierarchical import Hierarchical
+from models.labelled import Labelled
 from models.likelihoods import Bernoulli, Gaussian, Likelihood
 from models.max_pooling import MaxPooling
+from models.mixture import Mixture
 from models.mixture_prior import MixtureOfNormals
 from models.model import Model
 from models.networks import MLP, Convolutional, Linear, Network, NetworkFactory
 from models.ppca import ProbabilisticPCA
 from models.priors import Prior, StandardNormal
 from models.residual import Residual
+from models.semi_supervised import SemiSupervised
 from models.spec import DOMAINS, Domain, Shape, Spec
 from models.vae import VAE
+from models.vamp_prior import VampPrior
 
 __all__ = [
     "DOMAINS",
@@ -29,15 +35,19 @@ __all__ = [
     "Autoencoder",
     "Bernoulli",
     "BetaBinomial",
+    "Conditional",
     "ContinuousBernoulli",
     "Convolutional",
     "DiscretizedLogistic",
     "Domain",
     "Flow",
     "Gaussian",
+    "Hierarchical",
+    "Labelled",
     "Likelihood",
     "Linear",
     "MaxPooling",
+    "Mixture",
     "MixtureOfNormals",
     "Model",
     "Network",
@@ -45,9 +55,11 @@ __all__ = [
     "Prior",
     "ProbabilisticPCA",
     "Residual",
+    "SemiSupervised",
     "Shape",
     "Spec",
     "StandardNormal",
+    "VampPrior",
 ]
 
 # Two pairs in one process must never share parameters through Pyro's global store. A PyroModule

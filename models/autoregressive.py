@@ -89,11 +89,11 @@ class AffineAutoregressive(Transform):
         return log_scale.exp() * x + shift
 
     def _inverse(self, y: Tensor) -> Tensor:
-        entries = [torch.zeros_like(y[..., 0])] * len(self.order)
+        x, entries = torch.zeros_like(y), torch.arange(y.shape[-1], device=y.device)
         for entry in self.order:
-            shift, log_scale = (part[..., entry] for part in self.affine(torch.stack(entries, -1)))
-            entries[entry] = (y[..., entry] - shift) * (-log_scale).exp()
-        return torch.stack(entries, -1)
+            shift, log_scale = self.affine(x)
+            x = torch.where(entries == entry, (y - shift) * (-log_scale).exp(), x)
+        return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """sum_i s_i, (...,)."""

@@ -1,12 +1,15 @@
 """The contract of every generative model."""
 
 from abc import abstractmethod
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from models.priors import Prior
 from models.program import Program
+from models.spec import Spec
 
 __all__ = ["Model"]
 
@@ -24,7 +27,10 @@ class Model(Program):
       particles go.
 
     Attributes:
-        latents: Names of the latent sites.
+        latents: Names of the latent sites that are drawn.
+        enumerated: Names of discrete latent sites besides, which are summed out exactly: in the
+            program each has `infer={"enumerate": "parallel"}`. A guide may leave them out, or have
+            them with the same mark.
         labelled: Whether the programs of model and guide take labels y after the images x: (B,)
             int64, -1 where there is none.
         has_prior: Whether p(z) is a density. A model without one, where log p(x, z) is
@@ -33,6 +39,7 @@ class Model(Program):
     """
 
     latents: ClassVar[tuple[str, ...]] = ("z",)
+    enumerated: ClassVar[tuple[str, ...]] = ()
     labelled: ClassVar[bool] = False
     has_prior: ClassVar[bool] = True
 
@@ -51,3 +58,26 @@ class Model(Program):
     @abstractmethod
     def decode(self, z: Tensor) -> TorchDistribution:
         """p(x|z), with batch shape (...) and event shape (C, H, W), for z of shape (..., D)."""
+
+    @classmethod
+    def prior_spec(cls, spec: Spec, **options: Any) -> Spec:
+        """What the prior that the user chose is built for: `spec`, where p(z) is over all of z.
+
+        Args:
+            spec: What the model is built for.
+            **options: The options chosen for the model.
+        """
+        return spec
+
+    def connect(self, posterior: Callable[[Tensor], TorchDistribution]) -> None:
+        """Gives q(z|x) to the priors in this model: see `Prior.connect`."""
+        for prior in self._priors():
+            prior.connect(posterior)
+
+    def initialise(self, images: Callable[[int], Tensor]) -> None:
+        """Gives training images to the priors in this model: see `Prior.initialise`."""
+        for prior in self._priors():
+            prior.initialise(images)
+
+    def _priors(self) -> list[Prior]:
+        return [module for module in self.modules() if isinstance(module, Prior)]

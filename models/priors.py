@@ -1,11 +1,12 @@
 """Priors p(z)."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
-from torch import nn
+from torch import Tensor, nn
 
 from models.spec import Spec
 
@@ -26,6 +27,25 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def forward(self) -> TorchDistribution:
         """p(z), with batch shape () and event shape (D,)."""
+
+    def connect(self, posterior: Callable[[Tensor], TorchDistribution]) -> None:
+        """Takes q(z|x), once the pair is built; for priors that are made of it.
+
+        Keep the function itself, which no module lists among its parts: the guide's parameters
+        stay the guide's.
+
+        Args:
+            posterior: From images (N, C, H, W) to q(z|x), batch shape (N,) and event shape (D,).
+        """
+        return
+
+    def initialise(self, images: Callable[[int], Tensor]) -> None:
+        """Starts from data, before training and never again; for priors that have something of it.
+
+        Args:
+            images: Gives so many training images, (N, C, H, W), chosen from the run's seed.
+        """
+        return
 
 
 class StandardNormal(Prior):

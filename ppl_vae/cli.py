@@ -71,7 +71,9 @@ class Parser(jsonargparse.ArgumentParser):
             r'key "(\w+)":.*class_path \'(.+?)\':.*Option \'(\S+)\' is not', message, re.S
         )
         if refused and refused[1] in ROLES:
-            cls = resolve_class(refused[1], refused[2])
+            # Of pieces in pieces the innermost is meant, whose value the parser quotes at the end.
+            innermost = re.search(r"Got value: Namespace\(class_path='(.+?)'", message)
+            cls = resolve_class(refused[1], innermost[1] if innermost else refused[2])
             choices = list(options_of(cls))
             hint = suggest(refused[3], choices) if choices else f"got {refused[3]!r}; it has none"
             return f"--{refused[1]}: unknown option of {cls.__name__}: {hint}"
@@ -123,10 +125,16 @@ def add_pieces(parser: Parser, defaults: dict[str, Any]) -> None:
         parser.add_subclass_arguments(
             base,
             role,
-            skip=set(INJECTED),
+            skip=_skipped(),
             default=None if default is None else {"class_path": class_of(default).__name__},
             required=False,
         )
+
+
+def _skipped(depth: int = 2) -> set[str]:
+    """What is no option of a piece, nor of a piece that is an option of a piece, ..."""
+    below = _skipped(depth - 1) if depth else set()
+    return set(INJECTED) | {f"{role}.init_args.{name}" for role in ROLES for name in below}
 
 
 def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
@@ -139,10 +147,12 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
         InputError: If an argument is wrong.
     """
     arguments = _classes_first(arguments)
-    for role in ROLES:
-        for value in _values_of(f"--{role}", arguments):
-            if not value.startswith("{"):
-                resolve_class(role, value)
+    for option in {argument.partition("=")[0] for argument in arguments}:
+        role = option.removeprefix("--").rpartition(".")[2]
+        if option.startswith("--") and role in ROLES:
+            for value in _values_of(option, arguments):
+                if not value.startswith("{"):
+                    resolve_class(role, value)
     allowed = [value.lower() == "true" for value in _values_of("--allow_code", arguments)][-1:]
     names = (action.dest for action in parser._actions)
     known = [n for n in names if not n.endswith("help") and n not in ("config", "print_config")]
@@ -221,7 +231,7 @@ def _values_of(option: str, arguments: list[str]) -> list[str]:
 
 
 def _classes_first(arguments: list[str]) -> list[str]:
-    """Puts a config first and `--guide NAME` next: the parser needs a class before its options."""
+    """A config first, `--guide.option` last: the parser needs a class before its options."""
     groups: list[list[str]] = []
     for argument in arguments:
         if argument.startswith("--") or not groups:
@@ -230,7 +240,7 @@ def _classes_first(arguments: list[str]) -> list[str]:
 
     def place(group: list[str]) -> int:
         name = group[0].partition("=")[0]
-        return 0 if name == "--config" else 1 if name.removeprefix("--") in ROLES else 2
+        return 0 if name == "--config" else 1 + name.count(".")
 
     return [argument for group in sorted(groups, key=place) for argument in group]
 

@@ -1,4 +1,4 @@
-"""Means of q(z|x) and p(x|z)."""
+"""Means of q(z|x) and p(x|z), and the classes that an image is encoded and decoded with."""
 
 from typing import Any
 
@@ -10,36 +10,69 @@ from torch import Tensor
 from guides import Guide
 from models import Model
 
-__all__ = ["decoded_mean", "posterior_mean"]
+__all__ = ["decoded_mean", "likely_classes", "posterior_mean"]
 
 _CHUNK = 512  # images decoded or encoded at a time
 _DRAWS = 256  # for a mean that has no closed form
 
 
-def decoded_mean(model: Model, z: Tensor) -> Tensor:
-    """E[x|z], (..., C, H, W) for z (..., D): exact where it is known, else averaged over draws."""
-    chunks = [_mean(model.decode(part)) for part in z.flatten(0, -2).split(_CHUNK)]
-    return torch.cat(chunks).unflatten(0, z.shape[:-1])
+def likely_classes(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> Tensor | None:
+    """The class (B,) to encode and decode each image with; None where there is none to choose.
+
+    It is the most probable one by the guide's classifier, which does not see the labels, or the
+    label itself where the model takes the class as given.
+
+    Args:
+        model: The model.
+        guide: Its guide.
+        x: Images (B, C, H, W).
+        *labels: Their labels (B,) where the model is one of labelled images.
+    """
+    if not model.labelled:
+        return None
+    if not model.enumerated:
+        return labels[0]
+    try:
+        return torch.cat([guide.classify(part).logits.argmax(-1) for part in x.split(_CHUNK)])
+    except NotImplementedError:
+        return None
 
 
-def posterior_mean(model: Model, guide: Guide, x: Tensor) -> Tensor:
+def decoded_mean(model: Model, z: Tensor, y: Tensor | None = None) -> Tensor:
+    """E[x|z], (..., C, H, W) for z (..., D): exact where it is known, else averaged over draws.
+
+    For a model whose decoder takes a class y as well, of a shape that broadcasts to (...), it is
+    E[x|z, y] where y is given.
+    """
+    parts = [z.flatten(0, -2)]
+    if y is not None:
+        parts.append(y.expand(z.shape[:-1]).flatten())
+    chunks = zip(*(part.split(_CHUNK) for part in parts), strict=True)
+    means = torch.cat([_mean(model.decode(*chunk)) for chunk in chunks])
+    return means.unflatten(0, z.shape[:-1])
+
+
+def posterior_mean(model: Model, guide: Guide, x: Tensor, y: Tensor | None = None) -> Tensor:
     """E[z|x] under the guide, (B, D): exact where it is known, else averaged over draws.
 
     Args:
         model: The model whose last latent site is z.
         guide: q(z|x).
         x: Images (B, C, H, W).
+        y: Their classes (B,), where q(z|x, y) is meant.
     """
-    return torch.cat([_posterior_mean(model, guide, part) for part in x.split(_CHUNK)])
+    batch = (x,) if y is None else (x, y)
+    chunks = zip(*(part.split(_CHUNK) for part in batch), strict=True)
+    return torch.cat([_posterior_mean(model, guide, *chunk) for chunk in chunks])
 
 
-def _posterior_mean(model: Model, guide: Guide, x: Tensor) -> Tensor:
+def _posterior_mean(model: Model, guide: Guide, *batch: Tensor) -> Tensor:
     try:
-        return _mean(guide.posterior(x))
+        return _mean(guide.posterior(*batch))
     except NotImplementedError:
         site = model.latents[-1]
         draws: list[Any] = [
-            poutine.trace(guide).get_trace(x).nodes[site]["value"] for _ in range(_DRAWS)
+            poutine.trace(guide).get_trace(*batch).nodes[site]["value"] for _ in range(_DRAWS)
         ]
         return torch.stack(draws).mean(0)
 

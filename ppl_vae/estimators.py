@@ -55,10 +55,23 @@ class TensorTraceMeanFieldELBO(TraceMeanField_ELBO):
         """The negative ELBO, summed over the batch, in nats.
 
         Raises:
-            NotImplementedError: If the KL of a site has no closed form.
+            NotImplementedError: If the KL of a site has no closed form, or the guide draws the
+                latent sites in another order than the model.
         """
         losses = [self._loss(*traces) for traces in self._get_traces(model, guide, args, kwargs)]
         return sum(losses[1:], losses[0]) / self.num_particles
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        model_trace, guide_trace = Trace_ELBO._get_trace(self, model, guide, args, kwargs)
+        orders = [list(trace.stochastic_nodes) for trace in (model_trace, guide_trace)]
+        # KL(q(a|x) || p(a|b)) is a term of the bound where b is drawn before a in both: otherwise
+        # b follows from a. Pyro warns of it and goes on.
+        if orders[0] != orders[1]:
+            raise NotImplementedError(
+                "the KL is a sum of closed forms where the guide draws the latent sites in the "
+                f"model's order {orders[0]}; it draws {orders[1]}"
+            )
+        return model_trace, guide_trace
 
     def _loss(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
         sites: dict[str, Any] = dict(model_trace.nodes)

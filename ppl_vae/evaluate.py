@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ppl_vae import cli
+from ppl_vae.classes import class_scores
 from ppl_vae.data import Data, Split
 from ppl_vae.devices import check_seed
-from ppl_vae.encoding import decoded_mean, posterior_mean
+from ppl_vae.encoding import decoded_mean, likely_classes, posterior_mean
 from ppl_vae.errors import InputError
 from ppl_vae.importance import estimate
 from ppl_vae.isolation import seeded
@@ -43,8 +44,10 @@ def evaluate(
     - log_likelihood: log mean_k w_k, which is below log p(x) on average and tends to it with K
       (Burda, Grosse and Salakhutdinov, 2016, theorem 1).
 
-    Where q(z|x) is a point it has no density: then the distortion is reported, beside the squared
-    error of the reconstruction, and null for the rest with the reason.
+    A model that sums its classes out is measured without the labels, one that takes the class as
+    given with them: x|y stands for x then. Where q(z|x) is a point it has no density: then the
+    distortion is reported, beside the squared error of the reconstruction, and null for the rest
+    with the reason.
 
     Each is averaged over the images, in nats per datum, and has the standard error of that
     average, which covers the choice of the images and the draws of z.
@@ -58,7 +61,8 @@ def evaluate(
 
     Returns:
         What `evaluation.json` says: the above with `..._nats_per_datum` and `..._standard_error`,
-        `bits_per_dim` with its reference measure, `active_units`, and the circumstances.
+        `bits_per_dim` with its reference measure, `active_units`, the scores of
+        `ppl_vae.classes.class_scores` for a model with classes, and the circumstances.
 
     Raises:
         InputError: If a number is below 1, or the split has fewer images.
@@ -80,8 +84,8 @@ def evaluate(
     progress = Progress(f"evaluating {run.path}", wanted, "images")
     with progress, seeded(run.device, seed), torch.no_grad():
         estimates = estimate(run.model, run.guide, images, particles, advance=progress.advance)
-        batches = (images[start : start + _BATCH] for start in range(0, wanted, _BATCH))
-        means = torch.cat([posterior_mean(run.model, run.guide, x) for x in batches])
+        means = torch.cat([_means(run, images, start) for start in range(0, wanted, _BATCH)])
+        scores = class_scores(run.model, run.guide, images)
     result = {
         "data": run.data.name,
         "split": split,
@@ -92,6 +96,7 @@ def evaluate(
         **_mean_and_error("log_likelihood_nats_per_datum", estimates.log_likelihood),
         **_mean_and_error("bits_per_dim", bits_per_dim(estimates.log_likelihood, run.data)),
         **active_units(means),
+        **scores,
         "particles": particles,
         "data_points": wanted,
         "seconds": time.monotonic() - began,
@@ -124,6 +129,12 @@ def _of_a_point(run: Run, images: Split, means: Tensor) -> dict[str, Any]:
         "undefined": f"q(z|x) of {type(run.guide).__name__} is a point, without a density",
         **_mean_and_error("squared_error_per_pixel", torch.cat(errors)),
     }
+
+
+def _means(run: Run, images: Split, start: int) -> Tensor:
+    """E[z|x], or E[z|x, y] where a model has classes, of a batch of images."""
+    x, *labels = images.batch(slice(start, start + _BATCH), run.model.labelled)
+    return posterior_mean(run.model, run.guide, x, likely_classes(run.model, run.guide, x, *labels))
 
 
 def bits_per_dim(log_likelihood: Tensor, data: Data) -> Tensor:
@@ -201,6 +212,10 @@ def _rows(result: dict[str, Any]) -> dict[str, str]:
         f"log p(x), {result['particles']:,} particles": "log_likelihood_nats_per_datum",
         "bits_per_dim": "bits_per_dim",
         "active units": "active_units",
+        "classification error": "classification_error_percent",
+        "clustering accuracy": "clustering_accuracy_percent",
+        "normalized mutual information": "normalized_mutual_information",
+        "adjusted Rand index": "adjusted_rand_index",
     }
     if "undefined" in result:
         labels = {
@@ -210,15 +225,14 @@ def _rows(result: dict[str, Any]) -> dict[str, str]:
         }
     rows = {}
     for label, name in labels.items():
+        if name not in result:
+            continue
         value, error = result[name], result[f"{name}_standard_error"]
-        unit = next((f" {u}" for u in ("nats_per_datum", "per_pixel") if name.endswith(u)), "")
-        digits = (
-            4
-            if name in ("bits_per_dim", "squared_error_per_pixel")
-            else 0
-            if name == "active_units"
-            else 2
+        unit = next(
+            (f" {u}" for u in ("nats_per_datum", "per_pixel", "percent") if name.endswith(u)), ""
         )
+        fine = {"bits_per_dim": 4, "squared_error_per_pixel": 4, "active_units": 0}
+        digits = fine.get(name, 2)
         spread = "" if error is None else f" +- {error:.2g}"
         rows[label] = (
             "not defined for one image" if value is None else f"{value:.{digits}f}{spread}{unit}"

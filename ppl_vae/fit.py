@@ -13,12 +13,13 @@ import torch
 from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Bernoulli, Gaussian, Likelihood, Model, NetworkFactory, Prior, Spec
 from ppl_vae import cli, runs
-from ppl_vae.checks import check_objective, check_pair
+from ppl_vae.checks import check_labels, check_objective, check_pair
 from ppl_vae.data import Data, DataSet, Digits
 from ppl_vae.devices import DeviceChoice, choose_device, seed_everything
 from ppl_vae.distributed import Ranks, join
 from ppl_vae.errors import InputError
 from ppl_vae.files import remove_unfinished
+from ppl_vae.isolation import seeded
 from ppl_vae.objectives import ELBO, Objective
 from ppl_vae.pairs import build_pair, choose_domain
 from ppl_vae.pictures import draw_pictures
@@ -52,6 +53,7 @@ def fit(
     weight_decay: float = 0.0,
     warmup_epochs: float | None = None,
     patience: int | None = None,
+    labels: int | None = None,
     seed: int = 0,
     device: DeviceChoice = "auto",
     engine: Engine = "auto",
@@ -79,6 +81,8 @@ def fit(
             run of fewer than ten, unless given.
         patience: Stop after this many epochs without a better validation ELBO, and keep the best
             parameters; unless given, train all epochs and keep the last.
+        labels: How many of the training images keep their labels, as many of each class, where
+            the model is one of labelled images; all unless given.
         seed: What every random number follows from.
         device: Where to compute; `auto` takes CUDA where there is one.
         engine: `eager` runs the Pyro programs in every step; `compiled` runs a graph of tensor
@@ -115,6 +119,7 @@ def fit(
         "weight_decay": weight_decay,
         "warmup_epochs": warmup_epochs,
         "patience": patience,
+        "labels": labels,
         "seed": seed,
         "device": device,
         "engine": engine,
@@ -136,6 +141,7 @@ def fit(
     }
     with ranks.quiet():
         started, training = _prepare(path, config, pieces, ranks)
+        _initialise(started)
         if not ranks.first:
             return _train(started, training)
         runs.create(path, config, fill=training.save)
@@ -221,7 +227,10 @@ def _prepare(
     model, guide = build_pair(spec, pieces)
     model.to(device)
     guide.to(device)
-    check_pair(model, guide, data.validation[: min(batch_size, len(data.validation))])
+    if config.get("labels") is not None:
+        data = _keep_labels(data, model, config["labels"], config["seed"])
+    check_labels(model, data)
+    check_pair(model, guide, *data.validation.batch(slice(batch_size), model.labelled))
     few = data.validation.batch(slice(2), model.labelled)
     check_objective(pieces["objective"], model, guide, *few)
     training = Training(
@@ -261,6 +270,23 @@ def _precision(config: dict[str, Any], device: torch.device) -> torch.dtype | No
             file=sys.stderr,
         )
     return PRECISIONS[choice]
+
+
+def _keep_labels(data: Data, model: Model, count: int, seed: int) -> Data:
+    if not model.labelled:
+        raise InputError(
+            f"--labels: {type(model).__name__} takes no labels; leave it out, or choose --model "
+            "SemiSupervised"
+        )
+    return dataclasses.replace(data, train=data.train.keep_labels(count, data.classes, seed))
+
+
+def _initialise(run: Run) -> None:
+    """Lets the model start from training images; the random numbers of the run stay as they are."""
+    train = run.data.train
+    with seeded(run.device, run.config["seed"]):
+        order = torch.randperm(len(train)).to(run.device)
+        run.model.initialise(lambda count: train[order[torch.arange(count) % len(train)]])
 
 
 def _start_engine(engine: str, training: Training) -> None:

@@ -9,16 +9,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppl_vae import cli, plots
+from ppl_vae.by_class import analogies, clusters
 from ppl_vae.errors import InputError
 from ppl_vae.figures import tiled
 from ppl_vae.files import whole_file
 from ppl_vae.latent_space import Arrays, interpolate, manifold, reconstruct, sample, traverse
 from ppl_vae.runs import Run
 
-__all__ = ["generate", "interpolate", "manifold", "reconstruct", "sample", "traverse"]
+__all__ = [
+    "analogies",
+    "clusters",
+    "generate",
+    "interpolate",
+    "manifold",
+    "reconstruct",
+    "sample",
+    "traverse",
+]
 
-What = Literal["sample", "reconstruct", "manifold", "traverse", "interpolate"]
-_CHOICES = "sample, reconstruct, manifold, traverse or interpolate"
+What = Literal[
+    "sample", "reconstruct", "manifold", "traverse", "interpolate", "analogies", "clusters"
+]
+_CHOICES = "sample, reconstruct, manifold, traverse, interpolate, analogies or clusters"
 
 
 def generate(
@@ -29,6 +41,7 @@ def generate(
     rows: int = 20,
     steps: int = 11,
     latents: int = 10,
+    label: int | None = None,
     seed: int = 0,
 ) -> list[Path]:
     """Shows what a trained pair has learned, as a picture and as arrays in RUN/generated/.
@@ -38,14 +51,17 @@ def generate(
         what: `sample` draws from the prior; `reconstruct` encodes and decodes test images;
             `manifold` decodes a grid over a two-dimensional z; `traverse` moves one latent at a
             time over its range in the data, those with the largest effect first; `interpolate`
-            goes from one test image to another.
-        count: How many: 64 samples, 16 reconstructions, 1 image to traverse from or 8 pairs to
-            interpolate between unless given.
+            goes from one test image to another; `analogies` decodes the style of a test image
+            with every class, under a model of labelled images; `clusters` draws from each cluster
+            of a `Mixture`.
+        count: How many: 64 samples, 16 reconstructions, 1 image to traverse from, 8 pairs to
+            interpolate between, 10 styles or 10 images of each cluster unless given.
         images: Which test images, counted from 0, instead of the first `count`; for
             `interpolate` in pairs.
         rows: Images from bottom to top and from left to right of the manifold.
         steps: Positions of a latent in `traverse`, images on the line in `interpolate`.
         latents: How many latents `traverse` shows.
+        label: Of which class `sample` draws, under a model that has classes; of all unless given.
         seed: What all draws follow from.
 
     Returns:
@@ -55,10 +71,12 @@ def generate(
         InputError: If something given is wrong; nothing is written then.
         OSError: If the files cannot be written.
     """
+    if label is not None and what != "sample":
+        raise InputError(f"--label is for sample; leave it out of {what}")
     # Counts above the number of test images are refused only where they were asked for.
     size = len(run.data.test)
     if what == "sample":
-        arrays = sample(run, 64 if count is None else count, seed)
+        arrays = sample(run, 64 if count is None else count, seed, label)
     elif what == "reconstruct":
         arrays = reconstruct(run, images, min(16, size) if count is None else count, seed)
     elif what == "manifold":
@@ -69,6 +87,10 @@ def generate(
         arrays = interpolate(
             run, images, min(8, size // 2) if count is None else count, steps, seed
         )
+    elif what == "analogies":
+        arrays = analogies(run, images, min(10, size) if count is None else count, seed)
+    elif what == "clusters":
+        arrays = clusters(run, 10 if count is None else count, seed)
     else:
         raise InputError(f"expected {_CHOICES}; got {what!r}")
     folder = run.path / "generated"
@@ -103,6 +125,16 @@ def _draw(run: Run, what: What, arrays: Arrays, folder: Path) -> list[Path]:
         )
     elif what == "traverse":
         return _draw_traversal(mean, display("original"), arrays, folder)
+    elif what == "analogies":
+        tiles = np.concatenate([display("original")[:, None], mean], axis=1)
+        names = run.data.class_names or tuple(str(y) for y in range(mean.shape[1]))
+        title = "$E[x|z, y]$: in a row one style $z$, in a column one class $y$"
+        plots.image_grid(tiles, path, title=title, column_labels=["image", *names])
+    elif what == "clusters":
+        shares = zip(arrays["order"], arrays["probabilities"], strict=True)
+        labels = [f"$y = {y}$,  $p(y) = {share:.2f}$" for y, share in shares]
+        title = "$E[x|z]$,  $z \\sim p(z|y)$"
+        plots.image_grid(mean, path, title=title, row_labels=labels)
     else:
         original = display("original")
         tiles = np.concatenate([original[:, :1], mean, original[:, 1:]], axis=1)

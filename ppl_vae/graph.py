@@ -16,7 +16,7 @@ __all__ = ["Relations", "graphical_model", "relations"]
 
 
 def graphical_model(
-    model: Callable[..., Any], guide: Callable[..., Any], x: Tensor, path: Path
+    model: Callable[..., Any], guide: Callable[..., Any], x: Tensor, path: Path, *labels: Tensor
 ) -> tuple[Relations, Relations]:
     """Draws model and guide side by side, as in Kingma and Welling (2014), figure 1.
 
@@ -25,17 +25,21 @@ def graphical_model(
     parameters, with arrows to the sites whose density takes any.
 
     Args:
-        model: The generative program, called with x.
-        guide: The inference program, called with x.
+        model: The generative program, called with x and the labels.
+        guide: The inference program, called with x and the labels.
         x: Images (B, C, H, W) to run both on.
         path: The PNG to write.
+        *labels: Their labels (B,) where the programs take them. Where the model has no site for
+            a label they are its input y.
 
     Returns:
         The relations of the model and those of the guide, x among them.
     """
-    generative = relations(model, x)
+    # A model that sums classes out observes labels; another takes them as given.
+    name = None if not labels else "label" if getattr(model, "enumerated", ()) else "y"
+    generative = relations(model, x, *labels, given_labels="y" if name == "y" else None)
     data = generative.observed[-1] if generative.observed else "x"
-    inference = relations(guide, x, given=data)
+    inference = relations(guide, x, *labels, given=data, given_labels=name)
     places = _places(generative, inference)
     panels = [
         _Panel(generative, places, len(x), "$\\theta$", "solid"),
@@ -54,7 +58,10 @@ def graphical_model(
     axes.set_ylim(low - footer, high + header)
     latent = sorted(site for site in generative.parents if site not in generative.observed)
     seen = [site for site in generative.parents if site in generative.observed]
-    joint, hidden, shown = (", ".join(map(_math, part)) for part in (seen + latent, latent, seen))
+    inputs = [site for site in seen if not generative.distributions[site]]
+    parts = ([site for site in seen + latent if site not in inputs], latent, seen, inputs)
+    joint, hidden, shown, fixed = (", ".join(map(_math, part)) for part in parts)
+    joint += f"\\,|\\,{fixed}" if inputs else ""
     titles = (f"Model  $p_\\theta({joint})$", f"Guide  $q_\\phi({hidden}\\,|\\,{shown})$")
     start = 0.0
     for panel, title in zip(panels, titles, strict=True):

@@ -1,8 +1,8 @@
 """Importance weights, datum by datum: the one quantity under every bound on log p(x)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import log, prod
+from math import log
 from typing import Any
 
 import pyro
@@ -14,7 +14,7 @@ from torch.func import functional_call
 from guides import Guide
 from models import Model
 from ppl_vae.data import Split
-from ppl_vae.isolation import isolated
+from ppl_vae.isolation import isolated, repeatable
 
 __all__ = ["Estimates", "LogTerms", "estimate", "log_terms", "log_weights"]
 
@@ -23,62 +23,145 @@ MEMORY_BYTES = 64 * 2**20  # for the temporaries of one pass; more is not faster
 
 @dataclass(frozen=True)
 class LogTerms:
-    """The terms of log w = log p(z) + log p(x|z) - log q(z|x), each (K, B) in nats.
+    """The terms of log w = log p(z) + log p(x|z) - log q(z|x), each (R, B) in nats.
+
+    A row is a draw, R = K, unless the guide has a discrete site y that takes all its values: then
+    each draw of z has a row for every y, and the row counts as much as q(y|x) says. Averages
+    over rows are therefore taken with `sum` and `log_sum_exp`, and divided by K.
 
     Attributes:
-        latents: The draws themselves by site, (K, B, D).
+        latents: The draws themselves by site, (R, B, D).
+        log_share: log q(y|x) of each row, (R, B); None where every row is a whole draw.
     """
 
     log_prior: Tensor
     log_likelihood: Tensor
     log_guide: Tensor
     latents: dict[str, Tensor]
+    log_share: Tensor | None = None
 
     @property
     def log_weights(self) -> Tensor:
-        """log p(x, z_k) - log q(z_k|x), (K, B) in nats."""
+        """log p(x, z_k) - log q(z_k|x), (R, B) in nats."""
         return self.log_prior + self.log_likelihood - self.log_guide
+
+    def sum(self, values: Tensor) -> Tensor:
+        """sum_k E_q(y|x) values, (B,), for values (R, B)."""
+        return (values if self.log_share is None else self.log_share.exp() * values).sum(0)
+
+    def log_sum_exp(self, values: Tensor) -> Tensor:
+        """log sum_k E_q(y|x) exp(values), (B,), for values (R, B)."""
+        return (values if self.log_share is None else self.log_share + values).logsumexp(0)
 
 
 def log_terms(
-    model: Model, guide: Guide, x: Tensor, particles: int, stop_guide: bool = False
+    model: Model,
+    guide: Guide,
+    x: Tensor,
+    particles: int,
+    stop_guide: bool = False,
+    labels: Tensor | None = None,
 ) -> LogTerms:
     """Draws z_1, ..., z_K from q(z|x) for each datum and evaluates the terms of its weights.
+
+    The sites that the model names in `enumerated` are summed out exactly. Where the guide leaves
+    them out, log p(z) is the marginal density log sum_y p(y) p(z|y) and log p(x|z) the ratio of
+    sum_y p(y) p(z|y) p(x|z, y) to it. Where the guide has them, every value has rows of its own.
 
     Args:
         model: p(x, z).
         guide: q(z|x).
         x: Images (B, C, H, W).
         particles: K, the number of draws for each datum.
-        stop_guide: Whether log q(z_k|x) is taken with the guide's parameters held constant, so
-            that their gradient comes through z_k alone.
+        stop_guide: Whether log q(z_k|x) is taken with the parameters that it depends on held
+            constant, so that their gradient from there comes through z_k alone.
+        labels: Their labels (B,) for a model of labelled images, -1 where there is none.
+
+    Raises:
+        NotImplementedError: If stop_guide, and the guide has a discrete site, which no gradient
+            comes through.
     """
-    plate = pyro.plate("particles", particles, dim=-2)
-    with plate:
-        guide_trace = poutine.trace(guide).get_trace(x)
-    with plate:
-        model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(x)
-    if stop_guide:
-        constants = {name: value.detach() for name, value in guide.named_parameters()}
-        with plate:
+    batch = (x,) if labels is None else (x, labels)
+    again = repeatable(x.device) if stop_guide else None
+    guide_trace = _guide_trace(guide, batch, particles)
+    in_guide = tuple(site for site in model.enumerated if site in guide_trace.nodes)
+    if again and in_guide:
+        raise NotImplementedError(
+            f"no gradient comes through the discrete site {in_guide[0]!r} of the guide"
+        )
+    if again:
+        # What the terms are computed from, apart from what the guide computed later draws from:
+        # who weights the gradient of each z_k must not meet it twice where layers are chained.
+        for site in model.latents:
+            node: Any = guide_trace.nodes[site]
+            node["value"] = node["value"].view_as(node["value"])
+    model_trace = _model_trace(model, guide_trace, batch, particles)
+    if again:
+        pair = _Guide(model, guide)
+        constants = {name: value.detach() for name, value in pair.named_parameters()}
+        with pyro.plate("particles", particles, dim=-2), again():
             guide_trace = poutine.trace(
-                poutine.replay(lambda x: functional_call(guide, constants, (x,)), guide_trace)
-            ).get_trace(x)
-    shape = (particles, len(x))
-    return LogTerms(
-        log_prior=_log_probability(model_trace, model.latents, shape),
-        log_likelihood=_log_probability(model_trace, ("x",), shape),
-        log_guide=_log_probability(guide_trace, model.latents, shape),
-        latents={site: _value(guide_trace, site) for site in model.latents},
-    )
+                poutine.replay(lambda *batch: functional_call(pair, constants, batch), guide_trace)
+            ).get_trace(*batch)
+    shape = torch.Size((particles, len(x)))
+    latents = (*model.latents, *model.enumerated)
+    log_prior = _log_probability(model_trace, latents, shape)
+    log_likelihood = _log_probability(model_trace, model_trace.observation_nodes, shape)
+    log_guide = _log_probability(guide_trace, (*model.latents, *in_guide), shape)
+    if not in_guide:
+        if model.enumerated:
+            log_prior, log_likelihood = _summed_out(log_prior, log_likelihood)
+        drawn = {site: _value(guide_trace, site) for site in model.latents}
+        return LogTerms(log_prior, log_likelihood, log_guide, drawn)
+    log_share = _log_probability(guide_trace, in_guide, shape)
+    terms = torch.broadcast_tensors(log_prior, log_likelihood, log_guide, log_share)
+    rows = terms[0].shape
+    drawn = {site: _expanded(guide_trace, site, rows) for site in model.latents}
+    prior, likelihood, guided, share = (term.flatten(0, -2) for term in terms)
+    return LogTerms(prior, likelihood, guided, drawn, share)
 
 
-def _log_probability(
-    trace: poutine.Trace, sites: tuple[str, ...], shape: tuple[int, int]
-) -> Tensor:
+class _Guide(nn.Module):
+    """A guide with the model beside it, whose parameters q(z|x) may depend on too."""
+
+    def __init__(self, model: Model, guide: Guide) -> None:
+        super().__init__()
+        self.model = model
+        self.guide = guide
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        return self.guide(*batch)
+
+
+def _guide_trace(guide: Guide, batch: tuple[Tensor, ...], particles: int) -> poutine.Trace:
+    """Particles at dim -2, every value of a discrete site at dim -3."""
+    with pyro.plate("particles", particles, dim=-2), poutine.enum(first_available_dim=-3):
+        return poutine.trace(guide).get_trace(*batch)
+
+
+def _model_trace(
+    model: Model, guide_trace: poutine.Trace, batch: tuple[Tensor, ...], particles: int
+) -> poutine.Trace:
+    """The model on the guide's draws, the same way."""
+    with poutine.enum(), pyro.plate("particles", particles, dim=-2):
+        return poutine.trace(poutine.replay(model, guide_trace)).get_trace(*batch)
+
+
+def _log_probability(trace: poutine.Trace, sites: Sequence[str], shape: torch.Size) -> Tensor:
+    """The sum over sites, (K, B), or (Y, K, B) where it depends on the discrete site."""
     nodes: list[Any] = [trace.nodes[site] for site in sites]
-    terms = [node["fn"].log_prob(node["value"]).expand(shape) for node in nodes]
-    return torch.stack(terms).sum(0)
+    terms = [node["fn"].log_prob(node["value"]) for node in nodes]
+    shape = torch.broadcast_shapes(shape, *(term.shape for term in terms))
+    return torch.stack([term.expand(shape) for term in terms]).sum(0)
+
+
+def _summed_out(log_prior: Tensor, log_likelihood: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(z) and log p(x|z), (K, B), from log p(y, z) and log p(x|y, z), over all y."""
+    marginal = log_prior.flatten(0, -3).logsumexp(0)
+    if log_likelihood.dim() == 2:  # given z, the image does not depend on y
+        return marginal, log_likelihood
+    joint = (log_prior + log_likelihood).flatten(0, -3).logsumexp(0)
+    return marginal, joint - marginal
 
 
 def _value(trace: poutine.Trace, site: str) -> Tensor:
@@ -86,23 +169,38 @@ def _value(trace: poutine.Trace, site: str) -> Tensor:
     return node["value"]
 
 
-def log_weights(model: Model, guide: Guide, x: Tensor, particles: int) -> Tensor:
+def _expanded(trace: poutine.Trace, site: str, rows: torch.Size) -> Tensor:
+    """The value of a site in each row, (R, B, D)."""
+    node: Any = trace.nodes[site]
+    value = node["value"].expand(*rows, *node["fn"].event_shape)
+    return value.reshape(-1, rows[-1], *node["fn"].event_shape)
+
+
+def log_weights(
+    model: Model, guide: Guide, x: Tensor, particles: int, labels: Tensor | None = None
+) -> Tensor:
     """log w_k = log p(x, z_k) - log q(z_k|x), z_k ~ q(z|x), (K, B) in nats, per datum.
 
     Their mean over k estimates the ELBO; log mean exp of them is the bound of Burda, Grosse and
-    Salakhutdinov (2016, equation 8), which tends to log p(x).
+    Salakhutdinov (2016, equation 8), which tends to log p(x). Where the guide has a discrete site
+    y, w_k is the average of its weights over y under q(y|x), and the mean over k of log w_k a
+    bound that is no looser than the ELBO.
 
     Args:
         model: p(x, z).
         guide: q(z|x).
         x: Images (B, C, H, W).
         particles: K, the number of draws for each datum.
+        labels: Their labels (B,) for a model of labelled images, -1 where there is none.
 
     Raises:
         NotImplementedError: If q(z|x) is a point, without a density.
     """
     guide.check_density("an importance weight")
-    return log_terms(model, guide, x, particles).log_weights
+    terms = log_terms(model, guide, x, particles, labels=labels)
+    if terms.log_share is None:
+        return terms.log_weights
+    return (terms.log_share + terms.log_weights).unflatten(0, (-1, particles)).logsumexp(0)
 
 
 @dataclass(frozen=True)
@@ -133,13 +231,17 @@ def estimate(
 ) -> Estimates:
     """Estimates the ELBO, its two terms and log p(x) of each image at bounded memory.
 
+    A model that sums its classes out is measured as one of images alone, with no label known to
+    it, so that its numbers compare with those of every other model. One that takes the class as
+    given is measured given the labels, as log p(x|y).
+
     Images and particles are taken in pieces whose sizes follow from the model and the memory
     bound alone, so that one seed gives one result.
 
     Args:
         model: p(x, z).
         guide: q(z|x).
-        images: N images.
+        images: N images, with labels where the model takes them as given.
         particles: K, draws of z for each image.
         memory_bytes: Bound on the temporaries of one piece.
         advance: Told how many images are done, after each piece.
@@ -148,18 +250,20 @@ def estimate(
     # the allocator from using their memory again, and a long evaluation would grow without bound.
     shape, device = len(images), images.raw.device
     result = Estimates(*(torch.zeros(shape, dtype=torch.float64, device=device) for _ in range(4)))
+    given = model.labelled and not model.enumerated
     with pyro.validation_enabled(False):
-        batch, chunks = _pieces(_bytes_per_row(model, images), particles, memory_bytes)
+        bytes_per_row = _bytes_per_row(model, guide, images.batch(slice(1), given))
+        batch, chunks = _pieces(bytes_per_row, particles, memory_bytes)
         pieces = [slice(start, start + batch) for start in range(0, len(images), batch)]
-        for done, (x,) in zip(pieces, images.batches(pieces, labelled=False), strict=True):
+        for done, (x, *labels) in zip(pieces, images.batches(pieces, given), strict=True):
             result.log_likelihood[done] = -torch.inf
             for chunk in chunks:
-                terms = log_terms(model, guide, x, chunk)
-                result.elbo[done] += terms.log_weights.sum(0) / particles
-                result.rate[done] += (terms.log_guide - terms.log_prior).sum(0) / particles
-                result.distortion[done] -= terms.log_likelihood.sum(0) / particles
+                terms = log_terms(model, guide, x, chunk, False, *labels)
+                result.elbo[done] += terms.sum(terms.log_weights) / particles
+                result.rate[done] += terms.sum(terms.log_guide - terms.log_prior) / particles
+                result.distortion[done] -= terms.sum(terms.log_likelihood) / particles
                 result.log_likelihood[done] = torch.logaddexp(
-                    result.log_likelihood[done], terms.log_weights.logsumexp(0).double()
+                    result.log_likelihood[done], terms.log_sum_exp(terms.log_weights).double()
                 )
             result.log_likelihood[done] -= log(particles)
             advance(len(x))
@@ -174,8 +278,11 @@ def _pieces(bytes_per_row: int, particles: int, memory_bytes: int) -> tuple[int,
     return max(1, rows // sizes[0]), sizes
 
 
-def _bytes_per_row(model: Model, images: Split) -> int:
-    """Bytes that decoding one z and scoring one image takes, measured on the decoder itself."""
+def _bytes_per_row(model: Model, guide: Guide, batch: tuple[Tensor, ...]) -> int:
+    """Bytes that decoding one z and scoring one image takes, measured on the decoder itself.
+
+    Where y takes all its values, one z is decoded with each of them.
+    """
     sizes: list[int] = []
 
     def record(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
@@ -185,11 +292,12 @@ def _bytes_per_row(model: Model, images: Split) -> int:
     leaves = [module for module in model.modules() if not list(module.children())]
     handles = [leaf.register_forward_hook(record) for leaf in leaves]
     try:
-        x = images[:1]
-        with torch.no_grad(), isolated(x.device):
-            model(x)
+        with torch.no_grad(), isolated(batch[0].device):
+            model_trace = _model_trace(model, _guide_trace(guide, batch, 1), batch, 1)
     finally:
         for handle in handles:
             handle.remove()
     # A pixel's log-probability passes through about six temporaries.
-    return sum(sizes) + 6 * 4 * prod(model.spec.image_shape)
+    node: Any = model_trace.nodes["x"]
+    scores = node["fn"].batch_shape.numel() * model.spec.pixels
+    return sum(sizes) + 6 * 4 * scores

@@ -1,12 +1,12 @@
 """Work that leaves no trace: generators and buffers are afterwards as they were."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import nn
 
-__all__ = ["isolated", "seeded"]
+__all__ = ["isolated", "repeatable", "seeded"]
 
 
 @contextmanager
@@ -39,3 +39,23 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+def repeatable(device: torch.device) -> Callable[[], AbstractContextManager[None]]:
+    """A context in which the random numbers that follow this call come once more.
+
+    Args:
+        device: Where they are drawn; afterwards the generators are as they were.
+    """
+    cpu = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    @contextmanager
+    def again() -> Iterator[None]:
+        with isolated(device):
+            torch.set_rng_state(cpu)
+            if cuda is not None:
+                torch.cuda.set_rng_state(cuda, device)
+            yield
+
+    return again

@@ -10,13 +10,24 @@ from pyro import poutine
 from scipy.special import ndtri
 from torch import Tensor
 
-from models import StandardNormal
-from ppl_vae.encoding import decoded_mean, posterior_mean
+from models import Mixture, StandardNormal
+from ppl_vae.encoding import decoded_mean, likely_classes, posterior_mean
 from ppl_vae.errors import InputError
 from ppl_vae.isolation import seeded
 from ppl_vae.runs import Run
 
-__all__ = ["Arrays", "interpolate", "manifold", "reconstruct", "sample", "traverse"]
+__all__ = [
+    "Arrays",
+    "arrays_of",
+    "check_least",
+    "choose_images",
+    "encode",
+    "interpolate",
+    "manifold",
+    "reconstruct",
+    "sample",
+    "traverse",
+]
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -26,25 +37,39 @@ _AGGREGATED = 512  # test images that stand for q(z)
 _POSTERIOR_DRAWS = 20  # of z for each of them
 
 
-def sample(run: Run, count: int = 64, seed: int = 0) -> Arrays:
+def sample(run: Run, count: int = 64, seed: int = 0, label: int | None = None) -> Arrays:
     """Draws images from the model: z ~ p(z), x ~ p(x|z).
 
     Args:
         run: A trained run.
         count: How many images.
         seed: What the draws follow from.
+        label: Of one class y only, for a model that has classes: z ~ p(z|y), x ~ p(x|z, y).
 
     Returns:
-        `z` (count, D), `mean` (count, C, H, W), which is E[x|z], and `draw` of that shape.
+        `z` (count, D), `mean` (count, C, H, W), which is E[x|z], and `draw` of that shape; for a
+        model with classes also `y` (count,), and the mean is E[x|z, y].
 
     Raises:
-        InputError: If count < 1 or seed < 0.
+        InputError: If count < 1 or seed < 0, or there is no such class.
     """
-    _check(count=(count, 1), seed=(seed, 0))
+    check_least(count=(count, 1), seed=(seed, 0))
+    model = run.model
     with seeded(run.device, seed), torch.no_grad():
-        trace = poutine.trace(run.model).get_trace(size=count)
-        z = _value(trace, run.model.latents[-1])
-        return _arrays(z=z, mean=decoded_mean(run.model, z), draw=_value(trace, "x"))
+        y = None if label is None else _class(run, label).expand(count)
+        if model.labelled and not model.enumerated:
+            if y is None:
+                y = torch.randint(run.spec.classes, (count,), device=run.device)
+            trace = poutine.trace(model).get_trace(y=y)
+        elif y is not None:
+            trace = poutine.trace(poutine.condition(model, {"y": y})).get_trace(size=count)
+        else:
+            trace = poutine.trace(model).get_trace(size=count)
+            y = _value(trace, "y") if "y" in model.enumerated else None
+        z = _value(trace, model.latents[-1])
+        mean = decoded_mean(model, z, y if model.labelled else None)
+        given = {} if y is None else {"y": y}
+        return arrays_of(z=z, **given, mean=mean, draw=_value(trace, "x"))
 
 
 def reconstruct(
@@ -64,12 +89,11 @@ def reconstruct(
     Raises:
         InputError: If there is no such image, count < 1 or seed < 0.
     """
-    chosen = _chosen(run, images, count)
-    _check(seed=(seed, 0))
+    chosen = choose_images(run, images, count)
+    check_least(seed=(seed, 0))
     with seeded(run.device, seed), torch.no_grad():
-        x = run.data.test[chosen]
-        z = posterior_mean(run.model, run.guide, x)
-        return _arrays(images=chosen, original=x, z=z, mean=decoded_mean(run.model, z))
+        x, y, z = encode(run, chosen)
+        return arrays_of(images=chosen, original=x, z=z, mean=decoded_mean(run.model, z, y))
 
 
 def manifold(run: Run, rows: int = 20, seed: int = 0) -> Arrays:
@@ -95,12 +119,12 @@ def manifold(run: Run, rows: int = 20, seed: int = 0) -> Arrays:
             f"the manifold is drawn for a two-dimensional z; this run has latent_dim "
             f"{run.spec.latent_dim}: train one with --latent_dim 2"
         )
-    _check(rows=(rows, 2), seed=(seed, 0))
+    check_least(rows=(rows, 2), seed=(seed, 0))
     probabilities = (np.arange(rows) + 0.5) / rows
     with seeded(run.device, seed), torch.no_grad():
         across, up = _prior_quantiles(run, probabilities).T
         z = torch.stack(torch.meshgrid(across, up.flip(0), indexing="xy"), dim=-1)
-        return _arrays(probabilities=probabilities, z=z, mean=decoded_mean(run.model, z))
+        return arrays_of(probabilities=probabilities, z=z, mean=decoded_mean(run.model, z))
 
 
 def traverse(
@@ -136,25 +160,25 @@ def traverse(
     Raises:
         InputError: If there is no such image, count < 1, steps < 2, latents < 1 or seed < 0.
     """
-    chosen = _chosen(run, images, count)
-    _check(steps=(steps, 2), latents=(latents, 1), seed=(seed, 0))
+    chosen = choose_images(run, images, count)
+    check_least(steps=(steps, 2), latents=(latents, 1), seed=(seed, 0))
     probabilities = (np.arange(steps) + 0.5) / steps
     with seeded(run.device, seed), torch.no_grad():
         quantiles = _aggregate_quantiles(run, probabilities)
-        basis = posterior_mean(run.model, run.guide, run.data.test[slice(0, _ORDERING)])
+        first = torch.arange(min(_ORDERING, len(run.data.test)), device=run.device)
+        _, y, basis = encode(run, first)
         effects = []
         for latent in range(quantiles.shape[1]):
-            moved = decoded_mean(run.model, _move(basis, latent, quantiles))
+            moved = decoded_mean(run.model, _move(basis, latent, quantiles), _column(y))
             change = moved - moved.mean(1, keepdim=True)
             effects.append(change.square().flatten(1).mean(1).sqrt().mean())
         order = torch.stack(effects).argsort(descending=True, stable=True)
-        x = run.data.test[chosen]
-        z = posterior_mean(run.model, run.guide, x)
+        x, y, z = encode(run, chosen)
         shown = order[:latents].tolist()
         mean = torch.stack(
-            [decoded_mean(run.model, _move(z, latent, quantiles)) for latent in shown]
+            [decoded_mean(run.model, _move(z, latent, quantiles), _column(y)) for latent in shown]
         )
-        return _arrays(
+        return arrays_of(
             images=chosen,
             original=x,
             z=z,
@@ -193,36 +217,45 @@ def interpolate(
     """
     if images is not None and len(images) % 2:
         raise InputError(f"expected pairs of images, an even number; got {len(images)}")
-    _check(count=(count, 1), steps=(steps, 2), seed=(seed, 0))
-    chosen = _chosen(run, images, 2 * count)
+    check_least(count=(count, 1), steps=(steps, 2), seed=(seed, 0))
+    chosen = choose_images(run, images, 2 * count)
     t = np.linspace(0, 1, steps)
     with seeded(run.device, seed), torch.no_grad():
-        x = run.data.test[chosen]
-        start, end = (
-            posterior_mean(run.model, run.guide, x).unflatten(0, (-1, 2)).unsqueeze(2).unbind(1)
-        )
+        x, y, mean = encode(run, chosen)
+        start, end = mean.unflatten(0, (-1, 2)).unsqueeze(2).unbind(1)
         weight = torch.as_tensor(t).to(start)[:, None]
         z = (1 - weight) * start + weight * end
-        return _arrays(
+        if y is not None:  # a class has no middle: that of the nearer end
+            first, second = y.reshape(-1, 2, 1).unbind(1)
+            y = torch.where(weight.mT <= 0.5, first, second)
+        return arrays_of(
             images=chosen.reshape(-1, 2),
             original=x.unflatten(0, (-1, 2)),
             t=t,
             z=z,
-            mean=decoded_mean(run.model, z),
+            mean=decoded_mean(run.model, z, y),
         )
 
 
-def _check(**values: tuple[int, int]) -> None:
+def encode(run: Run, chosen: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Test images x, the class y to encode each with, where the model has any, and E[z|x, y]."""
+    x, *labels = run.data.test.batch(chosen, run.model.labelled)
+    y = likely_classes(run.model, run.guide, x, *labels)
+    return x, y, posterior_mean(run.model, run.guide, x, y)
+
+
+def check_least(**values: tuple[int, int]) -> None:
+    """Raises an InputError if a value, the first of each pair, is below the second."""
     for name, (value, least) in values.items():
         if value < least:
             raise InputError(f"expected {name} >= {least}; got {value}")
 
 
-def _chosen(run: Run, images: Sequence[int] | None, count: int) -> Tensor:
+def choose_images(run: Run, images: Sequence[int] | None, count: int) -> Tensor:
     """The indices of test images, checked."""
     size = len(run.data.test)
     if images is None:
-        _check(count=(count, 1))
+        check_least(count=(count, 1))
         if count > size:
             raise InputError(f"expected at most {size} test images, which is all; got {count}")
         images = range(count)
@@ -250,14 +283,15 @@ def _prior_quantiles(run: Run, probabilities: NDArray[np.float64]) -> Tensor:
 
 def _aggregate_quantiles(run: Run, probabilities: NDArray[np.float64]) -> Tensor:
     """F_d^-1(p), (P, D), for each latent d by itself under q(z), the average of q(z|x)."""
-    x = run.data.test[slice(0, _AGGREGATED)]
+    x, *labels = run.data.test.batch(slice(0, _AGGREGATED), run.model.labelled)
+    y = likely_classes(run.model, run.guide, x, *labels)
+    batch = (x,) if y is None else (x, y)
     try:
-        draws = run.guide.posterior(x).sample(torch.Size((_POSTERIOR_DRAWS,)))
+        draws = run.guide.posterior(*batch).sample(torch.Size((_POSTERIOR_DRAWS,)))
     except NotImplementedError:
         site = run.model.latents[-1]
-        draws = torch.stack(
-            [_value(poutine.trace(run.guide).get_trace(x), site) for _ in range(_POSTERIOR_DRAWS)]
-        )
+        traces = (poutine.trace(run.guide).get_trace(*batch) for _ in range(_POSTERIOR_DRAWS))
+        draws = torch.stack([_value(trace, site) for trace in traces])
     return _quantiles(draws.flatten(0, 1), probabilities)
 
 
@@ -267,6 +301,26 @@ def _quantiles(draws: Tensor, probabilities: NDArray[np.float64]) -> Tensor:
     return torch.as_tensor(values).to(draws)
 
 
+def _class(run: Run, label: int) -> Tensor:
+    """A class as a tensor, checked."""
+    if isinstance(run.model, Mixture):
+        classes = len(run.model.logits)
+    elif run.model.labelled:
+        classes = run.spec.classes
+    else:
+        raise InputError(
+            f"{type(run.model).__name__} has no classes to draw from; leave out the label"
+        )
+    if not 0 <= label < classes:
+        raise InputError(f"expected a label of 0 to {classes - 1}; got {label}")
+    return torch.tensor(label, device=run.device)
+
+
+def _column(y: Tensor | None) -> Tensor | None:
+    """(N,) to (N, 1), to stand beside (N, S, D)."""
+    return None if y is None else y[:, None]
+
+
 def _move(z: Tensor, latent: int, quantiles: Tensor) -> Tensor:
     """(N, D) to (N, S, D), where one latent takes S values and the others stay."""
     moved = z[:, None].repeat(1, len(quantiles), 1)
@@ -274,7 +328,8 @@ def _move(z: Tensor, latent: int, quantiles: Tensor) -> Tensor:
     return moved
 
 
-def _arrays(**values: Tensor | NDArray[Any]) -> Arrays:
+def arrays_of(**values: Tensor | NDArray[Any]) -> Arrays:
+    """Tensors on any device as arrays."""
     return {
         name: value.cpu().numpy() if isinstance(value, Tensor) else value
         for name, value in values.items()

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from guides import Guide
@@ -26,7 +27,9 @@ def choose_domain(pieces: Pieces) -> Domain:
 
 
 def build_pair(spec: Spec, pieces: Pieces) -> tuple[Model, Guide]:
-    """Constructs the model and the guide, each from those pieces that its constructor names.
+    """Constructs the model, then the guide, each from those pieces that its constructor names.
+
+    The guide may name the model too. Priors that are made of q(z|x) are connected to it.
 
     Args:
         spec: What they are built for.
@@ -36,22 +39,28 @@ def build_pair(spec: Spec, pieces: Pieces) -> tuple[Model, Guide]:
         InputError: If a constructor refuses its options, or a piece was chosen that the model has
             no place for.
     """
-    built = {
-        role: _construct(pieces[role], spec=spec)
-        for role in ("prior", "likelihood")
-        if pieces[role] is not None
-    }
-    model = pieces["model"]
-    refused = sorted(set(built) - set(inspect.signature(model).parameters))
+    model, network = pieces["model"], pieces["network"]
+    chosen = [role for role in ("likelihood", "prior") if pieces[role] is not None]
+    refused = sorted(set(chosen) - set(inspect.signature(model).parameters))
     if refused:
         raise InputError(
             f"{class_of(model).__name__} has no {refused[0]} to choose; leave out --{refused[0]}"
         )
-    network = pieces["network"]
-    return (
-        _construct(model, spec=spec, network=network, **built),
-        _construct(pieces["guide"], spec=spec, network=network),
-    )
+    specs = {"prior": _prior_spec(model, spec), "likelihood": spec}
+    built = {role: _construct(pieces[role], spec=specs[role]) for role in reversed(chosen)}
+    generative = _construct(model, spec=spec, network=network, **built)
+    guide = _construct(pieces["guide"], spec=spec, network=network, model=generative)
+    generative.connect(guide.amortized_posterior)
+    return generative, guide
+
+
+def _prior_spec(model: Callable[..., Model], spec: Spec) -> Spec:
+    options = model.keywords if isinstance(model, partial) else {}
+    cls: Any = class_of(model)
+    try:
+        return cls.prior_spec(spec, **options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{cls.__name__}: {error}") from error
 
 
 def _construct(piece: Callable[..., Any], **available: Any) -> Any:

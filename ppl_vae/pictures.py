@@ -43,4 +43,5 @@ def draw_pictures(run: Run, rows: list[Row]) -> None:
     plots.image_grid(
         display(drawn["mean"]), folder / "samples.png", title="$E[x|z]$, $z \\sim p(z)$"
     )
-    graph.graphical_model(run.model, run.guide, test[slice(0, 2)], folder / "graphical_model.png")
+    x, *labels = test.batch(slice(0, 2), run.model.labelled)
+    graph.graphical_model(run.model, run.guide, x, folder / "graphical_model.png", *labels)

@@ -3,6 +3,7 @@
 In Python a piece is a class (`IAF`), a class with options (`functools.partial(IAF, flows=4)`), or,
 for data sets and objectives, an instance (`MNIST(root="data")`). In a configuration it is the
 mapping `{class_path: guides.IAF, init_args: {flows: 4}}`. This file goes from one to the other.
+An option of a piece may be a piece itself, of the role that the option is named after.
 """
 
 import dataclasses
@@ -19,10 +20,12 @@ from models import Likelihood, Model, Network, Prior
 from ppl_vae.data import DataSet
 from ppl_vae.errors import InputError
 from ppl_vae.objectives import Objective
+from ppl_vae.semi_supervised_elbo import SemiSupervisedELBO
 
 __all__ = [
     "INJECTED",
     "ROLES",
+    "SemiSupervisedELBO",
     "class_of",
     "describe",
     "options_of",
@@ -43,7 +46,7 @@ ROLES: dict[str, type] = {
 }
 
 # What the engine passes to a constructor that names it; everything else is an option of the class.
-INJECTED = frozenset({"spec", "prior", "likelihood", "network", "inputs", "outputs"})
+INJECTED = frozenset({"spec", "prior", "likelihood", "network", "inputs", "outputs", "model"})
 
 PROJECT_PACKAGES = ("models", "guides", "ppl_vae")
 
@@ -100,7 +103,15 @@ def describe(piece: Any) -> dict[str, Any] | None:
         for name, parameter in options_of(cls).items()
         if name in chosen or parameter.default is not inspect.Parameter.empty
     }
-    return {"class_path": _class_path(cls), "init_args": {k: _plain(v) for k, v in values.items()}}
+    options = {
+        name: describe(value) if name in ROLES and _is_class(value) else _plain(value)
+        for name, value in values.items()
+    }
+    return {"class_path": _class_path(cls), "init_args": options}
+
+
+def _is_class(value: Any) -> bool:
+    return inspect.isclass(value) or isinstance(value, partial)
 
 
 def _class_path(cls: type) -> str:
@@ -148,6 +159,9 @@ def restore(role: str, description: Mapping[str, Any] | None, allow_code: bool =
     unknown = sorted(set(options) - set(options_of(cls)))
     if unknown:
         raise InputError(f"{role}: {cls.__name__} has no option {unknown[0]!r}")
+    for name, value in options.items():
+        if name in ROLES and isinstance(value, Mapping):
+            options[name] = restore(name, value, allow_code)
     if dataclasses.is_dataclass(cls):
         try:
             return cls(**options)

@@ -99,7 +99,13 @@ def _given(name: str, value: Tensor) -> Tensor:
     return pyro.sample(name, anything, obs=value)
 
 
-def relations(program: Callable[..., Any], x: Tensor, given: str | None = None) -> Relations:
+def relations(
+    program: Callable[..., Any],
+    x: Tensor,
+    *labels: Tensor,
+    given: str | None = None,
+    given_labels: str | None = None,
+) -> Relations:
     """Runs a program once on x and reads off which site depends on what.
 
     Values, parameters and, where asked, the input carry marks of where they came from through
@@ -108,32 +114,38 @@ def relations(program: Callable[..., Any], x: Tensor, given: str | None = None) 
     parameters nor random states are changed.
 
     Args:
-        program: A Pyro program of one argument; where it is a module, in evaluation mode.
+        program: A Pyro program of images, and of labels where there are any; where it is a
+            module, in evaluation mode.
         x: Images (B, C, H, W).
+        *labels: Their labels (B,), for a program that takes them.
         given: The name under which x itself appears among the sites, for a guide, which
             conditions on x. It is put in the plates that repeat B times.
+        given_labels: The same for the labels, where the program conditions on them.
 
     Returns:
         The relations, with the sites in the order of the program.
     """
     with isolated(x.device), torch.no_grad():
-        drawn: Any = poutine.trace(program).get_trace(x)
+        drawn: Any = poutine.trace(program).get_trace(x, *labels)
     notes = _Sites({name: drawn.nodes[name]["value"] for name in drawn.stochastic_nodes})
     module = program if isinstance(program, nn.Module) else None
 
-    def marked(x: Tensor) -> None:
+    inputs = [name for name in (given, given_labels) if name is not None]
+
+    def marked(x: Tensor, *labels: Tensor) -> None:
         marks = {}
         if module is not None:
             named = module.named_parameters()
             marks = {name: _given(_PARAMETER + name, value) for name, value in named}
-        value = x if given is None else _given(given, x)
+        values = [x if given is None else _given(given, x)]
+        values += [y if given_labels is None else _given(given_labels, y) for y in labels]
         with notes:
             if module is None:
-                program(value)
+                program(*values)
             else:
-                functional_call(module, marks, (value,))
+                functional_call(module, marks, tuple(values))
 
-    found = get_model_relations(marked, (x,))
+    found = get_model_relations(marked, (x, *labels))
     sites = [name for name in found["sample_sample"] if not name.startswith(_PARAMETER)]
     parents, parameters = {}, {}
     for site in sites:
@@ -144,13 +156,10 @@ def relations(program: Callable[..., Any], x: Tensor, given: str | None = None) 
         parameters[site] = tuple(dict.fromkeys([*marks, *named]))
     members = {name: tuple(inside) for name, inside in found["plate_sample"].items()}
     sizes = {name: notes.sizes[name.removesuffix("__CLONE")] for name in members}
-    if given is not None:
-        for name, size in sizes.items():
-            if size == len(x):
-                members[name] = (given, *members[name])
-    names = {**found["sample_dist"], **notes.flows}
-    if given is not None:
-        names[given] = ""
+    for name, size in sizes.items():
+        if size == len(x):
+            members[name] = (*inputs, *members[name])
+    names = {**found["sample_dist"], **notes.flows, **dict.fromkeys(inputs, "")}
     return Relations(
         parents=parents,
         distributions={site: names[site] for site in sites},

@@ -193,11 +193,11 @@ class Training:
         # Reading a number from a GPU waits for it, so there it is done now and then.
         due = self.steps % 50 == 0 or self.steps % self.steps_per_epoch == 0
         if (due or self.loss_sum.device.type == "cpu") and not self.loss_sum.isfinite():
-            self._stop("the loss is not finite", batch[0])
+            self._stop("the loss is not finite", batch)
         return size
 
-    def _stop(self, reason: str, x: Tensor) -> NoReturn:
-        culprit = find_not_finite(self.step.model, self.step.guide, x) or reason
+    def _stop(self, reason: str, batch: tuple[Tensor, ...]) -> NoReturn:
+        culprit = find_not_finite(self.step.model, self.step.guide, *batch) or reason
         epoch, step = divmod(self.steps - 1, self.steps_per_epoch)
         raise InputError(
             f"training stopped in epoch {epoch + 1}, step {step + 1}: {culprit}; the last good "
@@ -219,7 +219,7 @@ class Training:
             means = torch.stack([getattr(estimates, term).double().mean() for term in _TERMS])
         self.ranks.copy_from_first(means)
         if not means.isfinite().all():
-            self._stop("the validation ELBO is not finite", images[bad])
+            self._stop("the validation ELBO is not finite", images.batch(bad, model.labelled))
         model.train()
         guide.train()
         row: Row = {

@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 import guides
 import models
 from ppl_vae import plots
+from ppl_vae.data import Split
 from ppl_vae.errors import InputError
 from ppl_vae.generate import (
     generate,
@@ -30,16 +31,8 @@ from ppl_vae.generate import (
 VERBS = ("sample", "reconstruct", "manifold", "traverse", "interpolate")
 
 
-class Split:
-    def __init__(self, images):
-        self.images = images
-        self.labels = None
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, index):
-        return self.images[index]
+def split_of(images):
+    return Split(images, None, lambda raw: raw)
 
 
 @dataclass
@@ -78,7 +71,7 @@ def train(latent_dim, path, domain="binary", steps=60):
             optimizer.zero_grad()
             elbo(images[torch.randint(1500, (100,))]).backward()
             optimizer.step()
-    splits = Data(Split(images[:1400]), Split(images[1400:1500]), Split(images[1500:1600]))
+    splits = Data(split_of(images[:1400]), split_of(images[1400:1500]), split_of(images[1500:1600]))
     return Trained(path, spec, model.eval(), guide.eval(), splits)
 
 
@@ -128,7 +121,7 @@ def test_sample_draws_from_the_model(run5):
 
 def test_reconstruct_decodes_the_posterior_mean(run5):
     found = reconstruct(run5, images=[7, 0, 7])
-    np.testing.assert_array_equal(found["original"], run5.data.test.images[[7, 0, 7]])
+    np.testing.assert_array_equal(found["original"], run5.data.test.raw[[7, 0, 7]])
     close(found["z"], encode(run5, [7, 0, 7]))
     close(found["mean"], decode(run5, found["z"]))
     np.testing.assert_array_equal(reconstruct(run5, count=4)["images"], range(4))
@@ -148,7 +141,7 @@ def quantiles_of_draws(run, steps, seed=0):
     """Of 20 draws from q(z|x) for each test image: linear between the sorted draws."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        draws = run.guide.posterior(run.data.test.images[:512]).sample((20,))
+        draws = run.guide.posterior(run.data.test.raw[:512]).sample((20,))
     draws = np.sort(draws.numpy().astype(np.float64).reshape(-1, run.spec.latent_dim), axis=0)
     places = (np.arange(steps) + 0.5) / steps * (len(draws) - 1)
     below = np.floor(places).astype(int)
@@ -159,7 +152,7 @@ def quantiles_of_draws(run, steps, seed=0):
 def within_quantiles_of_the_mixture(run, quantiles):
     """Whether 1/N sum_n q(z_d <= v|x_n) is (s + 1/2) / steps, but for the noise of the draws."""
     with torch.no_grad():
-        q = run.guide.posterior(run.data.test.images[:512])
+        q = run.guide.posterior(run.data.test.raw[:512])
     loc, scale = q.mean.numpy(), q.variance.sqrt().numpy()
     below = norm.cdf((quantiles[:, None] - loc) / scale)
     # The draws are from each image's q(z|x) in turn, not from the mixture.
@@ -238,7 +231,7 @@ class Shy(guides.DiagonalNormal):
     """The same program, of which nobody knows that it is one distribution."""
 
     def posterior(self, x):
-        return guides.Guide.posterior(self, x)
+        raise NotImplementedError
 
     def forward(self, x):
         with pyro.plate("data", len(x), dim=-1):
@@ -251,7 +244,7 @@ def test_the_posterior_mean_is_averaged_where_it_has_no_closed_form(run2, tmp_pa
     run = Trained(tmp_path, run2.spec, run2.model, shy, run2.data)
     found = reconstruct(run, count=100, seed=2)["z"]
     with torch.no_grad():
-        q = run2.guide.posterior(run2.data.test.images)
+        q = run2.guide.posterior(run2.data.test.raw)
     error = (found - q.mean.numpy()) / (q.variance.sqrt().numpy() / np.sqrt(256))
     assert np.abs(error).max() < 5
     assert abs(error.std() - 1) < 5 / np.sqrt(2 * error.size)
@@ -306,7 +299,7 @@ def test_each_of_several_images_stands_beside_all_its_rows(run5, monkeypatch, im
     rows = sheets[0].reshape(3, len(images), 5, 1, 8, 8)
     for latent in range(3):
         if latent < shown:
-            np.testing.assert_array_equal(rows[latent, :, 0], run5.data.test.images[images])
+            np.testing.assert_array_equal(rows[latent, :, 0], run5.data.test.raw[images])
         else:
             assert np.isnan(rows[latent, :, 0]).all()
     assert np.isfinite(rows[:, :, 1:]).all()
@@ -319,7 +312,7 @@ def test_the_command_line_lists_what_can_be_generated(tmp_path, capsys, given, g
     with pytest.raises(SystemExit) as left:
         main([str(tmp_path), *given])
     assert left.value.code == 2
-    choices = "sample, reconstruct, manifold, traverse or interpolate"
+    choices = "sample, reconstruct, manifold, traverse, interpolate, analogies or clusters"
     assert capsys.readouterr().err == f"error: expected {choices} after the run; got {got}\n"
 
 
@@ -358,7 +351,7 @@ def test_rows_of_the_manifold_are_checked(run2, tmp_path):
 @pytest.mark.parametrize("verb", ["sample", "reconstruct", "traverse", "interpolate"])
 def test_real_data_outside_the_unit_interval_is_drawn(tmp_path, verb):
     run = train(3, tmp_path, domain="real", steps=5)
-    run.data.test.images = 6 * run.data.test.images - 3
+    run.data.test = split_of(6 * run.data.test.raw - 3)
     paths = generate(run, verb, steps=3)
     with Image.open(paths[0]) as picture:
         assert len(np.unique(np.asarray(picture.convert("L")))) > 20

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.spec import Domain
 from ppl_vae.data.stored import Index, Stored
+from ppl_vae.errors import InputError
 
 __all__ = ["Data", "Split"]
 
@@ -60,6 +61,35 @@ class Split:
             return (x,)
         unknown = torch.full((len(x),), -1, device=x.device)
         return (x, unknown if self.labels is None else self.labels[index])
+
+    def keep_labels(self, count: int, classes: int, seed: int) -> "Split":
+        """The split with the labels of `count` images, chosen by the seed, and -1 for the others.
+
+        The classes have as many as each other, up to one. The global random state is left alone.
+
+        Raises:
+            InputError: If count is not 1 or more, or a class has too few images with labels.
+        """
+        labels = torch.full((len(self),), -1) if self.labels is None else self.labels.cpu()
+        known = int((labels >= 0).sum())
+        if not 1 <= count <= known:
+            raise InputError(
+                f"--labels: expected 1 to {known:,}, the training images with labels; got {count:,}"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        kept = torch.full_like(labels, -1)
+        extra = set(torch.randperm(classes, generator=generator)[: count % classes].tolist())
+        for label in range(classes):
+            places = (labels == label).nonzero().flatten()
+            wanted = count // classes + (label in extra)
+            if len(places) < wanted:
+                raise InputError(
+                    f"--labels: expected at most {len(places) * classes:,}, since class {label} "
+                    f"has {len(places):,} training images with labels; got {count:,}"
+                )
+            chosen = places[torch.randperm(len(places), generator=generator)[:wanted]]
+            kept[chosen] = label
+        return replace(self, labels=kept.to(self.raw.device))
 
     def first(self, count: int) -> "Split":
         """The split of the first so many images."""

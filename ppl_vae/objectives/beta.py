@@ -71,13 +71,22 @@ class Beta(Objective):
         return {"beta": warm * self.beta}
 
     def loss(
-        self, model: Model, guide: Guide, x: Tensor, beta: Tensor | float | None = None
+        self,
+        model: Model,
+        guide: Guide,
+        x: Tensor,
+        labels: Tensor | None = None,
+        beta: Tensor | float | None = None,
     ) -> Tensor:
         """The loss; without the scheduled `beta`, that at the end of the warm-up."""
         beta = self.beta if beta is None else beta
         if not (self.free_bits or self.analytic_kl):
-            terms = log_terms(model, guide, x, self.particles)
-            return (beta * (terms.log_guide - terms.log_prior) - terms.log_likelihood).mean()
+            terms = log_terms(model, guide, x, self.particles, labels=labels)
+            weighted = beta * (terms.log_guide - terms.log_prior) - terms.log_likelihood
+            return terms.sum(weighted).mean() / self.particles
+        if model.labelled or model.enumerated:
+            reason = "free bits and a closed-form KL are of z alone, and the model has classes"
+            raise NotImplementedError(reason)
         distortion, rates = _distortion_and_rates(model, guide, x, self.particles, self.analytic_kl)
         return distortion + beta * torch.cat(rates).clamp(min=self.free_bits).sum()
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from guides import Guide
 from models import Model
 from ppl_vae.estimators import TensorTraceELBO, TensorTraceMeanFieldELBO
+from ppl_vae.importance import log_terms
 from ppl_vae.objectives.objective import Objective
 
 __all__ = ["ELBO"]
@@ -17,7 +18,8 @@ class ELBO(Objective):
     """The negative evidence lower bound, -E_q[log p(x, z) - log q(z|x)], averaged over a batch.
 
     Kingma and Welling (2014), equations (2) and (3): the estimators L^A (Pyro's `Trace_ELBO`)
-    and, with a closed-form KL term, L^B (`TraceMeanField_ELBO`).
+    and, with a closed-form KL term, L^B (`TraceMeanField_ELBO`). Classes that a model sums out are
+    summed out here too (`TraceEnum_ELBO`).
 
     Args:
         particles: Draws of z for each datum.
@@ -34,7 +36,13 @@ class ELBO(Objective):
         if self.particles < 1:
             raise ValueError(f"expected particles >= 1; got {self.particles}")
 
-    def loss(self, model: Model, guide: Guide, *batch: Tensor) -> Tensor:
+    def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        if model.enumerated:
+            if self.analytic_kl:
+                reason = "a KL with classes that are summed out has no closed form"
+                raise NotImplementedError(reason)
+            terms = log_terms(model, guide, x, self.particles, labels=labels)
+            return -terms.sum(terms.log_weights).mean() / self.particles
         estimator = TensorTraceMeanFieldELBO if self.analytic_kl else TensorTraceELBO
         # One plate, `data` at dim -1: told, Pyro need not run the pair once more to guess it.
         elbo = estimator(
@@ -42,4 +50,5 @@ class ELBO(Objective):
             vectorize_particles=self.particles > 1,
             max_plate_nesting=1,
         )
-        return elbo.differentiable_loss(model, guide, *batch) / len(batch[0])
+        batch = (x,) if labels is None else (x, labels)
+        return elbo.differentiable_loss(model, guide, *batch) / len(x)

@@ -47,14 +47,14 @@ class IWAE(Objective):
         if self.gradient not in ("plain", "stl", "dreg"):
             raise ValueError(f"expected gradient of plain, stl, dreg; got {self.gradient!r}")
 
-    def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
+    def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
         guide.check_density("an importance weight")
         stop_guide = self.gradient != "plain"
-        terms = log_terms(model, guide, x, self.particles, stop_guide)
+        terms = log_terms(model, guide, x, self.particles, stop_guide, labels)
         if self.gradient == "dreg" and torch.is_grad_enabled():
             weights = terms.log_weights.detach().softmax(0).unsqueeze(-1)
             for z in terms.latents.values():
                 # What comes back through z_k has one factor v_k from the bound; this is the other.
                 z.register_hook(lambda gradient: weights * gradient)
-        bound = terms.log_weights.logsumexp(0) - log(self.particles)
+        bound = terms.log_sum_exp(terms.log_weights) - log(self.particles)
         return -bound.mean()

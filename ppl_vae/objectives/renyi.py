@@ -39,11 +39,11 @@ class Renyi(Objective):
         if self.particles < 1:
             raise ValueError(f"expected particles >= 1; got {self.particles}")
 
-    def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
+    def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
         guide.check_density("an importance weight")
-        log_weights = log_terms(model, guide, x, self.particles).log_weights
+        terms = log_terms(model, guide, x, self.particles, labels=labels)
         if self.alpha == 1:
-            return -log_weights.mean()
+            return -terms.sum(terms.log_weights).mean() / self.particles
         power = 1 - self.alpha
-        tilted = (power * log_weights).logsumexp(0) - log(self.particles)
+        tilted = terms.log_sum_exp(power * terms.log_weights) - log(self.particles)
         return -(tilted / power).mean()

@@ -1,0 +1,62 @@
+"""The encoder of images with labels."""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from guides.guide import Guide
+from models.labelled import check_classes, with_class
+from models.networks import MLP, NetworkFactory
+from models.spec import Spec
+
+__all__ = ["ConditionalNormal"]
+
+
+class ConditionalNormal(Guide):
+    """log q(z|x, y) = log N(z; mu, diag(sigma^2)), mu and log sigma^2 from networks of x and y.
+
+    Kingma, Rezende, Mohamed and Welling (2014), equation (5). The image is encoded once,
+    h = tanh(f(x)), whatever the number of classes that are tried with it, and a fully connected
+    network with one hidden layer makes mu and log sigma^2 of h and y.
+
+    Args:
+        spec: What it is built for; the number of classes is `spec.classes`.
+        network: Builds f from its input and output shapes.
+        features: How many h has, and units the hidden layer.
+
+    Raises:
+        ValueError: If features < 1 or the data have no labels.
+    """
+
+    def __init__(self, spec: Spec, network: NetworkFactory = MLP, features: int = 200) -> None:
+        super().__init__(spec)
+        if features < 1:
+            raise ValueError(f"expected features >= 1; got {features}")
+        self.classes = check_classes(self, spec, "--guide DiagonalNormal, which needs none")
+        self.encoder = network(spec.image_shape, (features,))
+        inputs, outputs = (features + self.classes,), (2 * spec.latent_dim,)
+        self.head = MLP(inputs, outputs, hidden=(features,))
+
+    def posterior(self, x: Tensor, y: Tensor | None = None) -> TorchDistribution:
+        """q(z|x, y), batch shape (..., B) and event shape (D,), for y of shape (..., B) or (B,).
+
+        Raises:
+            ValueError: If y is None.
+        """
+        if y is None:
+            raise ValueError("expected the class y of each image; got images alone")
+        return self._normal(self._features(x), y)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", self.posterior(x, y))
+
+    def _features(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.encoder(self.spec.network_input(x)))
+
+    def _normal(self, features: Tensor, y: Tensor) -> TorchDistribution:
+        head = self.head(with_class(features, y, self.classes))
+        loc, log_variance = head.chunk(2, dim=-1)
+        return dist.Normal(loc, (log_variance / 2).exp()).to_event(1)

@@ -1,0 +1,78 @@
+"""The encoder of two layers that meets the model on its way down."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor
+
+from guides.bottom_up import two_layers
+from guides.guide import Guide
+from models.model import Model
+from models.networks import MLP, NetworkFactory
+from models.spec import Spec
+
+__all__ = ["Ladder", "precision_weighted"]
+
+
+class Ladder(Guide):
+    """q(z1, z2|x) = q(z2|x) q(z1|x, z2): top-down, as the model goes.
+
+    q(z1|x, z2) is the model's own p(z1|z2), corrected by what the data say about z1: the product
+    of the two normals, normalised. Sonderby, Raiko, Maaloe, Sonderby and Winther (2016), section
+    2. The networks go up from x without drawing: the encoder gives the normal of z1, and features
+    from which tanh layers compute the normal of z2.
+
+    Args:
+        spec: What it is built for.
+        model: A model of two layers, which gives p(z1|z2).
+        network: Builds the encoder of x from its input and output shapes.
+        features: How many features of x the upper layers get.
+        hidden: Widths of the tanh layers above them.
+
+    Raises:
+        ValueError: If the model is not of two layers, or a size is below 1.
+    """
+
+    latents: ClassVar[tuple[str, ...]] = ("z2", "z1")
+
+    def __init__(
+        self,
+        spec: Spec,
+        model: Model,
+        network: NetworkFactory = MLP,
+        features: int = 100,
+        hidden: Sequence[int] = (100, 100),
+    ) -> None:
+        super().__init__(spec)
+        if features < 1:
+            raise ValueError(f"expected features >= 1; got {features}")
+        hierarchical = two_layers(model)
+        self.lower_prior = hierarchical.lower_prior
+        self.sizes = [spec.latent_dim, spec.latent_dim, features]
+        self.encoder = network(spec.image_shape, (sum(self.sizes),))
+        self.top = MLP((features,), (2 * hierarchical.top_dim,), hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        below = self.encoder(self.spec.network_input(x))
+        loc, log_variance, features = below.split(self.sizes, dim=-1)
+        top_loc, top_log_variance = self.top(features).chunk(2, dim=-1)
+        with pyro.plate("data", len(x), dim=-1):
+            top = dist.Normal(top_loc, (top_log_variance / 2).exp()).to_event(1)
+            z2 = pyro.sample("z2", top)
+            seen = dist.Normal(loc, (log_variance / 2).exp())
+            both = precision_weighted(seen, self.lower_prior(z2))
+            return pyro.sample("z1", both.to_event(1))
+
+
+def precision_weighted(first: dist.Normal, second: dist.Normal) -> dist.Normal:
+    """The product of two normal densities, normalised.
+
+    1 / sigma^2 = 1 / sigma_1^2 + 1 / sigma_2^2 and
+    mu = sigma^2 (mu_1 / sigma_1^2 + mu_2 / sigma_2^2); Sonderby et al. (2016), section 2.
+    """
+    precisions = first.scale**-2, second.scale**-2
+    variance = 1 / (precisions[0] + precisions[1])
+    loc = variance * (precisions[0] * first.loc + precisions[1] * second.loc)
+    return dist.Normal(loc, variance.sqrt())

@@ -1,0 +1,56 @@
+"""A generative model of images given their labels."""
+
+import pyro
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from models.labelled import Labelled
+
+__all__ = ["Conditional"]
+
+
+class Conditional(Labelled):
+    """p(x, z|y) = p(z) p(x|z, y), the class y an input that every image has to have.
+
+    The conditional variational autoencoder of Sohn, Lee and Yan (2015), equation (4), with a prior
+    that does not depend on y. What is bounded and measured is log p(x|y).
+
+    Args:
+        spec: What it is built for; the number of classes is `spec.classes`.
+        prior: p(z); a standard normal unless given.
+        likelihood: p(x|z, y); Bernoulli for binary and Gaussian for real data unless given.
+        network: Builds the decoder from its input and output shapes.
+
+    Raises:
+        ValueError: If the data have no labels.
+    """
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor | None = None, y: Tensor | None = None, size: int = 1
+    ) -> Tensor:
+        """The Pyro program.
+
+        Args:
+            x: Observed images (B, C, H, W); None draws images.
+            y: Their classes (B,); where x is None, the classes of the images to draw, or None to
+                draw `size` images of classes taken evenly at random.
+            size: How many to draw where both are None.
+
+        Raises:
+            ValueError: If there are images without classes.
+        """
+        if y is None:
+            if x is not None:
+                raise ValueError("expected the class y of each image; got images alone")
+            y = torch.randint(self.spec.classes, (size,), device=self.log_classes.device)
+        with pyro.plate("data", len(y), dim=-1):
+            z = pyro.sample("z", self.prior())
+            return pyro.sample("x", self.decode(z, y), obs=x)
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> TorchDistribution:
+        """p(x|z, y), batch shape (...), for z (..., D) and y (...), which are broadcast.
+
+        Without y it is 1/C sum_y p(x|z, y), as if every class were as frequent.
+        """
+        return super().decode(z, y)

@@ -1,0 +1,100 @@
+"""What models of labelled images share: classes y, and a decoder of z and y."""
+
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from pyro.infer.util import is_validation_enabled
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from models.likelihoods import Bernoulli, Gaussian, Likelihood
+from models.model import Model
+from models.networks import MLP, NetworkFactory
+from models.priors import Prior, StandardNormal
+from models.spec import Spec
+
+__all__ = ["Labelled", "check_classes", "point_mass", "with_class"]
+
+# The logarithm of a probability that is nought: exp of it is 0 exactly, and so is 0 times it, which
+# minus infinity would turn into NaN.
+_NEVER = -1e4
+
+
+def check_classes(owner: object, spec: Spec, instead: str) -> int:
+    """The number of classes of the data.
+
+    Raises:
+        ValueError: If the data have no labels; the message ends with what to take instead.
+    """
+    if spec.classes < 1:
+        raise ValueError(
+            f"{type(owner).__name__} needs images with labels; these data have none; choose data "
+            f"that have, or {instead}"
+        )
+    return spec.classes
+
+
+def with_class(features: Tensor, y: Tensor, classes: int) -> Tensor:
+    """Vectors (..., F) and classes (...), broadcast, to vectors (..., F + classes): [f, e_y].
+
+    Raises:
+        ValueError: If a class is not known, and Pyro's validation is on.
+    """
+    if is_validation_enabled() and (y < 0).any():
+        raise ValueError("expected the class of every image; got -1, a label that is not known")
+    indicator = one_hot(y, classes).to(features)
+    shape = torch.broadcast_shapes(features.shape[:-1], y.shape)
+    parts = (features.expand(*shape, -1), indicator.expand(*shape, -1))
+    return torch.cat(parts, dim=-1)
+
+
+def point_mass(y: Tensor, like: Tensor) -> Tensor:
+    """The log-probabilities (..., C) of a class that is certain to be y, (...), typed like (C,)."""
+    return _NEVER * (1 - one_hot(y, like.shape[-1])).to(like)
+
+
+class Labelled(Model):
+    """A model whose decoder takes the class beside z: p(x|z, y) a likelihood around a network.
+
+    Args:
+        spec: What it is built for; the number of classes is `spec.classes`.
+        prior: p(z); a standard normal unless given.
+        likelihood: p(x|z, y); Bernoulli for binary and Gaussian for real data unless given.
+        network: Builds the decoder from its input and output shapes.
+
+    Raises:
+        ValueError: If the data have no labels.
+    """
+
+    labelled: ClassVar[bool] = True
+    log_classes: Tensor
+
+    def __init__(
+        self,
+        spec: Spec,
+        prior: Prior | None = None,
+        likelihood: Likelihood | None = None,
+        network: NetworkFactory = MLP,
+    ) -> None:
+        super().__init__(spec)
+        classes = check_classes(self, spec, "--model VAE or Mixture, which need none")
+        self.prior = StandardNormal(spec) if prior is None else prior
+        if likelihood is None:
+            likelihood = Bernoulli(spec) if spec.domain == "binary" else Gaussian(spec)
+        self.likelihood = likelihood
+        self.decoder = network((spec.latent_dim + classes,), self.likelihood.features)
+        self.register_buffer("log_classes", torch.zeros(classes), persistent=False)
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> TorchDistribution:
+        """p(x|z, y), batch shape (...), for z (..., D) and y (...), which are broadcast.
+
+        Without y it is p(x|z) = 1/C sum_y p(x|z, y).
+        """
+        classes = self.spec.classes
+        if y is not None:
+            return self.likelihood(self.decoder(with_class(z, y, classes)))
+        every = self.decode(z.unsqueeze(-2), torch.arange(classes, device=z.device))
+        logits = self.log_classes.expand(*z.shape[:-1], classes)
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits), every)

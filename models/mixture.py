@@ -1,0 +1,75 @@
+"""A generative model with clusters."""
+
+from typing import ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from models.likelihoods import Bernoulli, Gaussian, Likelihood
+from models.model import Model
+from models.networks import MLP, NetworkFactory
+from models.spec import Spec
+
+__all__ = ["Mixture"]
+
+
+class Mixture(Model):
+    """p(x, y, z) = p(y) p(z|y) p(x|z), p(z|y) = N(z; mu_y, diag(sigma_y^2)): clusters in z.
+
+    Jiang, Zheng, Tan, Tang and Zhou (2017), equations (2) to (6). The cluster y is summed out
+    exactly, so that a guide has z alone, and a datum belongs to the clusters by p(y|z), which is
+    the optimal q(y|x, z) (ibid., equation 16). Weights, means and scales are learned; means start
+    as draws from N(0, I), from the seed, weights equal and scales at one.
+
+    Args:
+        spec: What it is built for.
+        likelihood: p(x|z); Bernoulli for binary and Gaussian for real data unless given.
+        network: Builds the decoder from its input and output shapes.
+        components: How many clusters there are.
+
+    Raises:
+        ValueError: If components < 2.
+    """
+
+    enumerated: ClassVar[tuple[str, ...]] = ("y",)
+
+    def __init__(
+        self,
+        spec: Spec,
+        likelihood: Likelihood | None = None,
+        network: NetworkFactory = MLP,
+        components: int = 10,
+    ) -> None:
+        super().__init__(spec)
+        if components < 2:
+            raise ValueError(f"expected components >= 2; got {components}")
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.loc = nn.Parameter(torch.randn(components, spec.latent_dim))
+        self.log_scale = nn.Parameter(torch.zeros(components, spec.latent_dim))
+        if likelihood is None:
+            likelihood = Bernoulli(spec) if spec.domain == "binary" else Gaussian(spec)
+        self.likelihood = likelihood
+        self.decoder = network((spec.latent_dim,), self.likelihood.features)
+
+    def component(self, y: Tensor) -> TorchDistribution:
+        """p(z|y), batch shape (...) and event shape (D,), for y of shape (...)."""
+        return dist.Normal(self.loc[y], self.log_scale[y].exp()).to_event(1)
+
+    def responsibilities(self, z: Tensor) -> Tensor:
+        """p(y|z), (..., components), for z of shape (..., D)."""
+        every = self.component(torch.arange(len(self.logits), device=z.device))
+        return (self.logits + every.log_prob(z.unsqueeze(-2))).softmax(-1)
+
+    def decode(self, z: Tensor) -> TorchDistribution:
+        return self.likelihood(self.decoder(z))
+
+    def forward(self, x: Tensor | None = None, size: int = 1) -> Tensor:
+        with pyro.plate("data", size if x is None else len(x), dim=-1):
+            y = pyro.sample(
+                "y", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"}
+            )
+            z = pyro.sample("z", self.component(y))
+            return pyro.sample("x", self.decode(z), obs=x)

@@ -1,0 +1,472 @@
+"""Classes that are summed out: by hand, by Pyro's TraceEnum_ELBO, and in closed form."""
+
+from math import log, pi, sqrt
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import scipy.special
+import scipy.stats
+import torch
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
+from torch import Tensor
+
+from guides import ConditionalNormal, DiagonalNormal, FullRankNormal, Guide, SemiSupervisedNormal
+from models import (
+    MLP,
+    VAE,
+    Conditional,
+    Gaussian,
+    Linear,
+    Mixture,
+    MixtureOfNormals,
+    Model,
+    SemiSupervised,
+    Spec,
+)
+from ppl_vae.checks import check_pair
+from ppl_vae.data import Split
+from ppl_vae.importance import estimate, log_terms, log_weights
+from ppl_vae.objectives import ELBO, IWAE
+from ppl_vae.semi_supervised_elbo import SemiSupervisedELBO
+from ppl_vae.staging import stage
+
+CLASSES, PARTICLES = 3, 4
+SPEC = Spec((1, 2, 3), "binary", 2, CLASSES)
+LABELS = torch.tensor([0, -1, 2, -1, 1])
+
+
+def tiny(inputs: tuple[int, ...], outputs: tuple[int, ...]) -> MLP:
+    return MLP(inputs, outputs, hidden=(5,))
+
+
+def images(count: int = 5) -> Tensor:
+    return torch.rand(count, *SPEC.image_shape, dtype=torch.float64).bernoulli()
+
+
+def semi_supervised() -> tuple[SemiSupervised, SemiSupervisedNormal]:
+    model = SemiSupervised(SPEC, network=tiny)
+    return model.double(), SemiSupervisedNormal(SPEC, tiny, features=4).double()
+
+
+def mixture(guide: type[Guide] = DiagonalNormal) -> tuple[Mixture, Guide]:
+    model = Mixture(SPEC, network=tiny, components=CLASSES).double()
+    model.logits.data.normal_()
+    model.log_scale.data.normal_(0, 0.3)
+    return model, guide(SPEC, network=tiny).double()
+
+
+def gradients(loss: Tensor, model: Model, guide: Guide) -> dict[str, Tensor]:
+    named = dict([*model.named_parameters(), *guide.named_parameters()])
+    found = torch.autograd.grad(loss, list(named.values()), retain_graph=True)
+    return dict(zip(named, found, strict=True))
+
+
+def by_hand(model: SemiSupervised, guide: SemiSupervisedNormal, x: Tensor, labels: Tensor):
+    """-L(x, y) where there is a label and -U(x) where not, one class and one datum at a time.
+
+    Kingma, Rezende, Mohamed and Welling (2014), equations (6) and (7).
+    """
+    # The classes' draws in the order in which the program takes them from the generator.
+    noise = torch.randn(CLASSES, 1, len(x), SPEC.latent_dim, dtype=torch.float64)
+    bounds = []
+    for n in range(len(x)):
+        image = x[n : n + 1]
+        log_q = torch.log_softmax(guide.classifier(image), -1)[0]
+        labelled_bounds = []
+        for y in range(CLASSES):
+            h = torch.cat(
+                [torch.tanh(guide.encoder(image))[0], torch.eye(CLASSES, dtype=torch.float64)[y]]
+            )
+            mean, log_variance = guide.head(h[None])[0].chunk(2)
+            q = torch.distributions.Normal(mean, (log_variance / 2).exp())
+            z = q.mean + q.stddev * noise[y, 0, n]
+            inputs = torch.cat([z, torch.eye(CLASSES, dtype=torch.float64)[y]])
+            p = torch.sigmoid(model.decoder(inputs[None])[0])
+            log_p = (image[0] * p.log() + (1 - image[0]) * (1 - p).log()).sum()
+            log_prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum() - log(CLASSES)
+            labelled_bounds.append(log_p + log_prior - q.log_prob(z).sum())
+        stacked = torch.stack(labelled_bounds)
+        label = int(labels[n])
+        unlabelled = (log_q.exp() * (stacked - log_q)).sum()
+        bounds.append(stacked[label] if label >= 0 else unlabelled)
+    return -torch.stack(bounds).mean()
+
+
+def test_semi_supervised_elbo_is_that_of_the_equations_and_of_pyro() -> None:
+    model, guide = semi_supervised()
+    x = images()
+    losses = {}
+    torch.manual_seed(3)
+    losses["ours"] = ELBO().loss(model, guide, x, LABELS)
+    torch.manual_seed(3)
+    losses["by hand"] = by_hand(model, guide, x, LABELS)
+    torch.manual_seed(3)
+    stock = TraceEnum_ELBO(max_plate_nesting=1)
+    losses["Pyro's"] = stock.differentiable_loss(model, guide, x, LABELS) / len(x)
+    expected = gradients(losses["by hand"], model, guide)
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, losses["by hand"], rtol=1e-10, atol=1e-10, msg=name)
+        for parameter, gradient in gradients(loss, model, guide).items():
+            torch.testing.assert_close(
+                gradient, expected[parameter], rtol=1e-8, atol=1e-10, msg=f"{name}: {parameter}"
+            )
+    assert expected["classifier.layers.0.weight"].abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("guide", [DiagonalNormal, FullRankNormal])
+@pytest.mark.parametrize("particles", [1, PARTICLES])
+def test_mixture_elbo_is_pyros(guide: type[Guide], particles: int) -> None:
+    model, q = mixture(guide)
+    x = images()
+    torch.manual_seed(3)
+    ours = ELBO(particles).loss(model, q, x)
+    torch.manual_seed(3)
+    stock = TraceEnum_ELBO(
+        num_particles=particles, vectorize_particles=particles > 1, max_plate_nesting=1
+    )
+    expected = stock.differentiable_loss(model, q, x) / len(x)
+    torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+    wanted = gradients(expected, model, q)
+    for name, gradient in gradients(ours, model, q).items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-8, atol=1e-10, msg=name)
+
+
+def test_mixture_is_a_vae_with_a_mixture_of_normals_as_prior() -> None:
+    """Term by term; the marginal of z also by SciPy."""
+    model, guide = mixture()
+    other = VAE(SPEC, prior=MixtureOfNormals(SPEC, CLASSES), network=tiny).double()
+    other.decoder.load_state_dict(model.decoder.state_dict())
+    for name in ("logits", "loc", "log_scale"):
+        getattr(other.prior, name).data = getattr(model, name).data
+    x = images()
+    torch.manual_seed(3)
+    terms = log_terms(model, guide, x, PARTICLES)
+    torch.manual_seed(3)
+    expected = log_terms(other, guide, x, PARTICLES)
+    for name in ("log_prior", "log_likelihood", "log_guide"):
+        a, b = getattr(terms, name), getattr(expected, name)
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12, msg=name)
+    z = terms.latents["z"].detach().numpy()
+    weights = model.logits.softmax(-1).detach().numpy()
+    densities = np.stack(
+        [
+            scipy.stats.multivariate_normal(loc, np.diag(np.exp(2 * scale))).pdf(z)
+            for loc, scale in zip(
+                model.loc.detach().numpy(), model.log_scale.detach().numpy(), strict=True
+            )
+        ],
+        axis=-1,
+    )
+    np.testing.assert_allclose(
+        terms.log_prior.detach(), np.log(densities @ weights), rtol=1e-10, atol=1e-10
+    )
+    posterior = densities * weights / (densities @ weights)[..., None]
+    responsibilities = model.responsibilities(terms.latents["z"]).detach().numpy()
+    np.testing.assert_allclose(responsibilities, posterior, rtol=1e-10)
+
+
+class Coupled(Mixture):
+    """Its image depends on the class given z."""
+
+    def forward(self, x: Tensor | None = None, size: int = 1) -> Tensor:
+        with pyro.plate("data", size if x is None else len(x), dim=-1):
+            categorical = dist.Categorical(logits=self.logits)
+            y = pyro.sample("y", categorical, infer={"enumerate": "parallel"})
+            z = pyro.sample("z", self.component(y))
+            return pyro.sample("x", self.decode(z + self.loc[y]), obs=x)
+
+
+def test_the_terms_are_marginal_where_the_image_depends_on_the_class() -> None:
+    model = Coupled(SPEC, network=tiny, components=CLASSES).double()
+    guide, x = DiagonalNormal(SPEC, network=tiny).double(), images()
+    terms = log_terms(model, guide, x, PARTICLES)
+    z = terms.latents["z"]
+    prior, joint = [], []
+    for y in range(CLASSES):
+        log_prior = model.component(torch.tensor(y)).log_prob(z) - log(CLASSES)
+        prior.append(log_prior)
+        joint.append(log_prior + model.decode(z + model.loc[y]).log_prob(x))
+    marginal = torch.stack(prior).logsumexp(0)
+    torch.testing.assert_close(terms.log_prior, marginal)
+    conditional = torch.stack(joint).logsumexp(0) - marginal
+    torch.testing.assert_close(terms.log_likelihood, conditional)
+
+
+def linear_gaussian() -> tuple[SemiSupervised, SemiSupervisedNormal, Spec]:
+    """p(x|y) is a normal for each class: both y and z can be integrated."""
+    spec = Spec((1, 1, 4), "real", 2, CLASSES)
+    likelihood = Gaussian(spec, initial_scale=0.6)
+    model = SemiSupervised(spec, likelihood=likelihood, network=Linear).double()
+    model.decoder.linear.weight.data.normal_()
+    guide = SemiSupervisedNormal(spec, Linear, features=6).double()
+    return model, guide, spec
+
+
+def exact_log_likelihood(model: SemiSupervised, x: Tensor) -> np.ndarray:
+    """log p(x|y) for each y, (B, classes), by SciPy."""
+    linear = model.decoder.linear
+    loadings, offsets = linear.weight.detach().numpy()[:, :2], linear.weight.detach().numpy()[:, 2:]
+    scale = 1e-3 + model.likelihood.log_scale.exp().item()
+    covariance = loadings @ loadings.T + scale**2 * np.eye(4)
+    bias = linear.bias.detach().numpy()
+    return np.stack(
+        [
+            scipy.stats.multivariate_normal(bias + offsets[:, y], covariance).logpdf(
+                x.flatten(1).numpy()
+            )
+            for y in range(CLASSES)
+        ],
+        axis=-1,
+    )
+
+
+def test_the_estimate_converges_to_log_p_with_both_y_and_z_integrated() -> None:
+    model, guide, spec = linear_gaussian()
+    x = torch.randn(4, *spec.image_shape, dtype=torch.float64)
+    by_class = exact_log_likelihood(model, x)
+    exact = scipy.special.logsumexp(by_class, axis=-1) - log(CLASSES)
+    particles = 40_000
+    split = Split(x, torch.tensor([0, 1, 2, 0]), lambda raw: raw)
+    estimates = estimate(model, guide, split, particles, memory_bytes=2**22)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        weights = (log_weights(model, guide, x, particles) - torch.from_numpy(exact)).exp()
+    errors = (weights.std(0) / sqrt(particles)).numpy()
+    assert (errors < 0.05).all()
+    # The labels of the split are not looked at: this is log p(x).
+    assert (np.abs(estimates.log_likelihood.numpy() - exact) < 4.5 * errors).all()
+    assert (estimates.elbo.numpy() < exact).all()
+    torch.testing.assert_close(estimates.elbo, -(estimates.rate + estimates.distortion))
+
+    # With labels it is log p(x, y).
+    labels = torch.tensor([0, 1, 2, -1])
+    with torch.no_grad():
+        terms = log_terms(model, guide, x, particles, labels=labels)
+        known = terms.log_sum_exp(terms.log_weights) - log(particles)
+        elbo = terms.sum(terms.log_weights) / particles
+    joint = by_class[np.arange(3), labels[:3].numpy()] - log(CLASSES)
+    assert terms.log_share.exp().unique().numel() > 2
+    assert (np.abs(known[:3].numpy() - joint) < 0.1).all()
+    assert (np.abs(known[3].numpy() - exact[3]) < 0.1).all()
+    assert (elbo < known).all()
+
+
+def test_the_shares_of_a_draw_add_up_to_one() -> None:
+    model, guide = semi_supervised()
+    terms = log_terms(model, guide, images(), PARTICLES, labels=LABELS)
+    assert terms.log_weights.shape == (CLASSES * PARTICLES, 5)
+    assert terms.latents["z"].shape == (CLASSES * PARTICLES, 5, 2)
+    torch.testing.assert_close(
+        terms.sum(torch.ones(())), torch.full((5,), float(PARTICLES), dtype=torch.float64)
+    )
+    shares = terms.log_share.exp().unflatten(0, (CLASSES, PARTICLES))
+    assert (shares[:, :, 0] == torch.eye(CLASSES)[0][:, None]).all()  # exactly, not nearly
+    weights = log_weights(model, guide, images(), PARTICLES, LABELS)
+    assert weights.shape == (PARTICLES, 5)
+
+
+def test_a_label_outweighs_a_classifier_that_is_sure_of_another() -> None:
+    model, guide = semi_supervised()
+    guide.classifier.layers[-1].bias.data = torch.tensor([0.0, 0.0, 5_000.0]).double()
+    x, labels = images(2), torch.tensor([0, -1])
+    loss = ELBO().loss(model, guide, x, labels)
+    assert loss.isfinite()
+    assert all(gradient.isfinite().all() for gradient in gradients(loss, model, guide).values())
+
+
+def test_the_classification_loss_is_that_of_equation_9() -> None:
+    model, guide = semi_supervised()
+    x = images()
+    torch.manual_seed(3)
+    plain = ELBO(2).loss(model, guide, x, LABELS)
+    torch.manual_seed(3)
+    loss = SemiSupervisedELBO(2, alpha=7.0).loss(model, guide, x, LABELS)
+    logits = guide.classifier(x[[0, 2, 4]])
+    cross_entropy = torch.nn.functional.cross_entropy(logits, LABELS[[0, 2, 4]], reduction="sum")
+    torch.testing.assert_close(loss, plain + 7 * cross_entropy / 5)
+
+
+def test_the_marginals_over_classes_are_densities() -> None:
+    model, guide = semi_supervised()
+    z, x = torch.randn(6, 2).double(), images(1)
+    by_class = [model.decode(z, torch.tensor(y)).log_prob(x) for y in range(CLASSES)]
+    expected = torch.stack(by_class).logsumexp(0) - log(CLASSES)
+    torch.testing.assert_close(model.decode(z).log_prob(x), expected)
+    x = images()
+    weights = guide.classify(x).probs
+    means = torch.stack([guide.posterior(x, torch.full((5,), y)).mean for y in range(CLASSES)], 1)
+    torch.testing.assert_close(guide.posterior(x).mean, (weights[..., None] * means).sum(1))
+
+
+def test_conditional_elbo_is_that_of_the_class_alone() -> None:
+    """Trained and measured as p(x|y): a VAE whose decoder gets the indicator of y."""
+    model = Conditional(SPEC, network=tiny).double()
+    guide = ConditionalNormal(SPEC, tiny, features=4).double()
+    x, y = images(), torch.tensor([0, 1, 2, 1, 0])
+    torch.manual_seed(3)
+    loss = ELBO().loss(model, guide, x, y)
+    torch.manual_seed(3)
+    q = guide.posterior(x, y)
+    z = q.mean + q.base_dist.scale * torch.randn(5, 2, dtype=torch.float64)
+    inputs = torch.cat([z, torch.eye(CLASSES, dtype=torch.float64)[y]], -1)
+    p = torch.sigmoid(model.decoder(inputs))
+    log_p = (x * p.log() + (1 - x) * (1 - p).log()).flatten(1).sum(1)
+    log_prior = (-(z**2) / 2 - log(2 * pi) / 2).sum(1)
+    torch.testing.assert_close(loss, -(log_p + log_prior - q.log_prob(z)).mean())
+    split = Split(x, y, lambda raw: raw)
+    torch.manual_seed(4)
+    terms = log_terms(model, guide, x, 50, labels=y)
+    torch.manual_seed(4)
+    estimates = estimate(model, guide, split, 50)
+    torch.testing.assert_close(estimates.elbo, terms.log_weights.mean(0).detach())
+
+
+PAIRS = {
+    "SemiSupervised": (semi_supervised, (LABELS,)),
+    "Mixture": (mixture, ()),
+    "Conditional": (
+        lambda: (
+            Conditional(SPEC, network=tiny).double(),
+            ConditionalNormal(SPEC, tiny, features=4).double(),
+        ),
+        (LABELS.clamp(min=0),),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_stock_svi_trains(name: str) -> None:
+    build, labels = PAIRS[name]
+    model, guide = build()
+    before = {n: p.clone() for n, p in [*model.named_parameters(), *guide.named_parameters()]}
+    elbo = TraceEnum_ELBO(max_plate_nesting=1) if model.enumerated else Trace_ELBO()
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), elbo)
+    x = images()
+    losses = [svi.step(x, *labels) for _ in range(60)]
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+    for n, parameter in [*model.named_parameters(), *guide.named_parameters()]:
+        assert not torch.equal(parameter, before[n]), n
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("objective", [ELBO(), ELBO(3), IWAE(3)], ids=str)
+def test_a_staged_loss_is_that_of_the_programs(name: str, objective: ELBO | IWAE) -> None:
+    build, labels = PAIRS[name]
+    model, guide = build()
+    x = images()
+    staged = stage(model, guide, objective, (x, *labels))
+    fresh = images()
+    torch.manual_seed(7)
+    expected = objective.loss(model, guide, fresh, *labels)
+    torch.manual_seed(7)
+    got = staged(fresh, *labels)
+    assert torch.equal(got, expected)
+    wanted = gradients(expected, model, guide)
+    for parameter, gradient in gradients(got, model, guide).items():
+        assert torch.equal(gradient, wanted[parameter]), parameter
+
+
+class Drawing(SemiSupervisedNormal):
+    """Draws the class instead of leaving it to be summed out."""
+
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        with pyro.plate("data", len(x), dim=-1):
+            y = pyro.sample("y", self.classify(x))
+            return pyro.sample("z", self.posterior(x, y))
+
+
+class Discrete(DiagonalNormal):
+    """Has a z that no gradient comes through."""
+
+    def posterior(self, x: Tensor) -> dist.TorchDistribution:
+        return dist.Poisson(self.encoder(x)[..., :2].exp()).to_event(1)
+
+
+@pytest.mark.parametrize(
+    ("model", "guide", "said"),
+    [
+        (SemiSupervised, Drawing, "draws the discrete site 'y'"),
+        (SemiSupervised, DiagonalNormal, "choose --guide SemiSupervisedNormal"),
+        (Conditional, DiagonalNormal, "choose --guide ConditionalNormal"),
+        (SemiSupervised, ConditionalNormal, "a label that is not known"),
+        (Conditional, SemiSupervisedNormal, "the guide's sites have to be"),
+        (Mixture, SemiSupervisedNormal, "3 values in the guide and 10 in the model"),
+        (Mixture, Discrete, "reparameterised"),
+    ],
+)
+def test_pairs_that_cannot_work_are_refused(model, guide, said) -> None:
+    pair = model(SPEC), guide(SPEC)
+    labels = (LABELS.clamp(min=0),) if model.labelled else ()
+    with pytest.raises(ValueError, match=said) as caught:
+        check_pair(*pair, images().float(), *labels)
+    assert "\n" not in str(caught.value)
+
+
+def test_pairs_that_can_work_are_not() -> None:
+    x = images().float()
+    check_pair(SemiSupervised(SPEC), SemiSupervisedNormal(SPEC), x, LABELS)
+    check_pair(Conditional(SPEC), ConditionalNormal(SPEC), x, LABELS.clamp(min=0))
+    check_pair(Mixture(SPEC), FullRankNormal(SPEC), x)
+    check_pair(Mixture(SPEC, components=CLASSES), SemiSupervisedNormal(SPEC), x)
+
+
+def test_estimators_without_meaning_are_refused() -> None:
+    model, guide = semi_supervised()
+    for objective in (ELBO(analytic_kl=True), IWAE(3, "stl"), IWAE(3, "dreg")):
+        with pytest.raises(NotImplementedError):
+            objective.loss(model, guide, images(), LABELS)
+    clusters, plain = mixture()
+    with pytest.raises(NotImplementedError, match="no closed form"):
+        ELBO(analytic_kl=True).loss(clusters, plain, images())
+    with pytest.raises(NotImplementedError, match=r"classifier|labels"):
+        SemiSupervisedELBO().loss(clusters, plain, images())
+
+
+@pytest.mark.parametrize("gradient", ["plain", "stl", "dreg"])
+def test_the_weighted_bound_of_a_mixture_is_that_of_its_marginal(gradient: str) -> None:
+    model, guide = mixture()
+    other = VAE(SPEC, prior=MixtureOfNormals(SPEC, CLASSES), network=tiny).double()
+    other.decoder.load_state_dict(model.decoder.state_dict())
+    for name in ("logits", "loc", "log_scale"):
+        getattr(other.prior, name).data = getattr(model, name).data
+    x, grown = images(), []
+    for p in (model, other):
+        torch.manual_seed(3)
+        loss = IWAE(5, gradient).loss(p, guide, x)
+        grown.append([loss.detach(), *torch.autograd.grad(loss, list(guide.parameters()))])
+    for a, b in zip(*grown, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_drawn_classes_are_as_frequent_as_the_model_says() -> None:
+    model, _ = mixture()
+    drawn = poutine.trace(model).get_trace(size=20_000).nodes["y"]["value"]
+    frequency = torch.bincount(drawn, minlength=CLASSES) / 20_000
+    expected = model.logits.softmax(-1)
+    error = (expected * (1 - expected) / 20_000).sqrt()
+    assert ((frequency - expected).abs() < 4.5 * error).all()
+
+
+@pytest.mark.parametrize("kind", [SemiSupervised, Conditional, ConditionalNormal])
+def test_data_without_labels_are_refused_at_construction(kind) -> None:
+    with pytest.raises(ValueError, match="needs images with labels; these data have none; choose"):
+        kind(Spec((1, 2, 3), "binary", 2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        (Mixture, {"components": 1}, "expected components >= 2; got 1"),
+        (ConditionalNormal, {"features": 0}, "expected features >= 1; got 0"),
+        (SemiSupervisedNormal, {"features": 0}, "expected features >= 1; got 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(kind, options, said) -> None:
+    with pytest.raises(ValueError, match=said):
+        kind(SPEC, **options)
+    for options, said in (({"particles": 0}, "particles >= 1"), ({"alpha": -1.0}, "alpha >= 0")):
+        with pytest.raises(ValueError, match=said):
+            SemiSupervisedELBO(**options)
