@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import jsonargparse
 
 from ppl_vae.devices import DeviceChoice
+from ppl_vae.distributed import first_to_say
 from ppl_vae.errors import InputError
 from ppl_vae.pieces import (
     INJECTED,
@@ -280,5 +281,6 @@ _DISK_ERRORS = (
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {message}" if code == 2 else message, file=sys.stderr)
+    if first_to_say(message):
+        print(f"error: {message}" if code == 2 else message, file=sys.stderr)
     sys.exit(code)

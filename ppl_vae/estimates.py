@@ -13,13 +13,12 @@ from guides import Guide
 from models import Model
 from ppl_vae.compiling import compile_measurement
 from ppl_vae.data import Split
-from ppl_vae.importance import log_terms, pair_traces
+from ppl_vae.importance import MEMORY_BYTES, log_terms, pair_traces
 from ppl_vae.isolation import isolated
 from ppl_vae.staging import NotStageable
 
 __all__ = ["Estimates", "estimate"]
 
-MEMORY_BYTES = 64 * 2**20  # for the temporaries of one pass; more is not faster
 _WORTH_COMPILING = 3_000_000  # draws, which take about as many times ten seconds as compiling
 
 
@@ -79,9 +78,8 @@ def estimate(
         compiled: dict[int, Callable[..., Tensor]] = {}
         if len(images) * particles >= _WORTH_COMPILING:
             compiled = _compiled(measure, example)
-        for start in range(0, len(images), batch):
-            x, *labels = images.batch(slice(start, start + batch), given)
-            done = slice(start, start + len(x))
+        parts = [slice(start, start + batch) for start in range(0, len(images), batch)]
+        for done, (x, *labels) in zip(parts, images.batches(parts, given), strict=True):
             result.log_likelihood[done] = -torch.inf
             for size in chunks:
                 full = compiled if x.shape == example[0].shape else measure

@@ -131,14 +131,18 @@ def _check_same_data(runs: tuple[Run, ...]) -> None:
     first = runs[0].data
     for run in runs[1:]:
         other = run.data
-        same = first.domain == other.domain and torch.equal(
-            first.test.raw.cpu(), other.test.raw.cpu()
-        )
-        if not same:
+        if first.domain != other.domain or not _same_images(first.test, other.test):
             raise InputError(
                 f"expected runs on the same images; {runs[0].path} has {first.domain} "
                 f"{first.name}, {run.path} has {other.domain} {other.name}"
             )
+
+
+def _same_images(one: Split, other: Split) -> bool:
+    return one.raw.shape == other.raw.shape and all(
+        torch.equal(one[piece].cpu(), other[piece].cpu())
+        for piece in (slice(start, start + _BATCH) for start in range(0, len(one), _BATCH))
+    )
 
 
 def _labels(train: Split, test: Split) -> tuple[TwoSplits | None, str | None]:

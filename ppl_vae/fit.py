@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,6 +16,7 @@ from ppl_vae import cli, runs
 from ppl_vae.checks import check_labels, check_objective, check_pair
 from ppl_vae.data import Data, DataSet, Digits
 from ppl_vae.devices import DeviceChoice, choose_device, seed_everything
+from ppl_vae.distributed import Ranks, join
 from ppl_vae.errors import InputError
 from ppl_vae.files import remove_unfinished
 from ppl_vae.isolation import seeded
@@ -72,7 +74,7 @@ def fit(
         objective: What is minimised; the negative ELBO unless given.
         latent_dim: D, the dimension of z.
         epochs: Passes over the training images.
-        batch_size: Images in a minibatch.
+        batch_size: Images in a minibatch, of all processes together where torchrun started several.
         learning_rate: Adam's step size at its peak; it decays to zero along a cosine.
         weight_decay: Adam's L2 term: what of each parameter is added to its gradient.
         warmup_epochs: Epochs over which the learning rate rises to its peak; one, or a tenth of a
@@ -125,21 +127,26 @@ def fit(
         "checkpoint_seconds": checkpoint_seconds,
     }
     _check_settings(settings)
+    ranks = join(device)
     if likelihood is None and "likelihood" in inspect.signature(model).parameters:
         pieces["likelihood"] = Bernoulli if choose_domain(pieces) == "binary" else Gaussian
-    names = (class_of(pieces[role]).__name__ for role in ("data", "model"))
-    path = Path(run) if run else runs.free_path("-".join(names))
-    runs.refuse_existing(path)
+    name = "-".join(class_of(pieces[role]).__name__ for role in ("data", "model"))
+    path = Path(run) if run else Path(ranks.text_of_first(lambda: str(runs.free_path(name))))
+    if ranks.first:
+        runs.refuse_existing(path)
     config = {
         "version": runs.CONFIG_VERSION,
         **{role: describe(piece) for role, piece in pieces.items()},
         **settings,
     }
-    started, training = _prepare(path, config, pieces)
-    _initialise(started)
-    runs.create(path, config, fill=training.save)
-    with runs.locked(path):
-        return _train(started, training)
+    with ranks.quiet():
+        started, training = _prepare(path, config, pieces, ranks)
+        _initialise(started)
+        if not ranks.first:
+            return _train(started, training)
+        runs.create(path, config, fill=training.save)
+        with runs.locked(path):
+            return _train(started, training)
 
 
 def resume(run: Path | str, device: DeviceChoice | None = None, allow_code: bool = False) -> Run:
@@ -167,10 +174,13 @@ def resume(run: Path | str, device: DeviceChoice | None = None, allow_code: bool
     except (KeyError, TypeError) as error:
         raise InputError(f"{path / runs.CONFIG}: a setting is missing or wrong: {error}") from error
     config["device"] = device or config["device"]
-    with runs.locked(path):
-        resumed, training = _prepare(path, config, runs.restore_pieces(config, allow_code))
+    ranks = join(config["device"])
+    with ranks.quiet(), runs.locked(path) if ranks.first else nullcontext():
+        pieces = runs.restore_pieces(config, allow_code)
+        resumed, training = _prepare(path, config, pieces, ranks)
         training.restore(path)
-        remove_unfinished(path)
+        if ranks.first:
+            remove_unfinished(path)
         return _train(resumed, training)
 
 
@@ -194,7 +204,9 @@ def _check_settings(settings: dict[str, Any]) -> None:
         )
 
 
-def _prepare(path: Path, config: dict[str, Any], pieces: dict[str, Any]) -> tuple[Run, Training]:
+def _prepare(
+    path: Path, config: dict[str, Any], pieces: dict[str, Any], ranks: Ranks
+) -> tuple[Run, Training]:
     """Loads the data, builds the pair from the seed and checks that the two fit."""
     device = choose_device(config["device"])
     seed_everything(config["seed"])
@@ -205,6 +217,11 @@ def _prepare(path: Path, config: dict[str, Any], pieces: dict[str, Any]) -> tupl
         raise InputError(
             f"--batch_size: expected at most {len(data.train):,}, the number of training images; "
             f"got {batch_size:,}"
+        )
+    if batch_size < ranks.size:
+        raise InputError(
+            f"--batch_size: expected at least {ranks.size}, an image for each process; got "
+            f"{batch_size}"
         )
     spec = Spec(data.image_shape, domain, config["latent_dim"], data.classes)
     model, guide = build_pair(spec, pieces)
@@ -223,6 +240,7 @@ def _prepare(path: Path, config: dict[str, Any], pieces: dict[str, Any]) -> tupl
             pieces["objective"],
             precision=_precision(config, device),
             weight_decay=config.get("weight_decay", 0.0),
+            ranks=ranks,
         ),
         data,
         dataclasses.asdict(spec),
@@ -284,12 +302,15 @@ def _start_engine(engine: str, training: Training) -> None:
 
 
 def _train(run: Run, training: Training) -> Run:
+    state = training.step.pair.state_dict().values()
+    training.ranks.copy_from_first(*state)
     training.run(run.path)
     training.keep_best()
     run.model.eval()
     run.guide.eval()
-    write_summary(run, training)
-    draw_pictures(run, training.rows)
+    if training.ranks.first:
+        write_summary(run, training)
+        draw_pictures(run, training.rows)
     return run
 
 
@@ -327,7 +348,8 @@ def _main(arguments: list[str]) -> None:
         run = resume(again, options["device"] if chosen else None, allow_code)
     else:
         run = fit(**options)
-    print(report(run))
+    if join(run.config["device"]).first:
+        print(report(run))
 
 
 if __name__ == "__main__":

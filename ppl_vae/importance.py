@@ -14,7 +14,9 @@ from guides import Guide
 from models import Model
 from ppl_vae.isolation import repeatable
 
-__all__ = ["LogTerms", "log_terms", "log_weights", "pair_traces"]
+__all__ = ["MEMORY_BYTES", "LogTerms", "log_terms", "log_weights", "pair_traces"]
+
+MEMORY_BYTES = 64 * 2**20  # for the temporaries of one pass; more is not faster
 
 
 @dataclass(frozen=True)

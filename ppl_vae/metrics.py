@@ -29,15 +29,16 @@ def write_metrics(folder: Path, rows: list[Row]) -> None:
 
 
 @contextmanager
-def events(folder: Path, next_epoch: int) -> Iterator[Callable[[Row], None]]:
+def events(folder: Path, next_epoch: int, wanted: bool = True) -> Iterator[Callable[[Row], None]]:
     """Gives a function that logs a row as TensorBoard events, or does nothing without TensorBoard.
 
     Args:
         folder: The run directory; the events go to its folder `tensorboard`.
         next_epoch: The epoch that comes next; events of it and later ones, which a killed run
             may have left, are no longer shown.
+        wanted: Whether this process is to write at all.
     """
-    if importlib.util.find_spec("tensorboard") is None:
+    if not wanted or importlib.util.find_spec("tensorboard") is None:
         yield lambda row: None
         return
     from torch.utils.tensorboard import SummaryWriter

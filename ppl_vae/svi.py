@@ -9,6 +9,7 @@ from torch import Tensor
 from guides import Guide
 from models import Model
 from ppl_vae.compiling import compile_staged
+from ppl_vae.distributed import Ranks
 from ppl_vae.objectives import Objective
 from ppl_vae.precision import matrix_precision
 from ppl_vae.staging import Gradients, PairLoss, stage, with_gradients
@@ -28,6 +29,7 @@ class SVIStep:
         precision: That of the networks' matrix products during a step; the parameters' own unless
             given. Everything else, and every measurement, is in the parameters' own.
         weight_decay: Adam's L2 term: what of a parameter is added to its gradient.
+        ranks: The processes that take each step together; this one alone unless given.
     """
 
     def __init__(
@@ -37,11 +39,13 @@ class SVIStep:
         objective: Objective,
         precision: torch.dtype | None = None,
         weight_decay: float = 0.0,
+        ranks: Ranks | None = None,
     ) -> None:
         self.model = model
         self.guide = guide
         self.objective = objective
         self.precision = precision
+        self.ranks = ranks or Ranks()
         self.pair = PairLoss(model, guide, objective)
         self.parameters = dict(self.pair.named_parameters())
         device = next(self.pair.parameters()).device
@@ -79,11 +83,15 @@ class SVIStep:
         self._compiled_shape = batch[0].shape
 
     def __call__(
-        self, batch: tuple[Tensor, ...], learning_rate: float, epoch: float = 0.0
+        self,
+        batch: tuple[Tensor, ...],
+        learning_rate: float,
+        epoch: float = 0.0,
+        weight: float = 1.0,
     ) -> Tensor:
         """`set` and `update` in one."""
         self.set(learning_rate, epoch)
-        return self.update(batch)
+        return self.update(batch, weight)
 
     def set(self, learning_rate: float, epoch: float) -> None:
         """Sets what changes from step to step.
@@ -100,14 +108,18 @@ class SVIStep:
         for name, value in self.objective.schedule(epoch).items():
             self.scheduled[name].fill_(value)
 
-    def update(self, batch: tuple[Tensor, ...]) -> Tensor:
+    def update(self, batch: tuple[Tensor, ...], weight: float = 1.0) -> Tensor:
         """Updates the parameters once, or not at all where the loss is not finite.
 
         Args:
             batch: Images (B, C, H, W), and labels (B,) where the model takes them.
+            weight: Which part of the step's batch this is; other processes have the rest.
 
         Returns:
-            The loss before the update, a detached scalar in nats per datum.
+            The loss of the whole batch before the update, a detached scalar in nats per datum.
+
+        Raises:
+            LostProcess: If another process is gone; the parameters are as they were.
         """
         shape = batch[0].shape
         if self._compiled is not None and shape == self._compiled_shape and self.model.training:
@@ -115,6 +127,7 @@ class SVIStep:
         else:
             with matrix_precision(self.precision, self.pair):
                 loss, gradients = self._eager(*batch, **self.scheduled)
+        loss, gradients = self.ranks.mean(loss, gradients, weight)
         for name, parameter in self.parameters.items():
             parameter.grad = gradients[name]
         # Where the loss is not finite Adam leaves the parameters as they are, so that one can look

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +20,7 @@ from ppl_vae.checkpoints import (
 )
 from ppl_vae.checks import find_not_finite
 from ppl_vae.data import Data
+from ppl_vae.distributed import LostProcess
 from ppl_vae.errors import InputError
 from ppl_vae.estimates import estimate
 from ppl_vae.interrupts import asked_to_stop
@@ -35,6 +37,7 @@ BEST = "best.safetensors"
 # The validation bound averages at least this many draws of z, over images and particles.
 _VALIDATION_DRAWS = 5000
 _VALIDATION_SEED = 1
+_TERMS = ("elbo", "rate", "distortion")
 
 
 class Training:
@@ -69,6 +72,7 @@ class Training:
         checkpoint_seconds: float,
     ) -> None:
         self.step = step
+        self.ranks = step.ranks
         self.data = data
         self.spec = spec
         self.epochs = epochs
@@ -101,7 +105,8 @@ class Training:
         """
         images = self.data.train
         with isolated(images.raw.device):
-            self.step.compile(images.batch(slice(self.batch_size), self.step.model.labelled))
+            full = self.ranks.share(torch.arange(self.batch_size, device=images.raw.device))
+            self.step.compile(images.batch(full, self.step.model.labelled))
 
     def run(self, folder: Path) -> None:
         """Trains to the end, or until a signal asks to stop.
@@ -111,6 +116,7 @@ class Training:
 
         Raises:
             InputError: If a loss is not finite; the last good checkpoint stays.
+            LostProcess: If another process of the run is gone, once a checkpoint is written.
             KeyboardInterrupt: After a signal, once a checkpoint is written.
             OSError: If a checkpoint cannot be written; the last good one stays.
         """
@@ -126,12 +132,13 @@ class Training:
             asked_to_stop() as asked,
             pyro.validation_enabled(False),
             Progress(title, self.epochs * images, "images", done) as progress,
-            events(folder, len(self.rows) + 1) as log_event,
+            events(folder, len(self.rows) + 1, self.ranks.first) as log_event,
+            self._saved_if_lost(folder),
         ):
+            asked = self.ranks.agreed(asked)
             while not self.finished and not asked():
                 for batch in self._rest_of_epoch():
-                    self._update(batch)
-                    progress.advance(len(batch[0]))
+                    progress.advance(self._update(batch))
                     if asked() or time.monotonic() - saved > self.checkpoint_seconds:
                         self.seconds = before + time.monotonic() - started
                         self.save(folder)
@@ -151,6 +158,15 @@ class Training:
                 f"stopped, with a checkpoint; go on with: python -m ppl_vae.fit --resume {folder}"
             )
 
+    @contextmanager
+    def _saved_if_lost(self, folder: Path) -> Iterator[None]:
+        """Nothing of a step is done before all processes have done their part of it."""
+        try:
+            yield
+        except LostProcess:
+            self.save(folder)
+            raise
+
     def _rest_of_epoch(self) -> Iterator[tuple[Tensor, ...]]:
         # An epoch is over when it has its row: one may stop between the last step and that.
         epoch = len(self.rows)
@@ -159,18 +175,26 @@ class Training:
         generator = torch.Generator().manual_seed(int(seed))
         images = self.data.train
         order = torch.randperm(len(images), generator=generator).to(images.raw.device)
-        for index in order.split(self.batch_size)[done:]:
-            yield images.batch(index, self.step.model.labelled)
+        shares = [self.ranks.share(index) for index in order.split(self.batch_size)[done:]]
+        batches = images.batches(shares, self.step.model.labelled)
+        for _ in shares:
+            self.ranks.seed_step(self.seed, self.steps)
+            yield next(batches)
 
-    def _update(self, batch: tuple[Tensor, ...]) -> None:
+    def _update(self, batch: tuple[Tensor, ...]) -> int:
+        """Takes a step, and tells how many images it was on."""
+        place = (self.steps % self.steps_per_epoch) * self.batch_size
+        size = min(self.batch_size, len(self.data.train) - place)
         rate = learning_rate_at(self.steps, self.learning_rate, self.warmup_steps, self.total_steps)
-        loss = self.step(batch, rate, self.steps / self.steps_per_epoch)
-        self.loss_sum += loss * len(batch[0])
+        epoch, weight = self.steps / self.steps_per_epoch, self.ranks.weight(size)
+        loss = self.step(batch, rate, epoch, weight)
+        self.loss_sum += loss * size
         self.steps += 1
         # Reading a number from a GPU waits for it, so there it is done now and then.
         due = self.steps % 50 == 0 or self.steps % self.steps_per_epoch == 0
         if (due or self.loss_sum.device.type == "cpu") and not self.loss_sum.isfinite():
             self._stop("the loss is not finite", batch)
+        return size
 
     def _stop(self, reason: str, batch: tuple[Tensor, ...]) -> NoReturn:
         culprit = find_not_finite(self.step.model, self.step.guide, *batch) or reason
@@ -186,11 +210,16 @@ class Training:
         particles = max(1, _VALIDATION_DRAWS // len(images))
         model.eval()
         guide.eval()
-        with seeded(images.raw.device, _VALIDATION_SEED):
-            estimates = estimate(model, guide, images, particles)
-        if not estimates.elbo.isfinite().all():
-            wrong = images.batch(~estimates.elbo.isfinite(), model.labelled)
-            self._stop("the validation ELBO is not finite", wrong)
+        bad: slice | Tensor = slice(1)
+        means = torch.empty(len(_TERMS), dtype=torch.float64, device=images.raw.device)
+        if self.ranks.first:
+            with seeded(images.raw.device, _VALIDATION_SEED):
+                estimates = estimate(model, guide, images, particles)
+            bad = ~estimates.elbo.isfinite()
+            means = torch.stack([getattr(estimates, term).double().mean() for term in _TERMS])
+        self.ranks.copy_from_first(means)
+        if not means.isfinite().all():
+            self._stop("the validation ELBO is not finite", images.batch(bad, model.labelled))
         model.train()
         guide.train()
         row: Row = {
@@ -201,10 +230,8 @@ class Training:
             ),
             "loss_nats_per_datum": (self.loss_sum / len(self.data.train)).item(),
         }
-        for term in ("elbo", "rate", "distortion"):
-            row[f"validation_{term}_nats_per_datum"] = (
-                getattr(estimates, term).double().mean().item()
-            )
+        for term, mean in zip(_TERMS, means.tolist(), strict=True):
+            row[f"validation_{term}_nats_per_datum"] = mean
         self.rows.append(row)
         self.loss_sum.zero_()
         if self.patience and self._epochs_without_progress() == 0:
@@ -229,10 +256,14 @@ class Training:
     def save(self, folder: Path) -> None:
         """Writes the checkpoint, the best parameters where patience asks for them, and the metrics.
 
+        Of several processes the first one does; their states are the same.
+
         Raises:
             InputError: If a parameter is not finite: such a state is not kept.
             OSError: If a file cannot be written; the last good one stays.
         """
+        if not self.ranks.first:
+            return
         values = {f"the parameter {name}": value for name, value in self.step.parameters.items()}
         for name, value in {**values, "the loss": self.loss_sum}.items():
             if not value.isfinite().all():

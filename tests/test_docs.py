@@ -10,8 +10,10 @@ shorter than they read, or finds the data, is this and nothing else:
 """
 
 import gc
+import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -102,6 +104,14 @@ def run_command(command: str, root: Path | None, monkeypatch: pytest.MonkeyPatch
     if words[0] == "source":
         assert words[1:] == [".venv/bin/activate"], command
         assert "VENV := .venv" in (ROOT / "Makefile").read_text()
+        return
+    if words[0] == "torchrun":
+        done = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", *words[1:], *OPTIONS["fit"]],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            check=False,
+        )
+        assert done.returncode == 0, command
         return
     if words[:2] == ["python", "-m"] and words[2].startswith("ppl_vae."):
         verb, arguments = words[2].removeprefix("ppl_vae."), words[3:]

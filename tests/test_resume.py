@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -435,6 +436,16 @@ def test_kill_at_twenty_random_moments(
     commands: Commands, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     kill_until_finished(commands, tmp_path, 20, 120, 3.0, *options)
+
+
+def test_kill_at_random_moments_while_other_processes_read(
+    commands: Commands, tmp_path: Path
+) -> None:
+    images = torch.randint(256, (600, 6, 6), dtype=torch.uint8)
+    np.save(tmp_path / "images.npy", images.numpy())
+    options = ["--data", "Arrays", "--data.path", str(tmp_path / "images.npy")]
+    options += ["--data.memory_gib", "0", "--data.workers", "1"]
+    kill_until_finished(commands, tmp_path, 1, 6, 0.9, *options)
 
 
 def wait_for_steps(run: Path) -> None:

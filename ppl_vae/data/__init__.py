@@ -16,6 +16,7 @@ from ppl_vae.data.mnist import EMNIST, KMNIST, MNIST, FashionMNIST
 from ppl_vae.data.omniglot import Omniglot
 from ppl_vae.data.source import Images, Source, split_tenths
 from ppl_vae.data.split import Data, Split
+from ppl_vae.data.stored import Stored
 
 __all__ = [
     "CIFAR10",
@@ -38,5 +39,6 @@ __all__ = [
     "Omniglot",
     "Source",
     "Split",
+    "Stored",
     "split_tenths",
 ]

@@ -17,12 +17,13 @@ from functools import partial
 from typing import Literal, cast
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from models.spec import Domain
 from ppl_vae.data.data_set import DataSet
 from ppl_vae.data.source import Images, Source
 from ppl_vae.data.split import Data, Split
+from ppl_vae.data.stored import Stored
 from ppl_vae.errors import InputError
 
 __all__ = ["EVALUATION_SEED", "Conversion", "bernoulli_draw", "dequantised"]
@@ -33,25 +34,29 @@ EVALUATION_SEED = 20140501
 _CHUNK = 4096  # images converted at a time while loading, so that no float copy of a set is held
 
 
-def bernoulli_draw(raw: Tensor, top: int, generator: Generator | None = None) -> Tensor:
-    """1 with probability raw / top, else 0."""
+def bernoulli_draw(raw: Tensor, top: int, noise: Tensor | None = None) -> Tensor:
+    """1 with probability raw / top, else 0; by noise uniform on [0, 1), fresh unless given."""
     probability = raw.float() / top
-    noise = torch.rand(raw.shape, generator=generator, device=raw.device)
+    noise = torch.rand(raw.shape, device=raw.device) if noise is None else noise
     return (noise < probability).float()
 
 
-def dequantised(raw: Tensor, levels: int, generator: Generator | None = None) -> Tensor:
-    """(raw + u) / levels with u uniform on [0, 1).
+def dequantised(raw: Tensor, levels: int, noise: Tensor | None = None) -> Tensor:
+    """(raw + u) / levels with u uniform on [0, 1), fresh unless given.
 
     The noise stops 2^-16 short of 1, the spacing of float32 below 256, so that no sum is rounded up
     into the next level: floor(levels * result) is always `raw`.
     """
-    noise = torch.rand(raw.shape, generator=generator, device=raw.device) * (1 - 2**-16)
-    return (raw.float() + noise) / levels
+    noise = torch.rand(raw.shape, device=raw.device) if noise is None else noise
+    return (raw.float() + noise * (1 - 2**-16)) / levels
 
 
 def _as_float(raw: Tensor) -> Tensor:
     return raw.float()
+
+
+def _thresholded(raw: Tensor, half: float) -> Tensor:
+    return (raw >= half).float()
 
 
 def _scaled(raw: Tensor, top: int) -> Tensor:
@@ -127,14 +132,19 @@ class Conversion:
         raw, prepare = images.pixels, self._prepare
         if self.binarize == "threshold":
             half = 0.5 if self.levels is None else self.levels // 2
+            if isinstance(raw, Stored):
+                return Split(raw, images.labels, partial(_thresholded, half=half))
             raw = (raw >= half).to(torch.uint8)
         elif seed is not None and (self.binarize != "none" or self.dequantize == "uniform"):
+            if isinstance(raw, Stored):
+                return Split(raw.drawn_once(prepare, seed), images.labels, _as_float)
             dtype = torch.uint8 if self.binarize != "none" else torch.float32
             generator = torch.Generator().manual_seed(seed)
             frozen = torch.empty(raw.shape, dtype=dtype)
             for start in range(0, len(raw), _CHUNK):
                 chunk = slice(start, start + _CHUNK)
-                frozen[chunk] = prepare(raw[chunk], generator=generator).to(dtype)
+                noise = torch.rand(raw[chunk].shape, generator=generator)
+                frozen[chunk] = prepare(raw[chunk], noise=noise).to(dtype)
             raw, prepare = frozen, _as_float
         return Split(raw, images.labels, prepare)
 
@@ -144,7 +154,15 @@ class Conversion:
         Args:
             source: The images as they are stored.
             seed: The run's seed, for `fixed` binarisation of the training images.
+
+        Raises:
+            InputError: If `fixed` is asked for of training images that stay on disk.
         """
+        if self.binarize == "fixed" and isinstance(source.train.pixels, Stored):
+            raise InputError(
+                f"--data.binarize fixed draws the training images of {self.name} once, and they "
+                "are more than is held in memory; choose dynamic, or a larger --data.memory_gib"
+            )
         _, channels, height, width = source.train.pixels.shape
         return Data(
             train=self._split(source.train, seed if self.binarize == "fixed" else None),
@@ -170,7 +188,11 @@ class Conversion:
         ]
         shape = " x ".join(str(size) for size in source.train.pixels.shape[1:])
         parts = [f"{self.domain} data", *said, f"{sizes} training / validation / test images"]
-        return f"{self.name}: {', '.join(parts)} of {shape}"
+        pixels, where = source.train.pixels, "in memory"
+        if isinstance(pixels, Stored):
+            readers = "1 process" if pixels.workers == 1 else f"{pixels.workers} processes"
+            where = f"read from disk by {readers if pixels.workers else 'this process'}"
+        return f"{self.name}: {', '.join(parts)} of {shape}, {where}"
 
 
 def _refuse_misfits(

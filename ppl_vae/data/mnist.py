@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 from torch import Tensor
 
@@ -118,7 +118,7 @@ class EMNIST(DataSet):
         first = 1 if self.split == "letters" else 0  # letters are numbered from 1
         train, validation, test = (
             Images(
-                images.pixels.transpose(2, 3).contiguous(),
+                cast(Tensor, images.pixels).transpose(2, 3).contiguous(),
                 None if images.labels is None else images.labels - first,
             )
             for images in (source.train, source.validation, source.test)

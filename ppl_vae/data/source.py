@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ppl_vae.data.stored import Stored
 from ppl_vae.errors import InputError
 
 __all__ = ["Images", "Source", "fixed_order", "split_tenths"]
@@ -17,14 +18,15 @@ class Images:
     """Images as they are stored.
 
     Args:
-        pixels: (N, C, H, W), uint8 grey levels (0 and 1 where the images are binary) or float32.
+        pixels: (N, C, H, W), uint8 grey levels (0 and 1 where the images are binary) or float32;
+            `Stored` where they stay in their files.
         labels: (N,) int64, or None.
 
     Raises:
         InputError: If there are none, or not one label for each.
     """
 
-    pixels: Tensor
+    pixels: Tensor | Stored
     labels: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -41,7 +43,10 @@ class Images:
         return len(self.pixels)
 
     def __getitem__(self, index: slice | Tensor) -> "Images":
-        return Images(self.pixels[index], None if self.labels is None else self.labels[index])
+        labels = None if self.labels is None else self.labels[index]
+        if isinstance(self.pixels, Stored):
+            return Images(self.pixels.select(index), labels)
+        return Images(self.pixels[index], labels)
 
 
 @dataclass(frozen=True, eq=False)

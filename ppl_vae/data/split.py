@@ -1,6 +1,6 @@
-"""The images that a run works on: three splits, held as bytes, converted batch by batch."""
+"""The images that a run works on: three splits, stored as bytes, converted batch by batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.spec import Domain
+from ppl_vae.data.stored import Index, Stored
 from ppl_vae.errors import InputError
 
 __all__ = ["Data", "Split"]
@@ -18,28 +19,44 @@ class Split:
     """The images of one split; indexing gives them in the domain of the likelihood.
 
     Args:
-        raw: (N, C, H, W), as small as it can be stored: uint8 where the images are quantised.
+        raw: (N, C, H, W), as small as it can be stored: uint8 where the images are quantised. A
+            tensor, or `Stored` where the images stay in their files.
         labels: (N,) int64, or None.
         prepare: From a batch of `raw` to float32 images in the domain. A pure function of tensors
             on any device, whose noise, if any, comes from torch's global generator.
     """
 
-    raw: Tensor
+    raw: Tensor | Stored
     labels: Tensor | None
     prepare: Callable[[Tensor], Tensor]
 
     def __len__(self) -> int:
         return len(self.raw)
 
-    def __getitem__(self, index: Tensor | slice | list[int]) -> Tensor:
+    def __getitem__(self, index: Index) -> Tensor:
         return self.prepare(self.raw[index])
 
-    def batch(self, index: Tensor | slice | list[int], labelled: bool) -> tuple[Tensor, ...]:
+    def batch(self, index: Index, labelled: bool) -> tuple[Tensor, ...]:
         """What programs take: (x,), or (x, y) where they are of labelled images.
 
         Labels that are not known are -1.
         """
-        x = self[index]
+        return self._with_labels(self[index], index, labelled)
+
+    def batches(self, indices: Sequence[Index], labelled: bool) -> Iterator[tuple[Tensor, ...]]:
+        """`batch` of each index in turn; images in files are read ahead by other processes.
+
+        Raises:
+            InputError: If a file cannot be read.
+        """
+        if isinstance(self.raw, Stored):
+            for index, raw in zip(indices, self.raw.batches(indices), strict=True):
+                yield self._with_labels(self.prepare(raw), index, labelled)
+        else:
+            for index in indices:
+                yield self.batch(index, labelled)
+
+    def _with_labels(self, x: Tensor, index: Index, labelled: bool) -> tuple[Tensor, ...]:
         if not labelled:
             return (x,)
         unknown = torch.full((len(x),), -1, device=x.device)
@@ -77,7 +94,9 @@ class Split:
     def first(self, count: int) -> "Split":
         """The split of the first so many images."""
         labels = None if self.labels is None else self.labels[:count]
-        return replace(self, raw=self.raw[:count], labels=labels)
+        raw = self.raw
+        few = raw.select(slice(count)) if isinstance(raw, Stored) else raw[:count]
+        return replace(self, raw=few, labels=labels)
 
     def to(self, device: torch.device | str) -> "Split":
         """The same split with its images and labels on a device."""

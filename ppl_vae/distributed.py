@@ -1,0 +1,198 @@
+"""Several processes that train one pair together, each on its share of every batch.
+
+`torchrun` starts them. All hold the same parameters and take the same steps: a step's gradient is
+the mean over the whole batch, which is the mean over the processes' shares weighted by their sizes,
+because a loss is a mean over data. The first process, rank 0, alone writes files.
+"""
+
+import atexit
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ppl_vae.data.damage import reason
+from ppl_vae.errors import InputError
+
+__all__ = ["LostProcess", "Ranks", "first_to_say", "join"]
+
+_READ_STEPS = 50  # on a GPU, how often it is asked whether some process is to stop
+
+_stores: list[dist.Store] = []  # that of the process group, which outlives a single run
+
+
+class LostProcess(InputError):
+    """Another process of the run has ended before its time."""
+
+
+@dataclass
+class Ranks:
+    """One of the processes that train together; there may be only one.
+
+    Args:
+        rank: Its number.
+        size: How many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+    _asked: Callable[[], bool] = field(default=lambda: False, repr=False)
+    _any_asked: bool = field(default=False, repr=False)
+    _reductions: int = field(default=0, repr=False)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def share(self, batch: Tensor) -> Tensor:
+        """This process's part of what a batch consists of, (B,) to about (B / size,).
+
+        Where there is nothing left for this process it is the first entry, of weight 0.
+        """
+        part = batch.tensor_split(self.size)[self.rank]
+        return part if len(part) else batch[:1]
+
+    def weight(self, batch_size: int) -> float:
+        """The part of a batch that the share is."""
+        return (batch_size // self.size + (self.rank < batch_size % self.size)) / batch_size
+
+    def seed_step(self, seed: int, step: int) -> None:
+        """Seeds torch's generators for a step, where several processes have to draw differently."""
+        if self.size > 1:
+            sequence = np.random.SeedSequence(seed, spawn_key=(self.rank, step))
+            torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+
+    def agreed(self, asked: Callable[[], bool]) -> Callable[[], bool]:
+        """Whether to stop, which all processes answer alike: once any of them is asked to."""
+        if self.size == 1:
+            return asked
+        self._asked, self._any_asked = asked, False
+        return lambda: self._any_asked
+
+    def mean(
+        self, loss: Tensor, gradients: Mapping[str, Tensor | None], weight: float
+    ) -> tuple[Tensor, dict[str, Tensor | None]]:
+        """The loss and its gradients for the whole batch, in one exchange.
+
+        Args:
+            loss: Of the share, a scalar.
+            gradients: Of the share, by parameter; None for parameters that it does not depend on.
+            weight: What `weight` gives.
+
+        Raises:
+            LostProcess: If a process is gone.
+        """
+        if self.size == 1:
+            return loss, dict(gradients)
+        there = {name: value for name, value in gradients.items() if value is not None}
+        parts = [*there.values(), loss]
+        flat = torch.cat([part.reshape(-1).to(loss.dtype) for part in parts]).mul_(weight)
+        flat = torch.cat([flat, flat.new_full((1,), float(self._asked()))])
+        with _told_if_lost():
+            dist.all_reduce(flat)
+        self._reductions += 1
+        if flat.device.type == "cpu" or self._reductions % _READ_STEPS == 0:
+            self._any_asked = bool(flat[-1] > 0)
+        sizes = [part.numel() for part in parts]
+        *means, mean_loss, _ = flat.split([*sizes, 1])
+        mean = {
+            name: value.view(there[name].shape).to(there[name].dtype)
+            for name, value in zip(there, means, strict=True)
+        }
+        return mean_loss.view(()), {name: mean.get(name) for name in gradients}
+
+    def copy_from_first(self, *tensors: Tensor) -> None:
+        """Overwrites tensors with those of the first process.
+
+        Raises:
+            LostProcess: If a process is gone.
+        """
+        if self.size > 1:
+            with _told_if_lost():
+                for tensor in tensors:
+                    dist.broadcast(tensor.detach(), src=0)
+
+    def text_of_first(self, text: Callable[[], str]) -> str:
+        """What the first process says, in all of them."""
+        if self.size == 1:
+            return text()
+        key = f"text {_stores[0].add(f'texts of {self.rank}', 1)}"
+        if self.first:
+            _stores[0].set(key, text())
+        return _stores[0].get(key).decode()
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Keeps all processes but the first from telling how far they are."""
+        if self.first:
+            yield
+            return
+        with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+            yield
+
+
+def join(device: str) -> Ranks:
+    """Meets the other processes of this run, where torchrun has started several.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`; each process of a machine takes a GPU of its own.
+
+    Raises:
+        InputError: If there are too few GPUs, or the others cannot be reached.
+    """
+    if not dist.is_available() or ("RANK" not in os.environ and not dist.is_initialized()):
+        return Ranks()
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    if on_gpu:
+        local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local >= there:
+            raise InputError(
+                f"--nproc_per_node: expected at most {there}, the number of GPUs; got at least "
+                f"{local + 1}; start fewer processes, or add --device cpu"
+            )
+        torch.cuda.set_device(local)
+    if not dist.is_initialized():
+        try:
+            store, rank, size = next(iter(dist.rendezvous("env://")))
+            dist.init_process_group(
+                "nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size
+            )
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f"could not meet the other processes of the run ({reason(error)}); start them with "
+                "torchrun"
+            ) from error
+        _stores.append(store)
+        atexit.register(_leave)
+    return Ranks(dist.get_rank(), dist.get_world_size())
+
+
+def first_to_say(message: str) -> bool:
+    """Whether this process is the one that prints a message which others may have too."""
+    if _stores:
+        with suppress(RuntimeError):  # the store may have gone with a process that was lost
+            return _stores[0].add(f"said {message}", 1) == 1
+        return True
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+@contextmanager
+def _told_if_lost() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostProcess(
+            "another process of this run was lost; go on from the last checkpoint with "
+            "--resume, with any number of processes"
+        ) from error
+
+
+def _leave() -> None:
+    with suppress(RuntimeError):
+        dist.destroy_process_group()

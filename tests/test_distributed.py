@@ -1,0 +1,314 @@
+"""Processes that train together take the steps that one would take, and none is left alone."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from guides import DiagonalNormal
+from models import VAE, Gaussian, Spec
+from models.networks import MLP
+from ppl_vae.checkpoints import read_checkpoint
+from ppl_vae.distributed import Ranks, first_to_say
+from ppl_vae.objectives import ELBO
+from ppl_vae.svi import learning_rate_at
+
+# Python that has imported it all, and forks into the processes of a run as torchrun starts them.
+SERVER = """
+import json, os, sys, traceback
+import matplotlib, PIL, sklearn.datasets, torch.utils.tensorboard, torch, torch.distributed
+import ppl_vae.fit, ppl_vae.plots
+
+torch.set_num_threads(1)
+for line in sys.stdin:
+    port, size, logs, program = json.loads(line)
+    children = []
+    for rank in range(size):
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        sys.stdin.close()
+        for descriptor, kind in ((1, "out"), (2, "err")):
+            name = f"{logs}/{rank}.{kind}"
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        if size > 1:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+            os.environ |= {"LOCAL_WORLD_SIZE": str(size), "MASTER_PORT": str(port)}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1"}
+        code = 99
+        try:
+            exec(program) if isinstance(program, str) else ppl_vae.fit.main(program)
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    print(json.dumps(children), flush=True)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    print(json.dumps(codes), flush=True)
+"""
+
+
+class Processes:
+    """Runs a program, or `python -m ppl_vae.fit ARGUMENTS`, in several processes together."""
+
+    def __init__(self, server: subprocess.Popen, logs: Path) -> None:
+        self.server = server
+        self.logs = logs
+
+    def start(self, size: int, program: str | list[str]) -> list[int]:
+        """Starts them and gives their process ids."""
+        assert self.server.stdin
+        assert self.server.stdout
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.server.stdin.write(json.dumps([port, size, str(self.logs), program]) + "\n")
+        self.server.stdin.flush()
+        return json.loads(self.server.stdout.readline())
+
+    def end(self) -> list[int]:
+        """Waits for all of them and gives their exit codes."""
+        assert self.server.stdout
+        return json.loads(self.server.stdout.readline())
+
+    def run(self, size: int, program: str | list[str]) -> list[int]:
+        self.start(size, program)
+        return self.end()
+
+    def said(self, kind: str = "err") -> str:
+        return "".join(log.read_text() for log in sorted(self.logs.glob(f"*.{kind}")))
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    folder = tmp_path_factory.mktemp("processes")
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        yield Processes(server, folder)
+        assert server.stdin
+        server.stdin.close()
+
+
+# One exchange gives what one process would compute
+
+IMAGES, BATCH, EPOCHS, SEED = 23, 7, 2, 5
+
+TRAINING = f"""
+from pathlib import Path
+import numpy as np
+from guides import DiagonalNormal
+from models import MLP, VAE, Gaussian, Spec
+from ppl_vae.data import Data, Split
+from ppl_vae.distributed import join
+from ppl_vae.objectives import ELBO
+from ppl_vae.svi import SVIStep
+from ppl_vae.training import Training
+
+ranks = join("cpu")
+folder = Path(FOLDER)
+split = Split(torch.from_numpy(np.load(folder / "x.npy")), None, lambda x: x + torch.rand_like(x))
+data = Data(split, split, split, "x", "real", (1, 2, 3), None, "none", "none", None, "")
+spec = Spec((1, 2, 3), "real", 2)
+torch.manual_seed(0)
+model = VAE(spec, likelihood=Gaussian(spec), network=lambda a, b: MLP(a, b, (4,))).double()
+guide = DiagonalNormal(spec, network=lambda a, b: MLP(a, b, (4,))).double()
+training = Training(
+    SVIStep(model, guide, ELBO(), ranks=ranks), data, {{}}, epochs={EPOCHS}, batch_size={BATCH},
+    learning_rate=0.1, warmup_epochs=None, patience=None, seed={SEED}, checkpoint_seconds=1000.0)
+training.run(folder)
+state = {{name: value.detach().numpy() for name, value in training.step.parameters.items()}}
+np.savez(folder / f"{{ranks.rank}}.npz", loss=training.rows[-1]["loss_nats_per_datum"], **state)
+"""
+
+
+def by_hand(x: Tensor, size: int) -> tuple[dict[str, Tensor], float]:
+    """The same steps in one process: each share by itself, under its own noise."""
+    spec = Spec((1, 2, 3), "real", 2)
+    torch.manual_seed(0)
+    model = VAE(spec, likelihood=Gaussian(spec), network=lambda a, b: MLP(a, b, (4,))).double()
+    guide = DiagonalNormal(spec, network=lambda a, b: MLP(a, b, (4,))).double()
+    pair = torch.nn.ModuleDict({"model": model, "guide": guide})
+    optimizer = torch.optim.Adam(pair.parameters())
+    step, steps = 0, -(-IMAGES // BATCH)
+    for epoch in range(EPOCHS):
+        key = np.random.SeedSequence((SEED, epoch)).generate_state(1, np.uint64)[0]
+        order = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(int(key)))
+        loss_sum = 0.0
+        for index in order.split(BATCH):
+            optimizer.zero_grad()
+            for rank, share in enumerate(index.tensor_split(size)):
+                sequence = np.random.SeedSequence(SEED, spawn_key=(rank, step))
+                torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+                if len(share):
+                    images = x[share] + torch.rand_like(x[share])
+                    total = ELBO().loss(model, guide, images) * len(share)
+                    (total / len(index)).backward()
+                    loss_sum += total.item()
+            rate = learning_rate_at(step, 0.1, round(min(1, EPOCHS / 10) * steps), EPOCHS * steps)
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
+            step += 1
+    return dict(pair.named_parameters()), loss_sum / IMAGES
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_together_they_take_the_steps_of_one(
+    processes: Processes, tmp_path: Path, size: int
+) -> None:
+    """Unequal shares, and of the last batch of two images nothing for a third process."""
+    x = torch.randn(IMAGES, 1, 2, 3, dtype=torch.float64)
+    np.save(tmp_path / "x.npy", x.numpy())
+    program = TRAINING.replace("FOLDER", repr(str(tmp_path)))
+    assert processes.run(size, program) == [0] * size, processes.said()
+    expected, loss = by_hand(x, size)
+    first = np.load(tmp_path / "0.npz")
+    for rank in range(size):
+        with np.load(tmp_path / f"{rank}.npz") as got:
+            assert set(got.files) == {"loss", *expected}
+            for name, value in expected.items():
+                np.testing.assert_allclose(
+                    got[name], value.detach().numpy(), rtol=1e-10, atol=1e-10
+                )
+                assert (got[name] == first[name]).all()
+            np.testing.assert_allclose(got["loss"], loss, rtol=1e-10)
+    first.close()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [1, 2, 4, 7])
+def test_shares_are_the_batch(size: int, count: int) -> None:
+    ranks = [Ranks(rank, size) for rank in range(size)]
+    batch = torch.arange(count)
+    assert sum(each.weight(count) for each in ranks) == pytest.approx(1, abs=1e-12)
+    parts = [each.share(batch) for each in ranks if each.weight(count) > 0]
+    assert torch.equal(torch.cat(parts), batch)
+    assert all(
+        len(each.share(batch)) == max(1, round(each.weight(count) * count)) for each in ranks
+    )
+
+
+def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, loss, asked = Ranks(), torch.tensor(2.0), lambda: True
+    before = torch.get_rng_state()
+    alone.seed_step(0, 3)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert alone.agreed(asked) is asked
+    assert alone.mean(loss, {"a": loss, "b": None}, 1.0) == (loss, {"a": loss, "b": None})
+    assert alone.text_of_first(lambda: "x") == "x"
+    assert first_to_say("x")
+    monkeypatch.setenv("RANK", "1")
+    assert not first_to_say("x")
+
+
+# Whole runs
+
+
+def command(*options: str, epochs: int = 12) -> list[str]:
+    network = ["--network.hidden", "[8]", "--latent_dim", "2", "--batch_size", "101"]
+    often = ["--checkpoint_seconds", "0.02", "--device", "cpu"]
+    return [*network, *often, "--epochs", str(epochs), *options]
+
+
+@pytest.fixture(scope="module")
+def whole(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes that nothing stopped."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    assert processes.run(2, command("--run", str(path))) == [0, 0], processes.said()
+    assert processes.said("out").count("ELBO") == 2  # one table: its title and its row
+    assert processes.said().count("Digits: binary data") == 1
+    return path
+
+
+def assert_same(run: Path, expected: Path) -> None:
+    assert (run / "metrics.csv").read_bytes() == (expected / "metrics.csv").read_bytes()
+    tensors, others = (
+        read_checkpoint(each / "checkpoint.safetensors")[0] for each in (run, expected)
+    )
+    assert all(torch.equal(value, others[name]) for name, value in tensors.items())
+
+
+def steps_of(run: Path) -> int:
+    return read_checkpoint(run / "checkpoint.safetensors")[1]["steps"]
+
+
+def wait_for_steps(run: Path) -> None:
+    until = time.monotonic() + 60
+    while not run.exists() or steps_of(run) == 0:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_lost_process_ends_the_run_with_a_checkpoint(
+    processes: Processes, tmp_path: Path, killed: int
+) -> None:
+    path = tmp_path / "run"
+    children = processes.start(2, command("--run", str(path), epochs=400))
+    wait_for_steps(path)
+    os.kill(children[killed], signal.SIGKILL)
+    codes = processes.end()
+    assert codes[killed] == -signal.SIGKILL
+    assert codes[1 - killed] == 2
+    lines = [line for line in processes.said().splitlines() if "error: " in line]
+    assert lines == [
+        "error: another process of this run was lost; go on from the last checkpoint with "
+        "--resume, with any number of processes"
+    ]
+    assert "Traceback" not in processes.said()
+    assert steps_of(path) > 0
+
+
+@pytest.mark.parametrize("size", [2, 1])
+def test_a_signal_stops_all_of_them_and_the_run_goes_on(
+    processes: Processes, whole: Path, tmp_path: Path, size: int
+) -> None:
+    """Bit for bit on as many processes; on another number it ends as well."""
+    path = tmp_path / "run"
+    children = processes.start(2, command("--run", str(path)))
+    wait_for_steps(path)
+    os.kill(children[1], signal.SIGTERM)
+    codes = processes.end()
+    assert codes == [130, 130], processes.said()
+    assert processes.said().count("stopped, with a checkpoint") == 1
+    assert steps_of(path) < steps_of(whole)
+    assert processes.run(size, ["--resume", str(path)]) == [0] * size, processes.said()
+    assert steps_of(path) == steps_of(whole)
+    if size == 2:
+        assert_same(path, whole)
+
+
+def test_bad_input_is_told_once(processes: Processes, whole: Path) -> None:
+    before = (whole / "checkpoint.safetensors").read_bytes()
+    for options, said in (
+        (["--batch_size", "1"], "--batch_size: expected at least 2, an image for each process"),
+        (["--latent_dm", "1"], "latent_dm"),
+        (["--data", "Arrays", "--data.path", "none.npy"], "expected a file at none.npy"),
+    ):
+        assert processes.run(2, command(*options)) == [2, 2]
+        assert said in processes.said()
+        assert processes.said().count("error: ") == 1, processes.said()
+    assert 2 in processes.run(2, command("--run", str(whole)))
+    assert processes.said().count("exists; go on with --resume") == 1
+    assert (whole / "checkpoint.safetensors").read_bytes() == before

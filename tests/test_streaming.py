@@ -1,0 +1,307 @@
+"""Images that stay on disk: the same numbers as in memory, bit for bit, at the same memory."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ppl_vae.fit
+from models import MLP, Bernoulli
+from ppl_vae.checkpoints import read_checkpoint
+from ppl_vae.data import Arrays, Data, ImageFolder
+from ppl_vae.data.stored import Stored
+from ppl_vae.errors import InputError
+from ppl_vae.evaluate import evaluate
+from ppl_vae.fit import fit
+from ppl_vae.latent_space import interpolate, reconstruct, traverse
+
+SPLITS = ("train", "validation", "test")
+COUNT = 130
+
+# Python 3.12 and later warn of a fork beside threads, which is how torch starts its processes.
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+
+
+def grey(shape: tuple[int, ...] = (COUNT, 5, 4)) -> np.ndarray:
+    return np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """The same kinds of images in every kind of file."""
+    np.save(tmp_path / "grey.npy", grey())
+    np.save(tmp_path / "colour.npy", grey((COUNT, 3, 5, 4)))
+    np.save(tmp_path / "bits.npy", grey() > 99)
+    np.save(tmp_path / "real.npy", (grey() / 128).astype(">f8"))
+    np.save(tmp_path / "unit.npy", (grey() / 255).astype(np.float16))
+    np.savez(tmp_path / "labelled.npz", labels=np.arange(COUNT) % 3, images=grey())
+    for folder in ("cats", "dogs"):
+        (tmp_path / "pictures" / folder).mkdir(parents=True)
+    for number, picture in enumerate(grey()):
+        name = f"pictures/{('cats', 'dogs')[number % 2]}/{number}.bmp"
+        Image.fromarray(picture).save(tmp_path / name)
+    return tmp_path
+
+
+CASES = [
+    (Arrays, "grey.npy", "real", {}),
+    (Arrays, "grey.npy", "real", {"dequantize": "none"}),
+    (Arrays, "grey.npy", "bytes", {}),
+    (Arrays, "grey.npy", "binary", {"binarize": "dynamic"}),
+    (Arrays, "grey.npy", "binary", {"binarize": "threshold"}),
+    (Arrays, "colour.npy", "real", {}),
+    (Arrays, "bits.npy", "binary", {}),
+    (Arrays, "real.npy", "real", {}),
+    (Arrays, "unit.npy", "unit", {}),
+    (Arrays, "unit.npy", "binary", {"binarize": "threshold"}),
+    (Arrays, "labelled.npz", "real", {}),
+    (ImageFolder, "pictures", "unit", {}),
+    (ImageFolder, "pictures", "real", {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "domain", "options"), CASES)
+def test_every_number_is_that_of_memory(
+    files: Path, kind: type, name: str, domain, options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ppl_vae.data.stored._PIECE", 150)  # seven images and a half
+    held = kind(path=files / name, **options).load(domain, 0)
+    data = kind(path=files / name, memory_gib=0, workers=1, **options).load(domain, 0)
+    assert isinstance(data.train.raw, Stored)
+    assert data.note == held.note.replace("in memory", "read from disk by 1 process")
+    assert data.image_shape == held.image_shape
+    for split in SPLITS:
+        one, other = getattr(data, split), getattr(held, split)
+        assert one.raw.shape == other.raw.shape
+        assert (one.labels is None) == (other.labels is None)
+        count = len(one)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(1))
+        mask = torch.arange(count) % 3 == 1
+        for index in (slice(None), order, [3, 1, 1], mask, slice(5, 2), slice(2, 7)):
+            torch.manual_seed(3)
+            expected = other[index]
+            torch.manual_seed(3)
+            assert torch.equal(one[index], expected)
+        indices = [*order.split(17), slice(3), order[:1]]
+        for labelled in (False, True):
+            torch.manual_seed(3)
+            expected = list(other.batches(indices, labelled))
+            torch.manual_seed(3)
+            for got, wanted in zip(one.batches(indices, labelled), expected, strict=True):
+                assert all(map(torch.equal, got, wanted))
+        assert torch.equal(other.batch(order[:9], True)[1], one.batch(order[:9], True)[1])
+        torch.manual_seed(3)
+        expected = other.first(4)[[2, 0]]
+        torch.manual_seed(3)
+        assert torch.equal(one.first(4)[[2, 0]], expected)
+
+
+def test_noise_that_is_drawn_once_does_not_depend_on_who_asks_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("ppl_vae.data.stored._PIECE", 40)  # two images
+    np.save(tmp_path / "grey.npy", grey((400, 5, 4)))
+    held, data = (
+        Arrays(path=tmp_path / "grey.npy", memory_gib=gib).load("real", 0) for gib in (1, 0)
+    )
+    for index in ([39], [0], [20, 3, 38], slice(None)):
+        assert torch.equal(data.test[index], held.test[index])
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_training_is_that_of_memory(
+    files: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
+    options = {
+        "likelihood": Bernoulli,
+        "network": partial(MLP, hidden=(8,)),
+        "latent_dim": 2,
+        "epochs": 3,
+        "batch_size": 30,
+    }
+    chosen = {"path": files / "grey.npy", "binarize": "dynamic"}
+    held = fit(Arrays(**chosen), run=files / "held", **options).path
+    run = fit(
+        Arrays(**chosen, memory_gib=0, workers=workers), run=files / "streamed", **options
+    ).path
+    assert (run / "metrics.csv").read_bytes() == (held / "metrics.csv").read_bytes()
+    tensors, expected = (
+        read_checkpoint(path / "checkpoint.safetensors")[0] for path in (run, held)
+    )
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in tensors)
+
+
+def test_the_other_verbs_read_from_disk(files: Path) -> None:
+    """Pictures, evaluation and generation of a run whose images are not held."""
+    data = ImageFolder(path=files / "pictures", memory_gib=0, workers=1)
+    path = fit(data, network=partial(MLP, hidden=(8,)), epochs=1, run=files / "run").path
+    assert (path / "pictures" / "reconstructions.png").exists()
+    results = []
+    for gib, kind in ((0.0, Stored), (1.0, torch.Tensor)):
+        run = ppl_vae.load(path)
+        run.pieces["data"] = replace(run.pieces["data"], memory_gib=gib)
+        assert isinstance(run.data.test.raw, kind)
+        result = evaluate(run, particles=3)
+        del result["seconds"]
+        arrays = [reconstruct(run, count=3), traverse(run, steps=2), interpolate(run, count=2)]
+        results.append((result, [{k: v.tolist() for k, v in each.items()} for each in arrays]))
+    assert results[0] == results[1]
+
+
+# Memory
+
+READING = """
+import resource, sys, torch
+from ppl_vae.data import Arrays
+torch.set_num_threads(1)
+for path, memory_gib in zip(sys.argv[1::2], map(float, sys.argv[2::2])):
+    data = Arrays(path=path, memory_gib=memory_gib, workers=1).load("real", 0)
+    for split, order in (data.train, torch.randperm), (data.validation, torch.arange):
+        order = order(len(split))
+        total = sum(len(x) for (x,) in split.batches(order.split(500), labelled=False))
+        assert total == len(split)
+    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+        print(resource.getrusage(who).ru_maxrss / 1024)
+"""
+
+
+def test_memory_is_flat_in_the_number_of_images(tmp_path: Path) -> None:
+    """Peaks of one process, so far, in MiB: 20,000 images of 256 bytes, 200,000, and those held."""
+    few, many = tmp_path / "few.npy", tmp_path / "many.npy"
+    np.save(few, np.zeros((20_000, 16, 16), np.uint8))
+    np.save(many, np.zeros((200_000, 16, 16), np.uint8))
+    arguments = [str(few), "0", str(many), "0", str(many), "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", READING, *arguments], capture_output=True, text=True, check=True
+    )
+    (first, reader), (second, second_reader), (held, _) = np.reshape(
+        [float(line) for line in done.stdout.split()], (3, 2)
+    )
+    assert second - first < 22  # of 44 that there are more to read
+    assert second_reader - reader < 10
+    assert held - second > 30  # what would be seen if they were kept
+
+
+# What goes wrong
+
+
+def epoch(data: Data) -> int:
+    order = torch.arange(len(data.train))
+    return sum(len(x) for (x,) in data.train.batches(order.split(10), labelled=False))
+
+
+def line_of(data: Data) -> str:
+    with pytest.raises(InputError) as caught:
+        epoch(data)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read(files: Path, workers: int) -> None:
+    pictures = files / "pictures"
+    data_set = ImageFolder(path=pictures, memory_gib=0, workers=workers)
+    data = data_set.load("unit", 0)
+    training = data.train.raw.rows.tolist()
+    names = sorted(f"{('cats', 'dogs')[n % 2]}/{n}.bmp" for n in range(COUNT))
+    names = [*sorted(n for n in names if "cats" in n), *sorted(n for n in names if "dogs" in n)]
+    victim = pictures / names[training[50]]
+    content = victim.read_bytes()
+    victim.write_bytes(content[:-5])  # the header is whole
+    said = line_of(data_set.load("unit", 0))
+    assert str(victim) in said
+    assert "replace or remove it" in said
+    Image.fromarray(grey((4, 4))).save(victim)
+    assert "of 4 x 5 pixels, as its header said; got 4 x 4" in line_of(data)
+    victim.unlink()
+    assert str(victim) in line_of(data)
+    victim.write_bytes(content)
+    assert epoch(data) == len(data.train)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_array_that_is_cut_or_disappears(files: Path, workers: int) -> None:
+    path = files / "grey.npy"
+    data = Arrays(path=path, memory_gib=0, workers=workers).load("unit", 0)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "restore the file as it was" in line_of(data)
+    path.unlink()
+    assert str(path) in line_of(data)
+
+
+@pytest.mark.slow  # torch looks for lost processes every five seconds
+def test_a_process_that_is_lost(files: Path) -> None:
+    data = Arrays(path=files / "grey.npy", memory_gib=0, workers=1).load("unit", 0)
+    batches = data.train.batches([slice(5)] * 2000, labelled=False)
+    next(batches)
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    with pytest.raises(InputError, match="a process that reads images was lost") as caught:
+        list(batches)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_signal_to_all_processes_waits_for_the_batch(files: Path) -> None:
+    """Ctrl-C on a terminal goes to the processes that read, too; what it means the run decides."""
+    data = Arrays(path=files / "grey.npy", memory_gib=0, workers=1).load("unit", 0)
+    came = []
+    before = signal.signal(signal.SIGINT, lambda *_: came.append(1))
+    try:
+        batches = data.train.batches([slice(5)] * 50, labelled=False)
+        next(batches)
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        for process in (os.getpid(), int(children[-1])):
+            os.kill(process, signal.SIGINT)
+        assert sum(1 for _ in batches) == 49
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert came == [1]
+
+
+def test_what_cannot_be_read_in_pieces(refused, tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "small.npz", images=grey())
+    refused(Arrays(path=tmp_path / "small.npz", memory_gib=0), "real", "compressed", "numpy.savez")
+    np.save(tmp_path / "columns.npy", np.asfortranarray(grey()))
+    refused(Arrays(path=tmp_path / "columns.npy", memory_gib=0), "real", "ascontiguousarray")
+    np.save(tmp_path / "grey.npy", grey())
+    data_set = Arrays(path=tmp_path / "grey.npy", memory_gib=0, binarize="fixed")
+    refused(data_set, "binary", "--data.binarize fixed", "dynamic", "--data.memory_gib")
+
+
+@pytest.mark.parametrize("bad", [{"memory_gib": -1.0}, {"memory_gib": np.inf}, {"workers": -1}])
+def test_numbers_out_of_range(bad: dict[str, float]) -> None:
+    for kind in (Arrays, ImageFolder):
+        with pytest.raises(InputError, match=f"--data.{next(iter(bad))} of at least 0; got"):
+            kind(path=Path("x"), **bad)
+
+
+def test_images_are_held_where_they_fit(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of the free memory, for all processes of the run on the machine together."""
+    data_set = Arrays(path=files / "grey.npy")
+    assert isinstance(data_set.load("unit", 0).train.raw, torch.Tensor)
+    for free, processes, kind in (
+        (4 * 2600, 1, torch.Tensor),
+        (4 * 2600 - 4, 1, Stored),
+        (8 * 2600, 2, torch.Tensor),
+        (4 * 2600, 2, Stored),
+    ):
+        monkeypatch.setattr("ppl_vae.data.own_files._free_memory", lambda free=free: free)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert isinstance(data_set.load("unit", 0).train.raw, kind)
+
+
+def test_free_memory_is_less_than_there_is() -> None:
+    from ppl_vae.data.own_files import _free_memory
+
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 2**20 < _free_memory() < there
