@@ -62,9 +62,22 @@ class CapturedStep:
                 self.step.update(draw(self._index))
         here.wait_stream(side)
 
-    def __call__(self, index: Tensor, learning_rate: float, epoch: float) -> Tensor:
-        """`SVIStep.__call__` on the images of these indices, without waiting for the result."""
+    def __call__(
+        self,
+        batch: tuple[Tensor, ...],
+        learning_rate: float,
+        epoch: float = 0.0,
+        weight: float = 1.0,
+    ) -> Tensor:
+        """`SVIStep.__call__` on the images of indices, without waiting for the result.
+
+        Args:
+            batch: The indices (B,), alone.
+            learning_rate: Adam's step size.
+            epoch: Passes over the data done so far.
+            weight: Which part of the step's batch this is; a captured one is always whole.
+        """
         self.step.set(learning_rate, epoch)
-        self._index.copy_(index)
+        self._index.copy_(batch[0])
         self._graph.replay()
         return self._loss

@@ -298,7 +298,8 @@ def _start_engine(engine: str, training: Training) -> None:
     try:
         training.compile()
     except NotStageable as error:
-        print(f"engine: eager, for the pair {error}", file=sys.stderr)
+        engine = "compiled" if training.step.compiled else "eager"
+        print(f"engine: {engine}, for the pair {error}", file=sys.stderr)
 
 
 def _train(run: Run, training: Training) -> Run:

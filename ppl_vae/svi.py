@@ -66,6 +66,11 @@ class SVIStep:
         self._compiled: Gradients | None = None
         self._compiled_shape: torch.Size | None = None
 
+    @property
+    def compiled(self) -> bool:
+        """Whether a compiled graph stands in for the Pyro programs."""
+        return self._compiled is not None
+
     def compile(self, batch: tuple[Tensor, ...]) -> None:
         """Lets a compiled graph stand in for the Pyro programs on batches of the same shape.
 

@@ -12,6 +12,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from ppl_vae.capturing import CapturedStep
 from ppl_vae.checkpoints import (
     random_state,
     read_checkpoint,
@@ -90,6 +91,7 @@ class Training:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=data.train.raw.device)
         self.rows: list[Row] = []
         self.best: dict[str, Tensor] = {}
+        self.captured: CapturedStep | None = None
         self.seconds = 0.0
 
     @property
@@ -100,13 +102,19 @@ class Training:
     def compile(self) -> None:
         """Compiles the step for full batches, without disturbing the random numbers of the run.
 
+        On a GPU the compiled step is captured too.
+
         Raises:
-            NotStageable: If that cannot be done; the step runs the programs then.
+            NotStageable: If that cannot be done; the step runs the programs then, or the graph
+                uncaptured.
         """
         images = self.data.train
+        labelled = self.step.model.labelled
         with isolated(images.raw.device):
             full = self.ranks.share(torch.arange(self.batch_size, device=images.raw.device))
-            self.step.compile(images.batch(full, self.step.model.labelled))
+            self.step.compile(images.batch(full, labelled))
+        if full.is_cuda and self.ranks.size == 1 and isinstance(images.raw, Tensor):
+            self.captured = CapturedStep(self.step, lambda i: images.batch(i, labelled), full)
 
     def run(self, folder: Path) -> None:
         """Trains to the end, or until a signal asks to stop.
@@ -137,8 +145,8 @@ class Training:
         ):
             asked = self.ranks.agreed(asked)
             while not self.finished and not asked():
-                for batch in self._rest_of_epoch():
-                    progress.advance(self._update(batch))
+                for step, batch in self._rest_of_epoch():
+                    progress.advance(self._update(step, batch))
                     if asked() or time.monotonic() - saved > self.checkpoint_seconds:
                         self.seconds = before + time.monotonic() - started
                         self.save(folder)
@@ -167,7 +175,8 @@ class Training:
             self.save(folder)
             raise
 
-    def _rest_of_epoch(self) -> Iterator[tuple[Tensor, ...]]:
+    def _rest_of_epoch(self) -> Iterator[tuple[SVIStep | CapturedStep, tuple[Tensor, ...]]]:
+        """The steps that are left, and what each is to be called with: images, or their indices."""
         # An epoch is over when it has its row: one may stop between the last step and that.
         epoch = len(self.rows)
         done = self.steps - epoch * self.steps_per_epoch
@@ -176,23 +185,30 @@ class Training:
         images = self.data.train
         order = torch.randperm(len(images), generator=generator).to(images.raw.device)
         shares = [self.ranks.share(index) for index in order.split(self.batch_size)[done:]]
-        batches = images.batches(shares, self.step.model.labelled)
-        for _ in shares:
+        whole = [i for i in shares if self.captured is not None and len(i) == self.batch_size]
+        batches = images.batches(shares[len(whole) :], self.step.model.labelled)
+        for number, index in enumerate(shares):
             self.ranks.seed_step(self.seed, self.steps)
-            yield next(batches)
+            if self.captured is not None and number < len(whole):
+                yield self.captured, (index,)
+            else:
+                yield self.step, next(batches)
 
-    def _update(self, batch: tuple[Tensor, ...]) -> int:
+    def _update(self, step: SVIStep | CapturedStep, batch: tuple[Tensor, ...]) -> int:
         """Takes a step, and tells how many images it was on."""
         place = (self.steps % self.steps_per_epoch) * self.batch_size
         size = min(self.batch_size, len(self.data.train) - place)
         rate = learning_rate_at(self.steps, self.learning_rate, self.warmup_steps, self.total_steps)
         epoch, weight = self.steps / self.steps_per_epoch, self.ranks.weight(size)
-        loss = self.step(batch, rate, epoch, weight)
+        loss = step(batch, rate, epoch, weight)
         self.loss_sum += loss * size
         self.steps += 1
         # Reading a number from a GPU waits for it, so there it is done now and then.
         due = self.steps % 50 == 0 or self.steps % self.steps_per_epoch == 0
         if (due or self.loss_sum.device.type == "cpu") and not self.loss_sum.isfinite():
+            images = self.data.train
+            if step is self.captured:
+                batch = images.batch(batch[0], self.step.model.labelled)
             self._stop("the loss is not finite", batch)
         return size
 

@@ -7,9 +7,13 @@ import pytest
 import torch
 
 import ppl_vae
-from models import MLP, Convolutional
+from guides import DiagonalNormal
+from models import MLP, VAE, Convolutional, Spec
+from ppl_vae.capturing import CapturedStep
 from ppl_vae.evaluate import evaluate
 from ppl_vae.fit import fit, resume
+from ppl_vae.objectives import ELBO
+from ppl_vae.svi import SVIStep
 
 pytestmark = [
     pytest.mark.gpu,
@@ -36,3 +40,40 @@ def test_a_run_on_a_gpu(tmp_path: Path, engine: str, network) -> None:
     name = "log_likelihood_nats_per_datum"
     # The same images, other draws: 300 images of 200 draws, and float32.
     assert abs(results[0][name] - results[1][name]) < 0.1
+
+
+def test_whole_batches_are_replayed_and_the_others_are_not(tmp_path: Path, monkeypatch) -> None:
+    sizes: list[int] = []
+    replay = CapturedStep.__call__
+
+    def record(self, batch, *rest):
+        sizes.append(len(batch[0]))
+        return replay(self, batch, *rest)
+
+    monkeypatch.setattr(CapturedStep, "__call__", record)
+    options = {"network": partial(MLP, hidden=(16,)), "latent_dim": 2, "epochs": 3}
+    captured = fit(run=tmp_path / "captured", engine="compiled", device="cuda", **options)
+    assert sizes == 3 * 12 * [100]  # and one smaller batch in each epoch, of 97 images
+    eager = fit(run=tmp_path / "eager", engine="eager", device="cuda", **options)
+    names = ["elbo_nats_per_datum", "rate_nats_per_datum"]
+    results = [evaluate(run, particles=200) for run in (captured, eager)]
+    for name in names:
+        assert abs(results[0][name] - results[1][name]) < 0.05  # float32, the same noise
+
+
+def test_a_replayed_step_reads_nothing_from_the_device() -> None:
+    spec = Spec((1, 5, 4), "binary", 3)
+    step = SVIStep(VAE(spec).cuda(), DiagonalNormal(spec).cuda(), ELBO())
+    images = torch.rand(64, 1, 5, 4, device="cuda").round()
+    index = torch.arange(16, device="cuda")
+    captured = CapturedStep(step, lambda i: (images[i],), index)
+    before = {name: p.detach().clone() for name, p in step.parameters.items()}
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses = [captured((index + 16 * k,), 1e-3).clone() for k in range(4)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.stack(losses).isfinite().all()
+    assert len(set(torch.stack(losses).tolist())) == 4
+    for name, parameter in step.parameters.items():
+        assert not torch.equal(parameter, before[name]), name

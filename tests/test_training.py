@@ -26,6 +26,7 @@ from ppl_vae.fit import fit
 from ppl_vae.objectives import ELBO
 from ppl_vae.runs import Run
 from ppl_vae.svi import SVIStep, learning_rate_at
+from ppl_vae.training import Training
 
 TINY = partial(MLP, hidden=(8,))
 PATIENCE = 2
@@ -362,3 +363,29 @@ def test_a_loss_that_is_not_finite_changes_no_parameter() -> None:
     step((batches[2],), 0.01)
     for name, parameter in step.parameters.items():
         assert not torch.equal(parameter, before[name]), name
+
+
+def test_a_captured_step_gets_the_indices_of_whole_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    class Replayed:
+        """What a captured step does on a GPU, without one."""
+
+        def __init__(self, training: Training) -> None:
+            self.training = training
+
+        def __call__(self, batch: Any, *rest: Any) -> Tensor:
+            sizes.append(len(batch[0]))
+            return self.training.step(self.training.data.train.batch(batch[0], False), *rest)
+
+    plain = tiny(tmp_path / "plain", engine="eager")
+    monkeypatch.setattr(
+        Training, "compile", lambda training: setattr(training, "captured", Replayed(training))
+    )
+    replayed = tiny(tmp_path / "replayed", engine="compiled")
+    whole, rest = divmod(len(plain.data.train), 100)
+    assert rest
+    assert sizes == 2 * whole * [100]
+    assert metrics(replayed.path) == metrics(plain.path)
