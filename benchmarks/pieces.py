@@ -108,7 +108,7 @@ CASES = (
     Case(
         "two-layers-iwae",
         "two layers, IWAE, K = 50",
-        epochs=5,
+        epochs=3,
         published="-82.90",
         batch_size=20,
         options=_iwae(_BOTTOM_UP),
@@ -149,7 +149,7 @@ CASES = (
     Case(
         "m2",
         f"M2, {LABELS} labels",
-        epochs=30,
+        epochs=10,
         published="error 11.97 % +- 1.71 (Kingma et al., 2014)",
         particles=20,
         images=10_000,
@@ -158,7 +158,7 @@ CASES = (
     Case(
         "m1-m2",
         f"M1+M2, {LABELS} labels, on z of the first row",
-        epochs=60,
+        epochs=20,
         published="error 3.33 % +- 0.14",
         particles=20,
         images=10_000,
