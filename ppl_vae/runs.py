@@ -216,6 +216,7 @@ def locked(path: Path) -> Iterator[None]:
         InputError: If another process holds it.
     """
     folder = os.open(path, os.O_RDONLY)
+    _held.add(folder)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -224,7 +225,19 @@ def locked(path: Path) -> Iterator[None]:
             f"{path} is being trained by another process; wait for it, or stop it"
         ) from error
     finally:
+        _held.discard(folder)
         os.close(folder)
+
+
+def _let_go() -> None:
+    """Processes that read images outlive a run that is killed by seconds, and shall not hold it."""
+    for folder in _held:
+        os.close(folder)
+    _held.clear()
+
+
+_held: set[int] = set()
+os.register_at_fork(after_in_child=_let_go)
 
 
 def refuse_existing(path: Path) -> None:

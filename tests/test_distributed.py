@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,13 +24,24 @@ from ppl_vae.svi import learning_rate_at
 
 # Python that has imported it all, and forks into the processes of a run as torchrun starts them.
 SERVER = """
-import json, os, sys, traceback
+import json, os, signal, sys, traceback
 import matplotlib, PIL, sklearn.datasets, torch.utils.tensorboard, torch, torch.distributed
 import ppl_vae.fit, ppl_vae.plots
 
 torch.set_num_threads(1)
 for line in sys.stdin:
-    port, size, logs, program = json.loads(line)
+    size, logs, program = json.loads(line)
+    # As under torchrun, a process apart keeps what the others meet at. It has threads, and one that
+    # forks must not.
+    told, tell = os.pipe()
+    keeper = os.fork()
+    if not keeper:
+        store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        os.write(tell, str(store.port).encode())
+        signal.pause()
+    port = os.read(told, 9).decode()
+    os.close(told)
+    os.close(tell)
     children = []
     for rank in range(size):
         child = os.fork()
@@ -44,8 +54,8 @@ for line in sys.stdin:
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
         if size > 1:
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
-            os.environ |= {"LOCAL_WORLD_SIZE": str(size), "MASTER_PORT": str(port)}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1"}
+            os.environ |= {"LOCAL_WORLD_SIZE": str(size), "MASTER_PORT": port}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
         code = 99
         try:
             exec(program) if isinstance(program, str) else ppl_vae.fit.main(program)
@@ -60,6 +70,8 @@ for line in sys.stdin:
             os._exit(code)
     print(json.dumps(children), flush=True)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    os.kill(keeper, signal.SIGKILL)
+    os.waitpid(keeper, 0)
     print(json.dumps(codes), flush=True)
 """
 
@@ -75,10 +87,7 @@ class Processes:
         """Starts them and gives their process ids."""
         assert self.server.stdin
         assert self.server.stdout
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.server.stdin.write(json.dumps([port, size, str(self.logs), program]) + "\n")
+        self.server.stdin.write(json.dumps([size, str(self.logs), program]) + "\n")
         self.server.stdin.flush()
         return json.loads(self.server.stdout.readline())
 

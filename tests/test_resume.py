@@ -445,7 +445,7 @@ def test_kill_at_random_moments_while_other_processes_read(
     np.save(tmp_path / "images.npy", images.numpy())
     options = ["--data", "Arrays", "--data.path", str(tmp_path / "images.npy")]
     options += ["--data.memory_gib", "0", "--data.workers", "1"]
-    kill_until_finished(commands, tmp_path, 1, 6, 0.9, *options)
+    kill_until_finished(commands, tmp_path, 1, 30, 0.5, *options)
 
 
 def wait_for_steps(run: Path) -> None:
