@@ -33,7 +33,7 @@ def main(runs: Path, seeds: int = 3, particles: int = 1000) -> None:
     lines = [
         "# What bfloat16 costs",
         "",
-        "Made by `python benchmarks/precision.py --runs DIR`: the embedded digits with the defaults",
+        "Made by `python benchmarks/precision.py --runs DIR`: the embedded digits, the defaults",
         f"of `fit`, log p(x) of the 300 test images by {particles:,} particles in nats_per_datum,",
         "measured in float32; +- is the standard error of the mean difference over the images.",
         "",
