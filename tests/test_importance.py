@@ -174,8 +174,8 @@ class Recorder:
         self.parts: list[LogTerms] = []
         monkeypatch.setattr(ppl_vae.estimates, "log_terms", self)
 
-    def __call__(self, *arguments) -> LogTerms:
-        self.parts.append(log_terms(*arguments))
+    def __call__(self, *arguments, **options) -> LogTerms:
+        self.parts.append(log_terms(*arguments, **options))
         return self.parts[-1]
 
     @property

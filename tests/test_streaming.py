@@ -170,8 +170,10 @@ for path, memory_gib in zip(sys.argv[1::2], map(float, sys.argv[2::2])):
         order = order(len(split))
         total = sum(len(x) for (x,) in split.batches(order.split(500), labelled=False))
         assert total == len(split)
-    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
-        print(resource.getrusage(who).ru_maxrss / 1024)
+    # Its own peak from /proc: getrusage would begin with that of the process that started it.
+    with open("/proc/self/status") as status:
+        print(*(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM")))
+    print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
 """
 
 

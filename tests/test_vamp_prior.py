@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,13 +196,13 @@ def test_a_run_trains_loads_measures_generates_and_resumes_exactly(tmp_path, mon
     starts: list[Tensor] = []
     update = Training._update
 
-    def stopping(self: Training, batch: tuple[Tensor, ...]) -> None:
+    def stopping(self: Training, *arguments: Any) -> int:
         if self.steps == 0:
             starts.append(self.step.model.prior.pseudo_inputs.detach().clone())
         if self.steps == 17 and len(starts) == 1 and not stopped:
             stopped.append(True)
             raise KeyboardInterrupt
-        update(self, batch)
+        return update(self, *arguments)
 
     stopped: list[bool] = []
     monkeypatch.setattr(Training, "_update", stopping)
