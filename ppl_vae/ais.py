@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ppl_vae.annealing import Annealing
 from ppl_vae.errors import InputError
-from ppl_vae.importance import MEMORY_BYTES
-from ppl_vae.joint import Batch, Joint, Latents, Program, simulate
+from ppl_vae.joint import MEMORY_BYTES, Batch, Joint, Latents, Program, simulate
 from ppl_vae.unconstrained import Unconstrained
 
 __all__ = ["AIS", "Bidirectional", "ais", "bidirectional", "interval"]
@@ -177,7 +176,7 @@ def bidirectional(
         leapfrog_steps: See there.
         start: See there.
         level: See there.
-        like: Data whose first row gives the shapes, for a model that does not take `size`.
+        like: Data that give the shapes, for a model that does not take `size`; see `simulate`.
         memory_bytes: See there.
         advance: See there; 2 T for each pass over some data.
 

@@ -1,14 +1,13 @@
 """Is the guide calibrated? Simulation-based calibration on data drawn from the model."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ppl_vae.errors import InputError
-from ppl_vae.importance import MEMORY_BYTES
-from ppl_vae.joint import Batch, Joint, Program, simulate
+from ppl_vae.joint import MEMORY_BYTES, Batch, Joint, Program, simulate
 
 __all__ = ["Calibration", "simulation_based_calibration"]
 
@@ -64,7 +63,7 @@ def simulation_based_calibration(
         draws: L, of the guide for each; L + 1 a multiple of the bins.
         bins: Of the histograms.
         level: Probability that a whole histogram of uniform ranks stays in the band.
-        like: Data whose first row gives the shapes, for a model that does not take `size`.
+        like: Data that give the shapes, for a model that does not take `size`; see `simulate`.
         memory_bytes: Bound on the temporaries of one pass.
         advance: Told how many data are done.
 
@@ -87,7 +86,7 @@ def simulation_based_calibration(
     ranks: dict[str, list[Tensor]] = {name: [] for name in joint.sites}
     for first in range(0, data_points, at_once):
         batch, truth = simulate(model, min(at_once, data_points - first), like)
-        part = Joint(model, guide, batch, joint.sites)
+        part = replace(joint, batch=batch)
         below = {name: torch.zeros_like(truth[name], dtype=torch.long) for name in joint.sites}
         size = max(1, at_once // len(part))
         for start in range(0, draws, size):

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from ppl_vae.errors import InputError
 from ppl_vae.files import whole_file
-from ppl_vae.importance import MEMORY_BYTES
 from ppl_vae.isolation import isolated
-from ppl_vae.joint import Batch, Joint, Program
+from ppl_vae.joint import MEMORY_BYTES, Batch, Joint, Program
 
 if TYPE_CHECKING:
     from xarray import Dataset, DataTree
@@ -201,7 +200,7 @@ class _Observed:
         with torch.no_grad(), isolated(joint.batch[0].device, *modules):
             latents, _ = joint.draw(1)
             nodes = joint._trace(poutine.condition(joint.model, data=latents), 1)
-        names = [name for name in nodes if name not in joint.sites]
+        names = [name for name in nodes if name not in (*joint.sites, *joint.summed)]
         if len(names) != 1:
             raise InputError(f"expected a model with one observed site; it observes {names}")
         node = nodes[names[0]]
@@ -347,9 +346,17 @@ def _dims(site: str, event: Sequence[int], latents: int = 0) -> list[str]:
 
 def _described(dataset: "Dataset", group: str, observed: str) -> "Dataset":
     """Says what each variable and coordinate is, and its unit."""
-    meanings = _MEANINGS | (
-        {observed: (f"log p({observed}|z)", "nats")} if group == "log_likelihood" else {}
-    )
+    drawn = {
+        "posterior": "draw from the guide q(z|x)",
+        "prior": "draw from p(z)",
+        "posterior_predictive": "draw from p(x|z), z from the guide",
+        "prior_predictive": "draw from p(x)",
+        "observed_data": "as the model sees it",
+    }
+    meanings = {str(name): (drawn[group], "1") for name in dataset.data_vars if group in drawn}
+    meanings |= _MEANINGS
+    if group == "log_likelihood":
+        meanings[observed] = (f"log p({observed}|z)", "nats")
     for name in dataset.variables:
         if name in meanings:
             long_name, units = meanings[str(name)]

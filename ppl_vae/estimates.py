@@ -13,8 +13,9 @@ from guides import Guide
 from models import Model
 from ppl_vae.compiling import compile_measurement
 from ppl_vae.data import Split
-from ppl_vae.importance import MEMORY_BYTES, log_terms, pair_traces
+from ppl_vae.importance import log_terms, pair_traces
 from ppl_vae.isolation import isolated
+from ppl_vae.joint import MEMORY_BYTES
 from ppl_vae.staging import NotStageable
 
 __all__ = ["Estimates", "estimate"]

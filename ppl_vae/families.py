@@ -102,10 +102,10 @@ def checked(family: Family) -> Family:
 
 def _by_features(joint: Joint) -> Family | None:
     guide: Any = joint.guide
-    if not hasattr(guide, "posterior_of") or len(joint.sites) != 1:
-        return None
+    if not hasattr(guide, "posterior_of") or len(joint.sites) != 1 or len(joint.batch) != 1:
+        return None  # features are of x alone
     try:
-        features = guide.encode(*joint.batch).detach()
+        features = guide.encode(joint.batch[0]).detach()
         guide.posterior_of(features[:1])
     except NotImplementedError:
         return None

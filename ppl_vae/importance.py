@@ -13,10 +13,9 @@ from torch.func import functional_call
 from guides import Guide
 from models import Model
 from ppl_vae.isolation import repeatable
+from ppl_vae.joint import Joint, Program, summed_out
 
-__all__ = ["MEMORY_BYTES", "LogTerms", "log_terms", "log_weights", "pair_traces"]
-
-MEMORY_BYTES = 64 * 2**20  # for the temporaries of one pass; more is not faster
+__all__ = ["LogTerms", "log_terms", "log_weights", "pair_traces"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def log_terms(
     log_guide = _log_probability(guide_trace, (*model.latents, *in_guide), shape)
     if not in_guide:
         if model.enumerated:
-            log_prior, log_likelihood = _summed_out(log_prior, log_likelihood)
+            log_prior, log_likelihood = summed_out(log_prior, log_likelihood)
         drawn = {site: _value(guide_trace, site) for site in model.latents}
         return LogTerms(log_prior, log_likelihood, log_guide, drawn)
     log_share = _log_probability(guide_trace, in_guide, shape)
@@ -168,15 +167,6 @@ def _log_probability(trace: poutine.Trace, sites: Sequence[str], shape: torch.Si
     return torch.stack([term.expand(shape) for term in terms]).sum(0)
 
 
-def _summed_out(log_prior: Tensor, log_likelihood: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(z) and log p(x|z), (K, B), from log p(y, z) and log p(x|y, z), over all y."""
-    marginal = log_prior.flatten(0, -3).logsumexp(0)
-    if log_likelihood.dim() == 2:  # given z, the image does not depend on y
-        return marginal, log_likelihood
-    joint = (log_prior + log_likelihood).flatten(0, -3).logsumexp(0)
-    return marginal, joint - marginal
-
-
 def _value(trace: poutine.Trace, site: str) -> Tensor:
     node: Any = trace.nodes[site]
     return node["value"]
@@ -190,7 +180,7 @@ def _expanded(trace: poutine.Trace, site: str, rows: torch.Size) -> Tensor:
 
 
 def log_weights(
-    model: Model, guide: Guide, x: Tensor, particles: int, labels: Tensor | None = None
+    model: Program, guide: Program, x: Tensor, particles: int, labels: Tensor | None = None
 ) -> Tensor:
     """log w_k = log p(x, z_k) - log q(z_k|x), z_k ~ q(z|x), (K, B) in nats, per datum.
 
@@ -199,16 +189,24 @@ def log_weights(
     y, w_k is the average of its weights over y under q(y|x), and the mean over k of log w_k a
     bound that is no looser than the ELBO.
 
+    The pair is one of this project, or any two Pyro programs as `ppl_vae.joint.Joint` takes them.
+    All draws are made at once and gradients come through them; `Joint.log_weights` is for many.
+
     Args:
         model: p(x, z).
         guide: q(z|x).
-        x: Images (B, C, H, W).
+        x: Data (B, ...).
         particles: K, the number of draws for each datum.
         labels: Their labels (B,) for a model of labelled images, -1 where there is none.
 
     Raises:
         NotImplementedError: If q(z|x) is a point, without a density.
+        InputError: If programs from outside the project do not fit each other.
     """
+    if not (isinstance(model, Model) and isinstance(guide, Guide)):
+        joint = Joint.of(model, guide, x if labels is None else (x, labels))
+        latents, log_guide = joint.draw(particles)
+        return torch.stack(joint.log_terms(latents)).sum(0) - log_guide
     guide.check_density("an importance weight")
     terms = log_terms(model, guide, x, particles, labels=labels)
     if terms.log_share is None:

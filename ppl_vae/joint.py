@@ -1,7 +1,7 @@
 """log p(x, z) and log q(z|x) of any Pyro pair with local latents, per datum, at a given z."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any
 
@@ -14,10 +14,20 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ppl_vae.errors import InputError
-from ppl_vae.importance import MEMORY_BYTES
 from ppl_vae.isolation import isolated
 
-__all__ = ["Batch", "Joint", "Latents", "Program", "as_batch", "simulate"]
+__all__ = [
+    "MEMORY_BYTES",
+    "Batch",
+    "Joint",
+    "Latents",
+    "Program",
+    "as_batch",
+    "simulate",
+    "summed_out",
+]
+
+MEMORY_BYTES = 64 * 2**20  # for the temporaries of one pass; more is not faster
 
 Program = Callable[..., Any]
 Batch = tuple[Tensor, ...]
@@ -35,20 +45,23 @@ class Joint:
 
     The pair is any two Pyro programs `model(*batch)` and `guide(*batch)` with one plate over the
     data at dim -1, continuous latents that the two share, and whatever the model observes. Further
-    batch dimensions of the latents stand to the left of the plate. Numbers are of the single
-    datum: scales of plates and of `poutine.scale` are left out.
+    batch dimensions of the latents stand to the left of the plate. Discrete sites of the model,
+    marked `infer={"enumerate": "parallel"}`, that the guide leaves out are summed out. Numbers are
+    of the single datum: scales of plates and of `poutine.scale` are left out.
 
     Attributes:
         model: p(x, z).
         guide: q(z|x).
         batch: What the programs are called with; the first is x, (B, ...).
         sites: The latent sites with their event shapes, in the model's order.
+        summed: The discrete sites that are summed out.
     """
 
     model: Program
     guide: Program
     batch: Batch
     sites: dict[str, torch.Size] = field(default_factory=dict)
+    summed: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: Program, guide: Program, x: Tensor | Batch) -> "Joint":
@@ -69,8 +82,14 @@ class Joint:
             guide_sites = joint._trace(guide)
             latents = {name: node["value"] for name, node in guide_sites.items()}
             model_sites = joint._trace(poutine.condition(model, data=latents))
-        observed = [name for name in model_sites if name not in latents]
         free = {name for name in model_sites if not model_sites[name]["is_observed"]}
+        summed = tuple(
+            name
+            for name, node in model_sites.items()
+            if name in free and node["infer"].get("enumerate") == "parallel"
+        )
+        free.difference_update(summed)
+        observed = [name for name in model_sites if name not in (*latents, *summed)]
         if free or not latents.keys() <= model_sites.keys():
             raise InputError(
                 "expected the guide to sample exactly the model's latent sites; the guide samples "
@@ -84,15 +103,14 @@ class Joint:
         shapes = {
             name: model_sites[name]["value"].shape[1:] for name in model_sites if name in latents
         }
-        return cls(model, guide, joint.batch, shapes)
+        return cls(model, guide, joint.batch, shapes, summed)
 
     def __len__(self) -> int:
         return len(self.batch[0])
 
     def __getitem__(self, rows: Any) -> "Joint":
         """The pair with some of the data: a slice or an index tensor."""
-        batch = tuple(part[rows] for part in self.batch)
-        return Joint(self.model, self.guide, batch, self.sites)
+        return replace(self, batch=tuple(part[rows] for part in self.batch))
 
     def draw(self, particles: int) -> tuple[Latents, Tensor]:
         """z_1, ..., z_K from q(z|x), each site (K, B, ...), and log q(z_k|x), (K, B) in nats."""
@@ -109,12 +127,13 @@ class Joint:
         Where the model observes more than x, the second is of all that it observes.
         """
         shape = self._shape(latents)
-        nodes = self._trace(poutine.condition(self.model, data=latents), shape[0])
-        observed = [name for name in nodes if name not in self.sites]
-        return (
-            self._log_density(nodes, self.sites, shape),
-            self._log_density(nodes, observed, shape),
-        )
+        with poutine.enum(first_available_dim=-3):
+            nodes = self._trace(poutine.condition(self.model, data=latents), shape[0])
+        given = (*self.sites, *self.summed)
+        log_prior = self._log_density(nodes, given, shape)
+        observed = [name for name in nodes if name not in given]
+        log_likelihood = self._log_density(nodes, observed, shape)
+        return summed_out(log_prior, log_likelihood) if self.summed else (log_prior, log_likelihood)
 
     def log_guide(self, latents: Latents) -> Tensor:
         """log q(z|x), (K, B) in nats, at latents (K, B, ...)."""
@@ -166,16 +185,27 @@ class Joint:
         return {name: node for name, node in trace.nodes.items() if node["type"] == "sample"}
 
     def _log_density(self, nodes: dict[str, Any], names: Any, shape: tuple[int, int]) -> Tensor:
+        """The sum over sites, (K, B), or (Y, K, B) where it depends on a discrete site."""
         with pyro.validation_enabled(False):
             terms = [
-                scale_and_mask(node["fn"].log_prob(node["value"]), 1.0, node["mask"]).expand(shape)
+                scale_and_mask(node["fn"].log_prob(node["value"]), 1.0, node["mask"])
                 for node in (nodes[name] for name in names)
             ]
-        return torch.stack(terms).sum(0)
+        whole = torch.broadcast_shapes(shape, *(term.shape for term in terms))
+        return torch.stack([term.expand(whole) for term in terms]).sum(0)
 
     def _shape(self, latents: Latents) -> tuple[int, int]:
         particles, size = next(iter(latents.values())).shape[:2]
         return particles, size
+
+
+def summed_out(log_prior: Tensor, log_likelihood: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(z) and log p(x|z), (K, B), from log p(y, z) and log p(x|y, z), over all y."""
+    marginal = log_prior.flatten(0, -3).logsumexp(0)
+    if log_likelihood.dim() == 2:  # given z, the image does not depend on y
+        return marginal, log_likelihood
+    joint = (log_prior + log_likelihood).flatten(0, -3).logsumexp(0)
+    return marginal, joint - marginal
 
 
 def simulate(
@@ -187,7 +217,8 @@ def simulate(
         model: Called as `model(size=...)` where it has such a parameter, else with data of the
             right shape whose observation is undone.
         size: How many to draw.
-        like: Data whose first row gives shapes and types to a model without `size`.
+        like: Data that give shapes and types to a model without `size`, and whatever the programs
+            take beside x, such as classes: row by row, from the first again where there are fewer.
 
     Returns:
         The data, to call the programs with, and the latents by site, (size, ...).
@@ -204,7 +235,9 @@ def simulate(
         trace = poutine.trace(model).get_trace(size=size)
         batch: Batch = ()
     else:
-        batch = tuple(part[:1].expand(size, *part.shape[1:]) for part in as_batch(like))
+        batch = as_batch(like)
+        rows = torch.arange(size, device=batch[0].device) % len(batch[0])
+        batch = tuple(part[rows] for part in batch)
         trace = poutine.trace(poutine.uncondition(model)).get_trace(*batch)
     nodes: dict[str, Any] = dict(prune_subsample_sites(trace).nodes)
     sampled = {name: node["value"] for name, node in nodes.items() if node["type"] == "sample"}
@@ -224,8 +257,9 @@ def _check_site(name: str, node: dict[str, Any], size: int, latent: bool) -> Non
         )
     if latent and not node["value"].is_floating_point():
         raise InputError(
-            f"site {name!r} is discrete ({type(fn).__name__}); this works for continuous latents "
-            "only; sum discrete ones out in the model"
+            f"the guide's site {name!r} is discrete ({type(fn).__name__}); this works for "
+            "continuous latents; left out of the guide, and marked infer={'enumerate': 'parallel'} "
+            "in the model, it is summed out"
         )
     with pyro.validation_enabled(False):
         shape = tuple(node["fn"].log_prob(node["value"]).shape)

@@ -58,6 +58,9 @@ def test_groups_dimensions_and_coordinates(pair) -> None:
         assert statistic.dims == ("chain", "draw", "image")
         assert statistic.attrs["units"] == "nats"
     assert tree["log_likelihood"]["x"].attrs["units"] == "nats"
+    for group in ("posterior", "prior", "prior_predictive", "observed_data"):
+        for variable in tree[group].data_vars.values():
+            assert {"long_name", "units"} <= variable.attrs.keys()
     assert z["image"].values.tolist() == [9, 3, 4, 1, 0]
     assert tree["constant_data"]["label"].sel(image=4).item() == 0
     np.testing.assert_array_equal(tree["observed_data"]["x"].values, pair[2].numpy())

@@ -10,6 +10,14 @@ import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
+from oracles import (
+    TwoLevels,
+    counts_guide,
+    counts_log_likelihood,
+    counts_model,
+    two_levels_log_likelihood,
+    two_levels_model,
+)
 from scipy.special import logsumexp
 from torch import Tensor
 
@@ -17,6 +25,7 @@ import ppl_vae.estimates
 from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Bernoulli, Gaussian, Likelihood, Linear, ProbabilisticPCA, Spec
 from ppl_vae.data import Split
+from ppl_vae.errors import InputError
 from ppl_vae.estimates import estimate
 from ppl_vae.importance import LogTerms, log_terms, log_weights
 
@@ -165,6 +174,33 @@ def test_the_bound_of_one_particle_is_the_elbo(model: ProbabilisticPCA, images: 
     gap = model.log_likelihood(images[:]) - estimates.elbo
     # log q / p = (chi^2_D - D log 2) / 2, of variance D / 2
     assert ((gap - divergence).abs() < 4 * sqrt(SPEC.latent_dim / 2 / 40_000)).all()
+
+
+def test_programs_by_hand_have_weights() -> None:
+    """Functions, without `latents` or `check_density`: the exact posterior's weight is p(x)."""
+    x = torch.poisson(torch.full((4, 5), 2.0, dtype=torch.float64))
+    weights = log_weights(counts_model, counts_guide, x, 7)
+    torch.testing.assert_close(weights, counts_log_likelihood(x).expand(7, 4))
+
+
+def test_gradients_come_through_the_weights_of_a_pair_by_hand() -> None:
+    """Of log p(x, z) - log q(z|x) in the scales of a chain of normals: that of the bound."""
+    x, guide = torch.randn(3, 2, dtype=torch.float64), TwoLevels()
+    weights = log_weights(two_levels_model, guide, x, 20_000)
+    relative = (weights - two_levels_log_likelihood(x)).exp()
+    error = relative.std(0) / sqrt(20_000)
+    assert ((relative.mean(0) - 1).abs() < 4 * error).all()
+    weights.mean().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in guide.parameters())
+
+
+def test_a_point_by_hand_has_no_weights() -> None:
+    def point(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("rate", dist.Delta(x.mean(-1) + 1))
+
+    with pytest.raises(InputError, match="no density"):
+        log_weights(counts_model, point, torch.ones(3, 5), 2)
 
 
 class Recorder:

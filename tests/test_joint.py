@@ -18,9 +18,11 @@ from torch import Tensor
 
 from guides import DiagonalNormal
 from models import MLP, VAE, Bernoulli, MixtureOfNormals, Spec
+from ppl_vae.calibration import simulation_based_calibration
 from ppl_vae.errors import InputError
 from ppl_vae.importance import log_weights
 from ppl_vae.joint import Joint, simulate
+from ppl_vae.nuts import nuts_posterior
 from ppl_vae.unconstrained import Unconstrained
 
 
@@ -129,6 +131,60 @@ def test_simulate_draws_data_with_their_latents() -> None:
     standard_error = (1.5 / 5 + 0.75) ** 0.5 / 20_000**0.5
     assert abs(counted.mean().item() - 1.5) < 4 * standard_error
     assert rates["rate"].shape == (20_000,)
+
+
+def two_clusters(x: Tensor) -> None:
+    """y ~ Bernoulli(0.3), z ~ N(4 y - 2, 1), x ~ N(z, 1/2), y summed out."""
+    with pyro.plate("data", len(x), dim=-1):
+        weights = torch.tensor([0.7, 0.3], dtype=torch.float64)
+        y = pyro.sample("y", dist.Categorical(weights), infer={"enumerate": "parallel"})
+        z = pyro.sample("z", dist.Normal(4.0 * y - 2, 1.0 + 0 * x))
+        pyro.sample("x", dist.Normal(z, 0.5**0.5), obs=x)
+
+
+def two_clusters_guide(x: Tensor) -> None:
+    """The exact posterior: both clusters, each updated, weighted by how well it predicts x."""
+    centres = torch.tensor([-2.0, 2.0], dtype=torch.float64)
+    with pyro.plate("data", len(x), dim=-1):
+        logits = two_clusters_terms(x)
+        each = dist.Normal((centres + 2 * x[:, None]) / 3, (1 / 3) ** 0.5)
+        pyro.sample("z", dist.MixtureSameFamily(dist.Categorical(logits=logits), each))
+
+
+def two_clusters_terms(x: Tensor) -> Tensor:
+    """log p(y) p(x|y), (B, 2)."""
+    weights, centres = torch.tensor([[0.7, 0.3], [-2.0, 2.0]], dtype=torch.float64)
+    return weights.log() + dist.Normal(centres, 1.5**0.5).log_prob(x[:, None])
+
+
+def test_classes_that_the_guide_leaves_out_are_summed_out() -> None:
+    x = torch.linspace(-3, 3, 5, dtype=torch.float64)
+    joint = Joint.of(two_clusters, two_clusters_guide, x)
+    assert joint.summed == ("y",)
+    exact = two_clusters_terms(x).logsumexp(-1)
+    torch.testing.assert_close(joint.log_weights(9), exact.expand(9, 5))
+    z = torch.linspace(-3, 3, 7, dtype=torch.float64)[:, None].expand(7, 5)
+    log_prior, log_likelihood = joint.log_terms({"z": z})
+    prior = 0.7 * scipy.stats.norm.pdf(z, -2) + 0.3 * scipy.stats.norm.pdf(z, 2)
+    np.testing.assert_allclose(log_prior, np.log(prior))
+    np.testing.assert_allclose(log_likelihood, scipy.stats.norm.logpdf(x, z, 0.5**0.5))
+    calibration = simulation_based_calibration(two_clusters, two_clusters_guide, like=x)
+    assert calibration.p_value["z"] > 0.001
+    drawn = nuts_posterior(two_clusters, two_clusters_guide, x[:1], draws=50, warmup=50)
+    assert drawn.latents["z"].shape == (4, 50, 1)
+
+
+def test_what_comes_with_the_data_is_taken_row_by_row() -> None:
+    """Simulated data have the classes of the data given, and not those of the first alone."""
+
+    def model(x: Tensor, y: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1e-3))
+            pyro.sample("x", dist.Normal(z + 10.0 * y, 1e-3), obs=x)
+
+    (x, y), _ = simulate(model, 7, like=(torch.zeros(3), torch.tensor([2, 0, 1])))
+    assert y.tolist() == [2, 0, 1, 2, 0, 1, 2]
+    assert ((x - 10.0 * y).abs() < 0.1).all()
 
 
 def test_a_model_that_cannot_draw_by_itself_needs_data() -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from base64 import b64decode
+from dataclasses import replace
 from functools import partial
 from math import log, sqrt
 from pathlib import Path
@@ -11,22 +12,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from oracles import MeanField
 
 import ppl_vae.fit
 import ppl_vae.posterior as verb
-from guides import DiagonalNormal, FullRankNormal
-from models import MLP, Gaussian, Linear, ProbabilisticPCA, Spec
+import ppl_vae.report.gap
+from guides import ConditionalNormal, DiagonalNormal, FullRankNormal
+from models import MLP, Conditional, Gaussian, Linear, ProbabilisticPCA, Spec
 from ppl_vae.bridge import bridge_log_likelihood
 from ppl_vae.data import Arrays, Digits
 from ppl_vae.datatree import read_datatree
 from ppl_vae.errors import InputError
 from ppl_vae.fit import fit
+from ppl_vae.gaps import Gaps
 from ppl_vae.importance import log_weights
 from ppl_vae.pareto import pareto_k
 from ppl_vae.posterior import main, posterior
 from ppl_vae.report.calibrated import nearest
 from ppl_vae.report.comparison import comparable
-from ppl_vae.report.inspection import Inspection, choose_images
+from ppl_vae.report.gap import gap
+from ppl_vae.report.inspection import Effort, Inspection, choose_images
 from ppl_vae.report.page import page
 from ppl_vae.report.section import Section, Table
 from ppl_vae.runs import Run
@@ -112,12 +117,60 @@ def test_the_numbers_are_those_of_the_tree(runs: list[Run], result: dict[str, An
 
 
 def test_the_gaps_sum_to_the_whole(result: dict[str, Any]) -> None:
-    gap = {name: result["gap"][f"{name}_nats_per_datum"] for name in (
+    gaps = {name: result["gap"][f"{name}_nats_per_datum"] for name in (
         "log_likelihood", "elbo", "approximation_gap", "amortization_gap", "gap"
     )}  # fmt: skip
-    assert gap["gap"] == pytest.approx(gap["log_likelihood"] - gap["elbo"], abs=1e-8)
-    parts = gap["approximation_gap"] + gap["amortization_gap"]
-    assert gap["gap"] == pytest.approx(parts, abs=1e-8)
+    assert gaps["gap"] == pytest.approx(gaps["log_likelihood"] - gaps["elbo"], abs=1e-8)
+    parts = gaps["approximation_gap"] + gaps["amortization_gap"]
+    assert gaps["gap"] == pytest.approx(parts, abs=1e-8)
+
+
+def test_the_gap_is_whole_where_the_family_is_poor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mean-field guide on a posterior correlated in six dimensions: log p(x) is known."""
+    monkeypatch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
+    run = train(tmp_path / "run", model=ProbabilisticPCA, network=Linear, latent_dim=6, epochs=1)
+    with torch.no_grad():
+        run.model.loadings.copy_(torch.randn(64, 1) + 0.2 * torch.randn(64, 6))
+        run.model.log_scale.zero_()
+    effort = Effort(**{name: QUICK[name] for name in Effort.__annotations__})
+    effort = replace(effort, gap_images=8, gap_steps=400, temperatures=1600)
+    run = replace(run, guide=MeanField(run.model, 0.0))
+    inspection = Inspection(run, [], "test", torch.arange(8), None, effort, 0)  # type: ignore[arg-type]
+    section = Section("gap", "?")
+    gap(inspection, section)
+    exact = run.model.log_likelihood(inspection.batch()[0]).mean().item()
+    assert section.numbers["k_hat_above_0_7_fraction"] > 0.5
+    error = 4 * section.numbers["annealing_nats_standard_error"]
+    assert error < 1
+    assert section.numbers["log_likelihood_nats_per_datum"] == pytest.approx(exact, abs=error)
+
+
+def test_a_gap_below_zero_hangs_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stacked on a negative gap, the other would cover it and end too low."""
+    figures: list[Any] = []
+    monkeypatch.setattr(ppl_vae.report.gap, "picture_of", lambda figure, _: figures.append(figure))
+    zeros = dict.fromkeys(Gaps.__annotations__, torch.zeros(3))
+    gaps = {
+        "approximation_gap": torch.tensor([0.2, -0.1, -0.1]),
+        "amortization_gap": torch.tensor([0.3, 0.2, -0.2]),
+    }
+    ppl_vae.report.gap._bars(Gaps(**zeros | gaps))
+    blue, orange = figures[0].axes[0].containers
+    spans = [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in orange]
+    np.testing.assert_allclose(spans, [(0.2, 0.5), (0, 0.2), (-0.1, -0.3)], atol=1e-6)
+    np.testing.assert_allclose([bar.get_height() for bar in blue], [0.2, -0.1, -0.1], atol=1e-6)
+
+
+def test_a_model_given_the_class_is_inspected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
+    run = train(tmp_path / "run", model=Conditional, guide=ConditionalNormal)
+    monkeypatch.setattr(verb, "_QUESTIONS", verb._QUESTIONS[:2] + verb._QUESTIONS[4:6])
+    found = posterior(run, **QUICK)
+    assert all(found[name]["unanswered"] is None for name in ("guide", "gap", *SECTIONS[4:6]))
 
 
 def test_runs_are_compared_on_the_same_images(runs: list[Run], result: dict[str, Any]) -> None:

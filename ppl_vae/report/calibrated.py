@@ -34,6 +34,7 @@ def calibrated(inspection: Inspection, section: Section) -> None:
         draws=_RANKS,
         bins=BINS,
         level=_LEVEL,
+        like=inspection.batch() if inspection.run.model.labelled else None,
     )
     counts = calibration.counts[inspection.latent].cpu()  # (bins, D)
     low, high = calibration.band

@@ -34,10 +34,10 @@ def guide_quality(inspection: Inspection, section: Section) -> None:
     section.numbers = {
         "draws": draws,
         "images": size,
-        "k_hat_median": k_hat.median().item(),
+        "k_hat_median": k_hat.quantile(0.5).item(),
         "k_hat_mean": k_hat.mean().item(),
         "k_hat_above_0_7_fraction": unreliable,
-        "ess_median": ess.median().item(),
+        "ess_median": ess.quantile(0.5).item(),
         "k_hat": k_hat.tolist(),
         "ess": ess.tolist(),
         "worst_images": [int(inspection.images[place]) for place in worst[:_SHOWN]],
@@ -56,14 +56,14 @@ def guide_quality(inspection: Inspection, section: Section) -> None:
     )
     section.text = [
         f"Over {size:,} images with {draws:,} draws each, the median k-hat is "
-        f"{number(k_hat.median().item())}: {verdict}.",
+        f"{number(k_hat.quantile(0.5).item())}: {verdict}.",
         "k-hat is the shape of the generalised Pareto distribution that fits the largest "
         "importance "
         "weights w = p(x, z) / q(z|x) of an image: below 0.5 their variance is finite, above 0.7 "
         "estimates from them are not to be trusted (Vehtari et al., 2024). The effective sample "
         "size "
         f"says how many of the {draws:,} draws still count after weighting; its median is "
-        f"{number(ess.median().item(), 1)}.",
+        f"{number(ess.quantile(0.5).item(), 1)}.",
         f"With {int(curve.particles[-1]):,} draws in one bound, {number(gain[-1].item())} nats are "
         "gained over the ELBO: a lower bound on the gap between the ELBO and log p(x).",
     ]
@@ -154,11 +154,11 @@ def _images(inspection: Inspection, k_hat: Tensor, worst: Tensor) -> Picture:
     with torch.no_grad():
         for chosen in places:
             index = inspection.images[chosen.to(inspection.images.device)]
-            x = inspection.split.batch(index, False)[0]
+            x, *labels = inspection.split.batch(index, inspection.run.model.labelled)
             z = torch.as_tensor(inspection.z[:, chosen.numpy()].mean(0)).to(x)
             rows += [
                 inspection.display(x),
-                inspection.display(decoded_mean(inspection.run.model, z)),
+                inspection.display(decoded_mean(inspection.run.model, z, *labels)),
             ]
     figure = sheet(
         np.stack(rows),

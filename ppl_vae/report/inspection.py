@@ -107,7 +107,7 @@ class Inspection:
     def means(self) -> Tensor:
         """E[z|x] under the guide, (N, D), on the CPU."""
         with seeded(self.run.device, self.seed), torch.no_grad():
-            return posterior_mean(self.run.model, self.run.guide, self.batch()[0]).cpu()
+            return posterior_mean(self.run.model, self.run.guide, *self.batch()).cpu()
 
     def active(self) -> list[int]:
         """The latents with Var_x(E_q[z_d]) > 0.01, those that vary most first."""

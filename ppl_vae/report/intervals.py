@@ -48,7 +48,7 @@ def intervals(inspection: Inspection, section: Section) -> None:
         size,
         chains=_CHAINS,
         temperatures=effort.temperatures,
-        like=inspection.batch(1),
+        like=inspection.batch(size),
     )
     log_p, lower, upper = (
         value.cpu() for value in (annealed.log_likelihood, annealed.lower, annealed.upper)
@@ -100,8 +100,9 @@ def intervals(inspection: Inspection, section: Section) -> None:
     }
     more, more_error = mean_and_error(log_p - importance)
     section.text = [
-        f"On {size} images, annealing finds {number(more)} nats more than importance sampling on "
-        f"average (± {number(more_error)}), and its intervals at {100 * annealed.level:.0f} % are "
+        f"On {size} images, annealing finds {number(abs(more))} nats "
+        f"{'more' if more >= 0 else 'less'} than importance sampling on average "
+        f"(± {number(more_error)}), and its intervals at {100 * annealed.level:.0f} % are "
         f"{number((upper - lower).mean().item())} nats long. On images that the model drew, where "
         f"log p(x) can be enclosed, the bounds are {number(gap)} nats apart (± "
         f"{number(gap_error)}): "
