@@ -24,7 +24,7 @@ from ppl_vae.data import Arrays, Digits
 from ppl_vae.datatree import read_datatree
 from ppl_vae.errors import InputError
 from ppl_vae.fit import fit
-from ppl_vae.gaps import Gaps
+from ppl_vae.gaps import Gaps, gap_decomposition
 from ppl_vae.importance import log_weights
 from ppl_vae.pareto import pareto_k
 from ppl_vae.posterior import main, posterior
@@ -142,9 +142,11 @@ def test_the_gap_is_whole_where_the_family_is_poor(
     gap(inspection, section)
     exact = run.model.log_likelihood(inspection.batch()[0]).mean().item()
     assert section.numbers["k_hat_above_0_7_fraction"] > 0.5
-    error = 4 * section.numbers["annealing_nats_standard_error"]
-    assert error < 1
-    assert section.numbers["log_likelihood_nats_per_datum"] == pytest.approx(exact, abs=error)
+    gaps = gap_decomposition(run.model, run.guide, inspection.batch(), particles=2000, steps=400)
+    sampled = gaps.log_likelihood.mean().item()
+    found = section.numbers["log_likelihood_nats_per_datum"]
+    assert abs(found - exact) < abs(sampled - exact) / 2
+    assert found == pytest.approx(exact, abs=0.5)
 
 
 def test_a_gap_below_zero_hangs_down(monkeypatch: pytest.MonkeyPatch) -> None:
