@@ -1,24 +1,31 @@
 """Throughput of the log-weights beside a hand-written loop of the same arithmetic.
 
-python benchmarks/weights.py RUN --images 1000 --particles 1000
+    python benchmarks/weights.py --run RUN
+
+The table goes to benchmarks/weights.md.
 """
 
-import argparse
 import resource
 import time
 from math import log, pi
+from pathlib import Path
 
 import torch
+from jsonargparse import auto_cli
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ppl_vae import load
+from ppl_vae.files import whole_file
 from ppl_vae.joint import Joint
 from ppl_vae.pareto import pareto_k
+from ppl_vae.runs import Run
+
+TABLE = Path(__file__).with_suffix(".md")
 
 
 @torch.no_grad()
-def by_hand(run, x: Tensor, particles: int, rows: int) -> Tensor:
+def by_hand(run: Run, x: Tensor, particles: int, rows: int) -> Tensor:
     """log w of a VAE with a standard normal prior, a diagonal normal guide and Bernoulli pixels."""
     result = torch.empty(particles, len(x), dtype=torch.float64)
     width = max(1, rows // particles)
@@ -37,37 +44,61 @@ def by_hand(run, x: Tensor, particles: int, rows: int) -> Tensor:
     return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run")
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--particles", type=int, default=1000)
-    arguments = parser.parse_args()
-    run = load(arguments.run)
-    x = run.data.test[: arguments.images]
-    joint = Joint.of(run.model, run.guide, x)
-    rows = joint.rows()
-    count = len(x) * arguments.particles
-    for name, compute in (
-        ("ours", lambda: joint.log_weights(arguments.particles)),
-        ("by hand", lambda: by_hand(run, x, arguments.particles, rows)),
-        ("ours", lambda: joint.log_weights(arguments.particles)),
-        ("by hand", lambda: by_hand(run, x, arguments.particles, rows)),
+def main(run: Path, images: int = 1000, particles: int = 1000) -> None:
+    """Measures the two in turn, twice, and writes the table.
+
+    Args:
+        run: A trained run: a `VAE` with `DiagonalNormal` and `Bernoulli`.
+        images: Of the test split.
+        particles: Draws of z for each.
+    """
+    trained = load(run)
+    x = trained.data.test[:images]
+    joint = Joint.of(trained.model, trained.guide, x)
+    before, rows = _peak_gib(), joint.rows()
+    lines = []
+    for name, compute in 2 * (
+        ("`Joint.log_weights`", lambda: joint.log_weights(particles)),
+        ("by hand", lambda: by_hand(trained, x, particles, rows)),
     ):
         began, processor = time.monotonic(), time.process_time()
         weights = compute()
         seconds, processor = time.monotonic() - began, time.process_time() - processor
-        bound = (weights.logsumexp(0) - log(arguments.particles)).mean()
-        print(
-            f"{name:8} {count / seconds:10,.0f} weights a second, {count / processor:10,.0f} a "
-            f"processor second; bound {bound:.2f} nats_per_datum"
-        )
-    began = time.monotonic()
+        bound = (weights.logsumexp(0) - log(particles)).mean()
+        cells = [f"{seconds:.1f}", f"{processor:.1f}", f"{weights.numel() / processor:,.0f}"]
+        lines.append(f"| {name} | {' | '.join([*cells, f'{bound:.2f}', f'{_peak_gib():.2f}'])} |")
+        print(lines[-1])
+    began = time.process_time()
     k_hat = pareto_k(weights).k_hat
-    print(f"k-hat: {time.monotonic() - began:.1f} seconds, median {k_hat.median():.2f}")
-    print(f"{torch.get_num_threads()} threads, {rows:,} weights a pass")
-    print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    seconds = time.process_time() - began
+    options = trained.config["network"]["init_args"]
+    text = [
+        "# Throughput of the log-weights",
+        "",
+        f"Made by `python benchmarks/weights.py --run RUN`: {images:,} MNIST test images x",
+        f"{particles:,} draws through a VAE of {trained.spec.latent_dim} latents and hidden layers",
+        f"{options['hidden']}, float32, torch {torch.__version__}, {torch.get_num_threads()} CPU",
+        f"thread(s), passes of {rows:,} weights. By hand is a PyTorch loop of the same arithmetic,",
+        "in turn with ours in one process. Processor seconds are what the process itself used, and",
+        "hold on a machine that does other work too. The peak is that of the whole process, with",
+        f"libraries, model and data, which were {before:.2f} GiB before the first row.",
+        "",
+        "| | seconds | processor seconds | weights a processor second | bound, nats_per_datum "
+        "| peak so far, GiB |",
+        "|---|---|---|---|---|---|",
+        *lines,
+        "",
+        f"Pareto k-hat of all the images: {seconds:.1f} processor seconds, median "
+        f"{k_hat.median():.2f}.",
+        "",
+    ]
+    with whole_file(TABLE) as file:
+        file.write("\n".join(text).encode())
+
+
+def _peak_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 if __name__ == "__main__":
-    main()
+    auto_cli(main, as_positional=False)
