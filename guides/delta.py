@@ -1,7 +1,5 @@
 """A point instead of a distribution."""
 
-from typing import ClassVar
-
 import pyro
 import pyro.distributions as dist
 from pyro.distributions import TorchDistribution
@@ -27,7 +25,7 @@ class Delta(Guide):
         network: Builds the encoder g from its input and output shapes.
     """
 
-    has_density: ClassVar[bool] = False
+    has_density = False
 
     def __init__(self, spec: Spec, network: NetworkFactory = MLP) -> None:
         super().__init__(spec)

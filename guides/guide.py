@@ -27,11 +27,12 @@ class Guide(Program):
     Attributes:
         latents: Names of the latent sites of the models that it is for.
         has_density: Whether log q(z|x) is a density. That of a guide that is a point is not:
-            whatever needs the density then refuses the guide, with `check_density`.
+            whatever needs the density then refuses the guide, with `check_density`. A guide around
+            another one has what that one has.
     """
 
     latents: ClassVar[tuple[str, ...]] = ("z",)
-    has_density: ClassVar[bool] = True
+    has_density: bool = True
 
     def check_density(self, purpose: str) -> None:
         """Refuses a guide without a density.

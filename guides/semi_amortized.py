@@ -76,6 +76,7 @@ class SemiAmortized(Guide):
                 "expected a guide whose q(z|x) is one distribution with parameters computed from "
                 f"x, such as DiagonalNormal; got {type(self.guide).__name__}"
             )
+        self.has_density = self.guide.has_density
         self.joint = model.__call__
         self.steps = steps
         self.step_size = step_size

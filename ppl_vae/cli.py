@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
+import yaml
 
 from ppl_vae.devices import DeviceChoice
 from ppl_vae.distributed import first_to_say
@@ -147,12 +148,16 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
         InputError: If an argument is wrong.
     """
     arguments = _classes_first(arguments)
+    named: dict[str, type] = {}
+    replaced: set[str] = set()
     for option in {argument.partition("=")[0] for argument in arguments}:
         role = option.removeprefix("--").rpartition(".")[2]
         if option.startswith("--") and role in ROLES:
             for value in _values_of(option, arguments):
                 if not value.startswith("{"):
-                    resolve_class(role, value)
+                    cls = resolve_class(role, value)
+                    if option == f"--{role}":
+                        named[role] = cls
     allowed = [value.lower() == "true" for value in _values_of("--allow_code", arguments)][-1:]
     names = (action.dest for action in parser._actions)
     known = [n for n in names if not n.endswith("help") and n not in ("config", "print_config")]
@@ -168,6 +173,19 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
                 f"{path} names {outside[0]}, code from outside the project; "
                 "add --allow_code true to import it"
             )
+        written = {
+            role: resolve_class(role, config[role]["class_path"])
+            for role in ROLES
+            if config.get(role)
+        }
+        left = {n: v for n, v in config.items() if named.get(n) in (None, written.get(n))}
+        if left != config:
+            text = yaml.safe_dump(left)
+            given = {path: text, f"--config={path}": f"--config={text}"}
+            arguments = [given.get(argument, argument) for argument in arguments]
+        replaced |= set(written)
+    # The parser would keep those options of a class that the one in its place has too.
+    parser.set_defaults(dict.fromkeys(replaced | set(named)))
     options = parser.parse_args(arguments).as_dict()
     if options.pop("version") != CONFIG_VERSION:
         raise InputError(

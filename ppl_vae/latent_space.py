@@ -274,7 +274,7 @@ def _value(trace: Any, site: str) -> Tensor:
 def _prior_quantiles(run: Run, probabilities: NDArray[np.float64]) -> Tensor:
     """F_d^-1(p), (P, D), for each latent d by itself."""
     prior = getattr(run.model, "prior", None)
-    if isinstance(prior, StandardNormal):
+    if isinstance(prior, StandardNormal) and len(run.model.latents) == 1:
         values = np.tile(ndtri(probabilities)[:, None], run.spec.latent_dim)
         return torch.as_tensor(values).to(prior.loc)
     draws = _value(poutine.trace(run.model).get_trace(size=_PRIOR_DRAWS), run.model.latents[-1])

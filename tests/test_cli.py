@@ -12,8 +12,10 @@ import yaml
 
 import ppl_vae.__main__
 import ppl_vae.fit
+from guides import IAF
 from ppl_vae import evaluate, generate
 from ppl_vae.errors import InputError
+from ppl_vae.pieces import describe, resolve_class
 from ppl_vae.runs import read_config
 
 TINY = ["--network.hidden", "[8]", "--latent_dim", "2", "--epochs", "1", "--device", "cpu"]
@@ -269,3 +271,38 @@ def test_a_defect_keeps_its_traceback() -> None:
 
     with pytest.raises(ZeroDivisionError):
         ppl_vae.cli.run_verb(verb, [])
+
+
+@pytest.mark.parametrize(
+    ("options", "role", "name", "kept"),
+    [
+        ([], "objective", "ELBO", {}),
+        (["--objective", "IWAE"], "objective", "IWAE", {}),
+        (["--objective", "ScoreFunction"], "objective", "ScoreFunction", {}),
+        (["--objective=Renyi", "--objective.alpha", "0.3"], "objective", "Renyi", {"alpha": 0.3}),
+        (["--network", "Residual"], "network", "Residual", {}),
+        (["--config", "one.yaml"], "objective", "IWAE", {"gradient": "stl"}),
+        (["--config", "one.yaml", "--objective", "Renyi"], "objective", "Renyi", {}),
+        (["--config", "one.yaml", "--objective", "IWAE"], "objective", "IWAE", {"gradient": "stl"}),
+        (["--config", "two.yaml", "--objective", "Renyi"], "objective", "Renyi", {}),
+        (["--config", "two.yaml"], "objective", "ELBO", {"particles": 7}),
+        (["--config", "two.yaml", "--guide.guide", "IAF"], "guide", "SemiAmortized", {}),
+    ],
+    ids=str,
+)
+def test_a_class_that_is_named_has_its_own_defaults(
+    options: list[str], role: str, name: str, kept: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("one.yaml").write_text("objective: {class_path: IWAE, init_args: {gradient: stl}}\n")
+    Path("two.yaml").write_text(
+        "objective: {class_path: ELBO, init_args: {particles: 7}}\n"
+        "guide: {class_path: SemiAmortized, init_args: {guide: {class_path: IAF}}}\n"
+    )
+    assert exit_code(ppl_vae.fit.main, *TINY[2:], *options, "--run", "run") == 0
+    got = read_config(Path("run/config.yaml"))[role]
+    cls = resolve_class(role, name)
+    own = describe(cls)
+    assert got["class_path"] == own["class_path"]
+    if name == "SemiAmortized":
+        own["init_args"]["guide"] = describe(IAF)
+    assert got["init_args"] == own["init_args"] | kept

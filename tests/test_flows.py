@@ -7,10 +7,10 @@ import torch
 from torch.autograd.functional import jacobian
 
 from guides import IAF, DiagonalNormal
-from models import VAE, Flow, Linear, Spec
+from models import VAE, Flow, Linear, ProbabilisticPCA, Spec
 from ppl_vae.checks import check_objective
 from ppl_vae.errors import InputError
-from ppl_vae.importance import log_terms
+from ppl_vae.importance import log_terms, log_weights
 from ppl_vae.objectives import ELBO, IWAE
 from ppl_vae.staging import stage
 
@@ -168,6 +168,27 @@ def test_weights_from_the_cache_are_those_by_inversion():
     stopped = log_terms(model, guide, x, 6, stop_guide=True)
     stopped.log_weights.mean().backward()
     assert all(p.grad.isfinite().all() for p in guide.parameters())
+
+
+def test_weights_of_a_trained_iaf_average_to_the_known_likelihood():
+    spec = Spec(IMAGE, "real", 2)
+    model = ProbabilisticPCA(spec, initial_scale=0.7).double().requires_grad_(False)
+    x = model(size=16)
+    guide = IAF(spec, network=Linear, hidden=(16,), context=4).double()
+    optimizer = torch.optim.Adam(guide.parameters(), lr=1e-2)
+    for _ in range(300):
+        optimizer.zero_grad()
+        ELBO(particles=4).loss(model, guide, x).backward()
+        optimizer.step()
+    with torch.no_grad():
+        ratios = (log_weights(model, guide, x, DRAWS) - model.log_likelihood(x)).exp()
+    # E_q[w] = p(x) for any guide. That the spread tells the error of the average, each image needs
+    # many draws that count; and the largest of 16 errors is larger than one.
+    assert (ratios.sum(0).square() / ratios.square().sum(0)).min() > DRAWS / 5
+    errors = (ratios.mean(0) - 1) / (ratios.std(0) / DRAWS**0.5)
+    assert errors.abs().max().item() < scipy.stats.norm.isf(1e-5 / 16)
+    # and the bound is below it by no more than a normal of full rank could leave here
+    assert 0 < -ratios.log().mean().item() < 0.05
 
 
 @pytest.mark.parametrize("gradient", ["stl", "dreg"])

@@ -227,6 +227,17 @@ def test_quantiles_of_another_prior_come_from_its_draws(run2, tmp_path):
     np.testing.assert_array_equal(manifold(run, rows=5, seed=1)["z"], found["z"])
 
 
+def test_quantiles_of_a_hierarchy_are_those_of_the_layer_that_is_decoded(run2, tmp_path):
+    model = models.Hierarchical(run2.spec, network=network)
+    with torch.no_grad():  # p(z1|z2) = N((3, -3), I) for every z2, and p(z2) is a standard normal
+        model.between.layers[-1].weight.zero_()
+        model.between.layers[-1].bias.copy_(torch.tensor([3.0, -3.0, 0.0, 0.0]))
+    run = Trained(tmp_path, run2.spec, model, guides.BottomUp(run2.spec, model), run2.data)
+    found = manifold(run, rows=3)
+    assert np.abs(found["z"][0, :, 0].mean() - 3) < 0.1
+    assert np.abs(found["z"][:, 0, 1].mean() + 3) < 0.1
+
+
 class Shy(guides.DiagonalNormal):
     """The same program, of which nobody knows that it is one distribution."""
 

@@ -8,8 +8,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from guides import DiagonalNormal, FullRankNormal, Ladder, SemiAmortized
+from guides import Delta, DiagonalNormal, FullRankNormal, Ladder, SemiAmortized
 from models import MLP, VAE, Hierarchical, Linear, ProbabilisticPCA, Spec
+from ppl_vae.checks import check_objective
 from ppl_vae.errors import InputError
 from ppl_vae.fit import fit, main
 from ppl_vae.importance import log_terms, log_weights
@@ -286,3 +287,11 @@ def test_a_bad_piece_in_a_piece_is_one_line(tmp_path, monkeypatch, capsys, inner
     assert said in error
     assert error.splitlines()[-1].startswith("error: ")
     assert not any(tmp_path.iterdir())
+
+
+def test_around_a_point_it_is_a_point(model):
+    guide = _guide(model, guide=Delta)
+    assert not guide.has_density
+    assert _guide(model).has_density
+    with pytest.raises(InputError, match="that of SemiAmortized is a point"):
+        check_objective(IWAE(), model, guide, model(size=3).detach())
