@@ -24,6 +24,10 @@ class Ladder(Guide):
     2. The networks go up from x without drawing: the encoder gives the normal of z1, and features
     from which tanh layers compute the normal of z2.
 
+    Where the data say nothing about z1, their normal is infinitely wide, q(z1|x, z2) = p(z1|z2),
+    and no gradient reaches its mean: training that begins with the full weight on the rate may end
+    there, with a rate of 0. The objective `Beta` with a warm-up leads past it (ibid., section 2.3).
+
     Args:
         spec: What it is built for.
         model: A model of two layers, which gives p(z1|z2).

@@ -17,9 +17,9 @@ from guides.ladder import precision_weighted
 from models import MLP, VAE, Hierarchical, Linear, MixtureOfNormals, Spec
 from ppl_vae.checks import check_pair
 from ppl_vae.errors import InputError
-from ppl_vae.fit import main
-from ppl_vae.importance import log_terms, log_weights
-from ppl_vae.objectives import ELBO, IWAE
+from ppl_vae.fit import fit, main
+from ppl_vae.importance import log_terms, log_weights, pair_traces
+from ppl_vae.objectives import ELBO, IWAE, Beta
 from ppl_vae.pairs import build_pair
 
 SPEC = Spec((1, 3, 2), "real", 3)
@@ -260,3 +260,27 @@ def test_a_prior_of_a_bad_dimension_is_refused_before_training(tmp_path, monkeyp
     assert left.value.code == 2
     assert "Hierarchical: expected top_dim >= 1; got 0" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_ladder_needs_the_warm_up_and_with_it_uses_both_layers(tmp_path):
+    rates = {}
+    for warmup in (0, 10):
+        run = fit(
+            model=Hierarchical,
+            guide=Ladder,
+            objective=Beta(warmup_epochs=warmup),
+            epochs=20,
+            run=tmp_path / str(warmup),
+        )
+        x = run.data.validation[:]
+        with torch.no_grad():
+            of_guide, of_model = pair_traces(run.model, run.guide, (x,), 50)
+        of_guide.compute_log_prob()
+        of_model.compute_log_prob()
+        rates[warmup] = [
+            (of_guide.nodes[site]["log_prob"] - of_model.nodes[site]["log_prob"]).mean().item()
+            for site in ("z2", "z1")
+        ]
+    assert sum(rates[0]) < 0.1
+    assert min(rates[10]) > 0.3
