@@ -2,7 +2,6 @@
 
 import pyro
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from models.labelled import Labelled
@@ -47,10 +46,3 @@ class Conditional(Labelled):
         with pyro.plate("data", len(y), dim=-1):
             z = pyro.sample("z", self.prior())
             return pyro.sample("x", self.decode(z, y), obs=x)
-
-    def decode(self, z: Tensor, y: Tensor | None = None) -> TorchDistribution:
-        """p(x|z, y), batch shape (...), for z (..., D) and y (...), which are broadcast.
-
-        Without y it is 1/C sum_y p(x|z, y), as if every class were as frequent.
-        """
-        return super().decode(z, y)

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from models.likelihoods import Bernoulli, Gaussian, Likelihood
+from models.likelihoods import Likelihood, default_likelihood
 from models.model import Model
 from models.networks import MLP, NetworkFactory
 from models.priors import Prior, StandardNormal
@@ -56,9 +56,7 @@ class Hierarchical(Model):
                 f"expected a prior of dimension top_dim = {self.top_dim}; "
                 f"got {self.prior.spec.latent_dim}"
             )
-        if likelihood is None:
-            likelihood = Bernoulli(spec) if spec.domain == "binary" else Gaussian(spec)
-        self.likelihood = likelihood
+        self.likelihood = default_likelihood(spec) if likelihood is None else likelihood
         self.between = MLP((self.top_dim,), (2 * spec.latent_dim,), hidden)
         self.decoder = network((spec.latent_dim,), self.likelihood.features)
 

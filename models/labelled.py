@@ -9,7 +9,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from models.likelihoods import Bernoulli, Gaussian, Likelihood
+from models.likelihoods import Likelihood, default_likelihood
 from models.model import Model
 from models.networks import MLP, NetworkFactory
 from models.priors import Prior, StandardNormal
@@ -81,16 +81,14 @@ class Labelled(Model):
         super().__init__(spec)
         classes = check_classes(self, spec, "--model VAE or Mixture, which need none")
         self.prior = StandardNormal(spec) if prior is None else prior
-        if likelihood is None:
-            likelihood = Bernoulli(spec) if spec.domain == "binary" else Gaussian(spec)
-        self.likelihood = likelihood
+        self.likelihood = default_likelihood(spec) if likelihood is None else likelihood
         self.decoder = network((spec.latent_dim + classes,), self.likelihood.features)
         self.register_buffer("log_classes", torch.zeros(classes), persistent=False)
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> TorchDistribution:
         """p(x|z, y), batch shape (...), for z (..., D) and y (...), which are broadcast.
 
-        Without y it is p(x|z) = 1/C sum_y p(x|z, y).
+        Without y it is p(x|z) = 1/C sum_y p(x|z, y), as if every class were as frequent.
         """
         classes = self.spec.classes
         if y is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.spec import Domain, Shape, Spec
 
-__all__ = ["Bernoulli", "Gaussian", "Likelihood"]
+__all__ = ["Bernoulli", "Gaussian", "Likelihood", "default_likelihood"]
 
 
 class Likelihood(nn.Module, ABC):
@@ -118,3 +118,8 @@ class Gaussian(Likelihood):
         else:
             loc, log_scale = features, self.log_scale
         return dist.Normal(loc, self.floor + log_scale.exp()).to_event(3)
+
+
+def default_likelihood(spec: Spec) -> Likelihood:
+    """That of a model that was given none: Bernoulli for binary data, else Gaussian."""
+    return Bernoulli(spec) if spec.domain == "binary" else Gaussian(spec)

@@ -8,7 +8,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from models.likelihoods import Bernoulli, Gaussian, Likelihood
+from models.likelihoods import Likelihood, default_likelihood
 from models.model import Model
 from models.networks import MLP, NetworkFactory
 from models.spec import Spec
@@ -49,9 +49,7 @@ class Mixture(Model):
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.randn(components, spec.latent_dim))
         self.log_scale = nn.Parameter(torch.zeros(components, spec.latent_dim))
-        if likelihood is None:
-            likelihood = Bernoulli(spec) if spec.domain == "binary" else Gaussian(spec)
-        self.likelihood = likelihood
+        self.likelihood = default_likelihood(spec) if likelihood is None else likelihood
         self.decoder = network((spec.latent_dim,), self.likelihood.features)
 
     def component(self, y: Tensor) -> TorchDistribution:

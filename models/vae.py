@@ -4,7 +4,7 @@ import pyro
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from models.likelihoods import Bernoulli, Gaussian, Likelihood
+from models.likelihoods import Likelihood, default_likelihood
 from models.model import Model
 from models.networks import MLP, NetworkFactory
 from models.priors import Prior, StandardNormal
@@ -34,9 +34,7 @@ class VAE(Model):
     ) -> None:
         super().__init__(spec)
         self.prior = StandardNormal(spec) if prior is None else prior
-        if likelihood is None:
-            likelihood = Bernoulli(spec) if spec.domain == "binary" else Gaussian(spec)
-        self.likelihood = likelihood
+        self.likelihood = default_likelihood(spec) if likelihood is None else likelihood
         self.decoder = network((spec.latent_dim,), self.likelihood.features)
 
     def decode(self, z: Tensor) -> TorchDistribution:

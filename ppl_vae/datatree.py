@@ -1,60 +1,28 @@
 """A pair's draws for given data as an `xarray.DataTree`, in the groups that ArviZ knows."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyro
 import torch
 from numpy.typing import NDArray
 from pyro import poutine
 from torch import Tensor, nn
 
+from ppl_vae.datatree_layout import LOGARITHMS, Values, lay_out
 from ppl_vae.errors import InputError
-from ppl_vae.files import whole_file
 from ppl_vae.isolation import isolated
 from ppl_vae.joint import MEMORY_BYTES, Batch, Joint, Program
+from ppl_vae.netcdf import needs_arviz
 
 if TYPE_CHECKING:
-    from xarray import Dataset, DataTree
+    from xarray import DataTree
 
-__all__ = ["PREDICTIVE_BYTES", "needs_arviz", "read_datatree", "to_datatree", "write_datatree"]
+__all__ = ["PREDICTIVE_BYTES", "to_datatree"]
 
 PREDICTIVE_BYTES = 128 * 2**20  # bound on the images of each predictive group
-_IMAGE = ("channel", "height", "width")
-_LOGARITHMS = {
-    "log_prior": "log p(z)",
-    "log_joint": "log p(x, z)",
-    "log_guide": "log q(z|x)",
-    "log_weight": "log w = log p(x, z) - log q(z|x)",
-}
-_MEANINGS = {
-    **{name: (meaning, "nats") for name, meaning in _LOGARITHMS.items()},
-    "label": ("label, -1 where it is not known", "1"),
-    "image": ("index of the image", "1"),
-    "latent": ("dimension of z", "1"),
-    "channel": ("colour channel", "1"),
-    "height": ("row, from the top", "pixel"),
-    "width": ("column, from the left", "pixel"),
-}
-
-_ORDER = (
-    "posterior",
-    "prior",
-    "posterior_predictive",
-    "prior_predictive",
-    "log_likelihood",
-    "sample_stats",
-    "observed_data",
-    "constant_data",
-)
-
-Values = dict[str, dict[str, NDArray[Any]]]
 
 
 def to_datatree(
@@ -125,60 +93,7 @@ def to_datatree(
     if labels is not None:
         values["constant_data"] = {"label": np.asarray(labels)}
     index = np.arange(len(joint)) if images is None else np.asarray(images)
-    return _tree(values, joint, observed, index)
-
-
-def write_datatree(tree: "DataTree", path: Path) -> None:
-    """Writes a tree as NetCDF, whole or not at all; predictive images are compressed.
-
-    Raises:
-        OSError: If the file cannot be written; the old one stays.
-    """
-    packed = {"zlib": True, "complevel": 1, "shuffle": False}
-    encoding = {
-        f"/{group}": dict.fromkeys(tree.children[group].data_vars, packed)
-        for group in ("prior_predictive", "posterior_predictive")
-        if group in tree.children
-    }
-    with whole_file(path) as file:
-        tree.to_netcdf(file.name, engine="h5netcdf", encoding=encoding)
-
-
-def read_datatree(path: str | Path) -> "DataTree":
-    """Reads what `write_datatree` wrote, into memory.
-
-    Raises:
-        InputError: If the file is missing, or not a whole NetCDF file.
-    """
-    needs_arviz()
-    import xarray
-
-    if not Path(path).is_file():
-        raise InputError(f"{path}: expected a NetCDF file; there is none")
-    try:
-        with xarray.open_datatree(path, engine="h5netcdf") as tree:
-            return tree.load()
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise InputError(
-            f"{path} is damaged, or no NetCDF file; write it again with "
-            "python -m ppl_vae.posterior RUN"
-        ) from error
-
-
-def needs_arviz() -> None:
-    """Imports ArviZ's packages, which takes seconds.
-
-    Raises:
-        InputError: If one is absent.
-    """
-    try:
-        for package in ("arviz_base", "arviz_stats", "arviz_plots", "h5netcdf"):
-            import_module(package)
-    except ImportError as error:
-        raise InputError(
-            f"this needs ArviZ, and {error.name} is not installed: "
-            "python -m pip install 'ppl-vae[arviz]'"
-        ) from error
+    return lay_out(values, joint.sites, (observed.name, observed.value.shape[1:]), index)
 
 
 @dataclass(frozen=True)
@@ -246,7 +161,7 @@ def _inferred(
     """The groups of z ~ q(z|x)."""
     size = (draws, chains, len(joint))
     posterior = {site: _empty(*size, event) for site, event in joint.sites.items()}
-    stats = {name: _empty(*size) for name in _LOGARITHMS}
+    stats = {name: _empty(*size) for name in LOGARITHMS}
     log_likelihoods = {observed.name: _empty(*size)}
     for rows, start, count in joint.pieces(draws * chains, memory_bytes):
         latents, log_guide = joint[rows].draw(count)
@@ -256,7 +171,7 @@ def _inferred(
         particles = slice(start, start + count)
         for site, value in latents.items():
             _flat(posterior[site])[particles, rows] = value.cpu().numpy()
-        for name, value in zip(_LOGARITHMS, logarithms, strict=True):
+        for name, value in zip(LOGARITHMS, logarithms, strict=True):
             _flat(stats[name])[particles, rows] = value.cpu().numpy()
         _flat(log_likelihoods[observed.name])[particles, rows] = log_likelihood.cpu().numpy()
         advance(log_guide.numel())
@@ -303,62 +218,3 @@ def _predicted(
         "prior_predictive": _by_chain(images[0]),
         "posterior_predictive": _by_chain(images[1]),
     }
-
-
-def _tree(values: Values, joint: Joint, observed: _Observed, images: NDArray[Any]) -> "DataTree":
-    from arviz_base import dict_to_dataset
-    from xarray import DataTree
-
-    shapes = {**joint.sites, observed.name: observed.value.shape[1:]}
-    inside = {site: _dims(site, event, len(joint.sites)) for site, event in joint.sites.items()}
-    inside[observed.name] = _dims(observed.name, observed.value.shape[1:])
-    groups = {}
-    for group in sorted(values, key=_ORDER.index):
-        sampled = not group.endswith("_data")
-        # In these two groups a number is of a draw as a whole, and has no dimensions of its own.
-        whole = group in ("log_likelihood", "sample_stats")
-        dims = {name: [] if whole else inside.get(name, []) for name in values[group]}
-        coords: dict[Any, Any] = {"image": images}
-        for name, own in dims.items():
-            coords |= {dim: np.arange(n) for dim, n in zip(own, shapes.get(name, ()), strict=False)}
-        with warnings.catch_warnings():
-            # Fewer predictive draws than chains are meant.
-            warnings.filterwarnings("ignore", message="Found chain dimension to be longer")
-            dataset = dict_to_dataset(
-                values[group],
-                coords=coords,
-                dims={name: ["image", *own] for name, own in dims.items()},
-                sample_dims=["chain", "draw"] if sampled else [],
-                inference_library=pyro,
-            )
-        groups[group] = _described(dataset, group, observed.name)
-    return DataTree.from_dict(groups)
-
-
-def _dims(site: str, event: Sequence[int], latents: int = 0) -> list[str]:
-    """Names of the dimensions of a site's value."""
-    if not latents and len(event) == len(_IMAGE):
-        return list(_IMAGE)
-    if latents and len(event) == 1:
-        return ["latent" if latents == 1 else f"{site}_latent"]
-    return [f"{site}_dim_{place}" for place in range(len(event))]
-
-
-def _described(dataset: "Dataset", group: str, observed: str) -> "Dataset":
-    """Says what each variable and coordinate is, and its unit."""
-    drawn = {
-        "posterior": "draw from the guide q(z|x)",
-        "prior": "draw from p(z)",
-        "posterior_predictive": "draw from p(x|z), z from the guide",
-        "prior_predictive": "draw from p(x)",
-        "observed_data": "as the model sees it",
-    }
-    meanings = {str(name): (drawn[group], "1") for name in dataset.data_vars if group in drawn}
-    meanings |= _MEANINGS
-    if group == "log_likelihood":
-        meanings[observed] = (f"log p({observed}|z)", "nats")
-    for name in dataset.variables:
-        if name in meanings:
-            long_name, units = meanings[str(name)]
-            dataset[name].attrs.update(long_name=long_name, units=units)
-    return dataset

@@ -1,41 +1,30 @@
 """Train a model/guide pair: `python -m ppl_vae.fit`."""
 
-import dataclasses
 import inspect
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-import torch
+from typing import Any
 
 from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Bernoulli, Gaussian, Likelihood, Model, NetworkFactory, Prior, Spec
 from ppl_vae import cli, runs
-from ppl_vae.checks import check_labels, check_objective, check_pair
-from ppl_vae.data import Data, DataSet, Digits
-from ppl_vae.devices import DeviceChoice, choose_device, seed_everything
-from ppl_vae.distributed import Ranks, join
+from ppl_vae.data import DataSet, Digits
+from ppl_vae.devices import DeviceChoice
+from ppl_vae.distributed import join
 from ppl_vae.errors import InputError
 from ppl_vae.files import remove_unfinished
-from ppl_vae.isolation import seeded
 from ppl_vae.objectives import ELBO, Objective
-from ppl_vae.pairs import build_pair, choose_domain
+from ppl_vae.pairs import choose_domain
 from ppl_vae.pictures import draw_pictures
 from ppl_vae.pieces import ROLES, class_of, describe
-from ppl_vae.precision import PRECISIONS, Precision, slow_precision
+from ppl_vae.precision import Precision
+from ppl_vae.preparation import Engine, check_settings, initialise, prepare
 from ppl_vae.runs import Run
-from ppl_vae.staging import NotStageable
 from ppl_vae.summary import report, write_summary
-from ppl_vae.svi import SVIStep
 from ppl_vae.training import Training
 
 __all__ = ["fit", "main", "resume"]
-
-Engine = Literal["auto", "eager", "compiled"]
-
-_WORTH_COMPILING = 10_000  # steps that save about what compiling costs, some ten seconds
 
 
 def fit(
@@ -126,7 +115,7 @@ def fit(
         "precision": precision,
         "checkpoint_seconds": checkpoint_seconds,
     }
-    _check_settings(settings)
+    check_settings(settings)
     ranks = join(device)
     if likelihood is None and "likelihood" in inspect.signature(model).parameters:
         pieces["likelihood"] = Bernoulli if choose_domain(pieces) == "binary" else Gaussian
@@ -140,8 +129,8 @@ def fit(
         **settings,
     }
     with ranks.quiet():
-        started, training = _prepare(path, config, pieces, ranks)
-        _initialise(started)
+        started, training = prepare(path, config, pieces, ranks)
+        initialise(started)
         if not ranks.first:
             return _train(started, training)
         runs.create(path, config, fill=training.save)
@@ -170,136 +159,18 @@ def resume(run: Path | str, device: DeviceChoice | None = None, allow_code: bool
     path = Path(run)
     config = runs.config_of(path)
     try:
-        _check_settings(config)
+        check_settings(config)
     except (KeyError, TypeError) as error:
         raise InputError(f"{path / runs.CONFIG}: a setting is missing or wrong: {error}") from error
     config["device"] = device or config["device"]
     ranks = join(config["device"])
     with ranks.quiet(), runs.locked(path) if ranks.first else nullcontext():
         pieces = runs.restore_pieces(config, allow_code)
-        resumed, training = _prepare(path, config, pieces, ranks)
+        resumed, training = prepare(path, config, pieces, ranks)
         training.restore(path)
         if ranks.first:
             remove_unfinished(path)
         return _train(resumed, training)
-
-
-def _check_settings(settings: dict[str, Any]) -> None:
-    for name in ("latent_dim", "epochs", "batch_size", "patience"):
-        value = settings[name]
-        if (name, value) != ("patience", None) and value < 1:
-            raise InputError(f"--{name}: expected at least 1; got {value}")
-    if not 0 < settings["learning_rate"] < float("inf"):
-        raise InputError(f"--learning_rate: expected above 0; got {settings['learning_rate']}")
-    if not 0 <= settings.get("weight_decay", 0.0) < float("inf"):
-        raise InputError(f"--weight_decay: expected at least 0; got {settings['weight_decay']}")
-    if not settings["checkpoint_seconds"] >= 0:
-        raise InputError(
-            f"--checkpoint_seconds: expected at least 0; got {settings['checkpoint_seconds']}"
-        )
-    warmup, epochs = settings["warmup_epochs"], settings["epochs"]
-    if warmup is not None and not 0 <= warmup < epochs:
-        raise InputError(
-            f"--warmup_epochs: expected 0 or more, below --epochs {epochs}; got {warmup}"
-        )
-
-
-def _prepare(
-    path: Path, config: dict[str, Any], pieces: dict[str, Any], ranks: Ranks
-) -> tuple[Run, Training]:
-    """Loads the data, builds the pair from the seed and checks that the two fit."""
-    device = choose_device(config["device"])
-    seed_everything(config["seed"])
-    domain = choose_domain(pieces)
-    data: Data = pieces["data"].load(domain, config["seed"]).to(device)
-    batch_size = config["batch_size"]
-    if len(data.train) < batch_size:
-        raise InputError(
-            f"--batch_size: expected at most {len(data.train):,}, the number of training images; "
-            f"got {batch_size:,}"
-        )
-    if batch_size < ranks.size:
-        raise InputError(
-            f"--batch_size: expected at least {ranks.size}, an image for each process; got "
-            f"{batch_size}"
-        )
-    spec = Spec(data.image_shape, domain, config["latent_dim"], data.classes)
-    model, guide = build_pair(spec, pieces)
-    model.to(device)
-    guide.to(device)
-    if config.get("labels") is not None:
-        data = _keep_labels(data, model, config["labels"], config["seed"])
-    check_labels(model, data)
-    check_pair(model, guide, *data.validation.batch(slice(batch_size), model.labelled))
-    few = data.validation.batch(slice(2), model.labelled)
-    check_objective(pieces["objective"], model, guide, *few)
-    training = Training(
-        SVIStep(
-            model,
-            guide,
-            pieces["objective"],
-            precision=_precision(config, device),
-            weight_decay=config.get("weight_decay", 0.0),
-            ranks=ranks,
-        ),
-        data,
-        dataclasses.asdict(spec),
-        epochs=config["epochs"],
-        batch_size=batch_size,
-        learning_rate=config["learning_rate"],
-        warmup_epochs=config["warmup_epochs"],
-        patience=config["patience"],
-        seed=config["seed"],
-        checkpoint_seconds=config["checkpoint_seconds"],
-    )
-    run = Run(path, config, pieces, spec, model, guide, device)
-    run.data = data
-    print(data.note, file=sys.stderr)
-    _start_engine(config.get("engine", "auto"), training)
-    return run, training
-
-
-def _precision(config: dict[str, Any], device: torch.device) -> torch.dtype | None:
-    choice = config.get("precision", "float32")
-    if choice not in PRECISIONS:
-        raise InputError(f"--precision: expected one of {', '.join(PRECISIONS)}; got {choice!r}")
-    if slow_precision(PRECISIONS[choice], device):
-        print(
-            f"precision: this {device.type} has no {choice} arithmetic and emulates it, which is "
-            "slower than float32",
-            file=sys.stderr,
-        )
-    return PRECISIONS[choice]
-
-
-def _keep_labels(data: Data, model: Model, count: int, seed: int) -> Data:
-    if not model.labelled:
-        raise InputError(
-            f"--labels: {type(model).__name__} takes no labels; leave it out, or choose --model "
-            "SemiSupervised"
-        )
-    return dataclasses.replace(data, train=data.train.keep_labels(count, data.classes, seed))
-
-
-def _initialise(run: Run) -> None:
-    """Lets the model start from training images; the random numbers of the run stay as they are."""
-    train = run.data.train
-    with seeded(run.device, run.config["seed"]):
-        order = torch.randperm(len(train)).to(run.device)
-        run.model.initialise(lambda count: train[order[torch.arange(count) % len(train)]])
-
-
-def _start_engine(engine: str, training: Training) -> None:
-    if engine not in get_args(Engine):
-        raise InputError(f"--engine: expected one of {', '.join(get_args(Engine))}; got {engine!r}")
-    if engine == "eager" or (engine == "auto" and training.total_steps < _WORTH_COMPILING):
-        return
-    print(f"engine: compiling the step ({training.total_steps:,} steps to run)", file=sys.stderr)
-    try:
-        training.compile()
-    except NotStageable as error:
-        engine = "compiled" if training.step.compiled else "eager"
-        print(f"engine: {engine}, for the pair {error}", file=sys.stderr)
 
 
 def _train(run: Run, training: Training) -> Run:

@@ -12,11 +12,12 @@ from typing import Any, Literal
 import torch
 
 from ppl_vae import cli
-from ppl_vae.datatree import needs_arviz, to_datatree, write_datatree
+from ppl_vae.datatree import to_datatree
 from ppl_vae.devices import check_seed
 from ppl_vae.errors import InputError
 from ppl_vae.files import whole_file
 from ppl_vae.isolation import seeded
+from ppl_vae.netcdf import needs_arviz, write_datatree
 from ppl_vae.progress import Progress, table
 from ppl_vae.report.calibrated import BINS, calibrated
 from ppl_vae.report.comparison import comparison

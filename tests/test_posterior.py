@@ -21,11 +21,11 @@ from guides import ConditionalNormal, DiagonalNormal, FullRankNormal
 from models import MLP, Conditional, Gaussian, Linear, ProbabilisticPCA, Spec
 from ppl_vae.bridge import bridge_log_likelihood
 from ppl_vae.data import Arrays, Digits
-from ppl_vae.datatree import read_datatree
 from ppl_vae.errors import InputError
 from ppl_vae.fit import fit
 from ppl_vae.gaps import Gaps, gap_decomposition
 from ppl_vae.importance import log_weights
+from ppl_vae.netcdf import read_datatree
 from ppl_vae.pareto import pareto_k
 from ppl_vae.posterior import main, posterior
 from ppl_vae.report.calibrated import nearest

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 import ppl_vae.fit
+import ppl_vae.preparation
 import ppl_vae.training
 from models import MLP
 from ppl_vae.checkpoints import read_checkpoint
@@ -169,7 +170,7 @@ def test_resume_computes_where_the_config_says(
         asked.append(choice)
         return torch.device("cpu")
 
-    monkeypatch.setattr(ppl_vae.fit, "choose_device", choose)
+    monkeypatch.setattr(ppl_vae.preparation, "choose_device", choose)
     resume(path)
     resume(path, device="auto")
     assert asked == ["cpu", "auto"]

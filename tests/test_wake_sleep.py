@@ -103,7 +103,7 @@ class TwoLayers(Model):
             return pyro.sample("x", self.decode(z1), obs=x)
 
 
-class BottomUp(Guide):
+class TwoLevelGuide(Guide):
     """q(z1|x) q(z2|z1)."""
 
     def __init__(self, spec: Spec) -> None:
@@ -120,7 +120,7 @@ class BottomUp(Guide):
 
 def test_several_latent_sites():
     spec = Spec((1, 3, 4), "binary", 3)
-    model, guide = TwoLayers(spec), BottomUp(spec)
+    model, guide = TwoLayers(spec), TwoLevelGuide(spec)
     x = torch.rand(5, 1, 3, 4).round()
     found = gradients(WakeSleep().loss(model, guide, x), model, guide)
     assert all(gradient.any() for gradient in found)

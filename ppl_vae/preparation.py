@@ -1,0 +1,157 @@
+"""From settings and pieces to a training that can start: data, pair, checks, engine."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from models import Model, Spec
+from ppl_vae.checks import check_labels, check_objective, check_pair
+from ppl_vae.data import Data
+from ppl_vae.devices import choose_device, seed_everything
+from ppl_vae.distributed import Ranks
+from ppl_vae.errors import InputError
+from ppl_vae.isolation import seeded
+from ppl_vae.pairs import build_pair, choose_domain
+from ppl_vae.precision import PRECISIONS, slow_precision
+from ppl_vae.runs import Run
+from ppl_vae.staging import NotStageable
+from ppl_vae.svi import SVIStep
+from ppl_vae.training import Training
+
+__all__ = ["Engine", "check_settings", "initialise", "prepare"]
+
+Engine = Literal["auto", "eager", "compiled"]
+
+_WORTH_COMPILING = 10_000  # steps that save about what compiling costs, some ten seconds
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Raises an InputError for a number out of its range."""
+    for name in ("latent_dim", "epochs", "batch_size", "patience"):
+        value = settings[name]
+        if (name, value) != ("patience", None) and value < 1:
+            raise InputError(f"--{name}: expected at least 1; got {value}")
+    if not 0 < settings["learning_rate"] < float("inf"):
+        raise InputError(f"--learning_rate: expected above 0; got {settings['learning_rate']}")
+    if not 0 <= settings.get("weight_decay", 0.0) < float("inf"):
+        raise InputError(f"--weight_decay: expected at least 0; got {settings['weight_decay']}")
+    if not settings["checkpoint_seconds"] >= 0:
+        raise InputError(
+            f"--checkpoint_seconds: expected at least 0; got {settings['checkpoint_seconds']}"
+        )
+    warmup, epochs = settings["warmup_epochs"], settings["epochs"]
+    if warmup is not None and not 0 <= warmup < epochs:
+        raise InputError(
+            f"--warmup_epochs: expected 0 or more, below --epochs {epochs}; got {warmup}"
+        )
+
+
+def prepare(
+    path: Path, config: dict[str, Any], pieces: dict[str, Any], ranks: Ranks
+) -> tuple[Run, Training]:
+    """Loads the data, builds the pair from the seed, checks that the two fit and starts the engine.
+
+    Args:
+        path: The run directory.
+        config: What `config.yaml` says or is to say.
+        pieces: The data set, the objective and the classes of the pair, by role.
+        ranks: The processes that train together.
+
+    Raises:
+        InputError: If something given is wrong.
+    """
+    device = choose_device(config["device"])
+    seed_everything(config["seed"])
+    domain = choose_domain(pieces)
+    data: Data = pieces["data"].load(domain, config["seed"]).to(device)
+    batch_size = config["batch_size"]
+    if len(data.train) < batch_size:
+        raise InputError(
+            f"--batch_size: expected at most {len(data.train):,}, the number of training images; "
+            f"got {batch_size:,}"
+        )
+    if batch_size < ranks.size:
+        raise InputError(
+            f"--batch_size: expected at least {ranks.size}, an image for each process; got "
+            f"{batch_size}"
+        )
+    spec = Spec(data.image_shape, domain, config["latent_dim"], data.classes)
+    model, guide = build_pair(spec, pieces)
+    model.to(device)
+    guide.to(device)
+    if config.get("labels") is not None:
+        data = _keep_labels(data, model, config["labels"], config["seed"])
+    check_labels(model, data)
+    check_pair(model, guide, *data.validation.batch(slice(batch_size), model.labelled))
+    few = data.validation.batch(slice(2), model.labelled)
+    check_objective(pieces["objective"], model, guide, *few)
+    training = Training(
+        SVIStep(
+            model,
+            guide,
+            pieces["objective"],
+            precision=_precision(config, device),
+            weight_decay=config.get("weight_decay", 0.0),
+            ranks=ranks,
+        ),
+        data,
+        dataclasses.asdict(spec),
+        epochs=config["epochs"],
+        batch_size=batch_size,
+        learning_rate=config["learning_rate"],
+        warmup_epochs=config["warmup_epochs"],
+        patience=config["patience"],
+        seed=config["seed"],
+        checkpoint_seconds=config["checkpoint_seconds"],
+    )
+    run = Run(path, config, pieces, spec, model, guide, device)
+    run.data = data
+    print(data.note, file=sys.stderr)
+    _start_engine(config.get("engine", "auto"), training)
+    return run, training
+
+
+def _precision(config: dict[str, Any], device: torch.device) -> torch.dtype | None:
+    choice = config.get("precision", "float32")
+    if choice not in PRECISIONS:
+        raise InputError(f"--precision: expected one of {', '.join(PRECISIONS)}; got {choice!r}")
+    if slow_precision(PRECISIONS[choice], device):
+        print(
+            f"precision: this {device.type} has no {choice} arithmetic and emulates it, which is "
+            "slower than float32",
+            file=sys.stderr,
+        )
+    return PRECISIONS[choice]
+
+
+def _keep_labels(data: Data, model: Model, count: int, seed: int) -> Data:
+    if not model.labelled:
+        raise InputError(
+            f"--labels: {type(model).__name__} takes no labels; leave it out, or choose --model "
+            "SemiSupervised"
+        )
+    return dataclasses.replace(data, train=data.train.keep_labels(count, data.classes, seed))
+
+
+def initialise(run: Run) -> None:
+    """Lets the model start from training images; the random numbers of the run stay as they are."""
+    train = run.data.train
+    with seeded(run.device, run.config["seed"]):
+        order = torch.randperm(len(train)).to(run.device)
+        run.model.initialise(lambda count: train[order[torch.arange(count) % len(train)]])
+
+
+def _start_engine(engine: str, training: Training) -> None:
+    if engine not in get_args(Engine):
+        raise InputError(f"--engine: expected one of {', '.join(get_args(Engine))}; got {engine!r}")
+    if engine == "eager" or (engine == "auto" and training.total_steps < _WORTH_COMPILING):
+        return
+    print(f"engine: compiling the step ({training.total_steps:,} steps to run)", file=sys.stderr)
+    try:
+        training.compile()
+    except NotStageable as error:
+        engine = "compiled" if training.step.compiled else "eager"
+        print(f"engine: {engine}, for the pair {error}", file=sys.stderr)
