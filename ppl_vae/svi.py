@@ -1,13 +1,13 @@
 """One step of stochastic variational inference."""
 
 from math import cos, pi
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from guides import Guide
 from models import Model
+from ppl_vae.adam import Adam
 from ppl_vae.compiling import compile_staged
 from ppl_vae.distributed import Ranks
 from ppl_vae.objectives import Objective
@@ -48,15 +48,8 @@ class SVIStep:
         self.ranks = ranks or Ranks()
         self.pair = PairLoss(model, guide, objective)
         self.parameters = dict(self.pair.named_parameters())
+        self._adam = Adam(self.parameters, weight_decay)
         device = next(self.pair.parameters()).device
-        # On a GPU the learning rate is a tensor too, so that a captured step can change it.
-        options: dict[str, Any] = {"lr": torch.zeros((), device=device), "capturable": True}
-        self.optimizer = torch.optim.Adam(
-            self.parameters.values(),
-            weight_decay=weight_decay,
-            fused=True,
-            **(options if device.type == "cuda" else {}),
-        )
         # The loss reads what changes in training from tensors, so that a graph need not change.
         self.scheduled = {
             name: torch.tensor(value, device=device)
@@ -105,11 +98,7 @@ class SVIStep:
             learning_rate: Adam's step size.
             epoch: Passes over the data done so far, for objectives that change in training.
         """
-        group = self.optimizer.param_groups[0]
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(learning_rate)
-        else:
-            group["lr"] = learning_rate
+        self._adam.set_rate(learning_rate)
         for name, value in self.objective.schedule(epoch).items():
             self.scheduled[name].fill_(value)
 
@@ -133,32 +122,18 @@ class SVIStep:
             with matrix_precision(self.precision, self.pair):
                 loss, gradients = self._eager(*batch, **self.scheduled)
         loss, gradients = self.ranks.mean(loss, gradients, weight)
-        for name, parameter in self.parameters.items():
-            parameter.grad = gradients[name]
-        # Where the loss is not finite Adam leaves the parameters as they are, so that one can look
-        # for the reason. The fused one decides that on the device, without waiting for it.
-        self.optimizer.found_inf = (~loss.isfinite()).float()  # type: ignore[attr-defined]
-        self.optimizer.step()
+        # Where the loss is not finite the parameters stay as they are, so that one can look for the
+        # reason.
+        self._adam.update(gradients, skip=(~loss.isfinite()).float())
         return loss
 
     def state(self) -> dict[str, Tensor]:
         """Adam's moments and counts by parameter; empty before the first step."""
-        return {
-            f"{key}.{name}": value
-            for name, parameter in self.parameters.items()
-            for key, value in self.optimizer.state.get(parameter, {}).items()
-        }
+        return self._adam.state()
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Puts back what `state` returned, into the tensors that are there already."""
-        for name, parameter in self.parameters.items():
-            present = self.optimizer.state[parameter]
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                value = state.get(f"{key}.{name}")
-                if key in present:
-                    present[key].zero_() if value is None else present[key].copy_(value)
-                elif value is not None:
-                    present[key] = value.to(parameter.device)
+        self._adam.restore(state)
 
 
 def learning_rate_at(step: int, peak: float, warmup_steps: int, total_steps: int) -> float:

@@ -1,0 +1,138 @@
+"""Adam against torch's own."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ppl_vae.adam import Adam
+from ppl_vae.errors import InputError
+
+SHAPE = (33, 40)
+GO, SKIP = torch.tensor(0.0), torch.tensor(1.0)
+
+
+def learned(dtype: torch.dtype = torch.float64) -> dict[str, nn.Parameter]:
+    torch.manual_seed(0)
+    return {
+        "weight": nn.Parameter(torch.randn(SHAPE, dtype=dtype)),
+        "unused": nn.Parameter(torch.ones(3, dtype=dtype)),
+        "other": nn.Parameter(torch.randn(7, dtype=torch.float32)),
+    }
+
+
+def gradients(steps: int, dtype: torch.dtype = torch.float64) -> list[dict[str, Tensor | None]]:
+    torch.manual_seed(1)
+    return [
+        {"weight": torch.randn(SHAPE, dtype=dtype), "unused": None, "other": torch.randn(7)}
+        for _ in range(steps)
+    ]
+
+
+def torchs(steps: list[dict[str, Tensor | None]], **options: object) -> dict[str, nn.Parameter]:
+    parameters = learned()
+    optimizer = torch.optim.Adam(parameters.values(), **options)  # type: ignore[arg-type]
+    for number, step in enumerate(steps):
+        optimizer.param_groups[0]["lr"] = 0.1 / (1 + number)
+        for name, parameter in parameters.items():
+            parameter.grad = step[name]
+        optimizer.step()
+    return parameters
+
+
+def ours(
+    steps: list[dict[str, Tensor | None]], weight_decay: float = 0.0
+) -> dict[str, nn.Parameter]:
+    parameters = learned()
+    adam = Adam(parameters, weight_decay)
+    for number, step in enumerate(steps):
+        adam.set_rate(0.1 / (1 + number))
+        adam.update(step, GO)
+    return parameters
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("fused", [True, False])
+def test_steps_are_those_of_torch(weight_decay: float, fused: bool) -> None:
+    """To the last bit of the same kernel; up to rounding of the arithmetic written in Python."""
+    steps = gradients(5)
+    expected = torchs(steps, weight_decay=weight_decay, fused=fused)
+    for name, parameter in ours(steps, weight_decay).items():
+        if fused:
+            assert torch.equal(parameter, expected[name]), name
+        else:
+            torch.testing.assert_close(parameter, expected[name])
+
+
+@pytest.mark.parametrize("layout", ["transposed", "expanded", "strided"])
+def test_a_gradient_that_lies_otherwise_in_memory(layout: str) -> None:
+    values = torch.randn(SHAPE, dtype=torch.float64)
+    gradient = {
+        "transposed": values.t().contiguous().t(),
+        "expanded": values[:, :1].expand(SHAPE),
+        "strided": torch.cat([values, values], 1)[:, ::2],
+    }[layout]
+    assert not gradient.is_contiguous()
+    steps: list[dict[str, Tensor | None]] = [{"weight": gradient, "unused": None, "other": None}]
+    expected = torchs(steps * 3, foreach=False)
+    torch.testing.assert_close(ours(steps * 3)["weight"], expected["weight"])
+
+
+def test_a_transposed_parameter() -> None:
+    values, gradient = torch.randn(2, 4, 3, dtype=torch.float64)
+    transposed, plain = nn.Parameter(values.t().clone()), nn.Parameter(values.t().contiguous())
+    assert not transposed.is_contiguous()
+    assert plain.is_contiguous()
+    for parameter in (transposed, plain):
+        adam = Adam({"p": parameter})
+        adam.set_rate(0.1)
+        for _ in range(3):
+            adam.update({"p": gradient.t().contiguous()}, GO)
+    assert torch.equal(transposed, plain)
+
+
+def test_a_parameter_with_gaps_is_refused() -> None:
+    with pytest.raises(InputError, match=r"fill their memory; p is a view .* \.contiguous\(\)$"):
+        Adam({"p": nn.Parameter(torch.zeros(3, 8)[:, ::2])})
+
+
+def test_a_skipped_step_leaves_everything() -> None:
+    """Also the count, so that the next step is what it would have been."""
+    first, second = gradients(2)
+    parameters = learned()
+    adam = Adam(parameters)
+    adam.set_rate(0.1)
+    adam.update(first, GO)
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    state = {name: value.clone() for name, value in adam.state().items()}
+    adam.update({name: torch.full_like(p, torch.nan) for name, p in parameters.items()}, SKIP)
+    for name, parameter in parameters.items():
+        assert torch.equal(parameter, before[name]), name
+    for name, value in state.items():
+        assert torch.equal(adam.state()[name], value), name
+    adam.set_rate(0.05)
+    adam.update(second, GO)
+    expected = ours([first, second])
+    for name in ("weight", "other"):
+        assert torch.equal(parameters[name], expected[name]), name
+
+
+def test_a_saved_state_goes_on() -> None:
+    steps = gradients(4)
+    whole = ours(steps)
+    parameters = learned()
+    adam = Adam(parameters)
+    for number, step in enumerate(steps[:2]):
+        adam.set_rate(0.1 / (1 + number))
+        adam.update(step, GO)
+    saved = {name: value.clone() for name, value in adam.state().items()}
+    assert "step.unused" not in saved
+    assert saved["step.weight"] == 2
+    other = Adam(parameters)
+    other.restore(saved)
+    for number, step in enumerate(steps[2:], start=2):
+        other.set_rate(0.1 / (1 + number))
+        other.update(step, GO)
+    for name, parameter in parameters.items():
+        assert torch.equal(parameter, whole[name]), name
+    other.restore({})
+    assert all((value == 0).all() for value in other.state().values())
