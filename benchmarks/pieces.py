@@ -139,6 +139,24 @@ CASES = (
         options={**_STATIC, "prior": partial(VampPrior, components=500)},
     ),
     Case(
+        "static-normal-warm",
+        "fixed binarisation, N(0, I), warm-up over 10 epochs",
+        epochs=40,
+        published="-88.56",
+        options={**_STATIC, "objective": Beta(warmup_epochs=10)},
+    ),
+    Case(
+        "static-vamp-warm",
+        "the same, VampPrior, K = 500",
+        epochs=40,
+        published="-85.57",
+        options={
+            **_STATIC,
+            "prior": partial(VampPrior, components=500),
+            "objective": Beta(warmup_epochs=10),
+        },
+    ),
+    Case(
         "mean-field",
         "tanh 500, D = 20, DiagonalNormal",
         epochs=40,

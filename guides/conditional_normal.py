@@ -34,7 +34,7 @@ class ConditionalNormal(Guide):
         super().__init__(spec)
         if features < 1:
             raise ValueError(f"expected features >= 1; got {features}")
-        self.classes = check_classes(self, spec, "--guide DiagonalNormal, which needs none")
+        self.classes = check_classes(spec, "--guide DiagonalNormal, which needs none")
         self.encoder = network(spec.image_shape, (features,))
         inputs, outputs = (features + self.classes,), (2 * spec.latent_dim,)
         self.head = MLP(inputs, outputs, hidden=(features,))

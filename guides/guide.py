@@ -45,7 +45,8 @@ class Guide(Program):
         """
         if not self.has_density:
             raise NotImplementedError(
-                f"{purpose} needs q(z|x) as a density, and that of {type(self).__name__} is a point"
+                f"{purpose} needs q(z|x) as a density, and that of {type(self).__name__} is a "
+                "point; choose a guide that is a density, such as DiagonalNormal"
             )
 
     @abstractmethod
@@ -91,4 +92,6 @@ class Guide(Program):
         Raises:
             NotImplementedError: Where it has none.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no classifier q(y|x)")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no classifier q(y|x); SemiSupervisedNormal has one"
+        )

@@ -22,7 +22,7 @@ __all__ = ["Labelled", "check_classes", "point_mass", "with_class"]
 _NEVER = -1e4
 
 
-def check_classes(owner: object, spec: Spec, instead: str) -> int:
+def check_classes(spec: Spec, instead: str) -> int:
     """The number of classes of the data.
 
     Raises:
@@ -30,8 +30,8 @@ def check_classes(owner: object, spec: Spec, instead: str) -> int:
     """
     if spec.classes < 1:
         raise ValueError(
-            f"{type(owner).__name__} needs images with labels; these data have none; choose data "
-            f"that have, or {instead}"
+            "expected images with labels; these data have none; choose data that have, or "
+            f"{instead}"
         )
     return spec.classes
 
@@ -43,7 +43,10 @@ def with_class(features: Tensor, y: Tensor, classes: int) -> Tensor:
         ValueError: If a class is not known, and Pyro's validation is on.
     """
     if is_validation_enabled() and (y < 0).any():
-        raise ValueError("expected the class of every image; got -1, a label that is not known")
+        raise ValueError(
+            "expected the class of every image; got -1, a label that is not known: choose --model "
+            "SemiSupervised with --guide SemiSupervisedNormal, which can do without"
+        )
     indicator = one_hot(y, classes).to(features)
     shape = torch.broadcast_shapes(features.shape[:-1], y.shape)
     parts = (features.expand(*shape, -1), indicator.expand(*shape, -1))
@@ -79,7 +82,7 @@ class Labelled(Model):
         network: NetworkFactory = MLP,
     ) -> None:
         super().__init__(spec)
-        classes = check_classes(self, spec, "--model VAE or Mixture, which need none")
+        classes = check_classes(spec, "--model VAE or Mixture, which need none")
         self.prior = StandardNormal(spec) if prior is None else prior
         self.likelihood = default_likelihood(spec) if likelihood is None else likelihood
         self.decoder = network((spec.latent_dim + classes,), self.likelihood.features)

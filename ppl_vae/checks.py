@@ -66,13 +66,11 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
             without one for z.
     """
     pair = f"{type(model).__name__} with guide {type(guide).__name__}"
-    try:
-        inspect.signature(guide.forward).bind(x, *labels)
-    except TypeError as error:
+    if not _takes(type(guide), x, *labels):
         raise InputError(
             f"{pair}: a model of labelled images needs a guide that takes labels; choose --guide "
             f"{'SemiSupervisedNormal' if model.enumerated else 'ConditionalNormal'}"
-        ) from error
+        )
     if model.enumerated:
         labels = tuple(y.index_fill(0, torch.tensor([0], device=y.device), -1) for y in labels)
     with torch.no_grad(), isolated(x.device, model, guide), pyro.validation_enabled(True):
@@ -97,7 +95,12 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
     every = sorted([*model.latents, *model.enumerated])
     if sites["model"] != every or sites["guide"] not in (every, sorted(model.latents)):
         known: list[Any] = subclasses(Guide)
-        fitting = [cls.__name__ for cls in known if sorted(cls.latents) == sites["model"]]
+        fitting = [
+            cls.__name__
+            for cls in known
+            if sorted(cls.latents) == sites["model"] and cls is not type(guide)
+            if _takes(cls, x, *labels)
+        ]
         raise InputError(
             f"{pair}: the guide's sites have to be the model's latent sites; the guide samples "
             f"{sites['guide']}, the model samples {sites['model']} and declares "
@@ -124,6 +127,14 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
     culprit = find_not_finite(model, guide, x, *labels)
     if culprit:
         raise InputError(f"{pair}: {culprit} before training; check the initial parameters")
+
+
+def _takes(guide: type[Guide], *batch: Tensor) -> bool:
+    try:
+        inspect.signature(guide.forward).bind(None, *batch)
+    except TypeError:
+        return False
+    return True
 
 
 def _check_enumeration(
@@ -186,7 +197,7 @@ def check_objective(objective: Objective, model: Model, guide: Guide, *batch: Te
             reason = _reason(error)
             raise InputError(
                 f"{type(objective).__name__} cannot be computed for {type(model).__name__} with "
-                f"guide {type(guide).__name__}: {reason}; choose another option, prior or guide"
+                f"guide {type(guide).__name__}: {reason}"
             ) from error
 
 

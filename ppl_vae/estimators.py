@@ -25,7 +25,10 @@ def closed_form_kl(site: str, q: Distribution, p: Distribution) -> Tensor:
     try:
         return kl_divergence(q, p)
     except NotImplementedError as error:
-        raise NotImplementedError(f"KL(q || p) at site {site!r} has no closed form") from error
+        raise NotImplementedError(
+            f"KL(q || p) at site {site!r} has no closed form; leave analytic_kl out, or choose a "
+            "prior and a guide of normals"
+        ) from error
 
 
 class TensorTraceELBO(Trace_ELBO):
@@ -69,7 +72,7 @@ class TensorTraceMeanFieldELBO(TraceMeanField_ELBO):
         if orders[0] != orders[1]:
             raise NotImplementedError(
                 "the KL is a sum of closed forms where the guide draws the latent sites in the "
-                f"model's order {orders[0]}; it draws {orders[1]}"
+                f"model's order {orders[0]}; it draws {orders[1]}; leave analytic_kl out"
             )
         return model_trace, guide_trace
 

@@ -84,7 +84,8 @@ def log_terms(
     in_guide = tuple(site for site in model.enumerated if site in guide_trace.nodes)
     if again and in_guide:
         raise NotImplementedError(
-            f"no gradient comes through the discrete site {in_guide[0]!r} of the guide"
+            f"no gradient comes through the discrete site {in_guide[0]!r} of the guide; choose "
+            "--objective ELBO, or IWAE with gradient plain"
         )
     if again:
         # What the terms are computed from, apart from what the guide computed later draws from:

@@ -73,10 +73,12 @@ def prepare(
             f"--batch_size: expected at most {len(data.train):,}, the number of training images; "
             f"got {batch_size:,}"
         )
-    if batch_size < ranks.size:
+    least = pieces["objective"].smallest_batch
+    if batch_size < least * ranks.size:
+        each = "an image" if least == 1 else f"{least} images"
         raise InputError(
-            f"--batch_size: expected at least {ranks.size}, an image for each process; got "
-            f"{batch_size}"
+            f"--batch_size: expected at least {least * ranks.size}, {each} for each process with "
+            f"--objective {type(pieces['objective']).__name__}; got {batch_size}"
         )
     spec = Spec(data.image_shape, domain, config["latent_dim"], data.classes)
     model, guide = build_pair(spec, pieces)

@@ -176,7 +176,9 @@ def test_what_needs_a_density_refuses_a_point():
     model, guide = VAE(spec), Delta(spec)
     x = torch.randn(2, 1, 3, 2)
     for gradient in ("plain", "stl", "dreg"):
-        with pytest.raises(InputError, match=r"IWAE cannot .* Delta is a point; choose another"):
+        with pytest.raises(
+            InputError, match=r"IWAE cannot .* Delta is a point; choose a guide that is a density"
+        ):
             check_objective(IWAE(2, gradient), model, guide, x)
     with pytest.raises(NotImplementedError, match=r"needs q.* as a density"):
         log_weights(model, guide, x, 3)

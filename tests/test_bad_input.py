@@ -116,6 +116,10 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         (["--latent_dim", "0"], ["--latent_dim: expected at least 1; got 0"]),
         (["--batch_size", "0"], ["--batch_size: expected at least 1; got 0"]),
         (["--batch_size", "1298"], ["--batch_size: expected at most 1,297", "got 1,298"]),
+        (
+            ["--objective", "MMD", "--batch_size", "1"],
+            ["--batch_size: expected at least 2, 2 images for each process with --objective MMD"],
+        ),
         (["--patience", "0"], ["--patience: expected at least 1; got 0"]),
         (["--learning_rate", "0"], ["--learning_rate: expected above 0; got 0"]),
         (["--learning_rate", "inf"], ["--learning_rate"]),

@@ -452,7 +452,9 @@ def test_drawn_classes_are_as_frequent_as_the_model_says() -> None:
 
 @pytest.mark.parametrize("kind", [SemiSupervised, Conditional, ConditionalNormal])
 def test_data_without_labels_are_refused_at_construction(kind) -> None:
-    with pytest.raises(ValueError, match="needs images with labels; these data have none; choose"):
+    with pytest.raises(
+        ValueError, match="expected images with labels; these data have none; choose"
+    ):
         kind(Spec((1, 2, 3), "binary", 2))
 
 

@@ -119,8 +119,8 @@ def test_a_point_is_refused_where_a_density_is_needed(vae, objective):
     message = str(caught.value)
     assert message.startswith(f"{type(objective).__name__} cannot be computed for VAE with guide")
     assert message.endswith(
-        "needs q(z|x) as a density, and that of Point is a point; choose another option, prior or "
-        "guide"
+        "needs q(z|x) as a density, and that of Point is a point; choose a guide that is a "
+        "density, such as DiagonalNormal"
     )
 
 

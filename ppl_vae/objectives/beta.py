@@ -85,8 +85,10 @@ class Beta(Objective):
             weighted = beta * (terms.log_guide - terms.log_prior) - terms.log_likelihood
             return terms.sum(weighted).mean() / self.particles
         if model.labelled or model.enumerated:
-            reason = "free bits and a closed-form KL are of z alone, and the model has classes"
-            raise NotImplementedError(reason)
+            raise NotImplementedError(
+                "free bits and a closed-form KL are of z alone, and the model has classes; leave "
+                "free_bits and analytic_kl out"
+            )
         distortion, rates = _distortion_and_rates(model, guide, x, self.particles, self.analytic_kl)
         return distortion + beta * torch.cat(rates).clamp(min=self.free_bits).sum()
 
@@ -103,7 +105,8 @@ def _distortion_and_rates(
     sampled = [name for name in guide_trace.nodes if name in model.latents]
     if analytic_kl and sampled != [name for name in model_trace.nodes if name in model.latents]:
         raise NotImplementedError(
-            "a closed-form KL needs a guide that samples its sites in the model's order"
+            "a closed-form KL needs a guide that samples its sites in the model's order; leave "
+            "analytic_kl out"
         )
     observed: Any = model_trace.nodes["x"]
     distortion = -observed["fn"].log_prob(observed["value"]).mean()

@@ -39,8 +39,10 @@ class ELBO(Objective):
     def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
         if model.enumerated:
             if self.analytic_kl:
-                reason = "a KL with classes that are summed out has no closed form"
-                raise NotImplementedError(reason)
+                raise NotImplementedError(
+                    "a KL with classes that are summed out has no closed form; leave analytic_kl "
+                    "out"
+                )
             terms = log_terms(model, guide, x, self.particles, labels=labels)
             return -terms.sum(terms.log_weights).mean() / self.particles
         estimator = TensorTraceMeanFieldELBO if self.analytic_kl else TensorTraceELBO

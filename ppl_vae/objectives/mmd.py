@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pyro import poutine
@@ -40,6 +40,8 @@ class MMD(Objective):
     Raises:
         ValueError: If weight < 0, alpha > 1, the kernel is unknown or bandwidth <= 0.
     """
+
+    smallest_batch: ClassVar[int] = 2
 
     weight: float = 100.0
     alpha: float = 1.0

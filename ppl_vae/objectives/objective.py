@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -14,7 +14,13 @@ __all__ = ["Objective"]
 
 @dataclass(frozen=True)
 class Objective(ABC):
-    """A loss for a model/guide pair; its fields are its options."""
+    """A loss for a model/guide pair; its fields are its options.
+
+    Attributes:
+        smallest_batch: The least number of images of which it can be computed.
+    """
+
+    smallest_batch: ClassVar[int] = 1
 
     @abstractmethod
     def loss(self, model: Model, guide: Guide, *batch: Any, **scheduled: Any) -> Tensor:

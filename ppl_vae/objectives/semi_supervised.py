@@ -40,7 +40,10 @@ class SemiSupervisedELBO(Objective):
 
     def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
         if labels is None:
-            raise NotImplementedError(f"{type(model).__name__} takes no labels")
+            raise NotImplementedError(
+                f"{type(model).__name__} takes no labels; choose --model SemiSupervised, or "
+                "--objective ELBO"
+            )
         loss = ELBO(self.particles).loss(model, guide, x, labels)
         log_class = guide.classify(x).log_prob(labels.clamp(min=0))
         return loss - self.alpha * ((labels >= 0) * log_class).mean()
