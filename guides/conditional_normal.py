@@ -17,7 +17,7 @@ __all__ = ["ConditionalNormal"]
 class ConditionalNormal(Guide):
     """log q(z|x, y) = log N(z; mu, diag(sigma^2)), mu and log sigma^2 from networks of x and y.
 
-    Kingma, Rezende, Mohamed and Welling (2014), equation (5). The image is encoded once,
+    Kingma, Rezende, Mohamed and Welling (2014), equation (4). The image is encoded once,
     h = tanh(f(x)), whatever the number of classes that are tried with it, and a fully connected
     network with one hidden layer makes mu and log sigma^2 of h and y.
 

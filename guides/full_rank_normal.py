@@ -17,7 +17,7 @@ class FullRankNormal(Guide):
     """log q(z|x) = log N(z; mu, L L^T), mu and the lower triangle L from a network of x.
 
     The diagonal of L is the exponential of what the network gives, halved, as in `DiagonalNormal`.
-    Kingma and Welling (2019), section 2.6.
+    Kingma and Welling (2019), section 2.5.1.
 
     Args:
         spec: What it is built for.

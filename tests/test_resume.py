@@ -439,6 +439,13 @@ def test_kill_at_twenty_random_moments(
     kill_until_finished(commands, tmp_path, 20, 120, 3.0, *options)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_kill_of_compiled_steps(commands: Commands, tmp_path: Path, precision: str) -> None:
+    options = ["--engine", "compiled", "--precision", precision]
+    kill_until_finished(commands, tmp_path, 8, 120, 10.0, *options)
+
+
 def test_kill_at_random_moments_while_other_processes_read(
     commands: Commands, tmp_path: Path
 ) -> None:

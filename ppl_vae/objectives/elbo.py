@@ -17,9 +17,9 @@ __all__ = ["ELBO"]
 class ELBO(Objective):
     """The negative evidence lower bound, -E_q[log p(x, z) - log q(z|x)], averaged over a batch.
 
-    Kingma and Welling (2014), equations (2) and (3): the estimators L^A (Pyro's `Trace_ELBO`)
-    and, with a closed-form KL term, L^B (`TraceMeanField_ELBO`). Classes that a model sums out are
-    summed out here too (`TraceEnum_ELBO`).
+    Kingma and Welling (2014), equations (2) and (3), by the estimators L^A of equation (6) (Pyro's
+    `Trace_ELBO`) and, with a closed-form KL term, L^B of (7) (`TraceMeanField_ELBO`). Classes that
+    a model sums out are summed out here too (`TraceEnum_ELBO`).
 
     Args:
         particles: Draws of z for each datum.
