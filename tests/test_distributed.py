@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from serving import serving
 from torch import Tensor
 
 from guides import DiagonalNormal
@@ -107,17 +107,8 @@ class Processes:
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     folder = tmp_path_factory.mktemp("processes")
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as server:
+    with serving(SERVER, folder) as server:
         yield Processes(server, folder)
-        assert server.stdin
-        server.stdin.close()
 
 
 # One exchange gives what one process would compute

@@ -1,23 +1,15 @@
 """A run that was stopped, however it was, goes on as if it never had been: bit for bit."""
 
-import csv
-import json
 import os
-import random
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
+from comparing import assert_same, assert_whole
 from torch import Tensor
 
 import ppl_vae.fit
@@ -64,33 +56,6 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[int | None, 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
         return {p: tiny(folder / f"{p}", patience=p).path for p in (None, 1)}
-
-
-def assert_same(run: Path, expected: Path) -> None:
-    """Metrics, parameters, optimizer and random states are equal to the last bit."""
-    name = "metrics.csv"
-    assert (run / name).read_bytes() == (expected / name).read_bytes()
-    files = {path.name for path in expected.glob("*.safetensors")}
-    assert {path.name for path in run.glob("*.safetensors")} == files
-    for file in files:
-        tensors, state = read_checkpoint(run / file)
-        expected_tensors, expected_state = read_checkpoint(expected / file)
-        assert_equal(tensors, expected_tensors)
-        for each in (state, expected_state):
-            each.pop("seconds", None)
-            each.get("random", {}).pop("python", None)  # imports draw from it, training does not
-        assert state == expected_state
-    summaries = [json.loads((path / "summary.json").read_text()) for path in (run, expected)]
-    for each in summaries:
-        for measured in ("training_seconds", "images_per_second", "process_peak_memory_bytes"):
-            del each[measured]
-    assert summaries[0] == summaries[1]
-
-
-def assert_equal(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert tensors.keys() == expected.keys()
-    for name, value in tensors.items():
-        assert torch.equal(value, expected[name]), name
 
 
 def at_step(number: int, what: Any) -> Any:
@@ -300,207 +265,3 @@ def test_resume_refuses_a_checkpoint_that_does_not_fit(
         with pytest.raises(InputError) as caught:
             resume(path)
         assert "\n" not in str(caught.value)
-
-
-# Processes that are killed
-
-SERVER = """
-import json, os, sys
-import matplotlib, PIL, sklearn.datasets, torch.utils.tensorboard, torch
-import ppl_vae.fit, ppl_vae.plots
-
-torch.set_num_threads(1)
-for line in sys.stdin:
-    log, arguments = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        try:
-            ppl_vae.fit.main(arguments)
-        except SystemExit as end:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(end.code)
-        os._exit(99)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-class Commands:
-    """Runs `python -m ppl_vae.fit ARGUMENTS` in forks of a process that has imported it all."""
-
-    def __init__(self, server: subprocess.Popen, log: Path) -> None:
-        self.server = server
-        self.log = log
-
-    def start(self, *arguments: str) -> int:
-        """Starts a command and gives its process id."""
-        assert self.server.stdin
-        assert self.server.stdout
-        self.server.stdin.write(json.dumps([str(self.log), arguments]) + "\n")
-        self.server.stdin.flush()
-        return int(self.server.stdout.readline())
-
-    def end(self) -> int:
-        """Waits for it and gives its exit code, negative where a signal killed it."""
-        assert self.server.stdout
-        return int(self.server.stdout.readline())
-
-    def run(self, *arguments: str) -> int:
-        self.start(*arguments)
-        return self.end()
-
-
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    folder = tmp_path_factory.mktemp("commands")
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as server:
-        yield Commands(server, folder / "log.txt")
-        assert server.stdin
-        server.stdin.close()
-
-
-def command(run: Path, epochs: int, *options: str) -> list[str]:
-    network = ["--network.hidden", "[8]", "--latent_dim", "2", "--batch_size", "50"]
-    return [*network, "--epochs", str(epochs), "--device", "cpu", "--run", str(run), *options]
-
-
-def assert_whole(run: Path) -> None:
-    """Every file of a run that is there can be read to its end."""
-    yaml.safe_load((run / "config.yaml").read_text())["seed"]
-    rows = list(csv.reader((run / "metrics.csv").read_text().splitlines()))
-    assert all(len(row) == len(rows[0]) for row in rows)
-    read_checkpoint(run / LAST)
-    for path in run.rglob("*"):
-        if path.name.endswith(".unfinished") or path.is_dir() or path.parent.name == "tensorboard":
-            continue
-        if path.suffix == ".png":
-            with Image.open(path) as picture:
-                picture.load()
-        elif path.suffix == ".json":
-            json.loads(path.read_text())
-        elif path.suffix == ".safetensors":
-            read_checkpoint(path)
-        else:
-            assert path.name in ("config.yaml", "metrics.csv")
-
-
-def kill_until_finished(
-    commands: Commands, folder: Path, kills: int, epochs: int, longest: float, *options: str
-) -> None:
-    """Compares a run that is killed so many times at random moments with one that is not."""
-    options = (*options, "--checkpoint_seconds", "0.02")
-    expected, path = folder / "expected", folder / "runs" / "run"
-    assert commands.run(*command(expected, epochs, *options)) == 0
-    moments = random.Random(20131220)
-    killed = 0
-    while killed < kills:
-        again = ["--resume", str(path)] if path.exists() else command(path, epochs, *options)
-        child = commands.start(*again)
-        time.sleep(moments.uniform(0, longest))
-        try:
-            os.kill(child, signal.SIGKILL)
-        except ProcessLookupError:
-            break
-        if commands.end() != -signal.SIGKILL:
-            break
-        killed += 1
-        if path.exists():
-            assert_whole(path)
-    assert killed == kills, "the run was over too soon"
-    again = ["--resume", str(path)] if path.exists() else command(path, epochs, *options)
-    assert commands.run(*again) == 0, commands.log.read_text()
-    assert_whole(path)
-    assert_same(path, expected)
-    assert {p.name for p in path.rglob("*")} - {p.name for p in expected.rglob("*")} <= {
-        p.name for p in (path / "tensorboard").iterdir()
-    }
-
-
-def test_kill_at_random_moments(commands: Commands, tmp_path: Path) -> None:
-    kill_until_finished(commands, tmp_path, 3, 12, 0.9, "--patience", "12")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("options", [(), ("--patience", "200")], ids=["plain", "patience"])
-def test_kill_at_twenty_random_moments(
-    commands: Commands, tmp_path: Path, options: tuple[str, ...]
-) -> None:
-    kill_until_finished(commands, tmp_path, 20, 120, 3.0, *options)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_kill_of_compiled_steps(commands: Commands, tmp_path: Path, precision: str) -> None:
-    options = ["--engine", "compiled", "--precision", precision]
-    kill_until_finished(commands, tmp_path, 8, 120, 10.0, *options)
-
-
-def test_kill_at_random_moments_while_other_processes_read(
-    commands: Commands, tmp_path: Path
-) -> None:
-    images = torch.randint(256, (600, 6, 6), dtype=torch.uint8)
-    np.save(tmp_path / "images.npy", images.numpy())
-    options = ["--data", "Arrays", "--data.path", str(tmp_path / "images.npy")]
-    options += ["--data.memory_gib", "0", "--data.workers", "1"]
-    kill_until_finished(commands, tmp_path, 1, 30, 0.5, *options)
-
-
-def wait_for_steps(run: Path) -> None:
-    """Until a run that saves often has begun to train."""
-    until = time.monotonic() + 120
-    while not run.exists() or read_checkpoint(run / LAST)[1]["steps"] == 0:
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
-def test_a_signal_ends_in_a_checkpoint_and_exit_code_130(
-    commands: Commands, tmp_path: Path
-) -> None:
-    expected = tmp_path / "expected"
-    often = ("--checkpoint_seconds", "0.02")
-    options = ("--patience", "3", "--data.binarize", "dynamic", *often)
-    assert commands.run(*command(expected, 8, *options)) == 0
-    for number in (signal.SIGINT, signal.SIGTERM):
-        path = tmp_path / number.name
-        child = commands.start(*command(path, 8, *options))
-        wait_for_steps(path)
-        os.kill(child, number)
-        assert commands.end() == 130
-        said = commands.log.read_text().splitlines()
-        assert said[-1].endswith(f"go on with: python -m ppl_vae.fit --resume {path}")
-        assert not (path / "summary.json").exists()
-        assert_whole(path)
-        assert commands.run("--resume", str(path)) == 0
-        assert_same(path, expected)
-
-
-def test_ctrl_c_of_a_command(tmp_path: Path) -> None:
-    """The real command, in a process of its own."""
-    path = tmp_path / "run"
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "ppl_vae.fit"),
-            *command(path, 100_000, "--checkpoint_seconds", "0.02"),
-        ],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wait_for_steps(path)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in said
-    assert said.splitlines()[-1].endswith(f"python -m ppl_vae.fit --resume {path}")
