@@ -3,7 +3,7 @@
 `torch.compile` of a staged loss compiles the loss and its backward pass apart, and autograd runs
 between them in every step. Traced together they are one graph without autograd, which inductor
 fuses across the two. The entry points for that, `make_fx` and `torch._inductor.compile`, are young:
-they stand in this file only, and where they fail `torch.compile` takes their place.
+they stand in this file and in `products` only, and where they fail `torch.compile` takes their place.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_vae.isolation import isolated
+from ppl_vae.products import use_onednn
 from ppl_vae.staging import (
     Batch,
     Gradients,
@@ -150,6 +151,7 @@ def _compile_jointly(staged: nn.Module, batch: Batch, scheduled: dict[str, Tenso
 
 def _compile(function: Callable[..., list[Tensor]], examples: list[Tensor]) -> Callable[..., Any]:
     graph = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
+    use_onednn(graph)
     compile_graph: Callable[..., Any] = torch._inductor.compile
     return compile_graph(graph, examples, options=_OPTIONS)
 
