@@ -24,6 +24,13 @@ class _State(NamedTuple):
     exp_avg_sq: Tensor
 
 
+class _Group(NamedTuple):
+    """Parameters of one type that move together, and their states: what a kernel takes."""
+
+    parameters: dict[str, nn.Parameter]
+    states: list[_State]
+
+
 class Adam:
     """Steps of rate * m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + e) against the gradient g, where
 
@@ -31,7 +38,7 @@ class Adam:
     `weight_decay` times the parameter added to g.
 
     Args:
-        parameters: What is updated, by name.
+        parameters: What is updated, by name; on one device.
         weight_decay: The L2 term, at least 0.
 
     Raises:
@@ -48,8 +55,15 @@ class Adam:
                 )
         self._parameters = dict(parameters)
         self._weight_decay = weight_decay
-        self._states: dict[str, _State] = {}
         device = next(iter(parameters.values())).device
+        # One tensor, so that counting is one operation however many parameters there are.
+        self._counts = torch.zeros(len(parameters), device=device)
+        self._states = {
+            name: _State(self._counts[index], torch.zeros_like(p), torch.zeros_like(p))
+            for index, (name, p) in enumerate(parameters.items())
+        }
+        # What moves is the same in every step, nearly always, and sorting it takes time.
+        self._moving: dict[tuple[str, ...], tuple[Tensor, list[_Group]]] = {}
         # On a GPU the rate is a tensor, so that a captured step can change it.
         self._rate: float | Tensor = 0.0 if device.type == "cpu" else torch.zeros((), device=device)
 
@@ -69,33 +83,21 @@ class Adam:
             skip: A scalar; where it is 1.0 nothing changes. It is read on the device, so that
                 nobody waits for it.
         """
-        moved: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, Tensor, _State]]] = {}
-        for name, parameter in self._parameters.items():
-            gradient = gradients[name]
-            if gradient is None:
-                continue
-            if name not in self._states:
-                self._states[name] = _State(
-                    torch.zeros((), device=parameter.device),
-                    torch.zeros_like(parameter),
-                    torch.zeros_like(parameter),
-                )
-            if gradient.stride() != parameter.stride():
-                gradient = torch.empty_like(parameter).copy_(gradient)
-            one = (parameter, gradient, self._states[name])
-            moved.setdefault((parameter.device, parameter.dtype), []).append(one)
-        for group in moved.values():
-            parameters, grads, states = (list(each) for each in zip(*group, strict=True))
-            steps, averages, squares = (list(each) for each in zip(*states, strict=True))
-            torch._foreach_add_(steps, 1 - skip)
+        names = tuple(name for name in self._parameters if gradients[name] is not None)
+        if names not in self._moving:
+            self._moving[names] = self._groups(names)
+        moves, groups = self._moving[names]
+        self._counts.addcmul_(moves, 1 - skip)
+        for group in groups:
+            steps, averages, squares = map(list, zip(*group.states, strict=True))
             torch._fused_adam_(
-                parameters,
-                grads,
+                list(group.parameters.values()),
+                [_laid_out_as(p, gradients[name]) for name, p in group.parameters.items()],
                 averages,
                 squares,
                 [],
                 steps,
-                lr=self._rate,
+                lr=self._rate,  # type: ignore[arg-type]  # a number or a tensor
                 beta1=_BETA1,
                 beta2=_BETA2,
                 eps=_EPSILON,
@@ -104,6 +106,16 @@ class Adam:
                 maximize=False,
                 found_inf=skip,
             )
+
+    def _groups(self, names: tuple[str, ...]) -> tuple[Tensor, list[_Group]]:
+        """1 for each parameter of these names and 0 for the others, and their groups."""
+        groups: dict[torch.dtype, _Group] = {}
+        for name in names:
+            group = groups.setdefault(self._parameters[name].dtype, _Group({}, []))
+            group.parameters[name] = self._parameters[name]
+            group.states.append(self._states[name])
+        moves = torch.tensor([float(name in names) for name in self._parameters])
+        return moves.to(self._counts.device), list(groups.values())
 
     def state(self) -> dict[str, Tensor]:
         """The moments and counts as `step.NAME`, `exp_avg.NAME` and `exp_avg_sq.NAME`."""
@@ -115,10 +127,15 @@ class Adam:
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Puts back what `state` returned, into the tensors that are there already."""
-        for name, parameter in self._parameters.items():
-            keys = [f"{key}.{name}" for key in _State._fields]
-            if name in self._states:
-                for key, present in zip(keys, self._states[name], strict=True):
-                    present.copy_(state[key]) if key in state else present.zero_()
-            elif keys[0] in state:
-                self._states[name] = _State(*(state[key].to(parameter.device) for key in keys))
+        for name, present in self.state().items():
+            if name in state:
+                present.copy_(state[name])
+            else:
+                present.zero_()
+
+
+def _laid_out_as(parameter: nn.Parameter, gradient: Tensor | None) -> Tensor:
+    assert gradient is not None
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)

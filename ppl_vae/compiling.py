@@ -3,7 +3,7 @@
 `torch.compile` of a staged loss compiles the loss and its backward pass apart, and autograd runs
 between them in every step. Traced together they are one graph without autograd, which inductor
 fuses across the two. The entry points for that, `make_fx` and `torch._inductor.compile`, are young:
-they stand in this file and in `products` only, and where they fail `torch.compile` takes their place.
+they stand here and in `products` only, and where they fail `torch.compile` takes their place.
 """
 
 from collections.abc import Callable
@@ -30,8 +30,13 @@ from ppl_vae.staging import (
 
 __all__ = ["compile_measurement", "compile_staged"]
 
-# Inductor would draw its own random numbers; falling back, the same seed gives the same noise.
-_OPTIONS: dict[str, Any] = {"fallback_random": True}
+# Inductor would draw its own random numbers; falling back, the same seed gives the same noise. What
+# it would assert in every step is asserted once, by comparing the results.
+_OPTIONS: dict[str, Any] = {
+    "fallback_random": True,
+    "size_asserts": False,
+    "alignment_asserts": False,
+}
 
 # By the precision of the matrix products: the error of a loss or of an entry of a gradient,
 # relative to the largest one. Inductor sums in another order, and rounds less in bfloat16.

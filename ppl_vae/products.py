@@ -1,10 +1,12 @@
-"""The float32 matrix products of a compiled graph by oneDNN.
+"""The matrix products of a compiled graph by oneDNN.
 
-On a CPU torch leaves them to MKL, which takes a slower path on processors that are not Intel's: half
-the rate of oneDNN, which compiles its kernels for the very machine, and calls them for fewer bits
-already. Inductor would copy both operands of oneDNN's product into its favourite layout; only the
-first needs that, and where it is a transposed one, as in the gradient of a weight, inductor's own
-copy is the fast one.
+On a CPU torch leaves those in float32 to MKL, which takes a slower path on processors that are not
+Intel's: half the rate of oneDNN, which compiles its kernels for the very machine. Those in bfloat16
+are oneDNN's already, but the activation that follows is not: it can be applied to a product while
+that is still in the registers.
+
+Inductor would copy both operands into oneDNN's favourite layout. Only the first needs that, and
+where it is a transposed one, as in the gradient of a weight, inductor's own copy is the fast one.
 """
 
 from functools import cache
@@ -16,58 +18,64 @@ from torch import Tensor, fx
 __all__ = ["use_onednn"]
 
 _PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+_ACTIVATIONS = {torch.ops.aten.tanh.default: "tanh", torch.ops.aten.relu.default: "relu"}
 
 
 def use_onednn(graph: fx.GraphModule) -> None:
-    """Lets oneDNN compute a b of a graph that inductor is to compile, where it can.
-
-    A bias is added apart, so that inductor can fuse the addition with what follows.
+    """Lets oneDNN compute the products of a graph that inductor is to compile, where that pays.
 
     Args:
         graph: Tensor operations, traced with fake tensors; changed in place.
     """
     for node in list(graph.graph.nodes):
-        if node.target in _PRODUCTS and not node.kwargs and _computable(node.meta["val"]):
-            *bias, a, b = node.args
-            with graph.graph.inserting_before(node):
-                result = graph.graph.call_function(_product(), (a, b))
-                if bias:
-                    result = graph.graph.call_function(torch.ops.aten.add.Tensor, (result, *bias))
-            node.replace_all_uses_with(result)
+        if node.target not in _PRODUCTS or node.kwargs or not _computable(node.meta["val"]):
+            continue
+        *bias, a, b = node.args
+        follower = next(iter(node.users)) if len(node.users) == 1 else node
+        activation = _ACTIVATIONS.get(follower.target, "none")
+        last = node if activation == "none" else follower
+        if activation == "none" and node.meta["val"].dtype != torch.float32:
+            continue
+        # A bias without an activation is added apart, so that inductor fuses it with what follows.
+        inside = bias[0] if bias and activation != "none" else None
+        with graph.graph.inserting_before(node):
+            result = graph.graph.call_function(_product(), (a, b, inside, activation))
+            if bias and inside is None:
+                result = graph.graph.call_function(torch.ops.aten.add.Tensor, (result, bias[0]))
+        last.replace_all_uses_with(result)
+        graph.graph.erase_node(last)
+        if last is not node:
             graph.graph.erase_node(node)
     graph.recompile()
 
 
 def _computable(result: Tensor) -> bool:
     on_cpu = result.device.type == "cpu" and torch.backends.mkldnn.is_available()
-    return on_cpu and result.dtype == torch.float32 and result.numel() > 0
-
-
-def _onednn(a: Any, transposed_b: Any) -> tuple[Any, ...]:
-    return (a, transposed_b, None, "none", [], "")
+    return on_cpu and result.dtype in (torch.float32, torch.bfloat16) and result.numel() > 0
 
 
 @cache
 def _product() -> Any:
-    """The operation a b, which inductor translates as told here."""
+    """The operation activation(a b + bias), which inductor translates as told here."""
     from torch._inductor.ir import ExternKernel, FallbackKernel, TensorBox
     from torch._inductor.lowering import permute, register_lowering
 
     onednn = torch.ops.mkldnn._linear_pointwise.default
 
     @torch.library.custom_op("ppl_vae::product", mutates_args=())
-    def product(a: Tensor, b: Tensor) -> Tensor:
-        return onednn(*_onednn(a, b.t()))
+    def product(a: Tensor, b: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+        return onednn(a, b.t(), bias, activation, [], "")
 
     @product.register_fake
-    def _(a: Tensor, b: Tensor) -> Tensor:
+    def _(a: Tensor, b: Tensor, bias: Tensor | None, activation: str) -> Tensor:
         return a.new_empty(a.shape[0], b.shape[1])
 
     operation = torch.ops.ppl_vae.product.default
 
     @register_lowering(operation, type_promotion_kind=None)
-    def _(a: Any, b: Any) -> Any:
+    def _(a: Any, b: Any, bias: Any, activation: str) -> Any:
         a = ExternKernel.require_contiguous(ExternKernel.realize_input(a))
-        return TensorBox.create(FallbackKernel.create(onednn, *_onednn(a, permute(b, [1, 0]))))
+        kernel = FallbackKernel.create(onednn, a, permute(b, [1, 0]), bias, activation, [], "")
+        return TensorBox.create(kernel)
 
     return operation

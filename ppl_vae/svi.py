@@ -124,11 +124,11 @@ class SVIStep:
         loss, gradients = self.ranks.mean(loss, gradients, weight)
         # Where the loss is not finite the parameters stay as they are, so that one can look for the
         # reason.
-        self._adam.update(gradients, skip=(~loss.isfinite()).float())
+        self._adam.update(gradients, skip=(loss - loss).ne(0).float())  # NaN where it is not finite
         return loss
 
     def state(self) -> dict[str, Tensor]:
-        """Adam's moments and counts by parameter; empty before the first step."""
+        """Adam's moments and counts by parameter."""
         return self._adam.state()
 
     def restore(self, state: dict[str, Tensor]) -> None:
