@@ -1,13 +1,15 @@
 """A likelihood of bytes with two parameters a pixel and no rounding."""
 
+from math import log
 from typing import ClassVar
 
 import pyro.distributions as dist
+import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from models.likelihoods import Likelihood
+from models.likelihoods import EDGE, Likelihood
 from models.spec import Domain, Shape, Spec
 
 __all__ = ["BetaBinomial"]
@@ -42,3 +44,9 @@ class BetaBinomial(Likelihood):
     def forward(self, features: Tensor) -> TorchDistribution:
         a, b = (self.floor + softplus(half) for half in features.chunk(2, dim=-3))
         return dist.BetaBinomial(a, b, total_count=255).to_event(3)
+
+    def features_of(self, mean: Tensor) -> Tensor:
+        # E[x] = 255 a / (a + b); the sum a + b is what features of 0 give.
+        share = (mean / 255).clamp(EDGE, 1 - EDGE)
+        counts = 2 * log(2) * torch.cat([share, 1 - share])
+        return (counts - self.floor).clamp(min=EDGE).expm1().log()

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import pyro.distributions as dist
+import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
@@ -10,6 +11,9 @@ from models.likelihoods import Likelihood
 from models.spec import Domain, Shape
 
 __all__ = ["ContinuousBernoulli"]
+
+_STEEPEST = 15.0  # beyond this logit y and 1 - y round to 0 and 1 in float32
+_HALVINGS = 30
 
 
 class ContinuousBernoulli(Likelihood):
@@ -27,3 +31,12 @@ class ContinuousBernoulli(Likelihood):
 
     def forward(self, features: Tensor) -> TorchDistribution:
         return dist.ContinuousBernoulli(logits=features).to_event(3)
+
+    def features_of(self, mean: Tensor) -> Tensor:
+        # E[x] = y / (2 y - 1) + 1 / (2 artanh(1 - 2 y)) grows with the logit; it has no inverse.
+        low, high = torch.full_like(mean, -_STEEPEST), torch.full_like(mean, _STEEPEST)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            below = dist.ContinuousBernoulli(logits=middle).mean < mean
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return (low + high) / 2

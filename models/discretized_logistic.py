@@ -108,3 +108,7 @@ class DiscretizedLogistic(Likelihood):
         location, log_scale = features.chunk(2, dim=-3)
         scale = self.floor + (self.initial_log_scale + log_scale).exp()
         return LogisticBytes(_TOP / 2 * (1 + location), scale).to_event(3)
+
+    def features_of(self, mean: Tensor) -> Tensor:
+        # Nearly: beside the edges of the range the tails that are cut off shift the mean.
+        return torch.cat([2 * mean / _TOP - 1, torch.zeros_like(mean)])

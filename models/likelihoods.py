@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from models.spec import Domain, Shape, Spec
 
-__all__ = ["Bernoulli", "Gaussian", "Likelihood", "default_likelihood"]
+__all__ = ["EDGE", "Bernoulli", "Gaussian", "Likelihood", "default_likelihood"]
+
+# How near to its bounds a mean pixel may lie before training: what no image has may come yet.
+EDGE = 1e-3
 
 
 class Likelihood(nn.Module, ABC):
@@ -46,6 +49,20 @@ class Likelihood(nn.Module, ABC):
     def forward(self, features: Tensor) -> TorchDistribution:
         """p(x|z), with batch shape (...) and event shape (C, H, W), from (..., F, H, W)."""
 
+    def features_of(self, mean: Tensor) -> Tensor | None:
+        """The features (F, H, W) at which E[x|z] is a given image, before training.
+
+        A decoder that begins there need not first unlearn that every pixel is as likely as not,
+        which would cost it latent dimensions.
+
+        Args:
+            mean: The image (C, H, W), inside the range of the means that there are.
+
+        Returns:
+            None, unless said: then the decoder begins as it is.
+        """
+        return None
+
 
 class Bernoulli(Likelihood):
     """log p(x|z) = sum_i x_i log y_i + (1 - x_i) log(1 - y_i), y = sigmoid(features).
@@ -62,6 +79,9 @@ class Bernoulli(Likelihood):
 
     def forward(self, features: Tensor) -> TorchDistribution:
         return dist.Bernoulli(logits=features).to_event(3)
+
+    def features_of(self, mean: Tensor) -> Tensor:
+        return mean.logit(EDGE)
 
 
 class Gaussian(Likelihood):
@@ -118,6 +138,9 @@ class Gaussian(Likelihood):
         else:
             loc, log_scale = features, self.log_scale
         return dist.Normal(loc, self.floor + log_scale.exp()).to_event(3)
+
+    def features_of(self, mean: Tensor) -> Tensor:
+        return torch.cat([mean, torch.zeros_like(mean)]) if self.scale == "network" else mean
 
 
 def default_likelihood(spec: Spec) -> Likelihood:

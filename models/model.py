@@ -7,11 +7,15 @@ from typing import Any, ClassVar
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from models.likelihoods import Likelihood
+from models.networks import Network
 from models.priors import Prior
 from models.program import Program
 from models.spec import Spec
 
 __all__ = ["Model"]
+
+_MEAN_OF = 1000  # images
 
 
 class Model(Program):
@@ -75,9 +79,22 @@ class Model(Program):
             prior.connect(posterior)
 
     def initialise(self, images: Callable[[int], Tensor]) -> None:
-        """Gives training images to the priors in this model: see `Prior.initialise`."""
+        """Starts from training images, before training and never again.
+
+        The priors in this model take them as `Prior.initialise` says; and where a model keeps its
+        likelihood as `likelihood` and its network as `decoder`, the decoder begins at their mean,
+        as those of Burda, Grosse and Salakhutdinov (2016) did.
+
+        Args:
+            images: Gives so many training images, (N, C, H, W), chosen from the run's seed.
+        """
         for prior in self._priors():
             prior.initialise(images)
+        likelihood, decoder = getattr(self, "likelihood", None), getattr(self, "decoder", None)
+        if isinstance(likelihood, Likelihood) and isinstance(decoder, Network):
+            features = likelihood.features_of(images(_MEAN_OF).mean(0))
+            if features is not None:
+                decoder.start(features)
 
     def _priors(self) -> list[Prior]:
         return [module for module in self.modules() if isinstance(module, Prior)]

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import prod
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ __all__ = [
     "activation_of",
     "check_sizes",
     "image_and_vector",
+    "set_bias",
 ]
 
 Activation = Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus"]
@@ -71,8 +72,23 @@ class Network(nn.Module, ABC):
     def compute(self, x: Tensor) -> Tensor:
         """Maps (B, *inputs) to the B prod(outputs) values of (B, *outputs), in any shape."""
 
+    def start(self, outputs: Tensor) -> None:
+        """Makes an untrained network begin around given outputs; for networks that can.
+
+        Args:
+            outputs: What to begin around, (*outputs).
+        """
+        return
+
 
 NetworkFactory = Callable[[Shape, Shape], Network]
+
+
+@torch.no_grad()
+def set_bias(layer: nn.Module, outputs: Tensor) -> None:
+    """Makes outputs (C, H, W) the bias of a layer, or their mean in each channel where it has C."""
+    bias: Any = layer.bias
+    bias.copy_(outputs.flatten() if len(bias) == outputs.numel() else outputs.mean((1, 2)))
 
 
 def check_sizes(name: str, sizes: Sequence[int]) -> None:
@@ -117,6 +133,9 @@ class Linear(Network):
     def compute(self, x: Tensor) -> Tensor:
         return self.linear(x.flatten(1))
 
+    def start(self, outputs: Tensor) -> None:
+        set_bias(self.linear, outputs)
+
 
 class MLP(Network):
     """Fully connected layers with an activation after each hidden one.
@@ -153,6 +172,9 @@ class MLP(Network):
 
     def compute(self, x: Tensor) -> Tensor:
         return self.layers(x.flatten(1))
+
+    def start(self, outputs: Tensor) -> None:
+        set_bias(self.layers[-1], outputs)
 
 
 class Convolutional(Network):
@@ -222,3 +244,6 @@ class Convolutional(Network):
 
     def compute(self, x: Tensor) -> Tensor:
         return self.layers(x)
+
+    def start(self, outputs: Tensor) -> None:
+        set_bias(self.layers[-1], outputs)

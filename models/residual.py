@@ -7,7 +7,14 @@ from math import prod, sqrt
 from torch import Tensor, nn
 
 from models.convolution import convolved_size, left_over
-from models.networks import Activation, Network, activation_of, check_sizes, image_and_vector
+from models.networks import (
+    Activation,
+    Network,
+    activation_of,
+    check_sizes,
+    image_and_vector,
+    set_bias,
+)
 from models.spec import Shape
 
 __all__ = ["Residual"]
@@ -101,3 +108,6 @@ class Residual(Network):
 
     def compute(self, x: Tensor) -> Tensor:
         return self.layers(x)
+
+    def start(self, outputs: Tensor) -> None:
+        set_bias(self.layers[-1], outputs)
