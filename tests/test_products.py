@@ -1,0 +1,85 @@
+"""oneDNN's products in a compiled graph are the products that were there."""
+
+from collections import Counter
+
+import pytest
+import torch
+import torch._inductor
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from ppl_vae.products import use_onednn
+
+pytestmark = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN"
+)
+
+
+def layer(x: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
+    """A layer, and the products of its backward pass: transposed on the left and on the right."""
+    hidden = torch.addmm(bias, x, weight.t()).tanh()
+    return [hidden, hidden.t() @ x, hidden @ weight]
+
+
+def rectified(x: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
+    return [torch.mm(x, weight.t()).relu(), torch.addmm(bias, x, weight.t())]
+
+
+def seen_twice(x: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
+    before = torch.addmm(bias, x, weight.t())
+    return [before.tanh(), before]
+
+
+def scaled(x: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
+    return [torch.addmm(bias, x, weight.t(), beta=0.5, alpha=2.0)]
+
+
+def examples(dtype: torch.dtype) -> list[Tensor]:
+    torch.manual_seed(0)
+    shapes = ((33, 20), (17, 20), (17,))
+    return [torch.randn(shape, dtype=torch.float64).to(dtype) for shape in shapes]
+
+
+def translated(function, dtype: torch.dtype):
+    graph = make_fx(function, tracing_mode="fake")(*examples(dtype))
+    use_onednn(graph)
+    operations = Counter(str(node.target) for node in graph.graph.nodes)
+    return graph, {name: n for name, n in operations.items() if "mm" in name or "product" in name}
+
+
+OURS, MM, ADDMM = "ppl_vae.product.default", "aten.mm.default", "aten.addmm.default"
+
+
+@pytest.mark.parametrize(
+    ("function", "dtype", "operations"),
+    [
+        (layer, torch.float32, {OURS: 3}),
+        (rectified, torch.float32, {OURS: 2}),
+        (seen_twice, torch.float32, {OURS: 1}),
+        (scaled, torch.float32, {ADDMM: 1}),  # which oneDNN's operation has no word for
+        (layer, torch.bfloat16, {OURS: 1, MM: 2}),  # the plain ones are oneDNN's already
+        (layer, torch.float64, {ADDMM: 1, MM: 2}),  # which it does not compute
+    ],
+)
+def test_what_is_translated_and_its_value(function, dtype, operations) -> None:
+    graph, found = translated(function, dtype)
+    assert found == operations
+    inputs = examples(dtype)
+    compiled = torch._inductor.compile(graph, inputs)
+    expected = function(*(value.double() for value in inputs))
+    # Sums of 33 products of numbers up to about 10, rounded once each; in bfloat16 the inputs of
+    # the second product are rounded too.
+    bits = {torch.float32: 24, torch.bfloat16: 8, torch.float64: 53}[dtype]
+    for value, exact in zip(compiled(*inputs), expected, strict=True):
+        assert value.dtype == dtype
+        assert value.is_contiguous()
+        tolerance = 8 * 2.0**-bits * exact.abs().max().item()
+        torch.testing.assert_close(value.double(), exact, rtol=0, atol=tolerance)
+
+
+def test_other_numbers_and_the_same_graph() -> None:
+    graph, _ = translated(layer, torch.float32)
+    compiled = torch._inductor.compile(graph, examples(torch.float32))
+    others = [value.flip(0) for value in examples(torch.float32)]
+    for value, expected in zip(compiled(*others), layer(*others), strict=True):
+        torch.testing.assert_close(value, expected)
