@@ -166,7 +166,7 @@ CASES = (
             epochs=40,
             published="accuracy 94.46 % (VaDE, Jiang et al., 2017); k-means on pixels 53 %",
             particles=20,
-                options={
+            options={
                 "model": partial(Mixture, components=10),
                 "network": partial(MLP, hidden=(500, 500), activation="relu"),
                 "latent_dim": 10,
