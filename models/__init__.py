@@ -11,6 +11,7 @@ from models.beta_binomial import BetaBinomial
 from models.conditional import Conditional
 from models.continuous_bernoulli import ContinuousBernoulli
 from models.discretized_logistic import DiscretizedLogistic
+from models.fast_log1p import map_constants
 from models.flow_prior import Flow
 from models.hierarchical import Hierarchical
 from models.labelled import Labelled
@@ -65,3 +66,5 @@ __all__ = [
 # Two pairs in one process must never share parameters through Pyro's global store. A PyroModule
 # decides this when it is constructed, so it has to be set before the first one is.
 pyro.settings.set(module_local_params=True)
+
+map_constants()
