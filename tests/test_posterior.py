@@ -265,6 +265,20 @@ def test_images_are_chosen(runs: list[Run]) -> None:
     assert set(worst) <= set(pool)
 
 
+def test_a_run_twice_is_refused(runs: list[Run]) -> None:
+    first = replace(runs[0], path=runs[0].path / ".." / runs[0].path.name)
+    with pytest.raises(InputError, match="every run once"):
+        posterior(runs[0], [runs[1], first], **QUICK)
+
+
+def test_help_asks_for_one_run(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Runs to compare it with. (type" in told
+    assert "The run directory. (required" in told
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
