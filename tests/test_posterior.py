@@ -28,11 +28,11 @@ from ppl_vae.importance import log_weights
 from ppl_vae.netcdf import read_datatree
 from ppl_vae.pareto import pareto_k
 from ppl_vae.posterior import main, posterior
-from ppl_vae.report.calibrated import nearest
 from ppl_vae.report.comparison import comparable
 from ppl_vae.report.gap import gap
 from ppl_vae.report.inspection import Effort, Inspection, choose_images
 from ppl_vae.report.page import page
+from ppl_vae.report.predicted import nearest, pixel_differences
 from ppl_vae.report.section import Section, Table
 from ppl_vae.runs import Run
 
@@ -365,6 +365,22 @@ def test_the_nearest_training_image(runs: list[Run]) -> None:
     brute = (x[:, None] - train[:][None]).square().flatten(2).mean(2).sqrt()
     torch.testing.assert_close(distance, brute.min(1).values, atol=1e-3, rtol=0)
     assert torch.equal(brute.gather(1, index[:, None])[:, 0], brute.min(1).values)
+
+
+def test_pixels_of_one_distribution_differ_by_chance_alone() -> None:
+    """Also pixels so dark that the data have none of them: standard normal, or nearly so."""
+    generator = np.random.default_rng(0)
+    share = np.repeat([0.0, 0.005, 0.3, 1.0], 200)
+    data, drawn = (
+        (generator.random((size, 1, 4, 200)) < share.reshape(1, 4, 200)).astype("uint8")
+        for size in (500, 20_000)
+    )
+    apart = pixel_differences(data, drawn)[0]
+    assert (apart[[0, 3]] == 0).all()
+    assert (np.abs(apart[1:3]).max(1) < 4.5).all()
+    np.testing.assert_allclose(apart[1:3].std(1), 1, atol=0.2)
+    drawn[:, :, 2] = generator.random((20_000, 1, 200)) < 0.5
+    assert (pixel_differences(data, drawn)[0, 2] > 5).all()
 
 
 def test_text_is_escaped() -> None:
