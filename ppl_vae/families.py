@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import pyro
@@ -17,6 +18,8 @@ from ppl_vae.joint import Joint, Latents
 
 __all__ = ["Draw", "Family", "family_by", "family_of"]
 
+_FEW = 100  # parameters that may all take whole steps of Adam at once
+
 Features = dict[str, Tensor]
 Draw = Callable[[Features, Tensor, int], tuple[Latents, Tensor]]
 
@@ -31,10 +34,13 @@ class Family:
             that `rows` numbers, with the features of those, and gives log q(z_k), (K, R) in nats.
             Its gradient comes through z_k alone: the other part has mean zero, and without it the
             gradient has no variance where q is the posterior (Roeder, Wu and Duvenaud, 2017).
+        step: What a learning rate is to be multiplied by: below 1 for the weights of networks,
+            many of which move one number together.
     """
 
     features: Features
     draw: Draw
+    step: float = 1.0
 
 
 def family_of(joint: Joint) -> Family:
@@ -78,8 +84,9 @@ def family_by(
     """
 
     def draw(features: Features, rows: Tensor, particles: int) -> tuple[Latents, Tensor]:
-        z = posterior_of(features["features"]).rsample(torch.Size((particles,)))
-        log_q = posterior_of(features["features"].detach()).log_prob(z)
+        with pyro.validation_enabled(False):
+            z = posterior_of(features["features"]).rsample(torch.Size((particles,)))
+            log_q = posterior_of(features["features"].detach()).log_prob(z)
         return {name: z.reshape(particles, len(rows), *event)}, log_q
 
     return checked(Family({"features": features.detach()}, draw))
@@ -230,4 +237,5 @@ def _by_copies(joint: Joint) -> Family | None:
         for name, value in guide.named_parameters()
         if value.requires_grad
     }
-    return Family(copies, draw)
+    count = sum(value[0].numel() for value in copies.values())
+    return Family(copies, draw, min(1.0, sqrt(_FEW / count)))

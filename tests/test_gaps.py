@@ -1,5 +1,7 @@
 """log p(x) - ELBO, split: closed forms of probabilistic PCA and of pairs written by hand."""
 
+from math import log
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -19,8 +21,8 @@ from oracles import (
 )
 from torch import Tensor
 
-from guides import DiagonalNormal, FullRankNormal
-from models import Linear
+from guides import BottomUp, DiagonalNormal, FullRankNormal
+from models import Hierarchical, Linear, Spec
 from ppl_vae.errors import InputError
 from ppl_vae.gaps import Gaps, gap_decomposition
 
@@ -125,6 +127,36 @@ def test_copies_of_a_guide_fit_sites_that_depend_on_each_other() -> None:
     assert within(gaps.log_likelihood, exact, gaps.log_likelihood_standard_error, 1e-4)
     assert (gaps.amortization_gap > 0.05).all()
     assert all(torch.equal(value, before[name]) for name, value in guide.state_dict().items())
+
+
+def test_copies_of_wide_networks_climb() -> None:
+    """Hundreds of weights that move one number together: no step may lose what was there."""
+    spec = Spec((1, 4, 4), "binary", 3)
+    model = Hierarchical(spec, top_dim=2)
+    guide = BottomUp(spec, model=model)
+    x = torch.rand(6, 1, 4, 4).bernoulli()
+    gaps = gap_decomposition(model, guide, x, particles=1000, steps=400)
+    check_sum(gaps)
+    error = gaps.amortization_gap_standard_error
+    assert (gaps.amortization_gap > -4 * error).all()
+    assert gaps.amortization_gap.mean() > 0.1
+    # log p(x) by brute force, from draws of the prior.
+    with torch.no_grad():
+        z2 = model.prior().sample((200_000,))
+        z1 = model.lower_prior(z2).sample()
+        terms = model.decode(z1[:, None]).log_prob(x)
+    exact = terms.double().logsumexp(0) - log(200_000)
+    assert within(gaps.log_likelihood, exact, gaps.log_likelihood_standard_error, 0.02)
+
+
+def test_a_collapse_is_undone() -> None:
+    """Steps that throw the fit far away, until its rate has fallen: the result is no worse."""
+    model = ppca()
+    x = model(size=6)
+    guide = MeanField(model, 0.0)  # the best of its family
+    gaps = gap_decomposition(model, guide, x, particles=500, steps=300, learning_rate=60.0)
+    assert gaps.best_elbo.isfinite().all()
+    assert (gaps.amortization_gap > -0.5).all()
 
 
 def test_a_family_of_ones_own() -> None:
