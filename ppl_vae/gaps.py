@@ -78,8 +78,8 @@ def gap_decomposition(
     family is `families.family_of(...)`: for guides with `encode` and `posterior_of` all features,
     the networks of a flow staying as they are. All data are fitted side by side by Adam, from
     where the guide puts them; each learning rate falls when the bound of its datum rises no more,
-    and the datum is done when it has fallen to about a hundredth. Where the bound has collapsed, the
-    fit goes back to where it was and on with smaller steps.
+    and the datum is done when it has fallen to about a hundredth. Where the bound has collapsed,
+    the fit goes back to where it was and on with smaller steps.
 
     log p(x) is importance-sampled with the fitted distribution as the proposal, which is better
     than the amortized one; its error is for finite variance, see `k_hat`. The two gaps always sum
