@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_vae.bridge import bridge_log_likelihood
-from ppl_vae.figures import BLUE, FAINT, INK, ORANGE, new_figure
+from ppl_vae.figures import BLUE, FAINT, GREEN, INK, ORANGE, new_figure
 from ppl_vae.nuts import NutsPosterior, nuts_posterior
 from ppl_vae.report.inspection import Inspection
 from ppl_vae.report.section import Picture, Section, Table, number, panels, picture_of, plain
@@ -214,7 +214,7 @@ def _pairs(
 def _ratios(ratio: NDArray[Any], active: list[int], names: list[str]) -> Picture:
     figure = new_figure(max(4.5, 0.3 * len(active) + 2.6), 2.9)
     axes = figure.subplots()
-    colours = [BLUE, ORANGE, INK, "#009e73", "#cc79a7", "#56b4e9"]
+    colours = [BLUE, ORANGE, INK, GREEN, "#cc79a7", "#56b4e9"]
     for place, name in enumerate(names):
         spread = 0.5 * (place - (len(names) - 1) / 2) / max(1, len(names))
         axes.scatter(np.arange(len(active)) + spread, ratio[place], s=14, label=name,
