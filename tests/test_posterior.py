@@ -28,6 +28,7 @@ from ppl_vae.importance import log_weights
 from ppl_vae.netcdf import read_datatree
 from ppl_vae.pareto import pareto_k
 from ppl_vae.posterior import main, posterior
+from ppl_vae.report.calibrated import verdict
 from ppl_vae.report.comparison import comparable
 from ppl_vae.report.gap import gap
 from ppl_vae.report.inspection import Effort, Inspection, choose_images
@@ -123,6 +124,10 @@ def test_the_gaps_sum_to_the_whole(result: dict[str, Any]) -> None:
     assert gaps["gap"] == pytest.approx(gaps["log_likelihood"] - gaps["elbo"], abs=1e-8)
     parts = gaps["approximation_gap"] + gaps["amortization_gap"]
     assert gaps["gap"] == pytest.approx(parts, abs=1e-8)
+    for name in ("approximation_gap", "amortization_gap"):
+        errors = result["gap"][f"{name}_nats_standard_error"]
+        assert len(errors) == len(result["gap"][f"{name}_nats"])
+        assert all(error > 0 for error in errors)
 
 
 def test_the_gap_is_whole_where_the_family_is_poor(
@@ -147,6 +152,33 @@ def test_the_gap_is_whole_where_the_family_is_poor(
     found = section.numbers["log_likelihood_nats_per_datum"]
     assert abs(found - exact) < abs(sampled - exact) / 2
     assert found == pytest.approx(exact, abs=0.5)
+
+
+def test_intervals_cover_a_likelihood_that_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Probabilistic PCA: every method, and the two bounds on simulated images."""
+    monkeypatch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
+    run = train(tmp_path / "run", model=ProbabilisticPCA, network=Linear)
+    run = replace(run, guide=MeanField(run.model, 0.05))
+    monkeypatch.setattr(verb, "_QUESTIONS", verb._QUESTIONS[3:4])
+    effort = {"particles": 3000, "nuts_draws": 100, "temperatures": 200, "shown": 5}
+    found = posterior(run, **QUICK | effort)["log_likelihood"]
+    assert found["unanswered"] is None
+    exact = run.model.log_likelihood(run.data.test[found["images"]]).tolist()
+    covered = [
+        low <= known <= high
+        for name in ("importance_sampling", "ais", "ais_from_guide", "appendix_d")
+        for low, known, high in zip(
+            found[f"{name}_lower_nats"], exact, found[f"{name}_upper_nats"], strict=True
+        )
+    ]
+    assert sum(covered) >= 19
+    np.testing.assert_allclose(found["appendix_d_nats"], exact, atol=0.1)
+    np.testing.assert_allclose(found["ais_from_guide_nats"], exact, atol=0.3)
+    error = found["bidirectional_gap_nats_standard_error"]
+    assert abs(found["bidirectional_gap_nats"]) < 4 * error + 0.05
+    assert len(found["bidirectional_above_nats"]) == found["bidirectional_images"] == 10
 
 
 def test_a_gap_below_zero_hangs_down(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +225,7 @@ def test_runs_are_compared_on_the_same_images(runs: list[Run], result: dict[str,
     sums = {row["run"]: row["elpd"] / 12 for row in comparison["arviz"]}
     assert sums == pytest.approx(by_run)
     assert sum(row["weight"] for row in comparison["arviz"]) == pytest.approx(1)
+    assert [row["beta"] for row in result["latent"]["runs"]] == [1.0, 1.0]  # the ELBO's
 
 
 @pytest.mark.slow
@@ -229,6 +262,13 @@ def test_without_labels_and_two_dimensions_the_rest_is_written(
     assert "constant_data" not in read_datatree(run.path / "posterior.nc").children
     with pytest.raises(InputError, match="has no labels"):
         posterior(run, label=1, **QUICK)
+
+
+def test_one_latent_outside_its_band_is_no_verdict() -> None:
+    """One histogram in twenty leaves its band by chance."""
+    assert verdict(0, 10, 2000).startswith("In all 10 active latents")
+    assert "chance" in verdict(1, 10, 2000)
+    assert verdict(4, 10, 2000).startswith("No: of 10 active latents, the ranks of 4")
 
 
 def test_a_run_on_other_data_is_not_compared(

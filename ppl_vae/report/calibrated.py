@@ -11,7 +11,7 @@ from ppl_vae.report.inspection import Inspection
 from ppl_vae.report.predicted import predicted
 from ppl_vae.report.section import Picture, Section, number, picture_of, plain
 
-__all__ = ["BINS", "calibrated"]
+__all__ = ["BINS", "calibrated", "verdict"]
 
 _RANKS = 99  # draws that a true latent is ranked among
 BINS = 20
@@ -49,14 +49,7 @@ def calibrated(inspection: Inspection, section: Section) -> None:
     }
     mean_ends = ends[active].mean().item()
     section.text = [
-        (
-            f"No: of {len(active)} active latents, the ranks of {len(failed)} leave the band that "
-            f"uniform "
-            "ranks stay in."
-            if failed
-            else f"In all {len(active)} active latents the ranks are uniform as far as "
-            f"{inspection.effort.simulations:,} simulations can tell."
-        )
+        verdict(len(failed), len(active), inspection.effort.simulations)
         + f" The outermost bins hold {number(mean_ends)} times what they would if the guide were "
         "the posterior" + (": it is too narrow." if mean_ends > 1.3 else "."),
         "Simulation-based calibration (Talts et al., 2018): z and x are drawn from the model, and "
@@ -71,6 +64,22 @@ def calibrated(inspection: Inspection, section: Section) -> None:
     ]
     section.pictures = [_histograms(calibration, counts, active)]
     predicted(inspection, section)
+
+
+def verdict(failed: int, active: int, simulations: int) -> str:
+    """Whether so many histograms outside their bands are more than chance would have."""
+    from scipy.stats import binom
+
+    if not failed:
+        return (
+            f"In all {active} active latents the ranks are uniform as far as {simulations:,} "
+            "simulations can tell."
+        )
+    outside = f"of {active} active latents, the ranks of {failed} leave the band"
+    if binom.sf(failed - 1, active, 1 - _LEVEL) < 1 - _LEVEL:
+        return f"No: {outside} that uniform ranks stay in."
+    share = 100 * (1 - _LEVEL)
+    return f"It may be: {outside}, as {share:.0f} % of calibrated latents would by chance."
 
 
 def _histograms(calibration: Calibration, counts: Tensor, active: list[int]) -> Picture:
