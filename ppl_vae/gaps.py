@@ -76,7 +76,7 @@ def gap_decomposition(
     ELBO* is that of the best member of the guide's family for that datum alone. Cremer, Li and
     Duvenaud, Inference Suboptimality in Variational Autoencoders, 2018, equations (3) to (5). The
     family is `families.family_of(...)`: for guides with `encode` and `posterior_of` all features,
-    the networks of a flow staying as they are. All data are fitted side by side by Adam, from
+    and the networks of a flow where it has any. All data are fitted side by side by Adam, from
     where the guide puts them; each learning rate falls when the bound of its datum rises no more,
     and the datum is done when it has fallen to about a hundredth. Where the bound has collapsed,
     the fit goes back to where it was and on with smaller steps.
@@ -132,7 +132,7 @@ def gap_decomposition(
         else:
             ((name, event),) = part.sites.items()
             free = family_by(family, features[rows], name, event)
-        fitted, converged = _fit(part, free, steps, fit_particles, learning_rate * free.step)
+        fitted, converged = _fit(part, free, steps, fit_particles, learning_rate)
         weights = _log_weights(part, free.draw, fitted, particles, memory_bytes)
         parts.append((part.log_weights(particles, memory_bytes), weights, converged))
         advance(len(part))
@@ -189,11 +189,11 @@ def _fit(
     joint: Joint, family: Family, steps: int, particles: int, learning_rate: float
 ) -> tuple[Features, Tensor]:
     """The features that maximise each datum's ELBO, and whether they have settled."""
-    size, device = len(joint), joint.batch[0].device
-    active = torch.arange(size, device=device)
+    count, device = len(joint), joint.batch[0].device
+    active = torch.arange(count, device=device)
     result = {name: value.clone() for name, value in family.features.items()}
-    converged = torch.zeros(size, dtype=torch.bool, device=device)
-    rate = torch.full((size,), learning_rate, dtype=torch.float64, device=device)
+    converged = torch.zeros(count, dtype=torch.bool, device=device)
+    rate = torch.full((count,), learning_rate, dtype=torch.float64, device=device)
     best = torch.full_like(rate, -torch.inf)
     floor = best.clone()  # a bound below it is no noise
     idle, falls = torch.zeros_like(active), torch.zeros_like(active)
@@ -219,7 +219,8 @@ def _fit(
                 second.lerp_(gradient.square(), 0.01)
                 direction = (first / (1 - 0.9**step)) / ((second / (1 - 0.99**step)).sqrt() + 1e-8)
                 shape = (-1, *[1] * (value.dim() - 1))
-                now[name] = value.detach() + rate.to(value).reshape(shape) * direction
+                size = (rate * family.steps.get(name, 1.0)).to(value).reshape(shape)
+                now[name] = value.detach() + size * direction
                 mean[name] += now[name] / _WINDOW
             bound += elbo.double() / _WINDOW
             square += elbo.double().square() / _WINDOW
