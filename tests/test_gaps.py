@@ -16,6 +16,9 @@ from oracles import (
     counts_lognormal_guide,
     counts_model,
     ppca,
+    two_clusters,
+    two_clusters_normal,
+    two_clusters_terms,
     two_levels_log_likelihood,
     two_levels_model,
 )
@@ -127,6 +130,17 @@ def test_copies_of_a_guide_fit_sites_that_depend_on_each_other() -> None:
     assert within(gaps.log_likelihood, exact, gaps.log_likelihood_standard_error, 1e-4)
     assert (gaps.amortization_gap > 0.05).all()
     assert all(torch.equal(value, before[name]) for name, value in guide.state_dict().items())
+
+
+def test_a_class_that_is_summed_out() -> None:
+    x = torch.linspace(-3, 3, 8, dtype=torch.float64)
+    gaps = gap_decomposition(two_clusters, two_clusters_normal, x, particles=5000)
+    check_sum(gaps)
+    exact = two_clusters_terms(x).logsumexp(-1)
+    assert within(gaps.log_likelihood, exact, gaps.log_likelihood_standard_error)
+    for gap in ("approximation_gap", "amortization_gap"):
+        assert (getattr(gaps, gap) > -4 * getattr(gaps, f"{gap}_standard_error")).all()
+    assert gaps.amortization_gap.mean() > 0.1
 
 
 class SharedScale(Guide):

@@ -147,7 +147,7 @@ def _pixels(inspection: Inspection, section: Section, data: NDArray[Any], drawn:
         axes.set_title(title, fontsize=9)
     shown = right.imshow(apart.mean(0), cmap="RdBu_r", vmin=-_SCALE, vmax=_SCALE)
     right.set_title("p(x) less data", fontsize=9)
-    bar = figure.colorbar(shown, ax=right, fraction=0.046, pad=0.04)
+    bar = figure.colorbar(shown, ax=(left, middle, right), fraction=0.025, pad=0.02)
     bar.set_label("standard errors", fontsize=8.5)
     bar.ax.tick_params(labelsize=8.5)
     for axes in (left, middle, right):
