@@ -15,6 +15,7 @@ from ppl_vae.report.section import (
     Picture,
     Section,
     Table,
+    counted,
     mean_and_error,
     number,
     picture_of,
@@ -100,9 +101,9 @@ def intervals(inspection: Inspection, section: Section) -> None:
         "bidirectional_gap_nats_standard_error": gap_error,
     }
     section.text = [
-        f"On {size} images, annealing from the guide finds "
+        f"On {counted(size)}, annealing from the guide finds "
         f"{_beside(methods, 'ais_from_guide')}; annealing from the prior, which knows nothing of "
-        f"the guide, {_beside(methods, 'ais')}. On {len(both.gap)} images that the model drew, "
+        f"the guide, {_beside(methods, 'ais')}. On {counted(len(both.gap))} that the model drew, "
         "where log p(x) can be enclosed, the bounds of annealing from the guide are "
         f"{number(gap)} nats apart (± {number(gap_error)}): in expectation it is off by no more "
         "than that there.",
@@ -143,8 +144,8 @@ def _beside(methods: dict[str, Interval], name: str) -> str:
     more, error = mean_and_error(value - methods["importance_sampling"][0])
     return (
         f"{number(abs(more))} nats {'more' if more >= 0 else 'less'} than importance sampling on "
-        f"average (± {number(error)}), with intervals {number((upper - lower).mean().item())} "
-        "nats long"
+        f"average{'' if error is None else f' (± {number(error)})'}, with intervals "
+        f"{number((upper - lower).mean().item())} nats long"
     )
 
 
