@@ -23,6 +23,8 @@ LOGARITHMS = {
 _MEANINGS = {
     **{name: (meaning, "nats") for name, meaning in LOGARITHMS.items()},
     "label": ("label, -1 where it is not known", "1"),
+    "chain": ("chain", "1"),
+    "draw": ("draw in its chain", "1"),
     "image": ("index of the image", "1"),
     "latent": ("dimension of z", "1"),
     "channel": ("colour channel", "1"),

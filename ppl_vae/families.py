@@ -1,7 +1,7 @@
 """A guide's family of distributions with parameters that are free for each datum."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
@@ -10,8 +10,8 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions import biject_to
 from torch.func import functional_call, vmap
-from torch.overrides import TorchFunctionMode
 
+from ppl_vae.copies import NoiseForEach, copies_of, network_step
 from ppl_vae.errors import InputError
 from ppl_vae.joint import Joint, Latents
 
@@ -31,10 +31,13 @@ class Family:
             that `rows` numbers, with the features of those, and gives log q(z_k), (K, R) in nats.
             Its gradient comes through z_k alone: the other part has mean zero, and without it the
             gradient has no variance where q is the posterior (Roeder, Wu and Duvenaud, 2017).
+        steps: What a learning rate is to be multiplied by, where it is not 1: less for the weights
+            of networks, many of which move one number together.
     """
 
     features: Features
     draw: Draw
+    steps: dict[str, float] = field(default_factory=dict)
 
 
 def family_of(joint: Joint) -> Family:
@@ -42,7 +45,8 @@ def family_of(joint: Joint) -> Family:
 
     In this order:
 
-    1. `guide.posterior_of`, with features that start at `guide.encode(x)`;
+    1. `guide.posterior_of`, with features that start at `guide.encode(x)`; where it has parameters
+       of its own, as a flow's networks are, with a copy of those for each datum;
     2. the distributions at the guide's sites, rebuilt from those of their parameters that follow
        from x, where none follows from a draw: any program will do;
     3. a copy of all the guide's parameters for each datum, where the guide is a module: any
@@ -78,8 +82,9 @@ def family_by(
     """
 
     def draw(features: Features, rows: Tensor, particles: int) -> tuple[Latents, Tensor]:
-        z = posterior_of(features["features"]).rsample(torch.Size((particles,)))
-        log_q = posterior_of(features["features"].detach()).log_prob(z)
+        with pyro.validation_enabled(False):
+            z = posterior_of(features["features"]).rsample(torch.Size((particles,)))
+            log_q = posterior_of(features["features"].detach()).log_prob(z)
         return {name: z.reshape(particles, len(rows), *event)}, log_q
 
     return checked(Family({"features": features.detach()}, draw))
@@ -110,7 +115,66 @@ def _by_features(joint: Joint) -> Family | None:
     except NotImplementedError:
         return None
     (name,) = joint.sites
+    own = _own_parameters(guide, features)
+    if own:
+        return _by_flow(guide, features, own, name, joint.sites[name])
     return family_by(guide.posterior_of, features, name, joint.sites[name])
+
+
+def _own_parameters(guide: Any, features: Tensor) -> Features:
+    """Those parameters of a guide that q depends on where its features are given."""
+    is_module = isinstance(guide, nn.Module)
+    if not is_module or not guide.posterior_of(features[:1]).has_rsample:
+        return {}
+    trained = {name: value for name, value in guide.named_parameters() if value.requires_grad}
+    with torch.enable_grad(), pyro.validation_enabled(False):
+        posterior = guide.posterior_of(features[:1])
+        z = posterior.rsample()
+        result = z.sum() + posterior.log_prob(z).sum()
+    if not trained or not result.requires_grad:
+        return {}
+    found = torch.autograd.grad(result, list(trained.values()), allow_unused=True)
+    return {
+        f"guide.{name}": value
+        for (name, value), gradient in zip(trained.items(), found, strict=True)
+        if gradient is not None
+    }
+
+
+class _PosteriorOf(nn.Module):
+    """`guide.posterior_of` as a module, whose parameters `functional_call` can replace."""
+
+    def __init__(self, guide: Any) -> None:
+        super().__init__()
+        self.guide: Any = guide
+
+    def forward(self, features: Tensor, particles: int, z: Tensor | None = None) -> Tensor:
+        posterior = self.guide.posterior_of(features)
+        if z is None:
+            return posterior.rsample(torch.Size((particles,)))
+        return posterior.log_prob(z)
+
+
+def _by_flow(guide: Any, features: Tensor, own: Features, name: str, event: torch.Size) -> Family:
+    """A family of one site with features, and parameters of the guide's own, for each datum."""
+    module = _PosteriorOf(guide)
+
+    def draw(features: Features, rows: Tensor, particles: int) -> tuple[Latents, Tensor]:
+        def one(features: Features) -> tuple[Tensor, Tensor]:
+            def q(values: Features, z: Tensor | None = None) -> Tensor:
+                parameters = {key: values[key] for key in own}
+                return functional_call(module, parameters, (values["features"], particles, z))
+
+            z = q(features)
+            return z, q({key: value.detach() for key, value in features.items()}, z)
+
+        with NoiseForEach(), pyro.validation_enabled(False):
+            z, log_q = vmap(one, out_dims=1, randomness="different")(features)
+        return {name: z.reshape(particles, len(rows), *event)}, log_q
+
+    copies = copies_of(own, len(features))
+    steps = dict.fromkeys(copies, network_step(own))
+    return checked(Family({"features": features.detach(), **copies}, draw, steps))
 
 
 def _by_sites(joint: Joint) -> Family | None:
@@ -185,20 +249,6 @@ def _builder(
     return build
 
 
-class _NoiseForEach(TorchFunctionMode):
-    """Lets distributions draw under vmap, which forbids filling a shared tensor with noise."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if function is Tensor.normal_ and len(args) == 1 and not kwargs:
-            return torch.randn_like(args[0])
-        if function is Tensor.uniform_:
-            empty, low, high = (*args, *((0.0, 1.0)[len(args) - 1 :]))[:3]
-            return low + (high - low) * torch.rand_like(empty)
-        return function(*args, **(kwargs or {}))
-
-
 def _by_copies(joint: Joint) -> Family | None:
     guide = joint.guide
     if not isinstance(guide, nn.Module) or not any(p.requires_grad for p in guide.parameters()):
@@ -221,13 +271,10 @@ def _by_copies(joint: Joint) -> Family | None:
             return latents, program(constant).log_guide(latents)
 
         each = vmap(one, in_dims=0, out_dims=1, randomness="different")
-        with _NoiseForEach():
+        with NoiseForEach():
             latents, log_q = each(features, *(part[rows] for part in joint.batch))
         return {name: value.flatten(1, 2) for name, value in latents.items()}, log_q.flatten(1, 2)
 
-    copies = {
-        name: value.detach().expand(len(joint), *value.shape).clone()
-        for name, value in guide.named_parameters()
-        if value.requires_grad
-    }
-    return Family(copies, draw)
+    trained = {name: value for name, value in guide.named_parameters() if value.requires_grad}
+    copies = copies_of(trained, len(joint))
+    return Family(copies, draw, dict.fromkeys(copies, network_step(trained)))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BLUE",
     "FAINT",
+    "GREEN",
     "INK",
     "ORANGE",
     "new_figure",
@@ -29,7 +30,8 @@ __all__ = [
 _DPI = 150
 INK = "#222222"
 FAINT = "#777777"
-BLUE, ORANGE = "#0072b2", "#d55e00"  # told apart by colour-blind readers too (Okabe and Ito, 2008)
+# Told apart by colour-blind readers too (Okabe and Ito, 2008).
+BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 _SHEET_WIDTH = 1400  # what a sheet of many small images is enlarged to, in pixels
 _LARGEST_TILE = 112  # what one image on a sheet is enlarged to, in pixels
 _PAD = 16

@@ -20,6 +20,7 @@ _PATIENCE = 2  # looks without improvement before its learning rate falls
 _FALLS = 3  # of the learning rate, by _FACTOR each, until it counts as converged
 _COPIES = 10  # of the features: Adam's moments, gradients, means, temporaries
 _FACTOR = 0.2
+_LOSS, _ERRORS = 1.0, 5.0  # nats, and standard errors, that the bound may fall and the fit go on
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Gaps:
         approximation_gap_standard_error: See there.
         amortization_gap_standard_error: See there.
         k_hat: Of the fitted distribution's weights; above 0.7 log p(x) is too low.
-        converged: Whether the fit stopped by itself, (B,) bool.
+        converged: Whether the fit stopped by itself, at a bound that had settled, (B,) bool.
     """
 
     elbo: Tensor
@@ -75,9 +76,10 @@ def gap_decomposition(
     ELBO* is that of the best member of the guide's family for that datum alone. Cremer, Li and
     Duvenaud, Inference Suboptimality in Variational Autoencoders, 2018, equations (3) to (5). The
     family is `families.family_of(...)`: for guides with `encode` and `posterior_of` all features,
-    the networks of a flow staying as they are. All data are fitted side by side by Adam, from
+    and the networks of a flow where it has any. All data are fitted side by side by Adam, from
     where the guide puts them; each learning rate falls when the bound of its datum rises no more,
-    and the datum is done when it has fallen to about a hundredth.
+    and the datum is done when it has fallen to about a hundredth. Where the bound has collapsed,
+    the fit goes back to where it was and on with smaller steps.
 
     log p(x) is importance-sampled with the fitted distribution as the proposal, which is better
     than the amortized one; its error is for finite variance, see `k_hat`. The two gaps always sum
@@ -187,12 +189,13 @@ def _fit(
     joint: Joint, family: Family, steps: int, particles: int, learning_rate: float
 ) -> tuple[Features, Tensor]:
     """The features that maximise each datum's ELBO, and whether they have settled."""
-    size, device = len(joint), joint.batch[0].device
-    active = torch.arange(size, device=device)
+    count, device = len(joint), joint.batch[0].device
+    active = torch.arange(count, device=device)
     result = {name: value.clone() for name, value in family.features.items()}
-    converged = torch.zeros(size, dtype=torch.bool, device=device)
-    rate = torch.full((size,), learning_rate, dtype=torch.float64, device=device)
+    converged = torch.zeros(count, dtype=torch.bool, device=device)
+    rate = torch.full((count,), learning_rate, dtype=torch.float64, device=device)
     best = torch.full_like(rate, -torch.inf)
+    floor = best.clone()  # a bound below it is no noise
     idle, falls = torch.zeros_like(active), torch.zeros_like(active)
     bound, square = torch.zeros_like(rate), torch.zeros_like(rate)
     now = {name: value.clone() for name, value in result.items()}
@@ -203,16 +206,21 @@ def _fit(
             value.requires_grad_()
         with torch.enable_grad():
             latents, log_q = family.draw(now, active, particles)
-            elbo = (torch.stack(joint[active].log_terms(latents)).sum(0) - log_q).mean(0)
+            log_weights = torch.stack(joint[active].log_terms(latents)).sum(0) - log_q
+            elbo = log_weights.mean(0)
             gradients = torch.autograd.grad(elbo.sum(), list(now.values()))
         with torch.no_grad():
+            if step == 1:
+                error = log_weights.double().std(0, correction=0) / sqrt(particles)
+                floor = elbo.double() - _LOSS - _ERRORS * error
             for (name, value), gradient in zip(list(now.items()), gradients, strict=True):
                 first, second = moments[name]
                 first.lerp_(gradient, 0.1)
                 second.lerp_(gradient.square(), 0.01)
                 direction = (first / (1 - 0.9**step)) / ((second / (1 - 0.99**step)).sqrt() + 1e-8)
                 shape = (-1, *[1] * (value.dim() - 1))
-                now[name] = value.detach() + rate.to(value).reshape(shape) * direction
+                size = (rate * family.steps.get(name, 1.0)).to(value).reshape(shape)
+                now[name] = value.detach() + size * direction
                 mean[name] += now[name] / _WINDOW
             bound += elbo.double() / _WINDOW
             square += elbo.double().square() / _WINDOW
@@ -220,20 +228,27 @@ def _fit(
                 continue
             error = ((square - bound.square()).clamp(min=0) / _WINDOW).sqrt()
             rose = bound > best + torch.maximum(error, torch.tensor(1e-3).to(error))
+            collapsed = ~(bound >= floor)  # also where it is NaN
             idle = torch.where(rose, 0, idle + 1)
-            best = torch.maximum(best, bound)
-            fall = idle >= _PATIENCE
+            best = torch.maximum(best, bound.nan_to_num(-torch.inf))
+            height = bound - _LOSS - _ERRORS * error
+            floor = torch.maximum(floor, height.nan_to_num(-torch.inf))
+            fall = (idle >= _PATIENCE) | collapsed
             rate = torch.where(fall, rate * _FACTOR, rate)
             falls = falls + fall
             idle = torch.where(fall, 0, idle)
             # The mean over the steps of the window is closer to the optimum than the last of them.
             for name, value in mean.items():
-                result[name][active] = value
+                wide = collapsed.reshape(-1, *[1] * (value.dim() - 1))
+                result[name][active] = torch.where(wide, result[name][active], value)
+                now[name] = torch.where(wide, result[name][active], now[name])
+                for moment in moments[name]:
+                    moment.masked_fill_(wide, 0)
             done = falls >= _FALLS
-            converged[active[done]] = True
+            converged[active[done & ~collapsed]] = True
             kept = ~done
-            active, rate, best, idle, falls = (
-                each[kept] for each in (active, rate, best, idle, falls)
+            active, rate, best, floor, idle, falls = (
+                each[kept] for each in (active, rate, best, floor, idle, falls)
             )
             now = {name: value[kept] for name, value in now.items()}
             moments = {name: (a[kept], b[kept]) for name, (a, b) in moments.items()}

@@ -88,6 +88,7 @@ def posterior(
         OSError: If the files cannot be written.
     """
     check_seed(seed)
+    _check_once([run, *(others or [])])
     effort = Effort(particles, gap_images, gap_steps, shown, nuts_draws, temperatures, simulations)
     _check(draws=(draws, 100), predictive_draws=(predictive_draws, 1), **_least(effort))
     if draws % _CHAINS:
@@ -202,6 +203,13 @@ def _check(**values: tuple[int, int]) -> None:
             raise InputError(f"--{name}: expected at least {least}; got {value}")
 
 
+def _check_once(runs: list[Run]) -> None:
+    paths = [each.path.resolve() for each in runs]
+    for place, path in enumerate(paths):
+        if path in paths[:place]:
+            raise InputError(f"expected every run once; got {runs[place].path} twice")
+
+
 def _plain(value: Any) -> Any:
     """JSON has no infinity and no NaN: null."""
     if isinstance(value, dict):
@@ -219,7 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _main(arguments: list[str]) -> None:
     parser = cli.Parser.of_verb("posterior", "Inspect the inference of a run, with ArviZ.")
     cli.add_run(parser)
-    parser.add_argument("others", nargs="*", type=Path, help="Runs to compare it with.")
+    parser.add_argument("others", nargs="*", type=Path, default=[], help="Runs to compare it with.")
     parser.add_function_arguments(posterior, skip={"run", "others"}, as_group=False)
     options = parser.parse_args(arguments).as_dict()
     device, allow_code = options["device"], options["allow_code"]

@@ -143,3 +143,33 @@ def curved_grid(x: Tensor) -> tuple[Tensor, Tensor]:
     logits = _WEIGHTS * z[:, None].sin() + z[:, None].square() / 4 - 1
     pixels = dist.Bernoulli(logits=logits[:, None]).log_prob(x).sum(-1)
     return z, dist.Normal(0.0, 1.0).log_prob(z)[:, None] + pixels + (z[1] - z[0]).log()
+
+
+def two_clusters(x: Tensor) -> None:
+    """y ~ Bernoulli(0.3), z ~ N(4 y - 2, 1), x ~ N(z, 1/2), y summed out."""
+    with pyro.plate("data", len(x), dim=-1):
+        weights = torch.tensor([0.7, 0.3], dtype=torch.float64)
+        y = pyro.sample("y", dist.Categorical(weights), infer={"enumerate": "parallel"})
+        z = pyro.sample("z", dist.Normal(4.0 * y - 2, 1.0 + 0 * x))
+        pyro.sample("x", dist.Normal(z, 0.5**0.5), obs=x)
+
+
+def two_clusters_guide(x: Tensor) -> None:
+    """The exact posterior: both clusters, each updated, weighted by how well it predicts x."""
+    centres = torch.tensor([-2.0, 2.0], dtype=torch.float64)
+    with pyro.plate("data", len(x), dim=-1):
+        logits = two_clusters_terms(x)
+        each = dist.Normal((centres + 2 * x[:, None]) / 3, (1 / 3) ** 0.5)
+        pyro.sample("z", dist.MixtureSameFamily(dist.Categorical(logits=logits), each))
+
+
+def two_clusters_terms(x: Tensor) -> Tensor:
+    """log p(y) p(x|y), (B, 2)."""
+    weights, centres = torch.tensor([[0.7, 0.3], [-2.0, 2.0]], dtype=torch.float64)
+    return weights.log() + dist.Normal(centres, 1.5**0.5).log_prob(x[:, None])
+
+
+def two_clusters_normal(x: Tensor) -> None:
+    """A normal that is wider than the posterior, beside it."""
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("z", dist.Normal(2 * x / 3 + 0.2, 1.2))

@@ -14,6 +14,9 @@ from oracles import (
     curved_guide,
     curved_model,
     ppca,
+    two_clusters,
+    two_clusters_normal,
+    two_clusters_terms,
 )
 
 from ppl_vae.ais import ais, bidirectional, interval
@@ -76,6 +79,24 @@ def test_a_positive_latent_and_a_grid() -> None:
     found = ais(curved_model, curved_guide, pixels, temperatures=40, leapfrog_steps=3)
     exact = curved_grid(pixels)[1].logsumexp(0)
     assert ((found.lower <= exact) & (exact <= found.upper)).all()
+
+
+@pytest.mark.parametrize("start", ["prior", "guide"])
+def test_a_class_that_is_summed_out(start: str) -> None:
+    x = torch.linspace(-3, 3, 20, dtype=torch.float64)
+    exact = two_clusters_terms(x).logsumexp(-1)
+    found = ais(
+        two_clusters, two_clusters_normal, x, temperatures=30, leapfrog_steps=3, start=start
+    )
+    assert ((found.lower <= exact) & (exact <= found.upper)).sum() >= 19
+    assert ((found.log_likelihood - exact).abs() < 5 * found.standard_error + 1e-3).all()
+    both = bidirectional(
+        two_clusters, two_clusters_normal, 60, temperatures=30, leapfrog_steps=3, start=start,
+        like=x,
+    )  # fmt: skip
+    truth = two_clusters_terms(both.batch[0]).logsumexp(-1)
+    error = both.gap.std() / sqrt(60)
+    assert abs((both.above - truth).mean()) < 4 * error
 
 
 def test_more_temperatures_bring_the_bounds_together() -> None:

@@ -59,8 +59,8 @@ def test_groups_dimensions_and_coordinates(pair) -> None:
         assert statistic.dims == ("chain", "draw", "image")
         assert statistic.attrs["units"] == "nats"
     assert tree["log_likelihood"]["x"].attrs["units"] == "nats"
-    for group in ("posterior", "prior", "prior_predictive", "observed_data"):
-        for variable in tree[group].data_vars.values():
+    for group in tree.children.values():
+        for variable in group.variables.values():
             assert {"long_name", "units"} <= variable.attrs.keys()
     assert z["image"].values.tolist() == [9, 3, 4, 1, 0]
     assert tree["constant_data"]["label"].sel(image=4).item() == 0

@@ -1,5 +1,7 @@
 """log p(x) - ELBO, split: closed forms of probabilistic PCA and of pairs written by hand."""
 
+from math import log
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -14,13 +16,16 @@ from oracles import (
     counts_lognormal_guide,
     counts_model,
     ppca,
+    two_clusters,
+    two_clusters_normal,
+    two_clusters_terms,
     two_levels_log_likelihood,
     two_levels_model,
 )
 from torch import Tensor
 
-from guides import DiagonalNormal, FullRankNormal
-from models import Linear
+from guides import IAF, BottomUp, DiagonalNormal, FullRankNormal, Guide
+from models import Hierarchical, Linear, Spec
 from ppl_vae.errors import InputError
 from ppl_vae.gaps import Gaps, gap_decomposition
 
@@ -125,6 +130,98 @@ def test_copies_of_a_guide_fit_sites_that_depend_on_each_other() -> None:
     assert within(gaps.log_likelihood, exact, gaps.log_likelihood_standard_error, 1e-4)
     assert (gaps.amortization_gap > 0.05).all()
     assert all(torch.equal(value, before[name]) for name, value in guide.state_dict().items())
+
+
+def test_a_class_that_is_summed_out() -> None:
+    x = torch.linspace(-3, 3, 8, dtype=torch.float64)
+    gaps = gap_decomposition(two_clusters, two_clusters_normal, x, particles=5000)
+    check_sum(gaps)
+    exact = two_clusters_terms(x).logsumexp(-1)
+    assert within(gaps.log_likelihood, exact, gaps.log_likelihood_standard_error)
+    for gap in ("approximation_gap", "amortization_gap"):
+        assert (getattr(gaps, gap) > -4 * getattr(gaps, f"{gap}_standard_error")).all()
+    assert gaps.amortization_gap.mean() > 0.1
+
+
+class SharedScale(Guide):
+    """Free means, and standard deviations that are one parameter of the guide for all data."""
+
+    def __init__(self, model) -> None:
+        super().__init__(model.spec)
+        self.exact = model.posterior
+        self.log_scale = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.exact(x).mean
+
+    def posterior_of(self, features: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(features, self.log_scale.exp()).to_event(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", self.posterior(x))
+
+
+def test_what_all_data_share_belongs_to_the_family() -> None:
+    """The best diagonal normal needs other scales than the shared ones."""
+    model = ppca()
+    x = model(size=5)
+    guide = SharedScale(model)
+    gaps = gap_decomposition(model, guide, x, particles=20_000)
+    check_sum(gaps)
+    exact = mean_field_gap(model, x)
+    assert within(gaps.approximation_gap, exact, gaps.approximation_gap_standard_error, 3e-3)
+    assert (gaps.amortization_gap > 1).all()
+    assert (guide.log_scale == 1).all()
+
+
+def test_an_untrained_flow_reaches_a_correlated_normal() -> None:
+    """z_2 scaled and shifted by z_1 is a normal with any covariance: the family has the posterior.
+
+    The features alone, with the maps' networks as they are, do not reach it.
+    """
+    model = ppca()
+    x = model(size=4)
+    guide = IAF(SPEC, network=Linear, hidden=(16,)).double()
+    gaps = gap_decomposition(model, guide, x, particles=2000)
+    with torch.no_grad():
+        start = guide.encode(x)
+    fixed = gap_decomposition(
+        model, guide, x, particles=2000, family=guide.posterior_of, features=start
+    )
+    check_sum(gaps)
+    assert (gaps.approximation_gap.abs() < 0.02).all()
+    assert (fixed.approximation_gap > gaps.approximation_gap + 0.01).all()
+
+
+def test_copies_of_wide_networks_climb() -> None:
+    """Hundreds of weights that move one number together: no step may lose what was there."""
+    spec = Spec((1, 4, 4), "binary", 3)
+    model = Hierarchical(spec, top_dim=2)
+    guide = BottomUp(spec, model=model)
+    x = torch.rand(6, 1, 4, 4).bernoulli()
+    gaps = gap_decomposition(model, guide, x, particles=1000, steps=400)
+    check_sum(gaps)
+    error = gaps.amortization_gap_standard_error
+    assert (gaps.amortization_gap > -4 * error).all()
+    assert gaps.amortization_gap.mean() > 0.1
+    # log p(x) by brute force, from draws of the prior.
+    with torch.no_grad():
+        z2 = model.prior().sample((200_000,))
+        z1 = model.lower_prior(z2).sample()
+        terms = model.decode(z1[:, None]).log_prob(x)
+    exact = terms.double().logsumexp(0) - log(200_000)
+    assert within(gaps.log_likelihood, exact, gaps.log_likelihood_standard_error, 0.02)
+
+
+def test_a_collapse_is_undone() -> None:
+    """Steps that throw the fit far away, until its rate has fallen: the result is no worse."""
+    model = ppca()
+    x = model(size=6)
+    guide = MeanField(model, 0.0)  # the best of its family
+    gaps = gap_decomposition(model, guide, x, particles=500, steps=300, learning_rate=60.0)
+    assert gaps.best_elbo.isfinite().all()
+    assert (gaps.amortization_gap > -0.5).all()
 
 
 def test_a_family_of_ones_own() -> None:

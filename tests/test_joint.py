@@ -13,6 +13,9 @@ from oracles import (
     counts_lognormal_guide,
     counts_model,
     ppca,
+    two_clusters,
+    two_clusters_guide,
+    two_clusters_terms,
 )
 from torch import Tensor
 
@@ -131,30 +134,6 @@ def test_simulate_draws_data_with_their_latents() -> None:
     standard_error = (1.5 / 5 + 0.75) ** 0.5 / 20_000**0.5
     assert abs(counted.mean().item() - 1.5) < 4 * standard_error
     assert rates["rate"].shape == (20_000,)
-
-
-def two_clusters(x: Tensor) -> None:
-    """y ~ Bernoulli(0.3), z ~ N(4 y - 2, 1), x ~ N(z, 1/2), y summed out."""
-    with pyro.plate("data", len(x), dim=-1):
-        weights = torch.tensor([0.7, 0.3], dtype=torch.float64)
-        y = pyro.sample("y", dist.Categorical(weights), infer={"enumerate": "parallel"})
-        z = pyro.sample("z", dist.Normal(4.0 * y - 2, 1.0 + 0 * x))
-        pyro.sample("x", dist.Normal(z, 0.5**0.5), obs=x)
-
-
-def two_clusters_guide(x: Tensor) -> None:
-    """The exact posterior: both clusters, each updated, weighted by how well it predicts x."""
-    centres = torch.tensor([-2.0, 2.0], dtype=torch.float64)
-    with pyro.plate("data", len(x), dim=-1):
-        logits = two_clusters_terms(x)
-        each = dist.Normal((centres + 2 * x[:, None]) / 3, (1 / 3) ** 0.5)
-        pyro.sample("z", dist.MixtureSameFamily(dist.Categorical(logits=logits), each))
-
-
-def two_clusters_terms(x: Tensor) -> Tensor:
-    """log p(y) p(x|y), (B, 2)."""
-    weights, centres = torch.tensor([[0.7, 0.3], [-2.0, 2.0]], dtype=torch.float64)
-    return weights.log() + dist.Normal(centres, 1.5**0.5).log_prob(x[:, None])
 
 
 def test_classes_that_the_guide_leaves_out_are_summed_out() -> None:

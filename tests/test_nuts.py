@@ -13,6 +13,9 @@ from oracles import (
     curved_guide,
     curved_model,
     ppca,
+    two_clusters,
+    two_clusters_normal,
+    two_clusters_terms,
 )
 
 from ppl_vae.adaptation import Metric, StepSize
@@ -84,6 +87,25 @@ def test_a_posterior_far_from_normal_against_a_grid() -> None:
     spread = ((mass * z[:, None].square()).sum(0) - mean.square()).sqrt()
     error = (found.latents["z"].mean((0, 1))[:, 0] - mean).abs() / spread
     assert (error * found.ess["z"][:, 0].sqrt() < 4.5).all()
+
+
+def test_a_class_that_is_summed_out() -> None:
+    """The posterior is a mixture of two normals: its mean and variance are known."""
+    x = torch.linspace(-2, 2, 12, dtype=torch.float64)
+    found = nuts_posterior(two_clusters, two_clusters_normal, x, draws=200, warmup=100)
+    share = two_clusters_terms(x).softmax(-1)
+    centres = (torch.tensor([-2.0, 2.0], dtype=torch.float64) + 2 * x[:, None]) / 3
+    mean = (share * centres).sum(-1)
+    variance = 1 / 3 + (share * centres.square()).sum(-1) - mean.square()
+    z, ess = found.latents["z"], found.ess["z"]
+    assert ((z.mean((0, 1)) - mean).abs() < 4 * (variance / ess).sqrt()).all()
+    assert ((z.var((0, 1)) / variance - 1).abs() < 5 * (2 / ess).sqrt()).all()
+    joint = (two_clusters_terms(x)[:, :, None, None] + torch.stack([
+        torch.distributions.Normal(centres[:, k, None, None], (1 / 3) ** 0.5).log_prob(
+            z.movedim(-1, 0)
+        ) for k in range(2)
+    ], 1)).logsumexp(1)  # fmt: skip
+    torch.testing.assert_close(found.log_joint.movedim(-1, 0), joint)
 
 
 def test_divergences_are_marked() -> None:

@@ -28,11 +28,12 @@ from ppl_vae.importance import log_weights
 from ppl_vae.netcdf import read_datatree
 from ppl_vae.pareto import pareto_k
 from ppl_vae.posterior import main, posterior
-from ppl_vae.report.calibrated import nearest
+from ppl_vae.report.calibrated import verdict
 from ppl_vae.report.comparison import comparable
 from ppl_vae.report.gap import gap
 from ppl_vae.report.inspection import Effort, Inspection, choose_images
 from ppl_vae.report.page import page
+from ppl_vae.report.predicted import nearest, pixel_differences
 from ppl_vae.report.section import Section, Table
 from ppl_vae.runs import Run
 
@@ -123,6 +124,10 @@ def test_the_gaps_sum_to_the_whole(result: dict[str, Any]) -> None:
     assert gaps["gap"] == pytest.approx(gaps["log_likelihood"] - gaps["elbo"], abs=1e-8)
     parts = gaps["approximation_gap"] + gaps["amortization_gap"]
     assert gaps["gap"] == pytest.approx(parts, abs=1e-8)
+    for name in ("approximation_gap", "amortization_gap"):
+        errors = result["gap"][f"{name}_nats_standard_error"]
+        assert len(errors) == len(result["gap"][f"{name}_nats"])
+        assert all(error > 0 for error in errors)
 
 
 def test_the_gap_is_whole_where_the_family_is_poor(
@@ -147,6 +152,33 @@ def test_the_gap_is_whole_where_the_family_is_poor(
     found = section.numbers["log_likelihood_nats_per_datum"]
     assert abs(found - exact) < abs(sampled - exact) / 2
     assert found == pytest.approx(exact, abs=0.5)
+
+
+def test_intervals_cover_a_likelihood_that_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Probabilistic PCA: every method, and the two bounds on simulated images."""
+    monkeypatch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
+    run = train(tmp_path / "run", model=ProbabilisticPCA, network=Linear)
+    run = replace(run, guide=MeanField(run.model, 0.05))
+    monkeypatch.setattr(verb, "_QUESTIONS", verb._QUESTIONS[3:4])
+    effort = {"particles": 3000, "nuts_draws": 100, "temperatures": 200, "shown": 5}
+    found = posterior(run, **QUICK | effort)["log_likelihood"]
+    assert found["unanswered"] is None
+    exact = run.model.log_likelihood(run.data.test[found["images"]]).tolist()
+    covered = [
+        low <= known <= high
+        for name in ("importance_sampling", "ais", "ais_from_guide", "appendix_d")
+        for low, known, high in zip(
+            found[f"{name}_lower_nats"], exact, found[f"{name}_upper_nats"], strict=True
+        )
+    ]
+    assert sum(covered) >= 19
+    np.testing.assert_allclose(found["appendix_d_nats"], exact, atol=0.1)
+    np.testing.assert_allclose(found["ais_from_guide_nats"], exact, atol=0.3)
+    error = found["bidirectional_gap_nats_standard_error"]
+    assert abs(found["bidirectional_gap_nats"]) < 4 * error + 0.05
+    assert len(found["bidirectional_above_nats"]) == found["bidirectional_images"] == 10
 
 
 def test_a_gap_below_zero_hangs_down(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +225,7 @@ def test_runs_are_compared_on_the_same_images(runs: list[Run], result: dict[str,
     sums = {row["run"]: row["elpd"] / 12 for row in comparison["arviz"]}
     assert sums == pytest.approx(by_run)
     assert sum(row["weight"] for row in comparison["arviz"]) == pytest.approx(1)
+    assert [row["beta"] for row in result["latent"]["runs"]] == [1.0, 1.0]  # the ELBO's
 
 
 @pytest.mark.slow
@@ -231,6 +264,13 @@ def test_without_labels_and_two_dimensions_the_rest_is_written(
         posterior(run, label=1, **QUICK)
 
 
+def test_one_latent_outside_its_band_is_no_verdict() -> None:
+    """One histogram in twenty leaves its band by chance."""
+    assert verdict(0, 10, 2000).startswith("In all 10 active latents")
+    assert "chance" in verdict(1, 10, 2000)
+    assert verdict(4, 10, 2000).startswith("No: of 10 active latents, the ranks of 4")
+
+
 def test_a_run_on_other_data_is_not_compared(
     runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +303,20 @@ def test_images_are_chosen(runs: list[Run]) -> None:
     worst = chosen(choose="worst")
     pool = choose_images(run, data, 20, None, None, "random", 0).tolist()
     assert set(worst) <= set(pool)
+
+
+def test_a_run_twice_is_refused(runs: list[Run]) -> None:
+    first = replace(runs[0], path=runs[0].path / ".." / runs[0].path.name)
+    with pytest.raises(InputError, match="every run once"):
+        posterior(runs[0], [runs[1], first], **QUICK)
+
+
+def test_help_asks_for_one_run(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Runs to compare it with. (type" in told
+    assert "The run directory. (required" in told
 
 
 @pytest.mark.parametrize(
@@ -351,6 +405,22 @@ def test_the_nearest_training_image(runs: list[Run]) -> None:
     brute = (x[:, None] - train[:][None]).square().flatten(2).mean(2).sqrt()
     torch.testing.assert_close(distance, brute.min(1).values, atol=1e-3, rtol=0)
     assert torch.equal(brute.gather(1, index[:, None])[:, 0], brute.min(1).values)
+
+
+def test_pixels_of_one_distribution_differ_by_chance_alone() -> None:
+    """Also pixels so dark that the data have none of them: standard normal, or nearly so."""
+    generator = np.random.default_rng(0)
+    share = np.repeat([0.0, 0.005, 0.3, 1.0], 200)
+    data, drawn = (
+        (generator.random((size, 1, 4, 200)) < share.reshape(1, 4, 200)).astype("uint8")
+        for size in (500, 20_000)
+    )
+    apart = pixel_differences(data, drawn)[0]
+    assert (apart[[0, 3]] == 0).all()
+    assert (np.abs(apart[1:3]).max(1) < 4.5).all()
+    np.testing.assert_allclose(apart[1:3].std(1), 1, atol=0.2)
+    drawn[:, :, 2] = generator.random((20_000, 1, 200)) < 0.5
+    assert (pixel_differences(data, drawn)[0, 2] > 5).all()
 
 
 def test_text_is_escaped() -> None:

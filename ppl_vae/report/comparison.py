@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from ppl_vae.isolation import seeded
 from ppl_vae.joint import Joint
 from ppl_vae.report.inspection import Inspection
-from ppl_vae.report.section import Picture, Section, Table, Unanswered, number, picture_of
+from ppl_vae.report.section import (
+    Picture,
+    Section,
+    Table,
+    Unanswered,
+    number,
+    picture_of,
+    plain,
+)
 from ppl_vae.runs import Run
 
 __all__ = ["comparable", "comparison"]
@@ -80,17 +88,11 @@ def comparison(inspection: Inspection, section: Section) -> None:
         "standard error is that of the mean of the differences, image by image, which leaves out "
         "how "
         "much images differ among themselves.",
-        "ArviZ's comparison takes log p(x) of each image as its pointwise log predictive density. "
-        "The "
-        "images were not trained on and the parameters are point estimates, so that nothing has to "
-        "be "
-        "left out: elpd is the sum over the images. Leave-one-out by Pareto smoothing would leave "
-        "out "
-        "an image of which z is drawn, a latent of that image alone, and is no measure of a model "
-        "with "
-        "local latents. The weights are those of stacking: the mixture of the models with the "
-        "highest "
-        "log density.",
+        "ArviZ's comparison takes log p(x) of each image as its pointwise log predictive density; "
+        f"elpd is the sum over the images. {_held_out(inspection.split_name)} Leave-one-out by "
+        "Pareto smoothing would leave out an image of which z is drawn, a latent of that image "
+        "alone, and is no measure of a model with local latents. The weights are those of "
+        "stacking: the mixture of the models with the highest log density.",
         *(f"{name} is not compared: it {reason}." for name, reason in refused.items()),
     ]
     section.tables = [
@@ -120,6 +122,19 @@ def comparison(inspection: Inspection, section: Section) -> None:
         ),
     ]
     section.pictures = [_picture(elpds)]
+
+
+def _held_out(split: str) -> str:
+    """Whether log p(x) of these images says how well a model predicts."""
+    if split == "train":
+        return (
+            "The images are those that the models were trained on: this is how well they fit, "
+            "and not how well they predict."
+        )
+    return (
+        "The images were not trained on and the parameters are point estimates, so that nothing "
+        "has to be left out."
+    )
 
 
 def comparable(inspection: Inspection, other: Run) -> str | None:
@@ -190,6 +205,10 @@ def _picture(frame: Any) -> Picture:
 
     plot = plot_compare(frame, backend="matplotlib")
     figure = plot.viz["figure"].item()
+    (axes,) = figure.axes
+    axes.set_title("")
+    axes.set_xlabel("elpd, nats over all images (higher is better)")
+    plain(axes)
     return picture_of(
         figure, "ArviZ's comparison: elpd, the sum of log p(x) over the images, nats."
     )

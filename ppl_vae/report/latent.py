@@ -12,6 +12,7 @@ from ppl_vae.evaluate import active_units
 from ppl_vae.figures import BLUE, FAINT, INK, new_figure
 from ppl_vae.isolation import seeded
 from ppl_vae.joint import MEMORY_BYTES, Joint
+from ppl_vae.objectives import ELBO
 from ppl_vae.report.comparison import comparable
 from ppl_vae.report.inspection import Inspection
 from ppl_vae.report.section import (
@@ -160,7 +161,8 @@ def _runs(inspection: Inspection, rate: Tensor, distortion: Tensor) -> list[dict
 
 
 def _row(run: Run, rate: Tensor, distortion: Tensor) -> dict[str, Any]:
-    beta = getattr(run.pieces["objective"], "beta", None)
+    objective = run.pieces["objective"]
+    beta = 1.0 if isinstance(objective, ELBO) else getattr(objective, "beta", None)
     row: dict[str, Any] = {"run": str(run.path), "beta": None if beta is None else float(beta)}
     for name, values in (("rate", rate), ("distortion", distortion)):
         mean, error = mean_and_error(values)
@@ -198,6 +200,7 @@ def _rate_distortion(runs: list[dict[str, Any]]) -> Picture:
     axes.plot(rates, distortions, color=BLUE, marker="o", linewidth=1.2)
     axes.margins(0.18, 0.12)
     low, high = axes.get_xlim()
+    low = max(low, -0.04 * high)  # a rate below zero is noise
     limits = axes.get_ylim()
     for total in np.unique((rates + distortions).round(6)):
         axes.plot([low, high], [total - low, total - high], color=FAINT, linewidth=0.5, zorder=0)

@@ -17,6 +17,7 @@ __all__ = [
     "Section",
     "Table",
     "Unanswered",
+    "counted",
     "mean_and_error",
     "number",
     "panels",
@@ -134,6 +135,11 @@ def mean_and_error(values: Tensor) -> tuple[float, float | None]:
     """The mean over the images and its standard error; of a single image there is none."""
     error = (values.std() / sqrt(len(values))).item() if len(values) > 1 else None
     return values.mean().item(), error
+
+
+def counted(images: int) -> str:
+    """How many images, for people."""
+    return f"{images:,} image" + ("" if images == 1 else "s")
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -8,10 +8,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_vae.bridge import bridge_log_likelihood
-from ppl_vae.figures import BLUE, FAINT, INK, ORANGE, new_figure
+from ppl_vae.figures import BLUE, FAINT, GREEN, INK, ORANGE, new_figure
 from ppl_vae.nuts import NutsPosterior, nuts_posterior
 from ppl_vae.report.inspection import Inspection
-from ppl_vae.report.section import Picture, Section, Table, number, panels, picture_of, plain
+from ppl_vae.report.section import (
+    Picture,
+    Section,
+    Table,
+    counted,
+    number,
+    panels,
+    picture_of,
+    plain,
+)
 
 __all__ = ["true_posterior"]
 
@@ -61,7 +70,7 @@ def true_posterior(inspection: Inspection, section: Section) -> None:
     shown = ratio[:, active]
     mixed = (r_hat.amax(1) < 1.01).sum().item()
     section.text = [
-        f"On {size} images, NUTS drew from p(z|x) itself. The guide's standard deviations are "
+        f"On {counted(size)}, NUTS drew from p(z|x) itself. The guide's standard deviations are "
         f"{number(float(np.median(shown)))} times the posterior's in the median over the active "
         f"latents, "
         f"from {number(float(shown.min()))} to {number(float(shown.max()))}; KL(q(z|x) || p(z|x)) "
@@ -69,7 +78,7 @@ def true_posterior(inspection: Inspection, section: Section) -> None:
         f"{number(to_posterior.mean().item())} nats on average.",
         f"{_CHAINS} chains of {draws:,} draws for each image, started at the guide. R-hat is below "
         f"1.01 "
-        f"in all latents of {mixed} of {size} images and "
+        f"in all latents of {mixed} of {counted(size)} and "
         f"{int(nuts.divergences.sum())} of {_CHAINS * draws * size:,} draws diverged. "
         "Chains that start at the guide can all miss a mode that the guide misses.",
         "The divergences of guide and posterior follow from log p(x) by bridge sampling (Meng and "
@@ -214,7 +223,7 @@ def _pairs(
 def _ratios(ratio: NDArray[Any], active: list[int], names: list[str]) -> Picture:
     figure = new_figure(max(4.5, 0.3 * len(active) + 2.6), 2.9)
     axes = figure.subplots()
-    colours = [BLUE, ORANGE, INK, "#009e73", "#cc79a7", "#56b4e9"]
+    colours = [BLUE, ORANGE, INK, GREEN, "#cc79a7", "#56b4e9"]
     for place, name in enumerate(names):
         spread = 0.5 * (place - (len(names) - 1) / 2) / max(1, len(names))
         axes.scatter(np.arange(len(active)) + spread, ratio[place], s=14, label=name,
