@@ -9,6 +9,7 @@ from torch import Tensor
 from guides.guide import Guide
 from models.labelled import check_classes, with_class
 from models.networks import MLP, NetworkFactory
+from models.ranges import check_count
 from models.spec import Spec
 
 __all__ = ["ConditionalNormal"]
@@ -32,8 +33,7 @@ class ConditionalNormal(Guide):
 
     def __init__(self, spec: Spec, network: NetworkFactory = MLP, features: int = 200) -> None:
         super().__init__(spec)
-        if features < 1:
-            raise ValueError(f"expected features >= 1; got {features}")
+        check_count("features", features)
         self.classes = check_classes(spec, "--guide DiagonalNormal, which needs none")
         self.encoder = network(spec.image_shape, (features,))
         inputs, outputs = (features + self.classes,), (2 * spec.latent_dim,)
@@ -43,13 +43,15 @@ class ConditionalNormal(Guide):
         """q(z|x, y), batch shape (..., B) and event shape (D,), for y of shape (..., B) or (B,).
 
         Raises:
-            ValueError: If y is None.
+            NotImplementedError: If y is None.
         """
         if y is None:
-            raise ValueError("expected the class y of each image; got images alone")
+            raise NotImplementedError(
+                f"q(z|x) of {type(self).__name__} is not one distribution without the class y"
+            )
         return self._normal(self._features(x), y)
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("z", self.posterior(x, y))
 

@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid
 from guides.guide import Guide
 from models.autoregressive import AffineAutoregressive, masked_networks
 from models.networks import MLP, NetworkFactory
+from models.ranges import check_count
 from models.spec import Spec
 
 __all__ = ["IAF"]
@@ -55,8 +56,7 @@ class IAF(Guide):
         context: int = 32,
     ) -> None:
         super().__init__(spec)
-        if context < 1:
-            raise ValueError(f"expected context >= 1; got {context}")
+        check_count("context", context)
         self.context = context
         self.encoder = network(spec.image_shape, (2 * spec.latent_dim + context,))
         self.networks, self.orders = masked_networks(flows, spec.latent_dim, hidden, context)

@@ -11,6 +11,7 @@ from guides.bottom_up import two_layers
 from guides.guide import Guide
 from models.model import Model
 from models.networks import MLP, NetworkFactory
+from models.ranges import check_count
 from models.spec import Spec
 
 __all__ = ["Ladder", "precision_weighted"]
@@ -50,8 +51,7 @@ class Ladder(Guide):
         hidden: Sequence[int] = (100, 100),
     ) -> None:
         super().__init__(spec)
-        if features < 1:
-            raise ValueError(f"expected features >= 1; got {features}")
+        check_count("features", features)
         hierarchical = two_layers(model)
         self.lower_prior = hierarchical.lower_prior
         self.sizes = [spec.latent_dim, spec.latent_dim, features]

@@ -13,6 +13,7 @@ from guides.diagonal_normal import DiagonalNormal
 from guides.guide import Guide
 from models.model import Model
 from models.networks import MLP, NetworkFactory
+from models.ranges import check_count, check_flag, check_number
 from models.spec import Spec
 
 __all__ = ["SemiAmortized"]
@@ -55,19 +56,19 @@ class SemiAmortized(Guide):
         through_steps: bool = True,
     ) -> None:
         super().__init__(spec)
-        if steps < 0:
-            raise ValueError(f"expected steps >= 0; got {steps}")
-        for name, value in (("step_size", step_size), ("max_norm", max_norm)):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"expected {name} > 0; got {value}")
-        if particles < 1:
-            raise ValueError(f"expected particles >= 1; got {particles}")
+        check_count("steps", steps, least=0)
+        check_number("step_size", step_size, above=0)
+        check_number("max_norm", max_norm, above=0)
+        check_count("particles", particles)
+        check_flag("through_steps", through_steps)
         if model.latents != ("z",) or model.labelled:
             raise ValueError(
                 f"expected a model of images x with the one latent site z; "
                 f"{type(model).__name__} has {', '.join(model.latents)}"
                 f"{' and labels' if model.labelled else ''}"
             )
+        if not callable(guide):
+            raise ValueError(f"expected guide, the class of another guide; got {guide!r}")
         available = {"network": network, "model": model}
         wanted = {k: v for k, v in available.items() if k in signature(guide).parameters}
         self.guide = guide(spec, **wanted)

@@ -9,7 +9,7 @@ from pyro.nn import AutoRegressiveNN, ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from models.networks import check_sizes
+from models.ranges import check_count, check_sizes
 
 __all__ = ["AffineAutoregressive", "masked_networks"]
 
@@ -36,8 +36,7 @@ def masked_networks(
     Raises:
         ValueError: If flows < 1, there is no hidden layer, or one has fewer units than D.
     """
-    if flows < 1:
-        raise ValueError(f"expected flows >= 1; got {flows}")
+    check_count("flows", flows)
     check_sizes("hidden", hidden)
     if not hidden or min(hidden) < size:
         raise ValueError(

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from models.likelihoods import EDGE, Likelihood
+from models.ranges import check_number
 from models.spec import Domain, Shape, Spec
 
 __all__ = ["BetaBinomial"]
@@ -25,15 +26,14 @@ class BetaBinomial(Likelihood):
         floor: The smallest a and b allowed; towards 0 the mass gathers at 0 and 255.
 
     Raises:
-        ValueError: If floor <= 0.
+        ValueError: If floor is not a number > 0.
     """
 
     domain: ClassVar[Domain] = "bytes"
 
     def __init__(self, spec: Spec, floor: float = 1e-3) -> None:
         super().__init__(spec)
-        if not floor > 0:
-            raise ValueError(f"expected floor > 0; got {floor}")
+        check_number("floor", floor, above=0)
         self.floor = floor
 
     @property

@@ -10,6 +10,7 @@ from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 from models.likelihoods import Likelihood
+from models.ranges import check_number
 from models.spec import Domain, Shape, Spec
 
 __all__ = ["DiscretizedLogistic", "LogisticBytes"]
@@ -86,7 +87,7 @@ class DiscretizedLogistic(Likelihood):
         floor: The smallest scale allowed, in bytes.
 
     Raises:
-        ValueError: If floor <= 0 or initial_scale <= 0.
+        ValueError: If floor or initial_scale is not a number > 0.
     """
 
     domain: ClassVar[Domain] = "bytes"
@@ -94,8 +95,7 @@ class DiscretizedLogistic(Likelihood):
     def __init__(self, spec: Spec, initial_scale: float = 16.0, floor: float = 0.05) -> None:
         super().__init__(spec)
         for name, value in (("initial_scale", initial_scale), ("floor", floor)):
-            if not value > 0:
-                raise ValueError(f"expected {name} > 0; got {value}")
+            check_number(name, value, above=0)
         self.initial_log_scale = log(initial_scale)
         self.floor = floor
 

@@ -13,6 +13,7 @@ from models.likelihoods import Likelihood, default_likelihood
 from models.model import Model
 from models.networks import MLP, NetworkFactory
 from models.priors import Prior, StandardNormal
+from models.ranges import check_count
 from models.spec import Spec
 
 __all__ = ["Hierarchical"]
@@ -64,8 +65,7 @@ class Hierarchical(Model):
     def prior_spec(cls, spec: Spec, top_dim: int | None = None, **options: Any) -> Spec:
         if top_dim is None:
             top_dim = max(1, spec.latent_dim // 2)
-        if top_dim < 1:
-            raise ValueError(f"expected top_dim >= 1; got {top_dim}")
+        check_count("top_dim", top_dim)
         return replace(spec, latent_dim=top_dim)
 
     def lower_prior(self, z2: Tensor) -> dist.Normal:

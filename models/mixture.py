@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from models.likelihoods import Likelihood, default_likelihood
 from models.model import Model
 from models.networks import MLP, NetworkFactory
+from models.ranges import check_count
 from models.spec import Spec
 
 __all__ = ["Mixture"]
@@ -44,8 +45,7 @@ class Mixture(Model):
         components: int = 10,
     ) -> None:
         super().__init__(spec)
-        if components < 2:
-            raise ValueError(f"expected components >= 2; got {components}")
+        check_count("components", components, least=2)
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.randn(components, spec.latent_dim))
         self.log_scale = nn.Parameter(torch.zeros(components, spec.latent_dim))

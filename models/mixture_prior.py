@@ -6,6 +6,7 @@ from pyro.distributions import TorchDistribution
 from torch import nn
 
 from models.priors import Prior
+from models.ranges import check_count
 from models.spec import Spec
 
 __all__ = ["MixtureOfNormals"]
@@ -26,8 +27,7 @@ class MixtureOfNormals(Prior):
 
     def __init__(self, spec: Spec, components: int = 10) -> None:
         super().__init__(spec)
-        if components < 1:
-            raise ValueError(f"expected components >= 1; got {components}")
+        check_count("components", components)
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.randn(components, spec.latent_dim))
         self.log_scale = nn.Parameter(torch.zeros(components, spec.latent_dim))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.model import Model
 from models.priors import StandardNormal
+from models.ranges import check_number
 from models.spec import Domain, Spec
 
 __all__ = ["ProbabilisticPCA"]
@@ -27,7 +28,7 @@ class ProbabilisticPCA(Model):
         initial_scale: sigma before training, in units of x.
 
     Raises:
-        ValueError: If the data are not real, D >= P, or initial_scale <= 0.
+        ValueError: If the data are not real, D >= P, or initial_scale is not a number > 0.
     """
 
     domain: ClassVar[Domain] = "real"
@@ -40,8 +41,7 @@ class ProbabilisticPCA(Model):
             raise ValueError(
                 f"expected latent_dim < {spec.pixels}, the number of pixels; got {spec.latent_dim}"
             )
-        if not initial_scale > 0:
-            raise ValueError(f"expected initial_scale > 0; got {initial_scale}")
+        check_number("initial_scale", initial_scale, above=0)
         self.prior = StandardNormal(spec)
         self.loadings = nn.Parameter(initial_scale * torch.randn(spec.pixels, spec.latent_dim))
         self.mean = nn.Parameter(torch.zeros(spec.pixels))

@@ -6,6 +6,8 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from models.ranges import check_count
+
 __all__ = ["DOMAINS", "Domain", "Shape", "Spec"]
 
 Domain = Literal["binary", "unit", "bytes", "real"]
@@ -41,10 +43,8 @@ class Spec:
             )
         if self.domain not in DOMAINS:
             raise ValueError(f"expected a domain of {', '.join(DOMAINS)}; got {self.domain!r}")
-        if self.latent_dim < 1:
-            raise ValueError(f"expected latent_dim >= 1; got {self.latent_dim}")
-        if self.classes < 0:
-            raise ValueError(f"expected classes >= 0; got {self.classes}")
+        check_count("latent_dim", self.latent_dim)
+        check_count("classes", self.classes, least=0)
 
     @property
     def pixels(self) -> int:

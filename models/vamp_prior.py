@@ -8,6 +8,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from models.priors import Prior
+from models.ranges import check_count
 from models.spec import Spec
 
 __all__ = ["VampPrior"]
@@ -39,8 +40,7 @@ class VampPrior(Prior):
 
     def __init__(self, spec: Spec, components: int = 500) -> None:
         super().__init__(spec)
-        if components < 1:
-            raise ValueError(f"expected components >= 1; got {components}")
+        check_count("components", components)
         draw = torch.randn if spec.domain == "real" else torch.rand
         self.unclamped = nn.Parameter(draw(components, *spec.image_shape))
         self.register_buffer("weight_logits", torch.zeros(components), persistent=False)

@@ -66,6 +66,11 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
             without one for z.
     """
     pair = f"{type(model).__name__} with guide {type(guide).__name__}"
+    if not _takes(type(guide), x, *labels) and not labels:
+        raise InputError(
+            f"{pair}: the guide takes the class of each image, which the model does not know of; "
+            "choose --guide DiagonalNormal, or --model Conditional"
+        )
     if not _takes(type(guide), x, *labels):
         raise InputError(
             f"{pair}: a model of labelled images needs a guide that takes labels; choose --guide "

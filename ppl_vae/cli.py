@@ -98,6 +98,7 @@ class Parser(jsonargparse.ArgumentParser):
         )
         line = re.sub(r"<class '([\w.]+)'>", r"\1", line)
         line = re.sub(r'Parser key "[\w.]+":', "", line)
+        line = re.sub(r"Expected an? (.+?)\. Got value:\s*$", r"expected \1; got ''", line)
         line = re.sub(r"Expected an? (.+?)\. Got value: ", r"expected \1; got ", line)
         option = f"--{'.'.join(keys)}: " if keys else ""
         return option + " ".join(line.split())

@@ -15,7 +15,7 @@ from models import Model
 from ppl_vae.isolation import repeatable
 from ppl_vae.joint import Joint, Program, summed_out
 
-__all__ = ["LogTerms", "log_terms", "log_weights", "pair_traces"]
+__all__ = ["LogTerms", "Scoring", "log_terms", "log_weights", "pair_traces"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,22 @@ class LogTerms:
     def log_weights(self) -> Tensor:
         """log p(x, z_k) - log q(z_k|x), (R, B) in nats."""
         return self.log_prior + self.log_likelihood - self.log_guide
+
+    def check_draws(self, purpose: str) -> None:
+        """Refuses rows that are no whole draws.
+
+        Args:
+            purpose: What counts every row once, for the message.
+
+        Raises:
+            NotImplementedError: If a row is a class, which counts as much as q(y|x) says.
+        """
+        if self.log_share is not None:
+            raise NotImplementedError(
+                f"{purpose} is an average over draws, and the guide takes every class instead of "
+                "drawing one; choose --objective ELBO, or for Mixture a guide of z alone, such as "
+                "DiagonalNormal"
+            )
 
     def sum(self, values: Tensor) -> Tensor:
         """sum_k E_q(y|x) values, (B,), for values (R, B)."""
@@ -94,18 +110,18 @@ def log_terms(
             node: Any = guide_trace.nodes[site]
             node["value"] = node["value"].view_as(node["value"])
     model_trace = _model_trace(model, guide_trace, batch, particles)
-    if again:
-        pair = _Guide(model, guide)
-        constants = {name: value.detach() for name, value in pair.named_parameters()}
-        with pyro.plate("particles", particles, dim=-2), again():
-            guide_trace = poutine.trace(
-                poutine.replay(lambda *batch: functional_call(pair, constants, batch), guide_trace)
-            ).get_trace(*batch)
     shape = torch.Size((particles, len(x)))
     latents = (*model.latents, *model.enumerated)
     log_prior = _log_probability(model_trace, latents, shape)
     log_likelihood = _log_probability(model_trace, model_trace.observation_nodes, shape)
-    log_guide = _log_probability(guide_trace, (*model.latents, *in_guide), shape)
+    if again:
+        scoring = Scoring(model, guide)
+        constants = {name: value.detach() for name, value in scoring.named_parameters()}
+        with pyro.plate("particles", particles, dim=-2), again():
+            inputs = (guide_trace, model.latents, shape, *batch)
+            log_guide = functional_call(scoring, constants, inputs)
+    else:
+        log_guide = _log_probability(guide_trace, (*model.latents, *in_guide), shape)
     if not in_guide:
         if model.enumerated:
             log_prior, log_likelihood = summed_out(log_prior, log_likelihood)
@@ -119,16 +135,22 @@ def log_terms(
     return LogTerms(prior, likelihood, guided, drawn, share)
 
 
-class _Guide(nn.Module):
-    """A guide with the model beside it, whose parameters q(z|x) may depend on too."""
+class Scoring(nn.Module):
+    """log q(z_k|x) of draws from a guide; its parameters are also the model's, which q may share.
+
+    The density is taken inside the call: a flow looks at its networks' parameters only then.
+    """
 
     def __init__(self, model: Model, guide: Guide) -> None:
         super().__init__()
         self.model = model
         self.guide = guide
 
-    def forward(self, *batch: Tensor) -> Tensor:
-        return self.guide(*batch)
+    def forward(
+        self, drawn: poutine.Trace, sites: Sequence[str], shape: torch.Size, *batch: Tensor
+    ) -> Tensor:
+        trace = poutine.trace(poutine.replay(self.guide, drawn)).get_trace(*batch)
+        return _log_probability(trace, sites, shape)
 
 
 def pair_traces(

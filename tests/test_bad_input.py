@@ -99,6 +99,12 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
             ["--likelihood", "Gaussian", "--likelihood.floor", "x"],
             ["--likelihood.floor: expected float; got x"],
         ),
+        (["--prior", "Flow", "--prior.flows", ""], ["--prior.flows: expected int; got ''"]),
+        (["--prior", "Flow", "--prior.flows", "null"], ["expected flows >= 1, a whole number"]),
+        (
+            ["--likelihood", "BetaBinomial", "--likelihood.floor", "1e400"],
+            ["BetaBinomial: expected floor > 0, a finite number; got inf"],
+        ),
         (["--patience", "x"], ["--patience: expected int; got x"]),
         (
             ["--likelihood", "Gaussian", "--likelihood.scale", "foo"],
@@ -144,6 +150,17 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
             ["a likelihood for binary data does not fit", "--data.binarize dynamic"],
         ),
         (["--data.binarize", "dynmic"], ["--data.binarize", "'dynamic'", "dynmic"]),
+        (
+            ["--guide", "ConditionalNormal"],
+            ["takes the class of each image", "--guide DiagonalNormal, or --model Conditional"],
+        ),
+        *(
+            (
+                ["--model", "Mixture", "--guide", "SemiSupervisedNormal", "--objective", objective],
+                [f"{objective} cannot be computed", "takes every class", "--objective ELBO"],
+            )
+            for objective in ("ScoreFunction", "WakeSleep", "MMD")
+        ),
         (
             ["--model", "ProbabilisticPCA", "--prior", "StandardNormal"],
             ["ProbabilisticPCA has no prior to choose; leave out --prior"],

@@ -1,12 +1,17 @@
 """The importance-weighted bound and its three gradient estimators."""
 
+from functools import partial
+from inspect import signature
 from math import sqrt
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from guides import IAF, BottomUp, DiagonalNormal, FullRankNormal, Ladder, SemiAmortized
+from models import MLP, VAE, Hierarchical, Spec
 from ppl_vae.fit import main
+from ppl_vae.importance import log_terms
 from ppl_vae.objectives import ELBO, IWAE
 
 
@@ -93,3 +98,36 @@ def test_a_closed_form_kl_that_does_not_exist_is_refused_before_training(capsys,
     assert error.startswith("error: ELBO cannot be computed")
     assert "KL(q || p) at site 'z' has no closed form" in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("model_kind", "guide_kind"),
+    [
+        (VAE, DiagonalNormal),
+        (VAE, FullRankNormal),
+        (VAE, IAF),
+        (VAE, partial(SemiAmortized, guide=IAF, steps=1)),
+        (Hierarchical, BottomUp),
+        (Hierarchical, Ladder),
+    ],
+)
+def test_the_density_that_is_held_constant_has_no_gradient_but_through_the_draws(
+    model_kind, guide_kind
+):
+    """By the chain rule: with d log q / d z_k known, the rest of it is d z_k / d phi alone."""
+    spec = Spec((1, 3, 2), "binary", 2)
+    model = model_kind(spec, network=partial(MLP, hidden=(5,)))
+    wanted = {"model": model} if "model" in signature(guide_kind).parameters else {}
+    guide = guide_kind(spec, network=partial(MLP, hidden=(5,)), **wanted)
+    pair = nn.ModuleList([model, guide]).double()
+    x = torch.rand(4, 1, 3, 2, dtype=torch.float64).round()
+    terms = log_terms(model, guide, x, 3, stop_guide=True)
+    draws, parameters = list(terms.latents.values()), list(pair.parameters())
+    total = terms.log_guide.sum()
+    options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+    found = torch.autograd.grad(total, parameters, **options)
+    backwards = torch.autograd.grad(total, draws, **options)
+    expected = torch.autograd.grad(draws, parameters, backwards, **options)
+    assert any(gradient.any() for gradient in expected)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)

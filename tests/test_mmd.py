@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from guides import DiagonalNormal
-from models import MLP, VAE, MixtureOfNormals, Spec
+from models import MLP, VAE, Mixture, MixtureOfNormals, Spec
 from ppl_vae.checks import check_objective
 from ppl_vae.errors import InputError
 from ppl_vae.importance import log_terms
@@ -105,6 +105,11 @@ def test_a_prior_that_nothing_would_train_is_refused():
     model, guide, x = build(MixtureOfNormals)
     with pytest.raises(InputError, match=r"MMD cannot be .*'z'.* take alpha below 1"):
         check_objective(MMD(), model, guide, x)
+    clusters = Mixture(SPEC).double()  # whose z is reparameterised, but not the choice of a cluster
+    with pytest.raises(InputError, match=r"MMD cannot be .*'y'.* take alpha below 1"):
+        check_objective(MMD(), clusters, guide, x)
+    weights = torch.autograd.grad(MMD(alpha=0.5).loss(clusters, guide, x), clusters.logits)
+    assert weights[0].any()
     loss = MMD(alpha=0.5).loss(model, guide, x)
     gradients = torch.autograd.grad(loss, model.prior.parameters())
     assert all(gradient.any() for gradient in gradients)

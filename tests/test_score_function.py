@@ -1,10 +1,16 @@
 """The slides' "original form" of the gradient against the reparameterised form."""
 
+from functools import partial
+
+import pyro
 import pytest
 import torch
+from pyro import poutine
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from guides import BottomUp, Ladder, SemiAmortized
+from models import MLP, Hierarchical, Spec
 from ppl_vae.objectives import ELBO, ScoreFunction
 
 REPEATS = 20_000
@@ -73,3 +79,45 @@ def test_the_surrogate_by_hand(pair, baseline):
                 total -= (log_weights[k, datum] - baseline_k) * s / 15
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("baseline", ["none", "leave_one_out"])
+def test_draws_are_scored_under_the_parameters_that_they_were_drawn_from(pair, baseline):
+    """Where the guide draws noise of its own, another run of it would be another q(z|x)."""
+    model, _, x = pair
+    guide = SemiAmortized(model.spec, model, network=partial(MLP, hidden=(5,)), steps=2).double()
+    losses = []
+    for objective in (ELBO(3), ScoreFunction(3, baseline)):
+        torch.manual_seed(1)
+        losses.append(objective.loss(model, guide, x))
+    torch.testing.assert_close(*losses, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("kind", [BottomUp, Ladder])
+def test_no_gradient_comes_from_one_layer_of_draws_through_the_other(kind):
+    spec = Spec((1, 3, 2), "binary", 2)
+    model = Hierarchical(spec, network=partial(MLP, hidden=(5,)))
+    guide = kind(spec, model, network=partial(MLP, hidden=(5,)))
+    torch.nn.ModuleList([model, guide]).double()
+    x = torch.rand(4, 1, 3, 2, dtype=torch.float64).round()
+    torch.manual_seed(1)
+    parameters = [*model.parameters(), *guide.parameters()]
+    found = torch.autograd.grad(ScoreFunction(1, "none").loss(model, guide, x), parameters)
+    torch.manual_seed(1)
+    with torch.no_grad(), pyro.plate("particles", 1, dim=-2):
+        draws = poutine.trace(guide).get_trace(x)
+    log_q = poutine.trace(poutine.replay(guide, draws)).get_trace(x).log_prob_sum()
+    joint = poutine.trace(poutine.replay(model, draws)).get_trace(x)
+    scores = poutine.trace(poutine.replay(guide, draws)).get_trace(x)
+    scores.compute_log_prob()
+    joint.compute_log_prob()
+    per_datum = [
+        sum(trace.nodes[name]["log_prob"] for name in names)
+        for trace, names in ((joint, ("z2", "z1", "x")), (scores, ("z2", "z1")))
+    ]
+    assert torch.isclose(per_datum[1].sum(), log_q)
+    signal = (per_datum[0] - per_datum[1]).detach()
+    surrogate = -(per_datum[0] + signal * per_datum[1]).mean()
+    expected = torch.autograd.grad(surrogate, parameters)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)

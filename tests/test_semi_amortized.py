@@ -177,7 +177,7 @@ def test_staging_refuses_it_and_it_runs_on(model):
     [
         ({"steps": -1}, "steps >= 0; got -1"),
         ({"step_size": 0.0}, "step_size > 0; got 0.0"),
-        ({"step_size": float("nan")}, "step_size > 0; got nan"),
+        ({"step_size": float("nan")}, "step_size > 0, a finite number; got nan"),
         ({"max_norm": -1.0}, "max_norm > 0; got -1.0"),
         ({"particles": 0}, "particles >= 1; got 0"),
     ],

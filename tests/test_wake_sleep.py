@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 import models
-from guides import DiagonalNormal, Guide
-from models import VAE, Model, Spec
+from guides import DiagonalNormal, Guide, Ladder, SemiAmortized
+from models import VAE, Hierarchical, Model, Spec
 from ppl_vae.objectives import WakeSleep
+from ppl_vae.objectives.wake_sleep import _sleep
 
 
 def gradients(loss: Tensor, *modules: nn.Module) -> list[Tensor]:
@@ -129,6 +130,18 @@ def test_several_latent_sites():
     torch.manual_seed(1)  # what the guide follows comes from the model's own images alone
     after = gradients(WakeSleep().loss(model, guide, 1 - x), guide)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize(("kind", "guide_kind"), [(VAE, SemiAmortized), (Hierarchical, Ladder)])
+def test_sleep_leaves_the_model_alone_where_the_guide_is_made_of_it(kind, guide_kind):
+    spec = Spec((1, 3, 4), "binary", 2)
+    model = kind(spec)
+    guide = guide_kind(spec, model)
+    loss = _sleep(model, guide, torch.rand(5, 1, 3, 4).round())
+    options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+    of_model = torch.autograd.grad(loss, list(model.parameters()), **options)
+    assert not any(gradient.any() for gradient in of_model)
+    assert all(gradient.any() for gradient in torch.autograd.grad(loss, list(guide.parameters())))
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """What a data set is: a name, its options, and `load`."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Literal, get_args
 
+from models.ranges import check_flag
 from models.spec import Domain
 from ppl_vae.data.split import Data
 from ppl_vae.errors import InputError
@@ -32,6 +34,7 @@ class DataSet(ABC):
 
     Raises:
         InputError: If a choice is unknown.
+        ValueError: If a flag is no truth value or a path no path.
     """
 
     binarize: Binarize = "auto"
@@ -43,6 +46,12 @@ class DataSet(ABC):
             if value not in get_args(choices):
                 expected = ", ".join(get_args(choices))
                 raise InputError(f"expected --data.{name} of {expected}; got {value!r}")
+        for field in fields(self):
+            option, value = f"--data.{field.name}", getattr(self, field.name)
+            if field.type is bool:
+                check_flag(option, value)
+            elif field.type is Path and (not isinstance(value, (str, Path)) or value == ""):
+                raise ValueError(f"expected {option} as a path; got {value!r}")
 
     @property
     @abstractmethod

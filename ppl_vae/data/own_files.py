@@ -3,15 +3,14 @@
 import os
 from abc import ABC
 from dataclasses import dataclass, replace
-from math import inf
 from pathlib import Path
 
 import torch
 
+from models.ranges import check_count, check_number
 from ppl_vae.data.data_set import DataSet
 from ppl_vae.data.source import Images, Source
 from ppl_vae.data.stored import Stored
-from ppl_vae.errors import InputError
 
 __all__ = ["OwnFiles"]
 
@@ -32,7 +31,7 @@ class OwnFiles(DataSet, ABC):
             run's own; one for each further core, at most 8, unless given.
 
     Raises:
-        InputError: If a number is negative.
+        ValueError: If a number is negative or of the wrong type.
     """
 
     memory_gib: float | None = None
@@ -40,10 +39,10 @@ class OwnFiles(DataSet, ABC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.memory_gib is not None and not 0 <= self.memory_gib < inf:
-            raise InputError(f"expected --data.memory_gib of at least 0; got {self.memory_gib}")
-        if self.workers is not None and self.workers < 0:
-            raise InputError(f"expected --data.workers of at least 0; got {self.workers}")
+        if self.memory_gib is not None:
+            check_number("--data.memory_gib", self.memory_gib, least=0)
+        if self.workers is not None:
+            check_count("--data.workers", self.workers, least=0)
 
     def _fits(self, size: int) -> bool:
         """Whether so many bytes of images are to be held in memory."""

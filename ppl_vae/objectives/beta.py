@@ -11,6 +11,7 @@ from torch.distributions import Distribution, Independent
 
 from guides import Guide
 from models import Model
+from models.ranges import check_count, check_flag, check_number
 from ppl_vae.estimators import closed_form_kl
 from ppl_vae.importance import log_terms
 from ppl_vae.objectives.objective import Objective
@@ -53,16 +54,14 @@ class Beta(Objective):
 
     def __post_init__(self) -> None:
         for name in ("beta", "warmup_epochs", "cycle_epochs", "free_bits"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"expected {name} >= 0; got {value}")
+            check_number(name, getattr(self, name), least=0)
         if self.cycle_epochs and not 0 < self.warmup_epochs <= self.cycle_epochs:
             raise ValueError(
                 "expected warmup_epochs above 0 and at most cycle_epochs "
                 f"{self.cycle_epochs}; got {self.warmup_epochs}"
             )
-        if self.particles < 1:
-            raise ValueError(f"expected particles >= 1; got {self.particles}")
+        check_count("particles", self.particles)
+        check_flag("analytic_kl", self.analytic_kl)
 
     def schedule(self, epoch: float) -> dict[str, float]:
         """The weight of the rate, `beta`: min(1, epoch in the cycle / warmup_epochs) beta."""

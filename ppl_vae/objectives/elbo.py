@@ -6,6 +6,7 @@ from torch import Tensor
 
 from guides import Guide
 from models import Model
+from models.ranges import check_count, check_flag
 from ppl_vae.estimators import TensorTraceELBO, TensorTraceMeanFieldELBO
 from ppl_vae.importance import log_terms
 from ppl_vae.objectives.objective import Objective
@@ -26,15 +27,15 @@ class ELBO(Objective):
         analytic_kl: Whether KL(q(z|x) || p(z)) is computed in closed form.
 
     Raises:
-        ValueError: If particles < 1.
+        ValueError: If particles < 1, or a value is of the wrong type.
     """
 
     particles: int = 1
     analytic_kl: bool = False
 
     def __post_init__(self) -> None:
-        if self.particles < 1:
-            raise ValueError(f"expected particles >= 1; got {self.particles}")
+        check_count("particles", self.particles)
+        check_flag("analytic_kl", self.analytic_kl)
 
     def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
         if model.enumerated:

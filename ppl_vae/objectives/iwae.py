@@ -9,6 +9,7 @@ from torch import Tensor
 
 from guides import Guide
 from models import Model
+from models.ranges import check_choice, check_count
 from ppl_vae.importance import log_terms
 from ppl_vae.objectives.objective import Objective
 
@@ -42,10 +43,8 @@ class IWAE(Objective):
     gradient: Literal["plain", "stl", "dreg"] = "plain"
 
     def __post_init__(self) -> None:
-        if self.particles < 1:
-            raise ValueError(f"expected particles >= 1; got {self.particles}")
-        if self.gradient not in ("plain", "stl", "dreg"):
-            raise ValueError(f"expected gradient of plain, stl, dreg; got {self.gradient!r}")
+        check_count("particles", self.particles)
+        check_choice("gradient", self.gradient, ("plain", "stl", "dreg"))
 
     def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
         guide.check_density("an importance weight")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from guides import Guide
 from models import Model
+from models.ranges import check_choice, check_number
 from ppl_vae.importance import log_terms
 from ppl_vae.objectives.objective import Objective
 
@@ -49,21 +50,17 @@ class MMD(Objective):
     bandwidth: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight < float("inf"):
-            raise ValueError(f"expected weight >= 0; got {self.weight}")
-        if not -float("inf") < self.alpha <= 1:
-            raise ValueError(f"expected alpha <= 1; got {self.alpha}")
-        if self.kernel not in ("normal", "inverse_multiquadratic"):
-            raise ValueError(
-                f"expected kernel of normal, inverse_multiquadratic; got {self.kernel!r}"
-            )
-        if self.bandwidth is not None and not 0 < self.bandwidth < float("inf"):
-            raise ValueError(f"expected bandwidth > 0; got {self.bandwidth}")
+        check_number("weight", self.weight, least=0)
+        check_number("alpha", self.alpha, most=1)
+        check_choice("kernel", self.kernel, ("normal", "inverse_multiquadratic"))
+        if self.bandwidth is not None:
+            check_number("bandwidth", self.bandwidth, above=0)
 
     def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
         terms = log_terms(model, guide, x, 1)
+        terms.check_draws("the discrepancy")
         drawn: dict[str, Any] = dict(poutine.trace(model).get_trace(x).nodes)
-        for name in model.latents:
+        for name in (*model.latents, *model.enumerated):
             if self.alpha == 1 and not drawn[name]["fn"].has_rsample:
                 raise NotImplementedError(
                     f"draws of {name!r} from the prior carry no gradient, so that with alpha = 1 "

@@ -1,12 +1,13 @@
 """The variational Renyi bound."""
 
 from dataclasses import dataclass
-from math import isfinite, log
+from math import log
 
 from torch import Tensor
 
 from guides import Guide
 from models import Model
+from models.ranges import check_count, check_number
 from ppl_vae.importance import log_terms
 from ppl_vae.objectives.objective import Objective
 
@@ -34,10 +35,8 @@ class Renyi(Objective):
     particles: int = 50
 
     def __post_init__(self) -> None:
-        if not isfinite(self.alpha):
-            raise ValueError(f"expected a finite alpha; got {self.alpha}")
-        if self.particles < 1:
-            raise ValueError(f"expected particles >= 1; got {self.particles}")
+        check_number("alpha", self.alpha)
+        check_count("particles", self.particles)
 
     def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
         guide.check_density("an importance weight")

@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import pyro
-import torch
-from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from guides import Guide
 from models import Model
+from models.ranges import check_choice, check_count
 from ppl_vae.importance import log_terms
 from ppl_vae.objectives.objective import Objective
 
@@ -46,8 +45,8 @@ class ScoreFunction(Objective):
     baseline: Literal["none", "leave_one_out"] = "leave_one_out"
 
     def __post_init__(self) -> None:
-        if self.baseline not in ("none", "leave_one_out"):
-            raise ValueError(f"expected baseline of none, leave_one_out; got {self.baseline!r}")
+        check_choice("baseline", self.baseline, ("none", "leave_one_out"))
+        check_count("particles", self.particles)
         fewest = 1 if self.baseline == "none" else 2
         if self.particles < fewest:
             raise ValueError(
@@ -57,10 +56,9 @@ class ScoreFunction(Objective):
 
     def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
         guide.check_density("the score of q(z|x)")
-        with torch.no_grad(), pyro.plate("particles", self.particles, dim=-2):
-            draws = poutine.trace(guide).get_trace(x)
-        again: Any = poutine.replay(guide, draws)  # a program, which is all that is asked of it
-        terms = log_terms(model, again, x, self.particles)
+        with _Held():
+            terms = log_terms(model, guide, x, self.particles)
+        terms.check_draws("the score-function estimator")
         log_weights = terms.log_weights.detach()
         signal = log_weights
         if self.baseline == "leave_one_out":
@@ -69,3 +67,10 @@ class ScoreFunction(Objective):
         surrogate = terms.log_prior + terms.log_likelihood + signal * terms.log_guide
         # The value is the bound, the gradient the surrogate's.
         return -(log_weights + surrogate - surrogate.detach()).mean()
+
+
+class _Held(Messenger):
+    """Keeps gradients from coming through a draw, in the density of the draw itself too."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        msg["value"] = msg["value"].detach()

@@ -1,12 +1,12 @@
 """The bound of images with and without labels, with the loss of a classifier."""
 
 from dataclasses import dataclass
-from math import isfinite
 
 from torch import Tensor
 
 from guides import Guide
 from models import Model
+from models.ranges import check_count, check_number
 from ppl_vae.objectives.elbo import ELBO
 from ppl_vae.objectives.objective import Objective
 
@@ -33,10 +33,8 @@ class SemiSupervisedELBO(Objective):
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.particles < 1:
-            raise ValueError(f"expected particles >= 1; got {self.particles}")
-        if not (isfinite(self.alpha) and self.alpha >= 0):
-            raise ValueError(f"expected a finite alpha >= 0; got {self.alpha}")
+        check_count("particles", self.particles)
+        check_number("alpha", self.alpha, least=0)
 
     def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
         if labels is None:

@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.func import functional_call
 
 from guides import Guide
 from models import Model
-from ppl_vae.importance import log_terms
+from models.ranges import check_count
+from ppl_vae.importance import Scoring, log_terms
 from ppl_vae.objectives.objective import Objective
 
 __all__ = ["WakeSleep"]
@@ -37,8 +39,7 @@ class WakeSleep(Objective):
     particles: int = 1
 
     def __post_init__(self) -> None:
-        if self.particles < 1:
-            raise ValueError(f"expected particles >= 1; got {self.particles}")
+        check_count("particles", self.particles)
 
     def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
         guide.check_density("the sleep phase")
@@ -46,6 +47,7 @@ class WakeSleep(Objective):
             guide.__call__
         )  # a program, which is all that is asked of it
         terms = log_terms(model, constant, x, self.particles)
+        terms.check_draws("the wake phase")
         wake = -(terms.log_prior + terms.log_likelihood).mean()
         return wake + _sleep(model, guide, x)
 
@@ -55,8 +57,8 @@ def _sleep(model: Model, guide: Guide, x: Tensor) -> Tensor:
     with torch.no_grad():
         dream = poutine.trace(poutine.uncondition(model)).get_trace(x)
     drawn: dict[str, Any] = dict(dream.nodes)
-    latents = {name: drawn[name]["value"].detach() for name in model.latents}
-    guide_trace = poutine.trace(poutine.condition(guide, latents)).get_trace(drawn["x"]["value"])
-    scored: dict[str, Any] = dict(guide_trace.nodes)
-    log_guide = [scored[name]["fn"].log_prob(value) for name, value in latents.items()]
-    return -torch.stack(log_guide).sum(0).mean()
+    # q(z|x) may depend on the model's parameters too, which are no part of phi.
+    constants = {f"model.{name}": value.detach() for name, value in model.named_parameters()}
+    dreamt = drawn["x"]["value"]
+    inputs = (dream, model.latents, torch.Size((len(x),)), dreamt)
+    return -functional_call(Scoring(model, guide), constants, inputs).mean()
