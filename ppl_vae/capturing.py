@@ -28,8 +28,8 @@ class CapturedStep:
         index: Some indices; those of a replay have the same shape.
 
     Raises:
-        NotStageable: If the step cannot be captured, because it reads from the device or allocates
-            on the host; the step is as it was then.
+        NotStageable: If the step cannot be captured, because it reads from the device or copies
+            to it; the step is as it was then.
     """
 
     def __init__(
@@ -42,16 +42,27 @@ class CapturedStep:
         state = {name: value.clone() for name, value in step.state().items()}
         with isolated(index.device, step.pair):
             try:
-                self._warm_up(draw)
-                with torch.cuda.graph(self._graph):
-                    self._loss = step.update(draw(self._index))
-            except RuntimeError as error:
-                raise NotStageable(f"cannot be captured: {first_line(error)}") from error
+                self._capture(draw)
             finally:
                 with torch.no_grad():
                     for name, parameter in step.parameters.items():
                         parameter.copy_(before[name])
                 step.restore(state)
+
+    def _capture(self, draw: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
+        generator = torch.cuda.default_generators[self._index.get_device()]
+        state, stream = generator.clone_state(), torch.cuda.current_stream(self._index.device)
+        try:
+            self._warm_up(draw)
+            with torch.cuda.graph(self._graph):
+                self._loss = self.step.update(draw(self._index))
+        except Exception as error:  # whatever stops the capture, the answer is the same
+            # Torch leaves these as in the midst of it, where no random number can be drawn.
+            torch.cuda.set_stream(stream)
+            generator.graphsafe_set_state(state)
+            # The end of a capture that has failed fails too; the reason is what came before.
+            first = error.__context__ if isinstance(error.__context__, Exception) else error
+            raise NotStageable(f"cannot be captured: {first_line(first)}") from error
 
     def _warm_up(self, draw: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
         here = torch.cuda.current_stream(self._index.device)

@@ -156,4 +156,4 @@ def _start_engine(engine: str, training: Training) -> None:
         training.compile()
     except NotStageable as error:
         engine = "compiled" if training.step.compiled else "eager"
-        print(f"engine: {engine}, for the pair {error}", file=sys.stderr)
+        print(f"engine: {engine}, because the pair {error}", file=sys.stderr)

@@ -3,14 +3,18 @@
 A step of Pyro spends much of its time in Python: handlers, traces, distribution objects. None of
 that depends on the numbers. `stage` runs the programs once under `torch.export`, keeps the tensor
 operations that they perform on the pair's own parameters, and proves on two batches that loss,
-gradients and buffers come out the same, bit for bit. What cannot be proved is refused.
+gradients and buffers come out the same, bit for bit. What cannot be proved is refused. So is what
+two batches cannot tell: a parameter that no module owns, which would be a constant of the graph,
+and a count in Python, which may change the programs later on.
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pyro
 import torch
+from pyro import poutine
 from torch import Tensor, nn
 
 from guides import Guide
@@ -35,7 +39,7 @@ Batch = tuple[Tensor, ...]
 
 
 class NotStageable(Exception):
-    """A pair whose staged graph is not its eager program: one line that says why."""
+    """A pair whose staged graph is not its eager program: what the pair is or has, in one line."""
 
 
 class PairLoss(nn.Module):
@@ -85,10 +89,23 @@ def stage(
     scheduled = scheduled or {}
     with isolated(batch[0].device, eager), pyro.get_param_store().scope():
         staged = trace(eager, batch, scheduled)
+        before = _plain_attributes(eager)
         with pyro.validation_enabled(False):
             pair = with_gradients(eager), with_gradients(eager, staged)
             check_same(*pair, eager, batch, scheduled, relative=0.0)
+        for name, value in _plain_attributes(eager).items():
+            if before.get(name, value) != value:
+                raise NotStageable(f"changes {name} in Python with every call; make it a buffer")
     return staged
+
+
+def _plain_attributes(owner: nn.Module) -> dict[str, Any]:
+    return {
+        f"{name}.{attribute}": value
+        for name, module in owner.named_modules()
+        for attribute, value in vars(module).items()
+        if isinstance(value, bool | int | float | str)
+    }
 
 
 def trace(programs: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> nn.Module:
@@ -100,17 +117,31 @@ def trace(programs: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> nn
         scheduled: What it takes by name.
 
     Raises:
-        NotStageable: If it cannot be traced.
+        NotStageable: If it cannot be traced, or has a parameter of its own.
     """
     try:
-        with pyro.validation_enabled(True):
-            # Fills lazy caches with real tensors, so that traced ones stay nowhere.
+        # Fills lazy caches with real tensors, so that traced ones stay nowhere.
+        with pyro.validation_enabled(True), poutine.trace(param_only=True) as sites:
             programs(*batch, **scheduled)
+        _check_owned(sites.trace, programs)
         with pyro.validation_enabled(False):
             exported = torch.export.export(programs, batch, scheduled, strict=False)
             return exported.module(check_guards=False)
+    except NotStageable:
+        raise
     except Exception as error:  # whatever stops the tracer, the answer is the same
         raise NotStageable(f"cannot be traced: {first_line(error)}") from error
+
+
+def _check_owned(sites: poutine.Trace, programs: nn.Module) -> None:
+    owned = {id(parameter) for parameter in programs.parameters()}
+    for name in sites.param_nodes:
+        node: Any = sites.nodes[name]
+        value = node["value"]
+        # Pyro gives constrained values the parameter that they are made from.
+        free = value.unconstrained() if hasattr(value, "unconstrained") else value
+        if id(free) not in owned:
+            raise NotStageable(f"has a parameter {name} that no module owns; make it a PyroParam")
 
 
 def with_gradients(owner: nn.Module, loss_of: Loss | None = None) -> Gradients:
@@ -161,17 +192,23 @@ def check_same(
     # The second batch has other content, so that a branch on the data cannot stay unnoticed.
     repeated = tuple(part[:1].expand_as(part).contiguous() for part in batch)
     for seed, parts in enumerate((batch, repeated)):
-        expected = _outcome(partial(reference, *parts, **scheduled), owner, seed)
-        got = _outcome(partial(other, *parts, **scheduled), owner, seed)
+        try:
+            expected = _outcome(partial(reference, *parts, **scheduled), owner, seed)
+            got = _outcome(partial(other, *parts, **scheduled), owner, seed)
+        except Exception as error:
+            raise NotStageable(f"has a graph that does not run: {first_line(error)}") from error
         for name, value in expected.items():
             other_value = got[name]
             if value is None and other_value is None:
                 continue
             if value is None or other_value is None:
-                raise NotStageable(f"{name} is missing on one side")
-            error = (other_value - value).abs().max().item()
-            if not error <= relative * value.abs().max().item():
-                raise NotStageable(f"{name} is off by {error:.1e}")
+                raise NotStageable(f"has a graph in which {name} is missing on one side")
+            if torch.equal(value, other_value):
+                continue
+            value, other_value = value.double(), other_value.double()  # a buffer may be a mask
+            difference = (other_value - value).abs().max().item()
+            if not difference <= relative * value.abs().max().item():
+                raise NotStageable(f"has a graph in which {name} is off by {difference:.1e}")
 
 
 def _outcome(
@@ -190,5 +227,7 @@ def _outcome(
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """What the first of an error's causes says, in one line."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
     return str(error).strip().partition("\n")[0] or type(error).__name__

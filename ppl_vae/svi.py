@@ -56,8 +56,9 @@ class SVIStep:
             for name, value in objective.schedule(0.0).items()
         }
         self._eager = with_gradients(self.pair)
+        self._modules = list(self.pair.modules())
         self._compiled: Gradients | None = None
-        self._compiled_shape: torch.Size | None = None
+        self._compiled_for: tuple[torch.Size, list[bool]] | None = None
 
     @property
     def compiled(self) -> bool:
@@ -67,7 +68,8 @@ class SVIStep:
     def compile(self, batch: tuple[Tensor, ...]) -> None:
         """Lets a compiled graph stand in for the Pyro programs on batches of the same shape.
 
-        Batches of another shape, such as the last of an epoch, run the programs.
+        Batches of another shape, such as the last of an epoch, run the programs; so do all while
+        a module is in another mode, training or evaluation, than it is now.
 
         Args:
             batch: Images (B, C, H, W), and labels (B,) where the model takes them.
@@ -78,7 +80,7 @@ class SVIStep:
         with matrix_precision(self.precision, self.pair):
             staged = stage(self.model, self.guide, self.objective, batch, self.scheduled)
             self._compiled = compile_staged(staged, batch, self.scheduled, self.precision)
-        self._compiled_shape = batch[0].shape
+        self._compiled_for = self._circumstances(batch)
 
     def __call__(
         self,
@@ -115,8 +117,7 @@ class SVIStep:
         Raises:
             LostProcess: If another process is gone; the parameters are as they were.
         """
-        shape = batch[0].shape
-        if self._compiled is not None and shape == self._compiled_shape and self.model.training:
+        if self._compiled is not None and self._circumstances(batch) == self._compiled_for:
             loss, gradients = self._compiled(*batch, **self.scheduled)
         else:
             with matrix_precision(self.precision, self.pair):
@@ -126,6 +127,10 @@ class SVIStep:
         # reason.
         self._adam.update(gradients, skip=(loss - loss).ne(0).float())  # NaN where it is not finite
         return loss
+
+    def _circumstances(self, batch: tuple[Tensor, ...]) -> tuple[torch.Size, list[bool]]:
+        """What a graph is of."""
+        return batch[0].shape, [module.training for module in self._modules]
 
     def state(self) -> dict[str, Tensor]:
         """Adam's moments and counts by parameter."""

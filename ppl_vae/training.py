@@ -110,6 +110,7 @@ class Training:
         """
         images = self.data.train
         labelled = self.step.model.labelled
+        self._to_training_mode()
         with isolated(images.raw.device):
             full = self.ranks.share(torch.arange(self.batch_size, device=images.raw.device))
             self.step.compile(images.batch(full, labelled))
@@ -134,8 +135,7 @@ class Training:
         images = len(self.data.train)
         done = len(self.rows) * images
         done += (self.steps - len(self.rows) * self.steps_per_epoch) * self.batch_size
-        self.step.model.train()
-        self.step.guide.train()
+        self._to_training_mode()
         with (
             asked_to_stop() as asked,
             pyro.validation_enabled(False),
@@ -165,6 +165,10 @@ class Training:
             raise KeyboardInterrupt(
                 f"stopped, with a checkpoint; go on with: python -m ppl_vae.fit --resume {folder}"
             )
+
+    def _to_training_mode(self) -> None:
+        self.step.model.train()
+        self.step.guide.train()
 
     @contextmanager
     def _saved_if_lost(self, folder: Path) -> Iterator[None]:
@@ -236,8 +240,7 @@ class Training:
         self.ranks.copy_from_first(means)
         if not means.isfinite().all():
             self._stop("the validation ELBO is not finite", images.batch(bad, model.labelled))
-        model.train()
-        guide.train()
+        self._to_training_mode()
         row: Row = {
             "epoch": len(self.rows) + 1,
             "steps": self.steps,

@@ -1,0 +1,234 @@
+"""What the capture of a whole step stands on, without a GPU."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from on_device import DEVICE, OnOneDevice
+from pyro.infer import Trace_ELBO
+from test_contract import Case, with_labels
+from test_staged_pairs import ALWAYS, natural_objective
+from torch import Tensor
+
+from guides import DiagonalNormal, Guide
+from models import VAE, Spec
+from ppl_vae.capturing import CapturedStep
+from ppl_vae.data import Split
+from ppl_vae.data.conversion import bernoulli_draw
+from ppl_vae.objectives import Beta, Objective
+from ppl_vae.staging import NotStageable, PairLoss, with_gradients
+from ppl_vae.svi import SVIStep
+
+SPEC = Spec((1, 5, 4), "binary", 3)
+
+
+def loss_on_device(
+    model: Any, guide: Guide, objective: Objective, batch: tuple[Tensor, ...]
+) -> Any:
+    """Loss and gradients where nothing can be read and no constant is elsewhere."""
+    model.to(DEVICE)
+    guide.to(DEVICE)
+    batch = tuple(part.to(DEVICE) for part in batch)
+    with OnOneDevice(), pyro.validation_enabled(False):
+        return with_gradients(PairLoss(model, guide, objective))(*batch)
+
+
+# Nothing of a step waits
+
+
+@pytest.mark.parametrize("case", sorted(ALWAYS, key=str), ids=str)
+def test_no_pair_reads_a_number_or_has_a_constant_elsewhere(case: Case) -> None:
+    """So no graph has: what it holds is what the programs made."""
+    model, guide = case.build()
+    batch = with_labels(model, case.data())
+    loss, gradients = loss_on_device(model, guide, natural_objective(case), batch)
+    assert {loss.device, *(gradient.device for gradient in gradients.values())} == {DEVICE}
+
+
+class Constant(DiagonalNormal):
+    def posterior(self, x: Tensor) -> dist.TorchDistribution:
+        factor = torch.tensor([1.0, 2.0, 3.0])
+        return dist.Normal(super().posterior(x).mean * factor, 1.0).to_event(1)
+
+
+class Copied(DiagonalNormal):
+    def posterior(self, x: Tensor) -> dist.TorchDistribution:
+        factor = torch.tensor([1.0, 2.0, 3.0]).to(x.device)
+        return dist.Normal(super().posterior(x).mean * factor, 1.0).to_event(1)
+
+
+class Reading(DiagonalNormal):
+    def posterior(self, x: Tensor) -> dist.TorchDistribution:
+        scale = 1.0 + abs(x.mean().item())
+        return dist.Normal(super().posterior(x).mean, scale).to_event(1)
+
+
+class Branching(DiagonalNormal):
+    def posterior(self, x: Tensor) -> dist.TorchDistribution:
+        scale = 2.0 if x.mean() > 0 else 1.0
+        return dist.Normal(super().posterior(x).mean, scale).to_event(1)
+
+
+@pytest.mark.parametrize(
+    ("guide", "said"),
+    [
+        (Constant, "cpu is not on the expected device meta"),
+        (Copied, "works on cpu and meta"),
+        (Reading, "reads from the device"),
+        (Branching, "reads from the device"),
+    ],
+)
+def test_what_waits_is_seen(guide: type[Guide], said: str) -> None:
+    with pytest.raises((AssertionError, RuntimeError), match=said):
+        loss_on_device(VAE(SPEC), guide(SPEC), Beta(), (torch.ones(6, 1, 5, 4),))
+
+
+def test_stock_pyro_waits() -> None:
+    model, guide = VAE(SPEC), DiagonalNormal(SPEC)
+    with pytest.raises(AssertionError, match="reads from the device"), OnOneDevice():
+        Trace_ELBO().loss(model, guide, torch.ones(6, 1, 5, 4))
+
+
+def test_no_part_of_a_step_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the indices of images that are held as bytes to Adam's update of the parameters."""
+    updated: list[tuple[Any, ...]] = []
+
+    def fused(*lists: list[Tensor], **options: Any) -> None:
+        updated.append((*lists, [options["lr"], options["found_inf"]]))
+
+    monkeypatch.setattr(torch, "_fused_adam_", fused)
+    step = SVIStep(
+        VAE(SPEC).to(DEVICE), DiagonalNormal(SPEC).to(DEVICE), Beta(beta=2.0, warmup_epochs=3)
+    )
+    raw = torch.empty((64, 1, 5, 4), dtype=torch.uint8, device=DEVICE)
+    images = Split(
+        raw, torch.empty(64, dtype=torch.int64, device=DEVICE), partial(bernoulli_draw, top=255)
+    )
+    index = torch.empty(16, dtype=torch.int64, device=DEVICE)
+    with pyro.validation_enabled(False):
+        step.update(images.batch(index, labelled=False))  # in which Adam sorts its tensors
+        with OnOneDevice():
+            step.set(1e-3, 0.5)
+            step.update(images.batch(index, labelled=False))
+            images.batch(index, labelled=True)
+    for parts in updated:
+        assert {tensor.device for part in parts for tensor in part} == {DEVICE}
+        assert len(parts[0]) == len(step.parameters)
+
+
+# The capture itself, with CUDA's part of it played by Python
+
+
+class Generator:
+    """Stands for the one of a GPU, which a capture that fails leaves of no use."""
+
+    def __init__(self, usable: bool = True) -> None:
+        self.usable = usable
+
+    def clone_state(self) -> "Generator":
+        return Generator(self.usable)
+
+    def graphsafe_set_state(self, other: "Generator") -> None:
+        self.usable = other.usable
+
+
+class Played:
+    """Runs in a replay what it saw being captured."""
+
+    def __init__(self) -> None:
+        self.generator = Generator()
+        self.stream = "the first"
+
+    def replay(self) -> None:
+        self.step._loss.copy_(self.step.step.update(self.draw(self.step._index)))
+
+    @contextmanager
+    def capture(self, graph: Any) -> Iterator[None]:
+        self.generator.usable, self.stream = False, "that of the capture"
+        try:
+            yield
+        except RuntimeError:
+            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
+        self.generator.usable, self.stream = True, "the first"
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> Played:
+    played = Played()
+    for name, value in {
+        "CUDAGraph": lambda: played,
+        "graph": played.capture,
+        "Stream": lambda device: SimpleNamespace(wait_stream=lambda other: None),
+        "stream": lambda stream: nullcontext(),
+        "current_stream": lambda device: (
+            played.stream
+            if played.stream != "the first"
+            else SimpleNamespace(wait_stream=lambda other: None)
+        ),
+        "set_stream": lambda stream: setattr(played, "stream", "the first"),
+        "default_generators": {-1: played.generator},
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    return played
+
+
+IMAGES = torch.rand(64, 1, 5, 4, generator=torch.Generator().manual_seed(1)).round()
+
+
+def draw(index: Tensor) -> tuple[Tensor, ...]:
+    return (bernoulli_draw(IMAGES[index] * 200, 255),)
+
+
+def new_step() -> SVIStep:
+    torch.manual_seed(3)
+    return SVIStep(VAE(SPEC), DiagonalNormal(SPEC), Beta(beta=2.0, warmup_epochs=3))
+
+
+def test_replays_take_the_steps_that_the_step_takes(played: Played) -> None:
+    """Each on its own images, at its own rate and weight; a capture takes none itself."""
+    plain, other = new_step(), new_step()
+    states = []
+    for step in (plain, other):
+        torch.manual_seed(5)
+        taken: Any = step
+        if step is other:
+            taken = CapturedStep(step, draw, torch.arange(16))
+            played.step, played.draw = taken, draw
+        losses = []
+        for number in range(4):
+            index = torch.arange(16) + 16 * number
+            batch = draw(index) if step is plain else (index,)
+            losses.append(taken(batch, 1e-2 * number, epoch=0.5 * number).clone())
+        states.append([*losses, *step.parameters.values(), *step.state().values()])
+    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+    assert played.generator.usable
+
+
+def failing(index: Tensor, calls: list[int]) -> tuple[Tensor, ...]:
+    calls.append(1)
+    if len(calls) == 4:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+    return draw(index)
+
+
+def test_after_a_capture_that_fails_all_is_as_it_was(played: Played) -> None:
+    step = new_step()
+    before = [
+        value.detach().clone() for value in (*step.parameters.values(), *step.state().values())
+    ]
+    random = torch.get_rng_state()
+    said = "cannot be captured: operation not permitted when stream is capturing$"
+    with pytest.raises(NotStageable, match=said):
+        CapturedStep(step, partial(failing, calls=[]), torch.arange(16))
+    after = [*step.parameters.values(), *step.state().values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert torch.equal(torch.get_rng_state(), random)
+    assert played.generator.usable
+    assert played.stream == "the first"
+    assert step(draw(torch.arange(16)), 1e-2).isfinite()
