@@ -43,6 +43,7 @@ def fit(
     warmup_epochs: float | None = None,
     patience: int | None = None,
     labels: int | None = None,
+    label_repeats: int = 1,
     seed: int = 0,
     device: DeviceChoice = "auto",
     engine: Engine = "auto",
@@ -72,6 +73,8 @@ def fit(
             parameters; unless given, train all epochs and keep the last.
         labels: How many of the training images keep their labels, as many of each class, where
             the model is one of labelled images; all unless given.
+        label_repeats: How often an epoch has each image that keeps its label, where `labels` is
+            given. A hundred labels among 50,000 images are in one batch of five otherwise.
         seed: What every random number follows from.
         device: Where to compute; `auto` takes CUDA where there is one.
         engine: `eager` runs the Pyro programs in every step; `compiled` runs a graph of tensor
@@ -109,6 +112,7 @@ def fit(
         "warmup_epochs": warmup_epochs,
         "patience": patience,
         "labels": labels,
+        "label_repeats": label_repeats,
         "seed": seed,
         "device": device,
         "engine": engine,

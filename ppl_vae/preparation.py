@@ -38,6 +38,10 @@ def check_settings(settings: dict[str, Any]) -> None:
         raise InputError(f"--learning_rate: expected above 0; got {settings['learning_rate']}")
     if not 0 <= settings.get("weight_decay", 0.0) < float("inf"):
         raise InputError(f"--weight_decay: expected at least 0; got {settings['weight_decay']}")
+    repeats = settings.get("label_repeats", 1)
+    if repeats < 1 or (repeats > 1 and settings["labels"] is None):
+        expected = "at least 1" if repeats < 1 else "--labels too"
+        raise InputError(f"--label_repeats: expected {expected}; got {repeats}")
     if not settings["checkpoint_seconds"] >= 0:
         raise InputError(
             f"--checkpoint_seconds: expected at least 0; got {settings['checkpoint_seconds']}"
@@ -85,7 +89,7 @@ def prepare(
     model.to(device)
     guide.to(device)
     if config.get("labels") is not None:
-        data = _keep_labels(data, model, config["labels"], config["seed"])
+        data = _keep_labels(data, model, config)
     check_labels(model, data)
     check_pair(model, guide, *data.validation.batch(slice(batch_size), model.labelled))
     few = data.validation.batch(slice(2), model.labelled)
@@ -129,13 +133,14 @@ def _precision(config: dict[str, Any], device: torch.device) -> torch.dtype | No
     return PRECISIONS[choice]
 
 
-def _keep_labels(data: Data, model: Model, count: int, seed: int) -> Data:
+def _keep_labels(data: Data, model: Model, config: dict[str, Any]) -> Data:
     if not model.labelled:
         raise InputError(
             f"--labels: {type(model).__name__} takes no labels; leave it out, or choose --model "
             "SemiSupervised"
         )
-    return dataclasses.replace(data, train=data.train.keep_labels(count, data.classes, seed))
+    train = data.train.keep_labels(config["labels"], data.classes, config["seed"])
+    return dataclasses.replace(data, train=train.repeat_labelled(config.get("label_repeats", 1)))
 
 
 def initialise(run: Run) -> None:

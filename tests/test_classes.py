@@ -1,6 +1,7 @@
 """Labels kept, classes scored, and pictures by class."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,6 +63,26 @@ def test_labels_are_kept_evenly_and_by_the_seed() -> None:
 def test_labels_that_are_not_there_cannot_be_kept(count: int, said: str) -> None:
     with pytest.raises(InputError, match=said):
         split_of([0, 0, 0, 1, -1]).keep_labels(count, 2, seed=0)
+
+
+def test_labelled_images_are_repeated() -> None:
+    raw = torch.arange(5.0).reshape(5, 1, 1, 1)
+    split = Split(raw, torch.tensor([-1, 1, -1, 0, -1]), lambda raw: raw)
+    again = split.repeat_labelled(3)
+    assert again[:].flatten().tolist() == [0, 1, 2, 3, 4, 1, 3, 1, 3]
+    assert again.labels is not None
+    assert again.labels.tolist() == [-1, 1, -1, 0, -1, 1, 0, 1, 0]
+    same = split.repeat_labelled(1)
+    assert torch.equal(same[:], split[:])
+
+
+def test_a_run_has_its_labels_so_often(tmp_path: Path) -> None:
+    common = {"epochs": 1, "batch_size": 400, "latent_dim": 3, "device": "cpu", "label_repeats": 5}
+    run = fit(**PAIRS["m2"], **common, run=tmp_path / "run")
+    assert run.summary["training_images"] == 1297 + 4 * 100
+    for wrong, said in (({"label_repeats": 0}, "at least 1"), ({"labels": None}, "--labels too")):
+        with pytest.raises(InputError, match=f"--label_repeats: expected {said}"):
+            fit(**{**PAIRS["m2"], **common, **wrong}, run=tmp_path / "refused")
 
 
 def test_clustering_scores_are_those_of_the_best_assignment() -> None:

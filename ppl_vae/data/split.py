@@ -91,6 +91,15 @@ class Split:
             kept[chosen] = label
         return replace(self, labels=kept.to(self.raw.device))
 
+    def repeat_labelled(self, times: int) -> "Split":
+        """The split with each image whose label is known so many times; the others once."""
+        places = torch.arange(len(self), device=self.raw.device)
+        known = places[:0] if self.labels is None else places[self.labels >= 0]
+        rows = torch.cat([places, known.repeat(times - 1)])
+        labels = None if self.labels is None else self.labels[rows]
+        raw = self.raw.select(rows) if isinstance(self.raw, Stored) else self.raw[rows]
+        return replace(self, raw=raw, labels=labels)
+
     def first(self, count: int) -> "Split":
         """The split of the first so many images."""
         labels = None if self.labels is None else self.labels[:count]
