@@ -15,6 +15,7 @@ from ppl_vae.unconstrained import Unconstrained
 
 __all__ = ["AIS", "Bidirectional", "ais", "bidirectional", "interval"]
 
+_NEGLIGIBLE = 8.0  # nats below the mean, at which a weight adds nothing to it
 _ROUNDINGS = 16  # of the type, that a log-weight may be wrong by
 
 
@@ -73,7 +74,10 @@ def interval(
     the delta method's, log mean w +- t sd(w) / (sqrt(C) mean w), and that of Cox for weights that
     are log-normal, m + s^2 / 2 +- t sqrt(s^2 / C + s^4 / (2 (C - 1))), m and s^2 the mean and
     variance of log w (Zhou and Gao, 1997). The first alone is too short where the largest weights
-    have not been met.
+    have not been met. For the second, weights below exp(-8) of the mean, which together change it
+    by less than a two-thousandth, count as that: chains that are stuck in another mode say nothing
+    about the largest weights. The lower end is no further down than Markov's inequality allows,
+    P(mean w > p / a) <= a.
 
     Args:
         log_weights: (C, B) in nats, C >= 2.
@@ -86,10 +90,12 @@ def interval(
     quantile = float(student.ppf((1 + level) / 2, chains - 1))
     mean = log_weights.logsumexp(0) - log(chains)
     error = (log_weights - mean).exp().std(0) / sqrt(chains)
-    variance = log_weights.var(0)
-    centre = log_weights.mean(0) + variance / 2
+    counted = torch.maximum(log_weights, mean - _NEGLIGIBLE)
+    variance = counted.var(0)
+    centre = counted.mean(0) + variance / 2
     spread = (variance / chains + variance.square() / (2 * (chains - 1))).sqrt()
     lower = torch.minimum(mean - quantile * error, centre - quantile * spread)
+    lower = torch.maximum(lower, mean - log(2 / (1 - level)))
     upper = torch.maximum(mean + quantile * error, centre + quantile * spread)
     margin = rounding * log_weights.abs().amax(0)
     return error, lower - margin, upper + margin

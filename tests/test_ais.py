@@ -150,6 +150,18 @@ def test_the_interval_of_log_normal_weights(spread: float) -> None:
     assert (lower == upper).all()
 
 
+def test_stuck_chains_do_not_stretch_the_interval() -> None:
+    """Half of the chains stay in a mode without mass: the interval covers, and is of use."""
+    stuck = torch.rand(16, 4000, dtype=torch.float64) < 0.5
+    free = 0.5 * torch.randn(16, 4000, dtype=torch.float64)
+    log_weights = torch.where(stuck, -40.0, free) - 100
+    _, lower, upper = interval(log_weights, 0.95)
+    exact = -100 + log(0.5) + 0.5**2 / 2
+    assert ((lower < exact) & (exact < upper)).double().mean() > 0.94
+    assert (upper - lower).median() < 20
+    assert (lower >= log_weights.logsumexp(0) - log(16) - log(40) - 1e-9).all()
+
+
 def test_the_error_is_that_of_a_mean() -> None:
     weights = np.random.default_rng(0).random((16, 5)) + 0.5
     error, *_ = interval(torch.as_tensor(np.log(weights)), 0.9)

@@ -32,6 +32,7 @@ from ppl_vae.report.calibrated import verdict
 from ppl_vae.report.comparison import comparable
 from ppl_vae.report.gap import gap
 from ppl_vae.report.inspection import Effort, Inspection, choose_images
+from ppl_vae.report.latent import _label
 from ppl_vae.report.page import page
 from ppl_vae.report.predicted import nearest, pixel_differences
 from ppl_vae.report.section import Section, Table
@@ -262,6 +263,15 @@ def test_without_labels_and_two_dimensions_the_rest_is_written(
     assert "constant_data" not in read_datatree(run.path / "posterior.nc").children
     with pytest.raises(InputError, match="has no labels"):
         posterior(run, label=1, **QUICK)
+
+
+def test_runs_of_the_same_beta_are_told_apart() -> None:
+    rows = [
+        {"run": f"runs/{name}", "beta": beta}
+        for name, beta in zip("abcd", (1, 1, 4, None), strict=True)
+    ]
+    labels = [_label(row, rows) for row in rows]
+    assert labels == ["a, β = 1", "b, β = 1", "β = 4", "d"]
 
 
 def test_one_latent_outside_its_band_is_no_verdict() -> None:

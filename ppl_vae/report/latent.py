@@ -1,6 +1,7 @@
 """What does the latent space hold?"""
 
 from math import log
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -170,8 +171,12 @@ def _row(run: Run, rate: Tensor, distortion: Tensor) -> dict[str, Any]:
     return row
 
 
-def _label(row: dict[str, Any]) -> str:
-    return row["run"] if row["beta"] is None else f"β = {row['beta']:g}"
+def _label(row: dict[str, Any], runs: list[dict[str, Any]]) -> str:
+    """A run by its beta, and by its name where it has none or others have the same."""
+    if row["beta"] is None:
+        return Path(row["run"]).name
+    shared = sum(other["beta"] == row["beta"] for other in runs) > 1
+    return (f"{Path(row['run']).name}, " if shared else "") + f"β = {row['beta']:g}"
 
 
 def _table(runs: list[dict[str, Any]]) -> Table:
@@ -208,7 +213,7 @@ def _rate_distortion(runs: list[dict[str, Any]]) -> Picture:
     axes.set_ylim(limits)
     for row, rate, distortion in zip(runs, rates, distortions, strict=True):
         axes.annotate(
-            _label(row),
+            _label(row, runs),
             (rate, distortion),
             xytext=(6, 6),
             textcoords="offset points",
