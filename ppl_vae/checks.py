@@ -90,6 +90,12 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
             ) from error
         except (ValueError, RuntimeError) as error:
             reason = _reason(error)
+            if sorted(guide.latents) != sorted(model.latents):
+                others = ", ".join(_guides_of(sorted(model.latents), x, *labels))
+                raise InputError(
+                    f"{pair}: the guide is one for the sites {sorted(guide.latents)}, the model "
+                    f"has {sorted(model.latents)}; choose one of {others or 'your own'}"
+                ) from error
             raise InputError(
                 f"{pair} does not run on images {tuple(x.shape[1:])}: {reason}"
             ) from error
@@ -99,12 +105,8 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
     }
     every = sorted([*model.latents, *model.enumerated])
     if sites["model"] != every or sites["guide"] not in (every, sorted(model.latents)):
-        known: list[Any] = subclasses(Guide)
         fitting = [
-            cls.__name__
-            for cls in known
-            if sorted(cls.latents) == sites["model"] and cls is not type(guide)
-            if _takes(cls, x, *labels)
+            name for name in _guides_of(sites["model"], x, *labels) if name != type(guide).__name__
         ]
         raise InputError(
             f"{pair}: the guide's sites have to be the model's latent sites; the guide samples "
@@ -132,6 +134,12 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
     culprit = find_not_finite(model, guide, x, *labels)
     if culprit:
         raise InputError(f"{pair}: {culprit} before training; check the initial parameters")
+
+
+def _guides_of(sites: list[str], *batch: Tensor) -> list[str]:
+    """The names of the guides that sample so named sites, given such a batch."""
+    known: list[Any] = subclasses(Guide)
+    return [cls.__name__ for cls in known if sorted(cls.latents) == sites if _takes(cls, *batch)]
 
 
 def _takes(guide: type[Guide], *batch: Tensor) -> bool:

@@ -71,9 +71,11 @@ def features(
         What `features.json` says.
 
     Raises:
-        InputError: If there is no run, the runs' images differ, or a number is out of range.
+        InputError: If there is no run, one needs the class to encode an image, the runs' images
+            differ, or a number is out of range.
         OSError: If a file cannot be written.
     """
+    _check_encoders(runs)
     _check_same_data(runs)
     check_seed(seed)
     first = runs[0]
@@ -123,6 +125,16 @@ def features(
     _draw(first, result, codes, x[1], labels)
     write_json(first.path / FEATURES, result)
     return result
+
+
+def _check_encoders(runs: tuple[Run, ...]) -> None:
+    for run in runs:
+        if run.model.labelled and not run.model.enumerated:
+            raise InputError(
+                f"expected runs that encode images alone; {type(run.model).__name__} of {run.path} "
+                "is told the class, which is what the features are scored by; choose a run of "
+                "another model"
+            )
 
 
 def _check_same_data(runs: tuple[Run, ...]) -> None:

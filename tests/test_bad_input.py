@@ -151,6 +151,10 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         ),
         (["--data.binarize", "dynmic"], ["--data.binarize", "'dynamic'", "dynmic"]),
         (
+            ["--model", "Hierarchical", "--prior", "VampPrior", "--prior.components", "5"],
+            ["is one for the sites ['z'], the model has ['z1', 'z2']; choose one of BottomUp, L"],
+        ),
+        (
             ["--guide", "ConditionalNormal"],
             ["takes the class of each image", "--guide DiagonalNormal, or --model Conditional"],
         ),

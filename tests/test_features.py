@@ -15,7 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import ppl_vae.fit
-from models import MLP, Gaussian
+from guides import ConditionalNormal
+from models import MLP, Conditional, Gaussian
 from ppl_vae.baselines import clustering_accuracy, clustering_scores, linear_probe
 from ppl_vae.errors import InputError
 from ppl_vae.features import features, main
@@ -219,6 +220,12 @@ def test_runs_on_other_images_are_refused(run, tmp_path):
         InputError, match=r"same images; .*run has binary Digits, .*has real Digits"
     ):
         features(run, other)
+
+
+def test_a_run_that_is_told_the_class_is_refused(run, tmp_path):
+    told = train(tmp_path / "told", model=Conditional, guide=ConditionalNormal)
+    with pytest.raises(InputError, match=r"encode images alone; Conditional of .*told is told"):
+        features(run, told)
 
 
 @pytest.mark.parametrize(
