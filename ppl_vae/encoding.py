@@ -1,5 +1,11 @@
-"""Means of q(z|x) and p(x|z), and the classes that an image is encoded and decoded with."""
+"""Means of q(z|x) and p(x|z), and the classes that an image is encoded and decoded with.
 
+All are computed in pieces whose sizes follow from the pair and a bound on memory alone, so that one
+seed gives one result.
+"""
+
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,10 +15,11 @@ from torch import Tensor
 
 from guides import Guide
 from models import Model
+from ppl_vae.isolation import isolated
+from ppl_vae.joint import MEMORY_BYTES, Allocations
 
 __all__ = ["decoded_mean", "likely_classes", "posterior_mean"]
 
-_CHUNK = 512  # images decoded or encoded at a time
 _DRAWS = 256  # for a mean that has no closed form
 
 
@@ -33,7 +40,7 @@ def likely_classes(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> Te
     if not model.enumerated:
         return labels[0]
     try:
-        return torch.cat([guide.classify(part).logits.argmax(-1) for part in x.split(_CHUNK)])
+        return _in_pieces(lambda part: guide.classify(part).logits.argmax(-1), x)
     except NotImplementedError:
         return None
 
@@ -47,8 +54,7 @@ def decoded_mean(model: Model, z: Tensor, y: Tensor | None = None) -> Tensor:
     parts = [z.flatten(0, -2)]
     if y is not None:
         parts.append(y.expand(z.shape[:-1]).flatten())
-    chunks = zip(*(part.split(_CHUNK) for part in parts), strict=True)
-    means = torch.cat([_mean(model.decode(*chunk)) for chunk in chunks])
+    means = _in_pieces(lambda *piece: _mean(model.decode(*piece)), *parts)
     return means.unflatten(0, z.shape[:-1])
 
 
@@ -62,8 +68,21 @@ def posterior_mean(model: Model, guide: Guide, x: Tensor, y: Tensor | None = Non
         y: Their classes (B,), where q(z|x, y) is meant.
     """
     batch = (x,) if y is None else (x, y)
-    chunks = zip(*(part.split(_CHUNK) for part in batch), strict=True)
-    return torch.cat([_posterior_mean(model, guide, *chunk) for chunk in chunks])
+    return _in_pieces(partial(_posterior_mean, model, guide), *batch)
+
+
+def _in_pieces(function: Callable[..., Tensor], *batch: Tensor) -> Tensor:
+    """A function of each row of a batch, of as many rows at a time as memory is meant for."""
+    if len(batch[0]) < 2:
+        return function(*batch)
+    bytes_of = []
+    for rows in (1, 2):  # what the second adds: products of weights, say, are there once
+        with isolated(batch[0].device), Allocations() as allocations:
+            function(*(part[:rows] for part in batch))
+        bytes_of.append(allocations.total)
+    rows = max(1, MEMORY_BYTES // max(1, bytes_of[1] - bytes_of[0]))
+    pieces = zip(*(part.split(rows) for part in batch), strict=True)
+    return torch.cat([function(*piece) for piece in pieces])
 
 
 def _posterior_mean(model: Model, guide: Guide, *batch: Tensor) -> Tensor:

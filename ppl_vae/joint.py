@@ -18,6 +18,7 @@ from ppl_vae.isolation import isolated
 
 __all__ = [
     "MEMORY_BYTES",
+    "Allocations",
     "Batch",
     "Joint",
     "Latents",
@@ -172,7 +173,7 @@ class Joint:
         ]
         with torch.no_grad(), isolated(self.batch[0].device, *modules):
             latents, _ = part.draw(1)
-            with _Allocations() as allocations:
+            with Allocations() as allocations:
                 part.log_terms(latents)
         return max(1, memory_bytes // max(1, allocations.total))
 
@@ -270,8 +271,12 @@ def _check_site(name: str, node: dict[str, Any], size: int, latent: bool) -> Non
         )
 
 
-class _Allocations(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations return, views left out."""
+class Allocations(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations return, views left out.
+
+    Attributes:
+        total: Bytes so far.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -137,6 +137,9 @@ guide = DiagonalNormal(spec, network=lambda a, b: MLP(a, b, (4,))).double()
 training = Training(
     SVIStep(model, guide, ELBO(), ranks=ranks), data, {{}}, epochs={EPOCHS}, batch_size={BATCH},
     learning_rate=0.1, warmup_epochs=None, patience=None, seed={SEED}, checkpoint_seconds=1000.0)
+if COMPILED:
+    training.compile()
+    assert training.step.compiled
 training.run(folder)
 state = {{name: value.detach().numpy() for name, value in training.step.parameters.items()}}
 np.savez(folder / f"{{ranks.rank}}.npz", loss=training.rows[-1]["loss_nats_per_datum"], **state)
@@ -173,14 +176,14 @@ def by_hand(x: Tensor, size: int) -> tuple[dict[str, Tensor], float]:
     return dict(pair.named_parameters()), loss_sum / IMAGES
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize(("size", "compiled"), [(2, False), (3, False), (2, True)])
 def test_together_they_take_the_steps_of_one(
-    processes: Processes, tmp_path: Path, size: int
+    processes: Processes, tmp_path: Path, size: int, compiled: bool
 ) -> None:
     """Unequal shares, and of the last batch of two images nothing for a third process."""
     x = torch.randn(IMAGES, 1, 2, 3, dtype=torch.float64)
     np.save(tmp_path / "x.npy", x.numpy())
-    program = TRAINING.replace("FOLDER", repr(str(tmp_path)))
+    program = TRAINING.replace("FOLDER", repr(str(tmp_path))).replace("COMPILED", str(compiled))
     assert processes.run(size, program) == [0] * size, processes.said()
     expected, loss = by_hand(x, size)
     first = np.load(tmp_path / "0.npz")
