@@ -61,7 +61,7 @@ CASES = (
     Case(
         "iaf",
         "IAF, 2 maps",
-        "mu, sigma and context of each image; the maps' networks as trained",
+        "mu, sigma and context of each image, and the maps' networks",
         IAF,
     ),
     Case(
@@ -138,19 +138,14 @@ def _train(case: Case, data_root: Path, path: Path) -> None:
 
 def _measure(run: Run) -> Split:
     x = run.data.test[:IMAGES]
+    pair: Any = (run.model, run.guide, x)
+    free: dict[str, Any] = {}
     with seeded(x.device, 0):
-        # SemiAmortized's steps are random: computed once, all that follows is of one q(z|x).
-        with torch.no_grad():
-            features = run.guide.encode(x)
-
-        def model(x: Tensor, features: Tensor) -> Tensor:
-            return run.model(x)
-
-        def guide(x: Tensor, features: Tensor) -> None:
-            with pyro.plate("data", len(x), dim=-1):
-                pyro.sample("z", run.guide.posterior_of(features))
-
-        pair = (model, guide, (x, features))
+        if isinstance(run.guide, SemiAmortized):
+            # Its steps are random: computed once, all that follows is of one q(z|x).
+            with torch.no_grad():
+                features = run.guide.encode(x)
+            pair, free = _held(run, x, features)
         for parameter in (*run.model.parameters(), *run.guide.parameters()):
             parameter.requires_grad_(False)
         annealed = ais(
@@ -164,8 +159,7 @@ def _measure(run: Run) -> Split:
             *pair,
             particles=PARTICLES,
             steps=FIT_STEPS,
-            family=run.guide.posterior_of,
-            features=features,
+            **free,
         )
     return Split(
         elbo=gaps.elbo.tolist(),
@@ -175,6 +169,22 @@ def _measure(run: Run) -> Split:
         k_hat=gaps.k_hat.tolist(),
         converged=gaps.converged.tolist(),
     )
+
+
+def _held(run: Run, x: Tensor, features: Tensor) -> tuple[Any, dict[str, Any]]:
+    """A pair whose q(z|x) is that of given features, and the family that it is of."""
+
+    def model(x: Tensor, features: Tensor) -> Tensor:
+        return run.model(x)
+
+    def guide(x: Tensor, features: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", run.guide.posterior_of(features))
+
+    return (model, guide, (x, features)), {
+        "family": run.guide.posterior_of,
+        "features": features,
+    }
 
 
 def _mean(values: Tensor) -> str:
