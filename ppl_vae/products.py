@@ -32,7 +32,11 @@ def use_onednn(graph: fx.GraphModule) -> None:
             continue
         *bias, a, b = node.args
         follower = next(iter(node.users)) if len(node.users) == 1 else node
-        activation = _ACTIVATIONS.get(follower.target, "none")
+        # It takes a vector as long as a row for a bias; others, which broadcast, are added apart.
+        row = node.meta["val"].shape[1:]
+        activation = "none"
+        if not bias or bias[0].meta["val"].shape == row:
+            activation = _ACTIVATIONS.get(follower.target, "none")
         last = node if activation == "none" else follower
         if activation == "none" and node.meta["val"].dtype != torch.float32:
             continue

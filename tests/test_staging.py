@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Convolutional, Gaussian, Linear, Model, ProbabilisticPCA, Spec
-from ppl_vae.compiling import compile_staged
+from ppl_vae.compiling import compile_measurement, compile_staged
 from ppl_vae.objectives import ELBO
 from ppl_vae.precision import matrix_precision
 from ppl_vae.staging import NotStageable, stage, with_gradients
@@ -358,6 +358,23 @@ def test_a_machine_that_cannot_compile_is_told(monkeypatch):
     monkeypatch.setattr(torch, "compile", _broken)
     with pytest.raises(NotStageable, match=r"cannot be compiled: no C\+\+ compiler$"):
         compile_staged(staged, (x,))
+
+
+class _Affine(nn.Module):
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(7, 5))
+        self.bias = nn.Parameter(torch.randn(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x, self.weight).tanh()
+
+
+@pytest.mark.parametrize("bias", [(5,), (1,), (4, 5), (1, 5), (4, 1), ()])
+def test_a_compiled_product_takes_every_bias_that_broadcasts(bias):
+    x, affine = torch.randn(4, 7), _Affine(*bias)
+    with torch.no_grad():
+        torch.testing.assert_close(compile_measurement(affine, (x,))(x), affine(x))
 
 
 class _Idle(DiagonalNormal):
