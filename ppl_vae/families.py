@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyro
@@ -208,17 +209,10 @@ def _by_copies(joint: Joint) -> Family | None:
         def one(features: Features, *row: Tensor) -> tuple[Latents, Tensor]:
             datum = tuple(part[None] for part in row)
 
-            def program(values: Features) -> Joint:
-                return Joint(
-                    joint.model,
-                    lambda *batch: functional_call(guide, values, batch),
-                    datum,
-                    joint.sites,
-                )
-
-            latents, _ = program(features).draw(particles)
+            pair = Joint(joint.model, guide, datum, joint.sites)
             constant = {name: value.detach() for name, value in features.items()}
-            return latents, program(constant).log_guide(latents)
+            latents, _ = _with(guide, features, partial(pair.draw, particles))
+            return latents, _with(guide, constant, partial(pair.log_guide, latents))
 
         each = vmap(one, in_dims=0, out_dims=1, randomness="different")
         with _NoiseForEach():
@@ -231,3 +225,18 @@ def _by_copies(joint: Joint) -> Family | None:
         if value.requires_grad
     }
     return Family(copies, draw)
+
+
+def _with(guide: nn.Module, values: Features, work: Callable[[], Any]) -> Any:
+    """Does all of the work with other parameters: a flow looks at them for its density too."""
+    named = {f"guide.{name}": value for name, value in values.items()}
+    return functional_call(_Working(guide), named, (work,))
+
+
+class _Working(nn.Module):
+    def __init__(self, guide: nn.Module) -> None:
+        super().__init__()
+        self.guide = guide
+
+    def forward(self, work: Callable[[], Any]) -> Any:
+        return work()
