@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyro
@@ -258,17 +259,10 @@ def _by_copies(joint: Joint) -> Family | None:
         def one(features: Features, *row: Tensor) -> tuple[Latents, Tensor]:
             datum = tuple(part[None] for part in row)
 
-            def program(values: Features) -> Joint:
-                return Joint(
-                    joint.model,
-                    lambda *batch: functional_call(guide, values, batch),
-                    datum,
-                    joint.sites,
-                )
-
-            latents, _ = program(features).draw(particles)
+            pair = Joint(joint.model, guide, datum, joint.sites)
             constant = {name: value.detach() for name, value in features.items()}
-            return latents, program(constant).log_guide(latents)
+            latents, _ = _with(guide, features, partial(pair.draw, particles))
+            return latents, _with(guide, constant, partial(pair.log_guide, latents))
 
         each = vmap(one, in_dims=0, out_dims=1, randomness="different")
         with NoiseForEach():
@@ -278,3 +272,18 @@ def _by_copies(joint: Joint) -> Family | None:
     trained = {name: value for name, value in guide.named_parameters() if value.requires_grad}
     copies = copies_of(trained, len(joint))
     return Family(copies, draw, dict.fromkeys(copies, network_step(trained)))
+
+
+def _with(guide: nn.Module, values: Features, work: Callable[[], Any]) -> Any:
+    """Does all of the work with other parameters: a flow looks at them for its density too."""
+    named = {f"guide.{name}": value for name, value in values.items()}
+    return functional_call(_Working(guide), named, (work,))
+
+
+class _Working(nn.Module):
+    def __init__(self, guide: nn.Module) -> None:
+        super().__init__()
+        self.guide = guide
+
+    def forward(self, work: Callable[[], Any]) -> Any:
+        return work()

@@ -1,5 +1,6 @@
 """log p(x) - ELBO, split: closed forms of probabilistic PCA and of pairs written by hand."""
 
+from functools import partial
 from math import log
 
 import pyro
@@ -25,9 +26,11 @@ from oracles import (
 from torch import Tensor
 
 from guides import IAF, BottomUp, DiagonalNormal, FullRankNormal, Guide
-from models import Hierarchical, Linear, Spec
+from models import MLP, VAE, Hierarchical, Linear, Spec
 from ppl_vae.errors import InputError
+from ppl_vae.families import _by_copies
 from ppl_vae.gaps import Gaps, gap_decomposition
+from ppl_vae.joint import Joint
 
 
 def check_sum(gaps: Gaps) -> None:
@@ -285,3 +288,18 @@ def test_a_guide_without_a_family_is_refused() -> None:
 
     with pytest.raises(InputError, match="family="):
         gap_decomposition(counts_model, guide, torch.ones(3, 5, dtype=torch.float64))
+
+
+def test_a_guide_copied_for_each_datum_scores_its_flow_with_the_parameters_of_the_copy():
+    """A flow looks at its networks when a density is taken, after its program has run."""
+    spec = Spec((1, 3, 2), "binary", 2)
+    network = partial(MLP, hidden=(4,))
+    model, guide = VAE(spec, network=network).double(), IAF(spec, network=network).double()
+    x = torch.rand(3, 1, 3, 2, dtype=torch.float64).round()
+    family = _by_copies(Joint.of(model, guide, x))
+    moved = {name: v + 0.3 * torch.randn_like(v) for name, v in family.features.items()}
+    latents, log_q = family.draw(moved, torch.arange(3), 5)
+    for datum in range(3):
+        guide.load_state_dict({name: v[datum] for name, v in moved.items()}, strict=False)
+        expected = guide.posterior(x[datum : datum + 1]).log_prob(latents["z"][:, datum, None])
+        torch.testing.assert_close(log_q[:, datum], expected[:, 0], rtol=1e-8, atol=1e-10)
