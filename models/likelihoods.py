@@ -9,6 +9,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from models.ranges import check_choice, check_number
 from models.spec import Domain, Shape, Spec
 
 __all__ = ["EDGE", "Bernoulli", "Gaussian", "Likelihood", "default_likelihood"]
@@ -100,7 +101,7 @@ class Gaussian(Likelihood):
             deviation of rounding to one of 256 levels in [0, 1].
 
     Raises:
-        ValueError: If floor <= 0 or initial_scale <= floor.
+        ValueError: If floor is not a number > 0, initial_scale not one above it, or scale unknown.
     """
 
     domain: ClassVar[Domain] = "real"
@@ -113,12 +114,9 @@ class Gaussian(Likelihood):
         floor: float = 1e-3,
     ) -> None:
         super().__init__(spec)
-        if scale not in ("shared", "pixel", "network"):
-            raise ValueError(f"expected scale of shared, pixel, network; got {scale!r}")
-        if not floor > 0:
-            raise ValueError(f"expected floor > 0; got {floor}")
-        if not initial_scale > floor:
-            raise ValueError(f"expected initial_scale > floor = {floor}; got {initial_scale}")
+        check_choice("scale", scale, ("shared", "pixel", "network"))
+        check_number("floor", floor, above=0)
+        check_number("initial_scale", initial_scale, above=floor)
         self.scale = scale
         self.floor = floor
         self.initial_log_scale = log(initial_scale - floor)

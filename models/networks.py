@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from models.convolution import convolved_size, left_over
+from models.ranges import check_choice, check_count, check_sizes
 from models.spec import Shape
 
 __all__ = [
@@ -21,7 +22,6 @@ __all__ = [
     "Network",
     "NetworkFactory",
     "activation_of",
-    "check_sizes",
     "image_and_vector",
     "set_bias",
 ]
@@ -91,16 +91,9 @@ def set_bias(layer: nn.Module, outputs: Tensor) -> None:
     bias.copy_(outputs.flatten() if len(bias) == outputs.numel() else outputs.mean((1, 2)))
 
 
-def check_sizes(name: str, sizes: Sequence[int]) -> None:
-    """Raises ValueError where a size is below 1."""
-    if any(size < 1 for size in sizes):
-        raise ValueError(f"expected {name} of sizes >= 1; got {list(sizes)}")
-
-
 def activation_of(name: str) -> nn.Module:
     """The module of an activation; raises ValueError where there is none of that name."""
-    if name not in ACTIVATIONS:
-        raise ValueError(f"expected activation of {', '.join(get_args(Activation))}; got {name!r}")
+    check_choice("activation", name, get_args(Activation))
     return ACTIVATIONS[name]()
 
 
@@ -164,6 +157,7 @@ class MLP(Network):
         super().__init__(inputs, outputs)
         check_sizes("hidden", hidden)
         order = list(hidden) if len(inputs) == 3 else list(reversed(hidden))
+        check_choice("activation", activation, get_args(Activation))
         widths = [prod(inputs), *order, prod(outputs)]
         layers: list[nn.Module] = [nn.Linear(widths[0], widths[1])]
         for width, next_width in pairwise(widths[1:]):
@@ -211,11 +205,11 @@ class Convolutional(Network):
     ) -> None:
         super().__init__(inputs, outputs)
         image, vector = image_and_vector(inputs, outputs)
-        check_sizes("channels", channels)
-        check_sizes("stride and hidden", (stride, hidden))
-        if not channels:
-            raise ValueError("expected channels for at least one convolution; got none")
-        if kernel_size < 1 or kernel_size % 2 == 0:
+        check_sizes("channels", channels, fewest=1)
+        check_count("stride", stride)
+        check_count("hidden", hidden)
+        check_count("kernel_size", kernel_size)
+        if kernel_size % 2 == 0:
             raise ValueError(f"expected an odd kernel_size >= 1; got {kernel_size}")
         depths = [image[0], *channels]
         geometry = (kernel_size, stride, kernel_size // 2)  # and the padding

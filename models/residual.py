@@ -7,14 +7,8 @@ from math import prod, sqrt
 from torch import Tensor, nn
 
 from models.convolution import convolved_size, left_over
-from models.networks import (
-    Activation,
-    Network,
-    activation_of,
-    check_sizes,
-    image_and_vector,
-    set_bias,
-)
+from models.networks import Activation, Network, activation_of, image_and_vector, set_bias
+from models.ranges import check_count, check_sizes
 from models.spec import Shape
 
 __all__ = ["Residual"]
@@ -73,10 +67,9 @@ class Residual(Network):
     ) -> None:
         super().__init__(inputs, outputs)
         image, vector = image_and_vector(inputs, outputs)
-        check_sizes("channels", channels)
-        check_sizes("blocks and hidden", (blocks, hidden))
-        if not channels:
-            raise ValueError("expected channels for at least one level; got none")
+        check_sizes("channels", channels, fewest=1)
+        check_count("blocks", blocks)
+        check_count("hidden", hidden)
         sizes = [tuple(image[1:])]
         for _ in channels[1:]:
             sizes.append(tuple(convolved_size(size, *_HALVING) for size in sizes[-1]))

@@ -155,9 +155,9 @@ def test_gaussian_draws_match_its_density(scale: str) -> None:
         ({"scale": "image"}, r"expected scale of shared, pixel, network; got 'image'"),
         ({"floor": 0.0}, r"expected floor > 0; got 0.0"),
         ({"floor": -1.0}, r"expected floor > 0; got -1.0"),
-        ({"floor": float("nan")}, r"expected floor > 0; got nan"),
-        ({"initial_scale": 1e-3}, r"expected initial_scale > floor = 0.001; got 0.001"),
-        ({"initial_scale": 0.1, "floor": 0.2}, r"expected initial_scale > floor = 0.2; got 0.1"),
+        ({"floor": float("nan")}, r"expected floor > 0, a finite number; got nan"),
+        ({"initial_scale": 1e-3}, r"expected initial_scale > 0.001; got 0.001"),
+        ({"initial_scale": 0.1, "floor": 0.2}, r"expected initial_scale > 0.2; got 0.1"),
     ],
 )
 def test_gaussian_refuses_options_out_of_range(options: dict, message: str) -> None:

@@ -9,17 +9,8 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
-from guides import BottomUp, Guide, Ladder, SemiAmortized
-from models import (
-    MLP,
-    VAE,
-    Convolutional,
-    Gaussian,
-    Hierarchical,
-    Network,
-    Residual,
-    Spec,
-)
+from guides import Guide, SemiAmortized
+from models import VAE, Hierarchical, Network, Spec
 from models.ranges import check_choice, check_count, check_flag, check_number, check_sizes
 from ppl_vae.pieces import ROLES, is_outside, options_of, subclasses
 
@@ -33,12 +24,6 @@ WRONG: dict[Any, list[Any]] = {
     Literal: ["nonsense", "", None, 1, []],
 }
 
-# Whose types the command line alone looks at; bounds have tests beside the classes.
-ELSEWHERE = {
-    *((cls, name) for cls in (MLP, Convolutional, Residual, Gaussian) for name in options_of(cls)),
-    *((cls, "hidden") for cls in (Hierarchical, BottomUp, Ladder)),
-}
-
 
 def options() -> Iterator[Any]:
     for base in ROLES.values():
@@ -46,7 +31,7 @@ def options() -> Iterator[Any]:
             if is_outside(f"{cls.__module__}."):
                 continue
             for name, parameter in options_of(cls).items():
-                if name in ROLES or parameter.annotation is str or (cls, name) in ELSEWHERE:
+                if name in ROLES or parameter.annotation is str:
                     continue
                 yield pytest.param(cls, name, parameter.annotation, id=f"{cls.__name__}.{name}")
 
