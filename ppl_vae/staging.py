@@ -119,6 +119,8 @@ def trace(programs: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> nn
     Raises:
         NotStageable: If it cannot be traced, or has a parameter of its own.
     """
+    # Of a view of more data the tracer would make the shape of these data unknowns of the graph.
+    batch = tuple(part.clone() for part in batch)
     try:
         # Fills lazy caches with real tensors, so that traced ones stay nowhere.
         with pyro.validation_enabled(True), poutine.trace(param_only=True) as sites:

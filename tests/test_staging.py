@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Convolutional, Gaussian, Linear, Model, ProbabilisticPCA, Spec
 from ppl_vae.compiling import compile_measurement, compile_staged
-from ppl_vae.objectives import ELBO
+from ppl_vae.objectives import ELBO, IWAE
 from ppl_vae.precision import matrix_precision
 from ppl_vae.staging import NotStageable, stage, with_gradients
 from ppl_vae.svi import SVIStep
@@ -82,6 +82,15 @@ def test_the_estimators_are_pyros(particles, analytic_kl, stock):
     got = _loss_and_gradients(lambda x: ours.loss(model, guide, x), [model, guide], x)
     for a, b in zip(expected, got, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)  # float32, sums in another order
+
+
+def test_a_batch_that_is_a_view_of_more_images():
+    model, guide, x = _pair("Bernoulli", "MLP")
+    staged = stage(model, guide, IWAE(5), (x[1:3],))
+    for images in (x[1:3], x[3:5].clone()):
+        eager = _loss_and_gradients(lambda x: IWAE(5).loss(model, guide, x), [model, guide], images)
+        got = _loss_and_gradients(staged, [model, guide], images)
+        assert all(torch.equal(a, b) for a, b in zip(eager, got, strict=True))
 
 
 def test_the_programs_run_on_real_tensors_after_staging():
