@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 Epochs = Iterator[tuple[float, float]]  # seconds of training in an epoch, and the test ELBO after
 
 
-def main(data_root: Path, bound: float = -98.0, epochs: int = 50, most: int = 200) -> None:
+def main(data_root: Path, bound: float = -98.0, epochs: int = 60, most: int = 200) -> None:
     """Trains all until they pass the bound and writes the table.
 
     Args:
