@@ -56,16 +56,16 @@ class Case:
 
 
 CASES = (
-    Case("diagonal", "DiagonalNormal", "N(mu, diag(s^2)); mu, s of each image", DiagonalNormal),
-    Case("full-rank", "FullRankNormal", "N(mu, L L^T); mu, L of each image", FullRankNormal),
+    Case("gap-diagonal", "DiagonalNormal", "N(mu, diag(s^2)); mu, s of each image", DiagonalNormal),
+    Case("gap-full-rank", "FullRankNormal", "N(mu, L L^T); mu, L of each image", FullRankNormal),
     Case(
-        "iaf",
+        "gap-iaf",
         "IAF, 2 maps",
         "mu, sigma and context of each image, and the maps' networks",
         IAF,
     ),
     Case(
-        "semi-amortized",
+        "gap-semi-amortized",
         f"SemiAmortized, {CLIMBS} steps on DiagonalNormal",
         "N(mu, diag(s^2)), as in the first row; the fit starts after the guide's own steps",
         partial(SemiAmortized, steps=CLIMBS),

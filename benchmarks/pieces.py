@@ -21,6 +21,7 @@ from models import MLP, Gaussian, Hierarchical, Mixture, SemiSupervised, VampPri
 from ppl_vae import load
 from ppl_vae.data import MNIST, Arrays
 from ppl_vae.evaluate import EVALUATION, evaluate
+from ppl_vae.features import FEATURES, features
 from ppl_vae.files import whole_file
 from ppl_vae.fit import fit, resume
 from ppl_vae.objectives import IWAE, Beta, SemiSupervisedELBO
@@ -197,7 +198,11 @@ def main(data_root: Path, runs: Path, only: str = "") -> None:
                 evaluate(load(path), particles=case.particles)
         if (path / EVALUATION).exists():
             rows.append(_row(case, path))
-    text = "\n".join([*_HEAD, *rows, ""])
+    first = runs / CASES[0].name
+    if (first / EVALUATION).exists() and not (first / FEATURES).exists():
+        features(load(first))
+    compared = _features_rows(first) if (first / FEATURES).exists() else []
+    text = "\n".join([*_HEAD, *rows, *compared, ""])
     with whole_file(TABLE) as file:
         file.write(text.encode())
     print(text)
@@ -267,6 +272,41 @@ def _row(case: Case, path: Path) -> str:
     cells.append(str(measured["active_units"]))
     cells.append("".join(show(name) for name in scores if name in measured))
     return f"| {' | '.join([*cells, case.published])} |"
+
+
+_SCORES = {
+    "reconstruction_squared_error_per_pixel": 4,
+    "clustering_accuracy": 3,
+    "normalized_mutual_information": 3,
+    "linear_probe_accuracy": 3,
+}
+
+
+def _features_rows(path: Path) -> list[str]:
+    measured = json.loads((path / FEATURES).read_text())
+    lines = [
+        "",
+        "## Features",
+        "",
+        "k-means, PCA and E[z|x] of the first row, by `features`: fitted to the first",
+        f"{measured['train_points']:,} training images, binarised like the others, and scored on",
+        "all test images. Clustering is by k-means on the features, the linear probe is logistic",
+        "regression.",
+        "",
+        f"| what | dimension | {' | '.join(name.replace('_', ' ') for name in _SCORES)} |",
+        "|" + "---|" * (2 + len(_SCORES)),
+    ]
+    for each in measured["representations"]:
+        ours = each["name"] not in ("pixels", "k-means-10") and not each["name"].startswith("PCA")
+        cells = ["VAE" if ours else each["name"], str(each["dimension"] or "")]
+        cells += [
+            f"{each[name]:.{digits}f} +- {each[f'{name}_standard_error']:.{digits}f}"
+            if name in each
+            else ""
+            for name, digits in _SCORES.items()
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 if __name__ == "__main__":
