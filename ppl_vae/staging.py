@@ -136,13 +136,14 @@ def trace(programs: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> nn
 
 
 def _check_owned(sites: poutine.Trace, programs: nn.Module) -> None:
-    owned = {id(parameter) for parameter in programs.parameters()}
+    # By their memory: an estimator may hold a parameter constant, which is another tensor then.
+    owned = {parameter.untyped_storage().data_ptr() for parameter in programs.parameters()}
     for name in sites.param_nodes:
         node: Any = sites.nodes[name]
         value = node["value"]
         # Pyro gives constrained values the parameter that they are made from.
         free = value.unconstrained() if hasattr(value, "unconstrained") else value
-        if id(free) not in owned:
+        if free.untyped_storage().data_ptr() not in owned:
             raise NotStageable(f"has a parameter {name} that no module owns; make it a PyroParam")
 
 

@@ -189,8 +189,9 @@ def test_memory_is_flat_in_the_number_of_images(tmp_path: Path) -> None:
     (first, reader), (second, second_reader), (held, _) = np.reshape(
         [float(line) for line in done.stdout.split()], (3, 2)
     )
-    assert second - first < 22  # of 44 that there are more to read
-    assert second_reader - reader < 10
+    # Half of the 44 that there are more to read. A reader begins with the memory of its parent.
+    assert second - first < 22
+    assert second_reader - reader < 22
     assert held - second > 30  # what would be seen if they were kept
 
 
