@@ -249,7 +249,11 @@ def test_svi_reaches_the_optimum_of_scikit_learn(engine: str, digits: Tensor) ->
         ),
         (Spec((1, 2, 2), "real", 4), {}, r"expected latent_dim < 4, .* pixels; got 4"),
         (SPEC, {"initial_scale": 0.0}, r"expected initial_scale > 0; got 0.0"),
-        (SPEC, {"initial_scale": float("nan")}, r"expected initial_scale > 0, a finite number; got nan"),
+        (
+            SPEC,
+            {"initial_scale": float("nan")},
+            r"expected initial_scale > 0, a finite number; got nan",
+        ),
     ],
 )
 def test_bad_options_are_refused(spec: Spec, options: dict, message: str) -> None:
