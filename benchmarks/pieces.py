@@ -268,8 +268,8 @@ _SHORT = [
     "  layers, 8 epochs against 40 decide, not the objective.",
     "- M2 and M1+M2 had 10 epochs, with each label a hundred times in each. Once in each, which is",
     "  one label in five batches, left M2 at 53 % after 15 epochs.",
-    "- VaDE starts from an autoencoder trained before and a mixture fitted to its codes. `Mixture`",
-    "  starts from nothing, and some of its clusters share a digit or are left empty.",
+    "- VaDE starts from an autoencoder trained before and a mixture fitted to its codes; `Mixture`",
+    "  starts from nothing.",
 ]
 
 
