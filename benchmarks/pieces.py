@@ -266,8 +266,8 @@ _SHORT = [
     "  within it. Bounds after fewer epochs are lower: compare rows of equal length.",
     "- IWAE's 20 epochs stand below 100 of the ELBO and come within 1.4 nats of them; with two",
     "  layers, 8 epochs against 40 decide, not the objective.",
-    "- M2 and M1+M2 had 10 epochs, with each label a hundred times in each. Once in each, which is",
-    "  one label in five batches, left M2 at 53 % after 15 epochs.",
+    "- M2 and M1+M2 had 10 epochs, with each label a hundred times in each; once in each would be",
+    "  one label in five batches.",
     "- VaDE starts from an autoencoder trained before and a mixture fitted to its codes; `Mixture`",
     "  starts from nothing.",
 ]

@@ -1,4 +1,4 @@
-"""One evaluation of log1p at -0, which makes all later ones on a CPU up to sixteen times as fast.
+"""One evaluation of log1p at -0, which makes all later ones on a CPU many times as fast.
 
 Torch's vectorised log1p and expm1 end with a masked load of the constant for an argument of -0. The
 constant lies in a page of the library that nothing else reads. As long as the page is not mapped, a

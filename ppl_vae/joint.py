@@ -28,7 +28,9 @@ __all__ = [
     "summed_out",
 ]
 
-MEMORY_BYTES = 64 * 2**20  # for the temporaries of one pass; more is not faster
+# For the temporaries of one pass. Of many more the allocator gives the pages back to the system after
+# each pass, which then has to map them anew.
+MEMORY_BYTES = 32 * 2**20
 
 Program = Callable[..., Any]
 Batch = tuple[Tensor, ...]
