@@ -28,8 +28,8 @@ __all__ = [
     "summed_out",
 ]
 
-# For the temporaries of one pass. Of many more the allocator gives the pages back to the system after
-# each pass, which then has to map them anew.
+# For the temporaries of one pass. Of many more the allocator gives the pages back to the system
+# after each pass, which then has to map them anew.
 MEMORY_BYTES = 32 * 2**20
 
 Program = Callable[..., Any]

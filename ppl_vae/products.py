@@ -2,8 +2,8 @@
 
 On a CPU torch leaves those in float32 to MKL, which takes a slower path on processors that are not
 Intel's: half the rate of oneDNN, which compiles its kernels for the very machine. Those in bfloat16
-are oneDNN's already, but the activation that follows is not: it can be applied to a product while
-that is still in the registers.
+are oneDNN's already, but what follows is not: a bias can be added and an activation applied to a
+product while that is still in the registers.
 
 Inductor would copy both operands into oneDNN's favourite layout. Only the first needs that, and
 where it is a transposed one, as in the gradient of a weight, inductor's own copy is the fast one.
@@ -34,14 +34,14 @@ def use_onednn(graph: fx.GraphModule) -> None:
         follower = next(iter(node.users)) if len(node.users) == 1 else node
         # It takes a vector as long as a row for a bias; others, which broadcast, are added apart.
         row = node.meta["val"].shape[1:]
-        activation = "none"
-        if not bias or bias[0].meta["val"].shape == row:
-            activation = _ACTIVATIONS.get(follower.target, "none")
+        fits = not bias or bias[0].meta["val"].shape == row
+        activation = _ACTIVATIONS.get(follower.target, "none") if fits else "none"
         last = node if activation == "none" else follower
-        if activation == "none" and node.meta["val"].dtype != torch.float32:
+        # In float32 a bias without an activation is added apart, for inductor to fuse.
+        bfloat16 = node.meta["val"].dtype == torch.bfloat16
+        inside = bias[0] if bias and fits and (bfloat16 or activation != "none") else None
+        if bfloat16 and inside is None and activation == "none":
             continue
-        # A bias without an activation is added apart, so that inductor fuses it with what follows.
-        inside = bias[0] if bias and activation != "none" else None
         with graph.graph.inserting_before(node):
             result = graph.graph.call_function(_product(), (a, b, inside, activation))
             if bias and inside is None:

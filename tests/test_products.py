@@ -30,6 +30,10 @@ def seen_twice(x: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
     return [before.tanh(), before]
 
 
+def added_to_all(x: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
+    return [torch.addmm(bias[:1], x, weight.t()).tanh()]
+
+
 def scaled(x: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
     return [torch.addmm(bias, x, weight.t(), beta=0.5, alpha=2.0)]
 
@@ -58,6 +62,9 @@ OURS, MM, ADDMM = "ppl_vae.product.default", "aten.mm.default", "aten.addmm.defa
         (seen_twice, torch.float32, {OURS: 1}),
         (scaled, torch.float32, {ADDMM: 1}),  # which oneDNN's operation has no word for
         (layer, torch.bfloat16, {OURS: 1, MM: 2}),  # the plain ones are oneDNN's already
+        (rectified, torch.bfloat16, {OURS: 2}),
+        (seen_twice, torch.bfloat16, {OURS: 1}),
+        (added_to_all, torch.bfloat16, {ADDMM: 1}),
         (layer, torch.float64, {ADDMM: 1, MM: 2}),  # which it does not compute
     ],
 )
