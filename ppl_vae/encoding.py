@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution
@@ -18,7 +19,7 @@ from models import Model
 from ppl_vae.isolation import isolated
 from ppl_vae.joint import MEMORY_BYTES, Allocations
 
-__all__ = ["decoded_mean", "likely_classes", "posterior_mean"]
+__all__ = ["decoded_mean", "likely_classes", "posterior_draws", "posterior_mean"]
 
 _DRAWS = 256  # for a mean that has no closed form
 
@@ -71,6 +72,20 @@ def posterior_mean(model: Model, guide: Guide, x: Tensor, y: Tensor | None = Non
     return _in_pieces(partial(_posterior_mean, model, guide), *batch)
 
 
+def posterior_draws(model: Model, guide: Guide, draws: int, *batch: Tensor) -> Tensor:
+    """So many draws of the last latent from the guide, for each image, (K, B, D).
+
+    Args:
+        model: The model whose last latent site is z.
+        guide: q(z|x).
+        draws: K.
+        *batch: Images (B, C, H, W), and their classes (B,) where q(z|x, y) is meant.
+    """
+    with pyro.plate("particles", draws, dim=-2):
+        trace: Any = poutine.trace(guide).get_trace(*batch)
+    return trace.nodes[model.latents[-1]]["value"]
+
+
 def _in_pieces(function: Callable[..., Tensor], *batch: Tensor) -> Tensor:
     """A function of each row of a batch, of as many rows at a time as memory is meant for."""
     if len(batch[0]) < 2:
@@ -89,11 +104,7 @@ def _posterior_mean(model: Model, guide: Guide, *batch: Tensor) -> Tensor:
     try:
         return _mean(guide.posterior(*batch))
     except NotImplementedError:
-        site = model.latents[-1]
-        draws: list[Any] = [
-            poutine.trace(guide).get_trace(*batch).nodes[site]["value"] for _ in range(_DRAWS)
-        ]
-        return torch.stack(draws).mean(0)
+        return posterior_draws(model, guide, _DRAWS, *batch).mean(0)
 
 
 def _mean(distribution: TorchDistribution) -> Tensor:

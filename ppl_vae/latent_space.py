@@ -11,7 +11,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from models import Mixture, StandardNormal
-from ppl_vae.encoding import decoded_mean, likely_classes, posterior_mean
+from ppl_vae.encoding import decoded_mean, likely_classes, posterior_draws, posterior_mean
 from ppl_vae.errors import InputError
 from ppl_vae.isolation import seeded
 from ppl_vae.runs import Run
@@ -286,12 +286,7 @@ def _aggregate_quantiles(run: Run, probabilities: NDArray[np.float64]) -> Tensor
     x, *labels = run.data.test.batch(slice(0, _AGGREGATED), run.model.labelled)
     y = likely_classes(run.model, run.guide, x, *labels)
     batch = (x,) if y is None else (x, y)
-    try:
-        draws = run.guide.posterior(*batch).sample(torch.Size((_POSTERIOR_DRAWS,)))
-    except NotImplementedError:
-        site = run.model.latents[-1]
-        traces = (poutine.trace(run.guide).get_trace(*batch) for _ in range(_POSTERIOR_DRAWS))
-        draws = torch.stack([_value(trace, site) for trace in traces])
+    draws = posterior_draws(run.model, run.guide, _POSTERIOR_DRAWS, *batch)
     return _quantiles(draws.flatten(0, 1), probabilities)
 
 
