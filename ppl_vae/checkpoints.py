@@ -10,12 +10,18 @@ import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppl_vae.errors import InputError
 from ppl_vae.files import whole_file
 
-__all__ = ["random_state", "read_checkpoint", "restore_random_state", "write_checkpoint"]
+__all__ = [
+    "load_parameters",
+    "random_state",
+    "read_checkpoint",
+    "restore_random_state",
+    "write_checkpoint",
+]
 
 _FORMAT = "ppl-vae checkpoint"
 _VERSION = 1
@@ -113,3 +119,19 @@ def restore_random_state(tensors: dict[str, Tensor], state: dict[str, Any]) -> N
     np.random.set_state((kind, keys, position, has_gauss, cached))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
+
+
+def load_parameters(pair: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copies a checkpoint's parameters and buffers into a pair.
+
+    Raises:
+        InputError: If they are not those of this pair.
+    """
+    own = {k: v for k, v in tensors.items() if k.startswith(("model.", "guide."))}
+    try:
+        pair.load_state_dict(own)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path} is not a checkpoint of the pair in config.yaml: {reason}"
+        ) from error

@@ -10,11 +10,17 @@ from typing import Any
 
 from ppl_vae.files import whole_file
 
-__all__ = ["METRICS", "Row", "events", "write_metrics"]
+__all__ = ["METRICS", "Row", "epochs_since_best", "events", "write_metrics"]
 
 METRICS = "metrics.csv"
 
 Row = dict[str, Any]
+
+
+def epochs_since_best(rows: list[Row]) -> int:
+    """How many epochs ago the validation ELBO was at its best; 0 before the first."""
+    bounds = [row["validation_elbo_nats_per_datum"] for row in rows]
+    return len(bounds) - 1 - bounds.index(max(bounds)) if bounds else 0
 
 
 def write_metrics(folder: Path, rows: list[Row]) -> None:

@@ -17,14 +17,14 @@ from torch import nn
 
 from guides import Guide
 from models import Model, Spec
-from ppl_vae.checkpoints import read_checkpoint
+from ppl_vae.checkpoints import load_parameters, read_checkpoint
 from ppl_vae.data import Data, DataSet
 from ppl_vae.devices import choose_device
 from ppl_vae.errors import InputError
 from ppl_vae.files import whole_file
 from ppl_vae.pairs import build_pair, choose_domain
 from ppl_vae.pieces import ROLES, restore
-from ppl_vae.training import BEST, LAST, load_parameters
+from ppl_vae.training import BEST, LAST
 
 __all__ = [
     "CONFIG",

@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 import numpy as np
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppl_vae.capturing import CapturedStep
 from ppl_vae.checkpoints import (
+    load_parameters,
     random_state,
     read_checkpoint,
     restore_random_state,
@@ -23,22 +24,17 @@ from ppl_vae.checks import find_not_finite
 from ppl_vae.data import Data
 from ppl_vae.distributed import LostProcess
 from ppl_vae.errors import InputError
-from ppl_vae.estimates import estimate
 from ppl_vae.interrupts import asked_to_stop
-from ppl_vae.isolation import isolated, seeded
-from ppl_vae.metrics import Row, events, write_metrics
+from ppl_vae.isolation import isolated
+from ppl_vae.metrics import Row, epochs_since_best, events, write_metrics
 from ppl_vae.progress import Progress
 from ppl_vae.svi import SVIStep, learning_rate_at
+from ppl_vae.validation import TERMS, validate
 
 __all__ = ["BEST", "LAST", "Training"]
 
 LAST = "checkpoint.safetensors"
 BEST = "best.safetensors"
-
-# The validation bound averages at least this many draws of z, over images and particles.
-_VALIDATION_DRAWS = 5000
-_VALIDATION_SEED = 1
-_TERMS = ("elbo", "rate", "distortion")
 
 
 class Training:
@@ -97,7 +93,8 @@ class Training:
     @property
     def finished(self) -> bool:
         """Whether nothing is left to train."""
-        return len(self.rows) >= self.epochs or self._epochs_without_progress() is None
+        waited = self.patience and epochs_since_best(self.rows) >= self.patience
+        return bool(waited) or len(self.rows) >= self.epochs
 
     def compile(self) -> None:
         """Compiles the step for full batches, without disturbing the random numbers of the run.
@@ -224,22 +221,13 @@ class Training:
             "checkpoint is kept; try a smaller --learning_rate"
         )
 
-    @torch.no_grad()
     def _end_epoch(self) -> None:
-        model, guide, images = self.step.model, self.step.guide, self.data.validation
-        particles = max(1, _VALIDATION_DRAWS // len(images))
-        model.eval()
-        guide.eval()
-        bad: slice | Tensor = slice(1)
-        means = torch.empty(len(_TERMS), dtype=torch.float64, device=images.raw.device)
-        if self.ranks.first:
-            with seeded(images.raw.device, _VALIDATION_SEED):
-                estimates = estimate(model, guide, images, particles)
-            bad = ~estimates.elbo.isfinite()
-            means = torch.stack([getattr(estimates, term).double().mean() for term in _TERMS])
-        self.ranks.copy_from_first(means)
+        images = self.data.validation
+        means, bad = validate(self.step, images)
         if not means.isfinite().all():
-            self._stop("the validation ELBO is not finite", images.batch(bad, model.labelled))
+            self._stop(
+                "the validation ELBO is not finite", images.batch(bad, self.step.model.labelled)
+            )
         self._to_training_mode()
         row: Row = {
             "epoch": len(self.rows) + 1,
@@ -249,23 +237,16 @@ class Training:
             ),
             "loss_nats_per_datum": (self.loss_sum / len(self.data.train)).item(),
         }
-        for term, mean in zip(_TERMS, means.tolist(), strict=True):
+        for term, mean in zip(TERMS, means.tolist(), strict=True):
             row[f"validation_{term}_nats_per_datum"] = mean
         self.rows.append(row)
         self.loss_sum.zero_()
-        if self.patience and self._epochs_without_progress() == 0:
+        if self.patience and epochs_since_best(self.rows) == 0:
             self.best = {name: value.clone() for name, value in self.step.pair.state_dict().items()}
-
-    def _epochs_without_progress(self) -> int | None:
-        """Epochs since the best validation ELBO; None when patience is at its end."""
-        bounds = [row["validation_elbo_nats_per_datum"] for row in self.rows]
-        since = len(bounds) - 1 - bounds.index(max(bounds)) if bounds else 0
-        return None if self.patience and since >= self.patience else since
 
     def kept_row(self) -> Row:
         """The metrics of the parameters that are kept: the best epoch's under patience."""
-        bounds = [row["validation_elbo_nats_per_datum"] for row in self.rows]
-        return self.rows[bounds.index(max(bounds)) if self.patience else -1]
+        return self.rows[-1 - (epochs_since_best(self.rows) if self.patience else 0)]
 
     def keep_best(self) -> None:
         """Puts the best parameters into the pair where patience asks for them."""
@@ -329,19 +310,3 @@ class Training:
         self.loss_sum.copy_(tensors["loss_sum"])
         self.steps, self.rows, self.seconds = state["steps"], state["rows"], state["seconds"]
         restore_random_state(tensors, state["random"])
-
-
-def load_parameters(pair: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copies a checkpoint's parameters and buffers into a pair.
-
-    Raises:
-        InputError: If they are not those of this pair.
-    """
-    own = {k: v for k, v in tensors.items() if k.startswith(("model.", "guide."))}
-    try:
-        pair.load_state_dict(own)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{path} is not a checkpoint of the pair in config.yaml: {reason}"
-        ) from error
