@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pyro import poutine
-from scipy.special import ndtri
 from torch import Tensor
 
-from models import Mixture, StandardNormal
-from ppl_vae.encoding import decoded_mean, likely_classes, posterior_draws, posterior_mean
+from models import Mixture
+from ppl_vae.encoding import decoded_mean, likely_classes, posterior_mean
 from ppl_vae.errors import InputError
 from ppl_vae.isolation import seeded
+from ppl_vae.quantiles import aggregate_quantiles, prior_quantiles
 from ppl_vae.runs import Run
 
 __all__ = [
@@ -31,10 +31,7 @@ __all__ = [
 
 Arrays = dict[str, NDArray[Any]]
 
-_PRIOR_DRAWS = 10_000  # for quantiles that have none
 _ORDERING = 64  # test images whose traversals order the latents
-_AGGREGATED = 512  # test images that stand for q(z)
-_POSTERIOR_DRAWS = 20  # of z for each of them
 
 
 def sample(run: Run, count: int = 64, seed: int = 0, label: int | None = None) -> Arrays:
@@ -122,7 +119,7 @@ def manifold(run: Run, rows: int = 20, seed: int = 0) -> Arrays:
     check_least(rows=(rows, 2), seed=(seed, 0))
     probabilities = (np.arange(rows) + 0.5) / rows
     with seeded(run.device, seed), torch.no_grad():
-        across, up = _prior_quantiles(run, probabilities).T
+        across, up = prior_quantiles(run, probabilities).T
         z = torch.stack(torch.meshgrid(across, up.flip(0), indexing="xy"), dim=-1)
         return arrays_of(probabilities=probabilities, z=z, mean=decoded_mean(run.model, z))
 
@@ -164,7 +161,7 @@ def traverse(
     check_least(steps=(steps, 2), latents=(latents, 1), seed=(seed, 0))
     probabilities = (np.arange(steps) + 0.5) / steps
     with seeded(run.device, seed), torch.no_grad():
-        quantiles = _aggregate_quantiles(run, probabilities)
+        quantiles = aggregate_quantiles(run, probabilities)
         first = torch.arange(min(_ORDERING, len(run.data.test)), device=run.device)
         _, y, basis = encode(run, first)
         effects = []
@@ -269,31 +266,6 @@ def choose_images(run: Run, images: Sequence[int] | None, count: int) -> Tensor:
 
 def _value(trace: Any, site: str) -> Tensor:
     return trace.nodes[site]["value"]
-
-
-def _prior_quantiles(run: Run, probabilities: NDArray[np.float64]) -> Tensor:
-    """F_d^-1(p), (P, D), for each latent d by itself."""
-    prior = getattr(run.model, "prior", None)
-    if isinstance(prior, StandardNormal) and len(run.model.latents) == 1:
-        values = np.tile(ndtri(probabilities)[:, None], run.spec.latent_dim)
-        return torch.as_tensor(values).to(prior.loc)
-    draws = _value(poutine.trace(run.model).get_trace(size=_PRIOR_DRAWS), run.model.latents[-1])
-    return _quantiles(draws, probabilities)
-
-
-def _aggregate_quantiles(run: Run, probabilities: NDArray[np.float64]) -> Tensor:
-    """F_d^-1(p), (P, D), for each latent d by itself under q(z), the average of q(z|x)."""
-    x, *labels = run.data.test.batch(slice(0, _AGGREGATED), run.model.labelled)
-    y = likely_classes(run.model, run.guide, x, *labels)
-    batch = (x,) if y is None else (x, y)
-    draws = posterior_draws(run.model, run.guide, _POSTERIOR_DRAWS, *batch)
-    return _quantiles(draws.flatten(0, 1), probabilities)
-
-
-def _quantiles(draws: Tensor, probabilities: NDArray[np.float64]) -> Tensor:
-    """(N, D) to (P, D)."""
-    values = np.quantile(draws.double().cpu().numpy(), probabilities, axis=0)
-    return torch.as_tensor(values).to(draws)
 
 
 def _class(run: Run, label: int) -> Tensor:
