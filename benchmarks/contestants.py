@@ -26,12 +26,14 @@ __all__ = [
     "numpyro_epochs",
     "numpyro_scan",
     "pair",
+    "product_operations",
     "stock_pyro",
 ]
 
 Steps = Callable[[int], object]
 
 HIDDEN, LATENT, PIXELS = 500, 20, 784
+_LAYERS = [(PIXELS, HIDDEN), (HIDDEN, 2 * LATENT), (LATENT, HIDDEN), (HIDDEN, PIXELS)]
 
 
 def pair(device: torch.device) -> tuple[Model, Guide]:
@@ -90,11 +92,10 @@ def hand_written(x: Tensor, precision: torch.dtype | None, mode: str = "default"
 
 def bare_products(x: Tensor, precision: torch.dtype | None) -> Steps:
     """The eleven matrix products of a step, and nothing else."""
-    sizes = [(PIXELS, HIDDEN), (HIDDEN, 2 * LATENT), (LATENT, HIDDEN), (HIDDEN, PIXELS)]
     options: dict[str, Any] = {"dtype": precision or x.dtype, "device": x.device}
     layers = [
         [torch.randn(shape, **options) for shape in ((len(x), a), (b, a), (len(x), b))]
-        for a, b in sizes
+        for a, b in _LAYERS
     ]
 
     def run(steps: int) -> None:
@@ -106,6 +107,12 @@ def bare_products(x: Tensor, precision: torch.dtype | None) -> Steps:
                     gradient @ weight
 
     return run
+
+
+def product_operations(batch_size: int) -> int:
+    """Multiplications and additions in these products."""
+    passes = [2, 3, 3, 3]  # the first layer's input needs no gradient
+    return sum(2 * n * batch_size * a * b for n, (a, b) in zip(passes, _LAYERS, strict=True))
 
 
 def numpyro_scan(x: Tensor, bfloat16: bool = False) -> Steps | None:

@@ -4,7 +4,9 @@
 
 The network of Kingma and Welling (2014), 784-500-20-500-784 with tanh, Bernoulli, Adam, on noise
 of MNIST's shape. All are timed in turn, round by round, in one process; medians are quoted. NumPyro
-takes part where it is installed. The table goes to benchmarks/engines.md, or engines-cuda.md.
+takes part where it is installed. On a GPU (`--device cuda`) our step is captured, as in training,
+and that by hand is compiled with "reduce-overhead". The table goes to benchmarks/engines.md, or
+engines-cuda.md.
 """
 
 import statistics
@@ -13,14 +15,26 @@ from pathlib import Path
 
 import pyro
 import torch
-from contestants import Steps, bare_products, hand_written, numpyro_scan, pair, stock_pyro
+from contestants import (
+    Steps,
+    bare_products,
+    hand_written,
+    numpyro_scan,
+    pair,
+    product_operations,
+    stock_pyro,
+)
 from jsonargparse import auto_cli
 from torch import Tensor
 
+from ppl_vae.capturing import CapturedStep
 from ppl_vae.files import whole_file
 from ppl_vae.objectives import ELBO
 from ppl_vae.precision import PRECISIONS, Precision, slow_precision
 from ppl_vae.svi import SVIStep
+
+_BATCH_SIZES = {"cpu": [100, 512], "cuda": [100, 128, 512, 1024, 4096]}
+_SQUARE = 8192
 
 COLUMNS = ["compiled", "eager", "stock", "by hand", "NumPyro", "products"]
 
@@ -36,7 +50,7 @@ def main(
     """Times all contestants and writes the table.
 
     Args:
-        batch_sizes: Images in a minibatch; 100 and 512 unless given.
+        batch_sizes: Images in a minibatch; 100 and 512 unless given, and more on a GPU.
         precisions: Of the matrix products; both unless given.
         rounds: How often each is timed.
         seconds: About how long each timing takes.
@@ -59,18 +73,20 @@ def main(
         f"medians of {rounds} rounds of about {seconds} seconds. `compiled` and `eager` are the",
         "engines of `python -m ppl_vae.fit`; `stock` is `pyro.infer.SVI.step` with",
         "`pyro.optim.Adam` and `Trace_ELBO`, in float32 always; `by hand` is PyTorch under",
-        "`torch.compile` (and autocast) with fused Adam; `NumPyro` is `SVI.update` in a jitted",
-        "`lax.scan`; `products` are the bare matrix products of the step. A ratio above 1 says",
-        "that the compiled engine is faster.",
+        f"`torch.compile` in its mode {_mode(where)!r} (and autocast) with fused Adam; `NumPyro` is",
+        "`SVI.update` in a jitted `lax.scan`; `products` are the bare matrix products of the step. A",
+        "ratio above 1 says that the compiled engine is faster. The share is of the rate of one",
+        f"product of matrices of {_SQUARE:,} rows in the same precision, told for GPUs.",
         "",
         "| batch | precision | " + " | ".join(f"{column}, ms" for column in COLUMNS) + " | "
         + " | ".join(f"{column} / compiled" for column in COLUMNS[2:])
-        + " | compiling, seconds |",
-        "|" + "---|" * (2 + len(COLUMNS) + len(COLUMNS[2:]) + 1),
+        + " | share of the matrix rate | compiling, seconds |",
+        "|" + "---|" * (2 + len(COLUMNS) + len(COLUMNS[2:]) + 2),
     ]  # fmt: skip
     for precision in precisions or list(PRECISIONS):
-        for batch_size in batch_sizes or [100, 512]:
-            lines.append(_row(batch_size, precision, rounds, seconds, where))
+        rate = _matrix_rate(PRECISIONS[precision] or torch.float32, where)
+        for batch_size in batch_sizes or _BATCH_SIZES[where.type]:
+            lines.append(_row(batch_size, precision, rounds, seconds, where, rate))
             print(lines[-1])
     if slow_precision(PRECISIONS["bfloat16"], where):
         lines += ["", f"This {where.type} has no bfloat16 arithmetic and emulates it."]
@@ -78,8 +94,32 @@ def main(
         file.write("\n".join([*lines, ""]).encode())
 
 
+def _mode(device: torch.device) -> str:
+    return "reduce-overhead" if device.type == "cuda" else "default"
+
+
+def _matrix_rate(dtype: torch.dtype, device: torch.device) -> float | None:
+    """Multiplications and additions a second of one large matrix product on a GPU."""
+    if device.type == "cpu":
+        return None
+    a, b = (torch.randn(_SQUARE, _SQUARE, device=device).to(dtype) for _ in range(2))
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            a @ b
+
+    run(3)
+    milliseconds = statistics.median(_milliseconds(run, 3, device) for _ in range(5))
+    return 2 * _SQUARE**3 / milliseconds * 1e3
+
+
 def _row(
-    batch_size: int, precision: Precision, rounds: int, seconds: float, device: torch.device
+    batch_size: int,
+    precision: Precision,
+    rounds: int,
+    seconds: float,
+    device: torch.device,
+    rate: float | None,
 ) -> str:
     torch.manual_seed(0)
     x = torch.bernoulli(torch.full((batch_size, 1, 28, 28), 0.13, device=device))
@@ -89,10 +129,10 @@ def _row(
     compiled.compile((x,))
     compiling = time.perf_counter() - began
     contestants: dict[str, Steps | None] = {
-        "compiled": _repeat(compiled, x),
+        "compiled": _captured(compiled, x) if x.is_cuda else _repeat(compiled, x),
         "eager": _repeat(eager, x),
         "stock": stock_pyro(x),
-        "by hand": hand_written(x, dtype),
+        "by hand": hand_written(x, dtype, _mode(device)),
         "NumPyro": numpyro_scan(x, dtype is not None),
         "products": bare_products(x, dtype),
     }
@@ -110,13 +150,26 @@ def _row(
         f"{medians[name] / medians['compiled']:.2f}" if name in medians else "-"
         for name in COLUMNS[2:]
     ]
-    return f"| {' | '.join([*cells, f'{compiling:.0f}'])} |"
+    operations = product_operations(batch_size) / medians["compiled"] * 1e3
+    cells += [f"{operations / rate:.2f}" if rate else "-", f"{compiling:.0f}"]
+    return f"| {' | '.join(cells)} |"
 
 
 def _repeat(step: SVIStep, x: Tensor) -> Steps:
     def run(steps: int) -> None:
         for _ in range(steps):
             step((x,), 1e-3)
+
+    return run
+
+
+def _captured(step: SVIStep, x: Tensor) -> Steps:
+    index = torch.arange(len(x), device=x.device)
+    captured = CapturedStep(step, lambda chosen: (x[chosen],), index)
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            captured((index,), 1e-3)
 
     return run
 
