@@ -73,10 +73,10 @@ def main(
         f"medians of {rounds} rounds of about {seconds} seconds. `compiled` and `eager` are the",
         "engines of `python -m ppl_vae.fit`; `stock` is `pyro.infer.SVI.step` with",
         "`pyro.optim.Adam` and `Trace_ELBO`, in float32 always; `by hand` is PyTorch under",
-        f"`torch.compile` in its mode {_mode(where)!r} (and autocast) with fused Adam; `NumPyro` is",
-        "`SVI.update` in a jitted `lax.scan`; `products` are the bare matrix products of the step. A",
-        "ratio above 1 says that the compiled engine is faster. The share is of the rate of one",
-        f"product of matrices of {_SQUARE:,} rows in the same precision, told for GPUs.",
+        f"`torch.compile` in its mode {_mode(where)!r} (and autocast) with fused Adam;",
+        "`NumPyro` is `SVI.update` in a jitted `lax.scan`; `products` are the bare matrix products",
+        "of the step. A ratio above 1 says that the compiled engine is faster. The share is of the",
+        f"rate of one product of matrices of {_SQUARE:,} rows in the same precision, on a GPU.",
         "",
         "| batch | precision | " + " | ".join(f"{column}, ms" for column in COLUMNS) + " | "
         + " | ".join(f"{column} / compiled" for column in COLUMNS[2:])
