@@ -96,8 +96,16 @@ def _in_pieces(function: Callable[..., Tensor], *batch: Tensor) -> Tensor:
             function(*(part[:rows] for part in batch))
         bytes_of.append(allocations.total)
     rows = max(1, MEMORY_BYTES // max(1, bytes_of[1] - bytes_of[0]))
-    pieces = zip(*(part.split(rows) for part in batch), strict=True)
-    return torch.cat([function(*piece) for piece in pieces])
+    first = function(*(part[:rows] for part in batch))
+    if len(first) == len(batch[0]):
+        return first
+    # Filled in place: pieces that wait to be joined are the result once more.
+    result = first.new_empty(len(batch[0]), *first.shape[1:])
+    result[:rows] = first
+    for start in range(rows, len(result), rows):
+        piece = slice(start, start + rows)
+        result[piece] = function(*(part[piece] for part in batch))
+    return result
 
 
 def _posterior_mean(model: Model, guide: Guide, *batch: Tensor) -> Tensor:
