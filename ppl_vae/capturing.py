@@ -5,8 +5,10 @@ once and replayed, the step is one launch: the choice of the images, their noise
 gradients and Adam, with nothing read back.
 """
 
+import gc
 from collections.abc import Callable
 
+import pyro
 import torch
 from torch import Tensor
 
@@ -52,10 +54,13 @@ class CapturedStep:
     def _capture(self, draw: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
         generator = torch.cuda.default_generators[self._index.get_device()]
         state, stream = generator.clone_state(), torch.cuda.current_stream(self._index.device)
+        gc.collect()  # in the midst of a capture it may destroy an older graph, which ends both
         try:
-            self._warm_up(draw)
-            with torch.cuda.graph(self._graph):
-                self._loss = self.step.update(draw(self._index))
+            # Pyro's validation reads from the device.
+            with pyro.validation_enabled(False):
+                self._warm_up(draw)
+                with torch.cuda.graph(self._graph):
+                    self._loss = self.step.update(draw(self._index))
         except Exception as error:  # whatever stops the capture, the answer is the same
             # Torch leaves these as in the midst of it, where no random number can be drawn.
             torch.cuda.set_stream(stream)

@@ -99,7 +99,7 @@ def _digest(tensors: dict[str, Tensor], text: str) -> str:
 def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The states of torch's, NumPy's and Python's global generators, as tensors and plain data."""
     tensors = {"random.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     tensors["random.numpy"] = torch.from_numpy(np.asarray(keys, dtype=np.int64))
@@ -112,7 +112,7 @@ def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
 def restore_random_state(tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Puts the generators back to what `random_state` returned."""
     torch.set_rng_state(tensors["random.cpu"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
+    if "random.cuda" in tensors and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(tensors["random.cuda"])
     kind, position, has_gauss, cached = state["numpy"]
     keys = tensors["random.numpy"].numpy().astype(np.uint32)

@@ -36,6 +36,10 @@ _OPTIONS: dict[str, Any] = {
     "fallback_random": True,
     "size_asserts": False,
     "alignment_asserts": False,
+    # On a GPU it would choose kernels by their speed today, which may sum in another order. And the
+    # whole step is captured, which a graph within the graph would prevent.
+    "deterministic": True,
+    "triton.cudagraphs": False,
 }
 
 # By the precision of the matrix products: the error of a loss or of an entry of a gradient,
@@ -155,7 +159,9 @@ def _compile_jointly(staged: nn.Module, batch: Batch, scheduled: dict[str, Tenso
 
 
 def _compile(function: Callable[..., list[Tensor]], examples: list[Tensor]) -> Callable[..., Any]:
-    graph = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
+    # On a GPU autograd would trace the backward pass in a thread of its own.
+    with torch.autograd.set_multithreading_enabled(False):
+        graph = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
     use_onednn(graph)
     compile_graph: Callable[..., Any] = torch._inductor.compile
     return compile_graph(graph, examples, options=_OPTIONS)

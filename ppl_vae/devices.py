@@ -24,6 +24,8 @@ def choose_device(choice: str) -> torch.device:
         raise InputError("--device cuda: this machine has no usable CUDA device; use --device cpu")
     if choice == "auto":
         choice = "cuda" if torch.cuda.is_available() else "cpu"
+    # cuDNN would convolve float32 with ten bits of mantissa.
+    torch.backends.cudnn.allow_tf32 = False
     return torch.device(choice)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from guides import Guide
 from models import Model
 from ppl_vae.isolation import isolated
-from ppl_vae.joint import MEMORY_BYTES, Allocations
+from ppl_vae.joint import Allocations, memory_bound
 
 __all__ = ["decoded_mean", "likely_classes", "posterior_draws", "posterior_mean"]
 
@@ -95,7 +95,7 @@ def _in_pieces(function: Callable[..., Tensor], *batch: Tensor) -> Tensor:
         with isolated(batch[0].device), Allocations() as allocations:
             function(*(part[:rows] for part in batch))
         bytes_of.append(allocations.total)
-    rows = max(1, MEMORY_BYTES // max(1, bytes_of[1] - bytes_of[0]))
+    rows = max(1, memory_bound(batch[0].device) // max(1, bytes_of[1] - bytes_of[0]))
     first = function(*(part[:rows] for part in batch))
     if len(first) == len(batch[0]):
         return first

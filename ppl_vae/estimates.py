@@ -15,7 +15,7 @@ from ppl_vae.compiling import compile_measurement
 from ppl_vae.data import Split
 from ppl_vae.importance import log_terms, pair_traces
 from ppl_vae.isolation import isolated
-from ppl_vae.joint import MEMORY_BYTES
+from ppl_vae.joint import memory_bound
 from ppl_vae.staging import NotStageable
 
 __all__ = ["Estimates", "estimate"]
@@ -46,7 +46,7 @@ def estimate(
     guide: Guide,
     images: Split,
     particles: int,
-    memory_bytes: int = MEMORY_BYTES,
+    memory_bytes: int | None = None,
     advance: Callable[[int], None] = lambda images: None,
 ) -> Estimates:
     """Estimates the ELBO, its two terms and log p(x) of each image at bounded memory.
@@ -63,7 +63,7 @@ def estimate(
         guide: q(z|x).
         images: N images, with labels where the model takes them as given.
         particles: K, draws of z for each image.
-        memory_bytes: Bound on the temporaries of one piece.
+        memory_bytes: Bound on the temporaries of one piece; what suits the device unless given.
         advance: Told how many images are done, after each piece.
     """
     # Filled in place: small results that were allocated between the large temporaries would keep
@@ -73,7 +73,7 @@ def estimate(
     given = model.labelled and not model.enumerated
     with pyro.validation_enabled(False):
         bytes_per_row = _bytes_per_row(model, guide, images.batch(slice(1), given))
-        batch, chunks = _pieces(bytes_per_row, particles, memory_bytes)
+        batch, chunks = _pieces(bytes_per_row, particles, memory_bytes or memory_bound(device))
         example = images.batch(slice(batch), given)
         measure = {size: _Measurement(model, guide, size) for size in set(chunks)}
         compiled: dict[int, Callable[..., Tensor]] = {}

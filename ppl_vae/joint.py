@@ -24,6 +24,7 @@ __all__ = [
     "Latents",
     "Program",
     "as_batch",
+    "memory_bound",
     "simulate",
     "summed_out",
 ]
@@ -31,10 +32,16 @@ __all__ = [
 # For the temporaries of one pass. Of many more the allocator gives the pages back to the system
 # after each pass, which then has to map them anew.
 MEMORY_BYTES = 32 * 2**20
+_MEMORY_BYTES_ON_GPU = 2**30  # where a pass costs its launches, however short it is
 
 Program = Callable[..., Any]
 Batch = tuple[Tensor, ...]
 Latents = dict[str, Tensor]
+
+
+def memory_bound(device: torch.device) -> int:
+    """Bytes meant for the temporaries of one pass on a device."""
+    return MEMORY_BYTES if device.type == "cpu" else _MEMORY_BYTES_ON_GPU
 
 
 def as_batch(x: Tensor | Batch) -> Batch:

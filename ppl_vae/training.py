@@ -184,7 +184,9 @@ class Training:
         seed = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(seed))
         images = self.data.train
-        order = torch.randperm(len(images), generator=generator).to(images.raw.device)
+        order = torch.randperm(len(images), generator=generator)
+        if isinstance(images.raw, Tensor):  # what reads files is asked from here
+            order = order.to(images.raw.device)
         shares = [self.ranks.share(index) for index in order.split(self.batch_size)[done:]]
         whole = [i for i in shares if self.captured is not None and len(i) == self.batch_size]
         batches = images.batches(shares[len(whole) :], self.step.model.labelled)

@@ -21,6 +21,13 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
+def _on_the_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hides GPUs, which `auto` would take, from all tests but those that are about them."""
+    if "gpu" not in request.keywords:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture(autouse=True)
 def _seeded_and_restored() -> Iterator[None]:
     """Seeds every random state, and undoes what a test sets for the whole process."""
     settings, dtype = pyro.settings.get(), torch.get_default_dtype()

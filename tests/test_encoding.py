@@ -21,7 +21,7 @@ def pair(likelihood: type[Likelihood], guide: type[Guide]) -> tuple[VAE, Guide]:
 @pytest.mark.parametrize("memory_bytes", [1, 100_000, 2**30])
 def test_a_mean_is_that_of_each_image(memory_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, guide = pair(Bernoulli, DiagonalNormal)
-    monkeypatch.setattr(encoding, "MEMORY_BYTES", memory_bytes)
+    monkeypatch.setattr(encoding, "memory_bound", lambda device: memory_bytes)
     x, z = torch.rand(37, *SHAPE).round(), torch.randn(5, 7, 3)
     before = torch.get_rng_state()
     with torch.no_grad():
@@ -49,7 +49,7 @@ def test_memory_is_bounded_where_means_are_averages_over_draws(
 ) -> None:
     """256 draws of each pixel, or of each z."""
     bound = 2**21
-    monkeypatch.setattr(encoding, "MEMORY_BYTES", bound)
+    monkeypatch.setattr(encoding, "memory_bound", lambda device: bound)
     model, built = pair(DiscretizedLogistic, guide)
     with torch.no_grad(), Largest() as largest:
         x = decoded_mean(model, torch.randn(100, 3))

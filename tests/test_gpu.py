@@ -1,5 +1,6 @@
 """The same on a GPU: training, resume, and reading the run elsewhere."""
 
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -68,11 +69,13 @@ def test_a_replayed_step_reads_nothing_from_the_device() -> None:
     index = torch.arange(16, device="cuda")
     captured = CapturedStep(step, lambda i: (images[i],), index)
     before = {name: p.detach().clone() for name, p in step.parameters.items()}
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        losses = [captured((index + 16 * k,), 1e-3).clone() for k in range(4)]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            losses = [captured((index + 16 * k,), 1e-3).clone() for k in range(4)]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
     assert torch.stack(losses).isfinite().all()
     assert len(set(torch.stack(losses).tolist())) == 4
     for name, parameter in step.parameters.items():

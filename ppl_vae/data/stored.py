@@ -120,6 +120,8 @@ class Stored:
     def _finished(self, images: Tensor) -> Tensor:
         if self.finish is not None and self.places is not None:
             images = self.finish(images, self.places)
+        if self.device.type == "cuda":  # nobody waits for a copy from memory that stays in place
+            images = images.pin_memory()
         return images.to(self.device, non_blocking=True)
 
 
