@@ -4,13 +4,15 @@
 
 The network of Kingma and Welling (2014), 784-500-20-500-784 with tanh, Bernoulli, Adam, on noise
 of MNIST's shape. All are timed in turn, round by round, in one process; medians are quoted. NumPyro
-takes part where it is installed. On a GPU (`--device cuda`) our step is captured, as in training,
-and that by hand is compiled with "reduce-overhead". The table goes to benchmarks/engines.md, or
-engines-cuda.md.
+takes part where it is installed. On a GPU (`--device cuda`) our step is captured as in training,
+with the choice and the binarisation of its images, which the others' steps do not have; that by
+hand is compiled with "reduce-overhead", and the products are captured too. The table goes to
+benchmarks/engines.md, or engines-cuda.md.
 """
 
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import pyro
@@ -28,6 +30,8 @@ from jsonargparse import auto_cli
 from torch import Tensor
 
 from ppl_vae.capturing import CapturedStep
+from ppl_vae.data import Split
+from ppl_vae.data.conversion import bernoulli_draw
 from ppl_vae.files import whole_file
 from ppl_vae.objectives import ELBO
 from ppl_vae.precision import PRECISIONS, Precision, slow_precision
@@ -65,6 +69,8 @@ def main(
         if where.type == "cpu"
         else torch.cuda.get_device_name(where)
     )
+    slow = slow_precision(PRECISIONS["bfloat16"], where)
+    emulated = [f"This {where.type} has no bfloat16 arithmetic and emulates it."] * slow
     lines = [
         "# One training step",
         "",
@@ -77,6 +83,7 @@ def main(
         "`NumPyro` is `SVI.update` in a jitted `lax.scan`; `products` are the bare matrix products",
         "of the step. A ratio above 1 says that the compiled engine is faster. The share is of the",
         f"rate of one product of matrices of {_SQUARE:,} rows in the same precision, on a GPU.",
+        *emulated,
         "",
         "| batch | precision | " + " | ".join(f"{column}, ms" for column in COLUMNS) + " | "
         + " | ".join(f"{column} / compiled" for column in COLUMNS[2:])
@@ -87,11 +94,9 @@ def main(
         rate = _matrix_rate(PRECISIONS[precision] or torch.float32, where)
         for batch_size in batch_sizes or _BATCH_SIZES[where.type]:
             lines.append(_row(batch_size, precision, rounds, seconds, where, rate))
-            print(lines[-1])
-    if slow_precision(PRECISIONS["bfloat16"], where):
-        lines += ["", f"This {where.type} has no bfloat16 arithmetic and emulates it."]
-    with whole_file(table) as file:
-        file.write("\n".join([*lines, ""]).encode())
+            print(lines[-1], flush=True)
+            with whole_file(table) as file:
+                file.write("\n".join([*lines, ""]).encode())
 
 
 def _mode(device: torch.device) -> str:
@@ -121,6 +126,7 @@ def _row(
     device: torch.device,
     rate: float | None,
 ) -> str:
+    torch._dynamo.reset()  # it stops compiling one piece of code after eight times
     torch.manual_seed(0)
     x = torch.bernoulli(torch.full((batch_size, 1, 28, 28), 0.13, device=device))
     dtype = PRECISIONS[precision]
@@ -145,7 +151,7 @@ def _row(
                 times[name].append(_milliseconds(run, steps[name], device))
     medians = {name: statistics.median(values) for name, values in times.items()}
     cells = [str(batch_size), precision]
-    cells += [f"{medians[name]:.2f}" if name in medians else "-" for name in COLUMNS]
+    cells += [f"{medians[name]:.3f}" if name in medians else "-" for name in COLUMNS]
     cells += [
         f"{medians[name] / medians['compiled']:.2f}" if name in medians else "-"
         for name in COLUMNS[2:]
@@ -164,8 +170,10 @@ def _repeat(step: SVIStep, x: Tensor) -> Steps:
 
 
 def _captured(step: SVIStep, x: Tensor) -> Steps:
+    grey = (255 * x).to(torch.uint8)
+    images = Split(grey, None, partial(bernoulli_draw, top=255))
     index = torch.arange(len(x), device=x.device)
-    captured = CapturedStep(step, lambda chosen: (x[chosen],), index)
+    captured = CapturedStep(step, lambda chosen: images.batch(chosen, False), index)
 
     def run(steps: int) -> None:
         for _ in range(steps):
