@@ -232,3 +232,17 @@ def test_after_a_capture_that_fails_all_is_as_it_was(played: Played) -> None:
     assert played.generator.usable
     assert played.stream == "the first"
     assert step(draw(torch.arange(16)), 1e-2).isfinite()
+
+
+def test_a_capture_is_made_without_validation(played: Played) -> None:
+    """It would read from the device; a step runs without it in training too."""
+    seen: list[bool] = []
+
+    def watching(index: Tensor) -> tuple[Tensor, ...]:
+        seen.append(pyro.settings.get("validate_distributions_torch"))
+        return draw(index)
+
+    with pyro.validation_enabled(True):
+        CapturedStep(new_step(), watching, torch.arange(16))
+        assert pyro.settings.get("validate_distributions_torch")
+    assert seen == [False] * 4  # three times to warm up, and once for the graph
