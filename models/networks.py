@@ -1,7 +1,7 @@
 """Networks between images, latent vectors and features, by their two shapes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from math import prod
 from typing import Any, Literal, get_args
@@ -63,10 +63,16 @@ class Network(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (..., *inputs) to (..., *outputs), whatever the leading dimensions."""
         if self.precision not in (None, x.dtype):
-            cast = {name: p.to(self.precision) for name, p in self.named_parameters()}
+            cast = {name: p.to(self.precision) for name, p in self._matrices()}
             return functional_call(self, cast, (x.to(self.precision),)).to(x.dtype)
         batch = x.shape[: x.dim() - len(self.inputs)]
         return self.compute(x.reshape(-1, *self.inputs)).reshape(*batch, *self.outputs)
+
+    def _matrices(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All parameters but those of layers that keep averages in their type, to normalise by."""
+        for name, module in self.named_modules():
+            if not any(b.is_floating_point() for b in module.buffers(recurse=False)):
+                yield from module.named_parameters(name, recurse=False)
 
     @abstractmethod
     def compute(self, x: Tensor) -> Tensor:

@@ -17,8 +17,9 @@ from ppl_vae.errors import InputError
 from ppl_vae.isolation import isolated
 from ppl_vae.objectives import Objective
 from ppl_vae.pieces import subclasses
+from ppl_vae.svi import SVIStep
 
-__all__ = ["check_labels", "check_objective", "check_pair", "find_not_finite"]
+__all__ = ["check_labels", "check_objective", "check_pair", "check_step", "find_not_finite"]
 
 
 def check_labels(model: Model, data: Data) -> None:
@@ -212,6 +213,34 @@ def check_objective(objective: Objective, model: Model, guide: Guide, *batch: Te
                 f"{type(objective).__name__} cannot be computed for {type(model).__name__} with "
                 f"guide {type(guide).__name__}: {reason}"
             ) from error
+
+
+def check_step(step: SVIStep, *batch: Tensor) -> None:
+    """Computes loss and gradients once as in training, in its mode and precision.
+
+    Args:
+        step: The step; its parameters, buffers and the modes of its modules stay as they are.
+        *batch: As few images (B, C, H, W) as a step may get, and labels where the model takes
+            them.
+
+    Raises:
+        InputError: If the pair cannot do that.
+    """
+    modes = [(module, module.training) for module in step.pair.modules()]
+    with isolated(batch[0].device, step.pair), pyro.validation_enabled(True):
+        step.pair.train()
+        try:
+            step.gradients(batch)
+        except (ValueError, RuntimeError) as error:
+            lower = "" if step.precision is None else f" in {step.precision}".replace("torch.", "")
+            raise InputError(
+                f"{type(step.model).__name__} with guide {type(step.guide).__name__} cannot be "
+                f"trained on a batch of {len(batch[0])}{lower}: {_reason(error)}; choose another "
+                f"{'--precision' if lower else '--batch_size'}"
+            ) from error
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
 
 def find_not_finite(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> str | None:

@@ -69,7 +69,10 @@ def compile_staged(
         NotStageable: If this machine cannot compile it, or the result is another function.
     """
     scheduled = scheduled or {}
-    relative = _ROUNDING[precision or next(staged.parameters()).dtype]
+    dtype = precision or next(staged.parameters()).dtype
+    if dtype not in _ROUNDING:
+        raise NotStageable(f"computes in {dtype}; a graph is of float64, float32 or bfloat16")
+    relative = _ROUNDING[dtype]
     reason = ""
     with isolated(batch[0].device, staged):
         for compile_ in (_compile_jointly, _compile_loss):

@@ -19,7 +19,7 @@ from ppl_vae.pairs import choose_domain
 from ppl_vae.pictures import draw_pictures
 from ppl_vae.pieces import ROLES, class_of, describe
 from ppl_vae.precision import Precision
-from ppl_vae.preparation import Engine, check_settings, initialise, prepare
+from ppl_vae.preparation import Engine, check_settings, initialise, prepare, start_engine
 from ppl_vae.runs import Run
 from ppl_vae.summary import report, write_summary
 from ppl_vae.training import Training
@@ -135,6 +135,7 @@ def fit(
     with ranks.quiet():
         started, training = prepare(path, config, pieces, ranks)
         initialise(started)
+        start_engine(config["engine"], training)
         if not ranks.first:
             return _train(started, training)
         runs.create(path, config, fill=training.save)
@@ -172,6 +173,7 @@ def resume(run: Path | str, device: DeviceChoice | None = None, allow_code: bool
         pieces = runs.restore_pieces(config, allow_code)
         resumed, training = prepare(path, config, pieces, ranks)
         training.restore(path)
+        start_engine(config.get("engine", "auto"), training)
         if ranks.first:
             remove_unfinished(path)
         return _train(resumed, training)

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from models import Model, Spec
-from ppl_vae.checks import check_labels, check_objective, check_pair
+from ppl_vae.checks import check_labels, check_objective, check_pair, check_step
 from ppl_vae.data import Data
 from ppl_vae.devices import choose_device, seed_everything
 from ppl_vae.distributed import Ranks
@@ -21,7 +21,7 @@ from ppl_vae.staging import NotStageable
 from ppl_vae.svi import SVIStep
 from ppl_vae.training import Training
 
-__all__ = ["Engine", "check_settings", "initialise", "prepare"]
+__all__ = ["Engine", "check_settings", "initialise", "prepare", "start_engine"]
 
 Engine = Literal["auto", "eager", "compiled"]
 
@@ -29,7 +29,12 @@ _WORTH_COMPILING = 10_000  # steps that save about what compiling costs, some te
 
 
 def check_settings(settings: dict[str, Any]) -> None:
-    """Raises an InputError for a number out of its range."""
+    """Raises an InputError for a number out of its range, or an unknown choice."""
+    for name, choices in (("engine", get_args(Engine)), ("precision", tuple(PRECISIONS))):
+        if settings.get(name, choices[0]) not in choices:
+            raise InputError(
+                f"--{name}: expected one of {', '.join(choices)}; got {settings[name]!r}"
+            )
     for name in ("latent_dim", "epochs", "batch_size", "patience"):
         value = settings[name]
         if (name, value) != ("patience", None) and value < 1:
@@ -56,7 +61,7 @@ def check_settings(settings: dict[str, Any]) -> None:
 def prepare(
     path: Path, config: dict[str, Any], pieces: dict[str, Any], ranks: Ranks
 ) -> tuple[Run, Training]:
-    """Loads the data, builds the pair from the seed, checks that the two fit and starts the engine.
+    """Loads the data, builds the pair from the seed and checks that the two fit.
 
     Args:
         path: The run directory.
@@ -94,12 +99,17 @@ def prepare(
     check_pair(model, guide, *data.validation.batch(slice(batch_size), model.labelled))
     few = data.validation.batch(slice(2), model.labelled)
     check_objective(pieces["objective"], model, guide, *few)
+    precision = _precision(config, device)
+    # A share of the last batch of an epoch may be a single image, which some layers refuse.
+    left = len(data.train) % batch_size or batch_size
+    smallest = data.validation.batch(slice(max(1, left // ranks.size)), model.labelled)
+    check_step(SVIStep(model, guide, pieces["objective"], precision), *smallest)
     training = Training(
         SVIStep(
             model,
             guide,
             pieces["objective"],
-            precision=_precision(config, device),
+            precision=precision,
             weight_decay=config.get("weight_decay", 0.0),
             ranks=ranks,
         ),
@@ -116,14 +126,11 @@ def prepare(
     run = Run(path, config, pieces, spec, model, guide, device)
     run.data = data
     print(data.note, file=sys.stderr)
-    _start_engine(config.get("engine", "auto"), training)
     return run, training
 
 
 def _precision(config: dict[str, Any], device: torch.device) -> torch.dtype | None:
     choice = config.get("precision", "float32")
-    if choice not in PRECISIONS:
-        raise InputError(f"--precision: expected one of {', '.join(PRECISIONS)}; got {choice!r}")
     if slow_precision(PRECISIONS[choice], device):
         print(
             f"precision: this {device.type} has no {choice} arithmetic and emulates it, which is "
@@ -151,12 +158,20 @@ def initialise(run: Run) -> None:
         run.model.initialise(lambda count: train[order[torch.arange(count) % len(train)]])
 
 
-def _start_engine(engine: str, training: Training) -> None:
-    if engine not in get_args(Engine):
-        raise InputError(f"--engine: expected one of {', '.join(get_args(Engine))}; got {engine!r}")
+def start_engine(engine: str, training: Training) -> None:
+    """Compiles the step where the choice or the length of the run says so, and says what it does.
+
+    Args:
+        engine: `auto`, `eager` or `compiled`.
+        training: At the step that it is to go on from. Whether to compile follows from the whole
+            length of the run, so that one that was resumed takes the same steps.
+    """
     if engine == "eager" or (engine == "auto" and training.total_steps < _WORTH_COMPILING):
         return
-    print(f"engine: compiling the step ({training.total_steps:,} steps to run)", file=sys.stderr)
+    if training.finished:
+        return
+    left = training.total_steps - training.steps
+    print(f"engine: compiling the step ({left:,} steps to run)", file=sys.stderr)
     try:
         training.compile()
     except NotStageable as error:

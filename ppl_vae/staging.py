@@ -5,10 +5,14 @@ that depends on the numbers. `stage` runs the programs once under `torch.export`
 operations that they perform on the pair's own parameters, and proves on two batches that loss,
 gradients and buffers come out the same, bit for bit. What cannot be proved is refused. So is what
 two batches cannot tell: a parameter that no module owns, which would be a constant of the graph,
-and a count in Python, which may change the programs later on.
+whatever the programs keep in Python, which may change them later on, and a backward pass that they
+write themselves, which may differ from the graph's with other numbers only.
 """
 
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -16,11 +20,13 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from guides import Guide
 from models import Model
 from ppl_vae.isolation import isolated
 from ppl_vae.objectives import Objective
+from ppl_vae.python_state import moved
 
 __all__ = [
     "NotStageable",
@@ -89,23 +95,10 @@ def stage(
     scheduled = scheduled or {}
     with isolated(batch[0].device, eager), pyro.get_param_store().scope():
         staged = trace(eager, batch, scheduled)
-        before = _plain_attributes(eager)
         with pyro.validation_enabled(False):
             pair = with_gradients(eager), with_gradients(eager, staged)
             check_same(*pair, eager, batch, scheduled, relative=0.0)
-        for name, value in _plain_attributes(eager).items():
-            if before.get(name, value) != value:
-                raise NotStageable(f"changes {name} in Python with every call; make it a buffer")
     return staged
-
-
-def _plain_attributes(owner: nn.Module) -> dict[str, Any]:
-    return {
-        f"{name}.{attribute}": value
-        for name, module in owner.named_modules()
-        for attribute, value in vars(module).items()
-        if isinstance(value, bool | int | float | str)
-    }
 
 
 def trace(programs: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> nn.Module:
@@ -117,7 +110,8 @@ def trace(programs: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> nn
         scheduled: What it takes by name.
 
     Raises:
-        NotStageable: If it cannot be traced, or has a parameter of its own.
+        NotStageable: If it cannot be traced, has a parameter of its own, keeps state in Python, or
+            has a part of its backward pass written by hand.
     """
     # Of a view of more data the tracer would make the shape of these data unknowns of the graph.
     batch = tuple(part.clone() for part in batch)
@@ -127,12 +121,69 @@ def trace(programs: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> nn
             programs(*batch, **scheduled)
         _check_owned(sites.trace, programs)
         with pyro.validation_enabled(False):
-            exported = torch.export.export(programs, batch, scheduled, strict=False)
-            return exported.module(check_guards=False)
+            with moved(programs) as changes, _Hooks():
+                _check_backward(programs(*_other(batch), **scheduled))
+            if changes:
+                raise NotStageable(changes[0])
+            with warnings.catch_warnings(), _quiet():
+                warnings.simplefilter("ignore")
+                exported = torch.export.export(programs, batch, scheduled, strict=False)
+                return exported.module(check_guards=False)
     except NotStageable:
         raise
     except Exception as error:  # whatever stops the tracer, the answer is the same
-        raise NotStageable(f"cannot be traced: {first_line(error)}") from error
+        raise NotStageable(_in_words(first_line(error))) from error
+
+
+def _in_words(reason: str) -> str:
+    """The tracer's commonest refusals, which it words for its own developers."""
+    if "data-dependent" in reason:
+        return "cannot be traced: a branch in Python depends on the data; use torch.where"
+    if "fake tensor" in reason:
+        return (
+            "cannot be traced: a program differentiates, or keeps a tensor that depends on its "
+            "arguments"
+        )
+    return f"cannot be traced: {reason}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the tracer from logging what the caller is told anyway."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+class _Hooks(TorchFunctionMode):
+    """Refuses programs that put hooks on tensors, which a graph does not have."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function is Tensor.register_hook:
+            raise NotStageable(
+                "puts a hook on a tensor, which no graph keeps (as gradient dreg of IWAE does)"
+            )
+        return function(*args, **(kwargs or {}))
+
+
+def _check_backward(loss: Tensor) -> None:
+    waiting, seen = [loss.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            name = type(node).__name__.removesuffix("Backward")
+            raise NotStageable(
+                f"has a backward pass of its own, that of {name}, which a graph has not"
+            )
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
 
 
 def _check_owned(sites: poutine.Trace, programs: nn.Module) -> None:
@@ -158,15 +209,15 @@ def with_gradients(owner: nn.Module, loss_of: Loss | None = None) -> Gradients:
         A function to the detached loss, and the gradient for each parameter of `owner` by name,
         None where the loss does not depend on it.
     """
-    parameters = {name: p for name, p in owner.named_parameters() if p.requires_grad}
-    frozen = dict.fromkeys(name for name, p in owner.named_parameters() if not p.requires_grad)
-
+    parameters = dict(owner.named_parameters())
     evaluate = owner if loss_of is None else loss_of
 
     def run(*batch: Tensor, **scheduled: Tensor) -> tuple[Tensor, dict[str, Tensor | None]]:
         loss = evaluate(*batch, **scheduled)
-        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        return loss.detach(), {**frozen, **dict(zip(parameters, gradients, strict=True))}
+        learned = {name: p for name, p in parameters.items() if p.requires_grad}
+        gradients = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
+        none: dict[str, Tensor | None] = dict.fromkeys(parameters)
+        return loss.detach(), {**none, **dict(zip(learned, gradients, strict=True))}
 
     return run
 
@@ -187,19 +238,21 @@ def check_same(
         owner: Whose parameters and buffers they are.
         batch: Images, and labels where the model takes them.
         scheduled: The scalars that the objective schedules.
-        relative: The error allowed, relative to the largest entry.
+        relative: The error allowed, relative to the largest entry; of a gradient that is
+            small, to a tenth of the largest of all.
 
     Raises:
         NotStageable: If they differ.
     """
-    # The second batch has other content, so that a branch on the data cannot stay unnoticed.
-    repeated = tuple(part[:1].expand_as(part).contiguous() for part in batch)
-    for seed, parts in enumerate((batch, repeated)):
+    # The second has other content, so that a branch on the data cannot stay unnoticed.
+    for seed, parts in enumerate((batch, _other(batch))):
         try:
             expected = _outcome(partial(reference, *parts, **scheduled), owner, seed)
             got = _outcome(partial(other, *parts, **scheduled), owner, seed)
         except Exception as error:
             raise NotStageable(f"has a graph that does not run: {first_line(error)}") from error
+        every = [value for name, value in expected.items() if name.startswith("the gradient of")]
+        largest = max([value.abs().max().item() for value in every if value is not None], default=0)
         for name, value in expected.items():
             other_value = got[name]
             if value is None and other_value is None:
@@ -210,8 +263,21 @@ def check_same(
                 continue
             value, other_value = value.double(), other_value.double()  # a buffer may be a mask
             difference = (other_value - value).abs().max().item()
-            if not difference <= relative * value.abs().max().item():
+            scale = value.abs().max().item()
+            if name.startswith("the gradient of"):
+                scale = max(scale, 0.1 * largest)
+            if not difference <= relative * scale:
                 raise NotStageable(f"has a graph in which {name} is off by {difference:.1e}")
+
+
+def _other(batch: Batch) -> Batch:
+    """A batch of other images, half of them the same one: for batch statistics of another kind."""
+    images, *labels = batch
+    other = images.roll(1, -1)
+    half = (len(images) + 1) // 2
+    other[half:] = other[0].clone()
+    return other, *(part.index_fill(0, torch.arange(half, len(part), device=part.device), 0)
+                    for part in labels)  # fmt: skip
 
 
 def _outcome(

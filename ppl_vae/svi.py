@@ -1,6 +1,7 @@
 """One step of stochastic variational inference."""
 
 from math import cos, pi
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,8 +58,9 @@ class SVIStep:
         }
         self._eager = with_gradients(self.pair)
         self._modules = list(self.pair.modules())
+        self._parameters = list(self.parameters.values())
         self._compiled: Gradients | None = None
-        self._compiled_for: tuple[torch.Size, list[bool]] | None = None
+        self._compiled_for: tuple[Any, ...] | None = None
 
     @property
     def compiled(self) -> bool:
@@ -68,8 +70,9 @@ class SVIStep:
     def compile(self, batch: tuple[Tensor, ...]) -> None:
         """Lets a compiled graph stand in for the Pyro programs on batches of the same shape.
 
-        Batches of another shape, such as the last of an epoch, run the programs; so do all while
-        a module is in another mode, training or evaluation, than it is now.
+        Batches of another shape or type, such as the last of an epoch, run the programs; so do all
+        while a module is in another mode, training or evaluation, than it is now, or other
+        parameters are learned. Numbers in attributes are constants of the graph.
 
         Args:
             batch: Images (B, C, H, W), and labels (B,) where the model takes them.
@@ -117,20 +120,28 @@ class SVIStep:
         Raises:
             LostProcess: If another process is gone; the parameters are as they were.
         """
-        if self._compiled is not None and self._circumstances(batch) == self._compiled_for:
-            loss, gradients = self._compiled(*batch, **self.scheduled)
-        else:
-            with matrix_precision(self.precision, self.pair):
-                loss, gradients = self._eager(*batch, **self.scheduled)
-        loss, gradients = self.ranks.mean(loss, gradients, weight)
+        loss, gradients = self.ranks.mean(*self.gradients(batch), weight)
         # Where the loss is not finite the parameters stay as they are, so that one can look for the
         # reason.
         self._adam.update(gradients, skip=(loss - loss).ne(0).float())  # NaN where it is not finite
         return loss
 
-    def _circumstances(self, batch: tuple[Tensor, ...]) -> tuple[torch.Size, list[bool]]:
+    def gradients(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor | None]]:
+        """The loss of a batch, and its gradient for each parameter by name; nothing changes.
+
+        Args:
+            batch: Images (B, C, H, W), and labels (B,) where the model takes them.
+        """
+        if self._compiled is not None and self._circumstances(batch) == self._compiled_for:
+            return self._compiled(*batch, **self.scheduled)
+        with matrix_precision(self.precision, self.pair):
+            return self._eager(*batch, **self.scheduled)
+
+    def _circumstances(self, batch: tuple[Tensor, ...]) -> tuple[Any, ...]:
         """What a graph is of."""
-        return batch[0].shape, [module.training for module in self._modules]
+        modes = [module.training for module in self._modules]
+        learned = [parameter.requires_grad for parameter in self._parameters]
+        return batch[0].shape, batch[0].dtype, modes, learned
 
     def state(self) -> dict[str, Tensor]:
         """Adam's moments and counts by parameter."""

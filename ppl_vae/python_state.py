@@ -1,0 +1,101 @@
+"""What programs keep in Python, where a graph of tensor operations cannot follow.
+
+A count in an attribute, a dictionary or a global may change the programs after so many calls, and
+Python's and NumPy's generators are other sources of noise than torch's. A graph has such numbers as
+constants. Two trial calls cannot show what they change, but that they move.
+"""
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+__all__ = ["moved"]
+
+_DEEP = 4  # levels of containers and objects that are looked into
+_LIBRARIES = ("torch", "pyro", "numpy", "builtins", "abc", "typing", "collections")
+
+
+@contextmanager
+def moved(owner: nn.Module) -> Iterator[list[str]]:
+    """Tells what of the state in Python calls of a module change.
+
+    It looks at the attributes of the module and of those in it, at those of their classes, at the
+    plain variables beside these classes, and at the generators of Python and NumPy, which are put
+    back.
+
+    Args:
+        owner: The module.
+
+    Yields:
+        A list that is filled at the end: a phrase for each part that is another than before.
+    """
+    found: list[str] = []
+    generators = random.getstate(), np.random.get_state()
+    before = _state(owner)
+    yield found
+    after = _state(owner)
+    found += [
+        f"changes {name} in Python with every call; make it a buffer"
+        for name, value in before.items()
+        if after.get(name) != value
+    ]
+    if random.getstate() != generators[0]:
+        found.append("draws from Python's random; use torch.rand")
+    if repr(np.random.get_state()) != repr(generators[1]):
+        found.append("draws from NumPy's random; use torch.rand")
+    random.setstate(generators[0])
+    np.random.set_state(generators[1])
+
+
+def _state(owner: nn.Module) -> dict[str, Any]:
+    state: dict[str, Any] = {}
+    for name, module in owner.named_modules():
+        for attribute, value in vars(module).items():
+            # Parameters, buffers and modules are compared elsewhere.
+            if not attribute.startswith("_") or _is_own(type(module), attribute):
+                state[f"{name}.{attribute}".removeprefix(".")] = _content(value, _DEEP)
+        for cls in type(module).__mro__:
+            if cls.__module__.partition(".")[0] in _LIBRARIES:
+                continue
+            for attribute, value in vars(cls).items():
+                if attribute.startswith("__"):
+                    continue
+                if isinstance(value, int | float | str | list | dict | set | Tensor):
+                    state[f"{cls.__qualname__}.{attribute}"] = _content(value, _DEEP)
+            for variable, value in vars(sys.modules.get(cls.__module__, object)).items():
+                if isinstance(value, int | float | str | Tensor):
+                    state[f"{cls.__module__}.{variable}"] = _content(value, 1)
+    return state
+
+
+def _is_own(cls: type, attribute: str) -> bool:
+    """Whether a private attribute is none of torch's or Pyro's."""
+    return attribute not in _PRIVATE and not attribute.startswith(("_pyro", "__"))
+
+
+_PRIVATE = frozenset(vars(nn.Module()))
+
+
+def _content(value: Any, depth: int) -> Any:
+    """Something that is equal for equal content, NaN included."""
+    if isinstance(value, Tensor):
+        plain = value.detach()
+        return ("tensor", str(plain.dtype), tuple(plain.shape), plain.cpu().numpy().tobytes())
+    if isinstance(value, np.ndarray):
+        return ("array", str(value.dtype), value.shape, value.tobytes())
+    if isinstance(value, nn.Module) or depth == 0:
+        return id(value)
+    if isinstance(value, list | tuple):
+        return [_content(item, depth - 1) for item in value]
+    if isinstance(value, dict):
+        return [(repr(key), _content(item, depth - 1)) for key, item in value.items()]
+    if isinstance(value, bool | int | float | str | bytes | set | frozenset | None):
+        return repr(value)
+    if type(value).__module__ == "itertools":
+        return repr(value)
+    return [id(value), _content(getattr(value, "__dict__", None), depth - 1)]
