@@ -7,7 +7,7 @@ they stand here and in `products` only, and where they fail `torch.compile` take
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 import torch
@@ -28,7 +28,9 @@ from ppl_vae.staging import (
     with_gradients,
 )
 
-__all__ = ["compile_measurement", "compile_staged"]
+__all__ = ["Engine", "compile_measurement", "compile_staged"]
+
+Engine = Literal["auto", "eager", "compiled"]
 
 # Inductor would draw its own random numbers; falling back, the same seed gives the same noise. What
 # it would assert in every step is asserted once, by comparing the results.

@@ -119,13 +119,25 @@ class Ranks:
                     dist.broadcast(tensor.detach(), src=0)
 
     def text_of_first(self, text: Callable[[], str]) -> str:
-        """What the first process says, in all of them."""
+        """What the first process says, in all of them; what it refuses, they refuse.
+
+        Raises:
+            InputError: If the first process did.
+            LostProcess: If a process is gone.
+        """
         if self.size == 1:
             return text()
-        key = f"text {_stores[0].add(f'texts of {self.rank}', 1)}"
+        said: list[str] = ["", ""]
         if self.first:
-            _stores[0].set(key, text())
-        return _stores[0].get(key).decode()
+            try:
+                said = [text(), ""]
+            except InputError as error:
+                said = ["", str(error)]
+        with _told_if_lost():
+            dist.broadcast_object_list(said, src=0)
+        if said[1]:
+            raise InputError(said[1])
+        return said[0]
 
     @contextmanager
     def quiet(self) -> Iterator[None]:

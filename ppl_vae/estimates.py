@@ -1,5 +1,6 @@
 """Estimates for each image of a data set, at bounded memory."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from guides import Guide
 from models import Model
-from ppl_vae.compiling import compile_measurement
+from ppl_vae.compiling import Engine, compile_measurement
 from ppl_vae.data import Split
 from ppl_vae.importance import log_terms, pair_traces
 from ppl_vae.isolation import isolated
@@ -48,6 +49,7 @@ def estimate(
     particles: int,
     memory_bytes: int | None = None,
     advance: Callable[[int], None] = lambda images: None,
+    engine: Engine = "auto",
 ) -> Estimates:
     """Estimates the ELBO, its two terms and log p(x) of each image at bounded memory.
 
@@ -65,6 +67,8 @@ def estimate(
         particles: K, draws of z for each image.
         memory_bytes: Bound on the temporaries of one piece; what suits the device unless given.
         advance: Told how many images are done, after each piece.
+        engine: `eager` runs the Pyro programs for every piece; `compiled` a graph of tensor
+            operations, compared with them; `auto` compiles where there are 3,000,000 draws or more.
     """
     # Filled in place: small results that were allocated between the large temporaries would keep
     # the allocator from using their memory again, and a long evaluation would grow without bound.
@@ -77,7 +81,8 @@ def estimate(
         example = images.batch(slice(batch), given)
         measure = {size: _Measurement(model, guide, size) for size in set(chunks)}
         compiled: dict[int, Callable[..., Tensor]] = {}
-        if len(images) * particles >= _WORTH_COMPILING:
+        worth_it = engine == "compiled" or len(images) * particles >= _WORTH_COMPILING
+        if engine != "eager" and worth_it:
             compiled = _compiled(measure, example)
         parts = [slice(start, start + batch) for start in range(0, len(images), batch)]
         for done, (x, *labels) in zip(parts, images.batches(parts, given), strict=True):
@@ -119,13 +124,14 @@ class _Measurement(nn.Module):
 def _compiled(
     measure: dict[int, _Measurement], batch: tuple[Tensor, ...]
 ) -> dict[int, Callable[..., Tensor]]:
-    """Those of the measurements that can be compiled; the others run the programs."""
+    """The measurements compiled, or none of them where that cannot be done, with the reason."""
     compiled = {}
     for size, measurement in measure.items():
         try:
             compiled[size] = compile_measurement(measurement, batch)
-        except NotStageable:
-            continue
+        except NotStageable as error:
+            print(f"engine: eager, because the pair {error}", file=sys.stderr)
+            return {}
     return compiled
 
 

@@ -3,12 +3,14 @@
 import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Bernoulli, Gaussian, Likelihood, Model, NetworkFactory, Prior, Spec
 from ppl_vae import cli, runs
+from ppl_vae.compiling import Engine
 from ppl_vae.data import DataSet, Digits
 from ppl_vae.devices import DeviceChoice
 from ppl_vae.distributed import join
@@ -19,7 +21,7 @@ from ppl_vae.pairs import choose_domain
 from ppl_vae.pictures import draw_pictures
 from ppl_vae.pieces import ROLES, class_of, describe
 from ppl_vae.precision import Precision
-from ppl_vae.preparation import Engine, check_settings, initialise, prepare, start_engine
+from ppl_vae.preparation import check_settings, initialise, prepare, start_engine
 from ppl_vae.runs import Run
 from ppl_vae.summary import report, write_summary
 from ppl_vae.training import Training
@@ -79,7 +81,8 @@ def fit(
         device: Where to compute; `auto` takes CUDA where there is one.
         engine: `eager` runs the Pyro programs in every step; `compiled` runs a graph of tensor
             operations that was traced from them, checked against them and compiled; `auto` compiles
-            when the run is long enough to pay for it.
+            runs of 10,000 steps or more, which pays. A pair that has no such graph runs eager, with
+            a line that says why.
         precision: What the networks compute in during training; parameters, log-probabilities and
             measurements are float32.
         run: The run directory to write; the first free one of runs/DATA-MODEL-1, -2, ... unless
@@ -124,9 +127,8 @@ def fit(
     if likelihood is None and "likelihood" in inspect.signature(model).parameters:
         pieces["likelihood"] = Bernoulli if choose_domain(pieces) == "binary" else Gaussian
     name = "-".join(class_of(pieces[role]).__name__ for role in ("data", "model"))
-    path = Path(run) if run else Path(ranks.text_of_first(lambda: str(runs.free_path(name))))
-    if ranks.first:
-        runs.refuse_existing(path)
+    free = partial(runs.free_path, name)
+    path = Path(ranks.text_of_first(lambda: str(runs.unused(Path(run) if run else free()))))
     config = {
         "version": runs.CONFIG_VERSION,
         **{role: describe(piece) for role, piece in pieces.items()},
@@ -135,11 +137,11 @@ def fit(
     with ranks.quiet():
         started, training = prepare(path, config, pieces, ranks)
         initialise(started)
-        start_engine(config["engine"], training)
-        if not ranks.first:
-            return _train(started, training)
-        runs.create(path, config, fill=training.save)
-        with runs.locked(path):
+        start_engine(engine, training)
+        instead = None if run else free
+        made = ranks.text_of_first(lambda: str(runs.create(path, config, training.save, instead)))
+        started.path = Path(made)
+        with runs.locked(started.path) if ranks.first else nullcontext():
             return _train(started, training)
 
 

@@ -2,13 +2,16 @@
 
 import dataclasses
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
+from torch import nn
 
-from models import Model, Spec
+from models import Model, Network, Spec
 from ppl_vae.checks import check_labels, check_objective, check_pair, check_step
+from ppl_vae.compiling import Engine
 from ppl_vae.data import Data
 from ppl_vae.devices import choose_device, seed_everything
 from ppl_vae.distributed import Ranks
@@ -21,9 +24,7 @@ from ppl_vae.staging import NotStageable
 from ppl_vae.svi import SVIStep
 from ppl_vae.training import Training
 
-__all__ = ["Engine", "check_settings", "initialise", "prepare", "start_engine"]
-
-Engine = Literal["auto", "eager", "compiled"]
+__all__ = ["check_settings", "initialise", "prepare", "start_engine"]
 
 _WORTH_COMPILING = 10_000  # steps that save about what compiling costs, some ten seconds
 
@@ -93,13 +94,14 @@ def prepare(
     model, guide = build_pair(spec, pieces)
     model.to(device)
     guide.to(device)
+    sizes = data.sizes  # labels that are repeated would make more of them
     if config.get("labels") is not None:
         data = _keep_labels(data, model, config)
     check_labels(model, data)
     check_pair(model, guide, *data.validation.batch(slice(batch_size), model.labelled))
     few = data.validation.batch(slice(2), model.labelled)
     check_objective(pieces["objective"], model, guide, *few)
-    precision = _precision(config, device)
+    precision = _precision(config, device, [*model.modules(), *guide.modules()])
     # A share of the last batch of an epoch may be a single image, which some layers refuse.
     left = len(data.train) % batch_size or batch_size
     smallest = data.validation.batch(slice(max(1, left // ranks.size)), model.labelled)
@@ -122,6 +124,7 @@ def prepare(
         patience=config["patience"],
         seed=config["seed"],
         checkpoint_seconds=config["checkpoint_seconds"],
+        sizes=sizes,
     )
     run = Run(path, config, pieces, spec, model, guide, device)
     run.data = data
@@ -129,8 +132,12 @@ def prepare(
     return run, training
 
 
-def _precision(config: dict[str, Any], device: torch.device) -> torch.dtype | None:
+def _precision(
+    config: dict[str, Any], device: torch.device, modules: Iterable[nn.Module]
+) -> torch.dtype | None:
     choice = config.get("precision", "float32")
+    if PRECISIONS[choice] and not any(isinstance(m, Network) for m in modules):
+        print("precision: the pair has no models.Network, so all is float32", file=sys.stderr)
     if slow_precision(PRECISIONS[choice], device):
         print(
             f"precision: this {device.type} has no {choice} arithmetic and emulates it, which is "
@@ -166,14 +173,19 @@ def start_engine(engine: str, training: Training) -> None:
         training: At the step that it is to go on from. Whether to compile follows from the whole
             length of the run, so that one that was resumed takes the same steps.
     """
-    if engine == "eager" or (engine == "auto" and training.total_steps < _WORTH_COMPILING):
-        return
     if training.finished:
         return
-    left = training.total_steps - training.steps
-    print(f"engine: compiling the step ({left:,} steps to run)", file=sys.stderr)
-    try:
-        training.compile()
-    except NotStageable as error:
-        engine = "compiled" if training.step.compiled else "eager"
-        print(f"engine: {engine}, because the pair {error}", file=sys.stderr)
+    worth_it = engine == "compiled" or training.total_steps >= _WORTH_COMPILING
+    if engine != "eager" and worth_it:
+        left = training.total_steps - training.steps
+        print(f"engine: compiling the step ({left:,} steps to run)", file=sys.stderr)
+        try:
+            training.compile()
+        except NotStageable as error:
+            print(f"engine: {training.engine}, because the pair {error}", file=sys.stderr)
+    if training.engine_before not in (None, training.engine):
+        print(
+            f"engine: {training.engine}, where the run was {training.engine_before} so far; it "
+            "goes on up to rounding only",
+            file=sys.stderr,
+        )

@@ -1,6 +1,7 @@
 """The run directory: what `fit` writes and every other verb reads."""
 
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -18,7 +19,7 @@ from torch import nn
 from guides import Guide
 from models import Model, Spec
 from ppl_vae.checkpoints import load_parameters, read_checkpoint
-from ppl_vae.data import Data, DataSet
+from ppl_vae.data import Data, DataSet, check_sizes
 from ppl_vae.devices import choose_device
 from ppl_vae.errors import InputError
 from ppl_vae.files import whole_file
@@ -39,6 +40,7 @@ __all__ = [
     "locked",
     "read_config",
     "restore_pieces",
+    "unused",
     "write_json",
 ]
 
@@ -60,6 +62,7 @@ class Run:
         model: p(x, z), in evaluation mode.
         guide: q(z|x), in evaluation mode.
         device: Where both are.
+        sizes: How many training, validation and test images it was trained with, where known.
     """
 
     path: Path
@@ -69,12 +72,19 @@ class Run:
     model: Model
     guide: Guide
     device: torch.device
+    sizes: list[int] | None = None
 
     @cached_property
     def data(self) -> Data:
-        """The data set that the run was trained on, on its device; read when first asked for."""
+        """The data set that the run was trained on, on its device; read when first asked for.
+
+        Raises:
+            InputError: If it cannot be read, or has another number of images by now.
+        """
         data_set: DataSet = self.pieces["data"]
-        return data_set.load(choose_domain(self.pieces), self.config["seed"]).to(self.device)
+        data = data_set.load(choose_domain(self.pieces), self.config["seed"])
+        check_sizes(data.name, data.sizes, self.sizes)
+        return data.to(self.device)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -108,7 +118,7 @@ def load(path: str | Path, device: str = "auto", allow_code: bool = False) -> Ru
     pair = nn.ModuleDict({"model": model, "guide": guide})
     load_parameters(pair, tensors, checkpoint)
     pair.to(target).eval()
-    return Run(path, config, pieces, spec, model, guide, target)
+    return Run(path, config, pieces, spec, model, guide, target, state.get("sizes"))
 
 
 def restore_pieces(config: dict[str, Any], allow_code: bool) -> dict[str, Any]:
@@ -179,18 +189,28 @@ def free_path(name: str) -> Path:
     return path
 
 
-def create(path: Path, config: dict[str, Any], fill: Callable[[Path], None]) -> None:
+def create(
+    path: Path,
+    config: dict[str, Any],
+    fill: Callable[[Path], None],
+    instead: Callable[[], Path] | None = None,
+) -> Path:
     """Makes a run directory that appears with its config and first checkpoint, or not at all.
 
     Args:
         path: Where it is to be.
         config: What `config.yaml` is to say.
         fill: Writes the rest of the first content into the folder that it is given.
+        instead: Another place, where somebody else has taken this one meanwhile.
+
+    Returns:
+        Where it is.
 
     Raises:
         InputError: If the path exists or cannot be written.
     """
-    refuse_existing(path)
+    if instead is None:
+        unused(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     absent = [parent for parent in path.parents if not parent.exists()]
     try:
@@ -198,7 +218,14 @@ def create(path: Path, config: dict[str, Any], fill: Callable[[Path], None]) -> 
         with whole_file(unfinished / CONFIG) as file:
             file.write(yaml.safe_dump(config, sort_keys=False).encode())
         fill(unfinished)
-        unfinished.rename(path)
+        while True:
+            try:
+                unfinished.rename(path)
+                return path
+            except OSError as error:
+                if instead is None or error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                path = instead()
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; choose another place") from error
     finally:
@@ -240,12 +267,13 @@ _held: set[int] = set()
 os.register_at_fork(after_in_child=_let_go)
 
 
-def refuse_existing(path: Path) -> None:
-    """Raises an InputError if the path of a new run is taken."""
+def unused(path: Path) -> Path:
+    """The path of a new run; raises an InputError if it is taken."""
     if path.exists():
         raise InputError(
             f"{path} exists; go on with --resume {path}, or choose another name with --run"
         )
+    return path
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -32,6 +32,8 @@ def write_summary(run: Run, training: Training) -> None:
         "images_per_second": images / training.seconds,
         "process_peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "device": str(run.device),
+        "engine": training.engine,
+        "precision": run.config.get("precision", "float32"),
         "versions": {
             "ppl-vae": version("ppl-vae"),
             "torch": torch.__version__,

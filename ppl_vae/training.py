@@ -21,7 +21,7 @@ from ppl_vae.checkpoints import (
     write_checkpoint,
 )
 from ppl_vae.checks import find_not_finite
-from ppl_vae.data import Data
+from ppl_vae.data import Data, check_sizes
 from ppl_vae.distributed import LostProcess
 from ppl_vae.errors import InputError
 from ppl_vae.interrupts import asked_to_stop
@@ -52,6 +52,8 @@ class Training:
             best parameters; None trains all epochs and keeps the last.
         seed: What the order of the images follows from.
         checkpoint_seconds: Seconds between checkpoints.
+        sizes: How many training, validation and test images the data set has, which checkpoints
+            tell; those of `data` unless given.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Training:
         patience: int | None,
         seed: int,
         checkpoint_seconds: float,
+        sizes: list[int] | None = None,
     ) -> None:
         self.step = step
         self.ranks = step.ranks
@@ -87,7 +90,9 @@ class Training:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=data.train.raw.device)
         self.rows: list[Row] = []
         self.best: dict[str, Tensor] = {}
+        self.sizes = sizes or data.sizes
         self.captured: CapturedStep | None = None
+        self.engine_before: str | None = None
         self.seconds = 0.0
 
     @property
@@ -95,6 +100,11 @@ class Training:
         """Whether nothing is left to train."""
         waited = self.patience and epochs_since_best(self.rows) >= self.patience
         return bool(waited) or len(self.rows) >= self.epochs
+
+    @property
+    def engine(self) -> str:
+        """What takes the steps: eager, compiled or captured."""
+        return "captured" if self.captured else "compiled" if self.step.compiled else "eager"
 
     def compile(self) -> None:
         """Compiles the step for full batches, without disturbing the random numbers of the run.
@@ -131,7 +141,8 @@ class Training:
         title = f"training on {self.data.name}"
         images = len(self.data.train)
         done = len(self.rows) * images
-        done += (self.steps - len(self.rows) * self.steps_per_epoch) * self.batch_size
+        begun = self.steps - len(self.rows) * self.steps_per_epoch
+        done += min(images, begun * self.batch_size)
         self._to_training_mode()
         with (
             asked_to_stop() as asked,
@@ -282,13 +293,15 @@ class Training:
         }
         state = {
             "spec": self.spec,
+            "sizes": self.sizes,
+            "engine": self.engine,
             "steps": self.steps,
             "seconds": self.seconds,
             "rows": self.rows,
             "random": random_data,
         }
         if self.best:
-            write_checkpoint(folder / BEST, self.best, {"spec": self.spec})
+            write_checkpoint(folder / BEST, self.best, {"spec": self.spec, "sizes": self.sizes})
         write_checkpoint(folder / LAST, tensors, state)
         write_metrics(folder, self.rows)
 
@@ -301,6 +314,7 @@ class Training:
         tensors, state = read_checkpoint(folder / LAST)
         if "steps" not in state:
             raise InputError(f"{folder / LAST} has parameters only; training cannot go on from it")
+        check_sizes(self.data.name, self.sizes, state.get("sizes"))
         if self.patience and state["rows"]:
             self.best = read_checkpoint(folder / BEST)[0]
             load_parameters(self.step.pair, self.best, folder / BEST)
@@ -311,4 +325,5 @@ class Training:
         )
         self.loss_sum.copy_(tensors["loss_sum"])
         self.steps, self.rows, self.seconds = state["steps"], state["rows"], state["seconds"]
+        self.engine_before = state.get("engine") if self.steps else None
         restore_random_state(tensors, state["random"])

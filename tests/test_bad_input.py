@@ -1,10 +1,11 @@
 """Bad input ends in one clear line and exit code 2, and leaves nothing behind."""
 
 import errno
+import math
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import ppl_vae.fit
 from guides import DiagonalNormal, Guide
-from models import Bernoulli
+from models import Bernoulli, Network
 from ppl_vae import load
 from ppl_vae.checkpoints import read_checkpoint
 from ppl_vae.svi import SVIStep
@@ -489,3 +491,61 @@ def test_a_real_limit_on_what_can_be_written(capfd: pytest.CaptureFixture[str]) 
     left = {name: content for name, content in tree().items() if "tensorboard" not in name}
     assert left == {name: content for name, content in good.items() if "tensorboard" not in name}
     load("run")
+
+
+class Batched(Network):
+    """A network that cannot do with a single image."""
+
+    def __init__(self, inputs, outputs, hidden: Sequence[int] = (8,)) -> None:
+        super().__init__(inputs, outputs)
+        self.layers = nn.Sequential(
+            nn.Linear(math.prod(inputs), 8), nn.BatchNorm1d(8), nn.Linear(8, math.prod(outputs))
+        )
+
+    def compute(self, x):
+        return self.layers(x.flatten(1))
+
+
+class Tied(Network):
+    """A network that has one layer under two names, which its cast parameters do not reach."""
+
+    def __init__(self, inputs, outputs, hidden: Sequence[int] = (8,)) -> None:
+        super().__init__(inputs, outputs)
+        self.first, self.last = nn.Linear(math.prod(inputs), 8), nn.Linear(8, math.prod(outputs))
+        self.middle = nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8))
+
+    def compute(self, x):
+        return self.last(self.middle(self.first(x.flatten(1))))
+
+
+def test_a_batch_of_one_image_where_a_network_takes_none(refused) -> None:
+    """1,297 images in batches of 162 leave one."""
+    network = "classes_of_bad_input.Batched"
+    said = "cannot be trained on a batch of 1: Expected more than 1 value per channel"
+    refused(["--network", network, "--batch_size", "162"], said, "another --batch_size")
+
+
+def test_a_network_that_cannot_compute_in_bfloat16(refused) -> None:
+    network = "classes_of_bad_input.Tied"
+    refused(
+        ["--network", network, "--precision", "bfloat16"],
+        "cannot be trained on a batch of", "in bfloat16", "choose another --precision",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 10**9, 2], [-3, 0, 1, 2]])
+def test_labels_that_are_no_numbers_of_classes(refused, labels: list[int]) -> None:
+    images = np.zeros((4, 5, 4), dtype=np.uint8)
+    np.savez("labelled.npz", images=images, labels=np.array(labels))
+    refused(
+        ["--data", "Arrays", "--data.path", "labelled.npz"],
+        "expected labels of 0, 1, ..., or -1 where one is unknown", "number the classes 0, 1, ...",
+    )  # fmt: skip
+    Path("labelled.npz").unlink()
+
+
+def test_numpys_advice_to_run_code_is_not_passed_on(refused) -> None:
+    Path("text.npy").write_text("no array")
+    line = refused(["--data", "Arrays", "--data.path", "text.npy"], "it is no array of numbers")
+    assert "allow_pickle" not in line
+    Path("text.npy").unlink()

@@ -315,3 +315,14 @@ def test_bad_input_is_told_once(processes: Processes, whole: Path) -> None:
     assert 2 in processes.run(2, command("--run", str(whole)))
     assert processes.said().count("exists; go on with --resume") == 1
     assert (whole / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_what_the_first_process_refuses_all_refuse_in_one_line(
+    processes: Processes, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    assert processes.run(2, command("--run", str(tmp_path / "run"))) == [2, 2]
+    lines = [line for line in processes.said().splitlines() if "error: " in line]
+    assert len(lines) == 1
+    assert "exists; go on with --resume" in lines[0]
+    assert list((tmp_path / "run").iterdir()) == []

@@ -291,3 +291,17 @@ def test_the_command_prints_what_it_writes(
         error = result[f"{name}_nats_per_datum_standard_error"]
         assert f"{mean:.2f} +- {error:.2g} nats_per_datum" in printed
     assert str(run.path / "evaluation.json") in printed
+
+
+def test_both_engines_measure_the_same(
+    digits: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = digits()
+    capsys.readouterr()
+    results = [evaluate(run, particles=40, data_points=50, engine=e) for e in ("eager", "compiled")]
+    for name in ("elbo", "rate", "distortion", "log_likelihood"):
+        values = [result[f"{name}_nats_per_datum"] for result in results]
+        assert values[0] == pytest.approx(values[1], rel=1e-5)
+    assert "engine" not in capsys.readouterr().err
+    with pytest.raises(InputError, match="--engine: expected one of auto, eager, compiled"):
+        evaluate(run, engine="fast")

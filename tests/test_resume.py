@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,7 +17,9 @@ import ppl_vae.fit
 import ppl_vae.preparation
 import ppl_vae.training
 from models import MLP
+from ppl_vae import load
 from ppl_vae.checkpoints import read_checkpoint
+from ppl_vae.data import Arrays
 from ppl_vae.errors import InputError
 from ppl_vae.fit import fit, resume
 from ppl_vae.runs import Run, locked
@@ -265,3 +268,49 @@ def test_resume_refuses_a_checkpoint_that_does_not_fit(
         with pytest.raises(InputError) as caught:
             resume(path)
         assert "\n" not in str(caught.value)
+
+
+def test_data_that_have_changed_are_refused(tmp_path: Path) -> None:
+    """Another number of images would be split in another way."""
+    images = (np.random.default_rng(0).random((60, 5, 4)) * 255).astype(np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    data = Arrays(path=tmp_path / "images.npy")
+    path = tiny(tmp_path / "run", data=data, batch_size=20).path
+    np.save(tmp_path / "images.npy", np.concatenate([images, images]))
+    before = (path / LAST).read_bytes()
+    said = "expected the 60 images that the run was trained with; Arrays has 120 by now"
+    with pytest.raises(InputError, match=said):
+        resume(path)
+    with pytest.raises(InputError, match=said):
+        load(path).data  # noqa: B018
+    assert (path / LAST).read_bytes() == before
+
+
+def test_a_finished_run_is_not_compiled_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny(tmp_path / "run", engine="compiled").path
+    assert load(path).summary["engine"] == "compiled"
+    assert load(path).summary["precision"] == "float32"
+    assert "engine: compiling the step (12 steps to run)" in capsys.readouterr().err
+    resume(path)
+    assert "engine" not in capsys.readouterr().err
+
+
+def test_another_engine_than_before_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(step: SVIStep, *arguments: Any) -> Tensor:
+        raise Crash
+
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(ppl_vae.training.Training, "_end_epoch", stop)
+        with pytest.raises(Crash):
+            tiny(path, engine="compiled")
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    (path / "config.yaml").write_text(yaml.safe_dump(config | {"engine": "eager"}))
+    capsys.readouterr()
+    resume(path)
+    said = "engine: eager, where the run was compiled so far; it goes on up to rounding only"
+    assert said in capsys.readouterr().err

@@ -382,3 +382,15 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Out of range float"):
         write_json(tmp_path / "a.json", {"value": float("nan")})
     assert json.loads((tmp_path / "a.json").read_text()) == {"value": 0.1}
+
+
+def test_two_runs_that_were_named_alike_get_two_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that was free when a run began may be another's when it is written."""
+    monkeypatch.chdir(tmp_path)
+    places = [create(Path("runs/A-1"), {"seed": seed}, lambda folder: None, partial(free_path, "A"))
+              for seed in (1, 2)]  # fmt: skip
+    assert places == [Path("runs/A-1"), Path("runs/A-2")]
+    assert [read_config(place / "config.yaml") for place in places] == [{"seed": 1}, {"seed": 2}]
+    assert sorted(p.name for p in Path("runs").iterdir()) == ["A-1", "A-2"]

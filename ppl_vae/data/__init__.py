@@ -15,7 +15,7 @@ from ppl_vae.data.image_folder import ImageFolder
 from ppl_vae.data.mnist import EMNIST, KMNIST, MNIST, FashionMNIST
 from ppl_vae.data.omniglot import Omniglot
 from ppl_vae.data.source import Images, Source, split_tenths
-from ppl_vae.data.split import Data, Split
+from ppl_vae.data.split import Data, Split, check_sizes
 from ppl_vae.data.stored import Stored
 
 __all__ = [
@@ -40,5 +40,6 @@ __all__ = [
     "Source",
     "Split",
     "Stored",
+    "check_sizes",
     "split_tenths",
 ]

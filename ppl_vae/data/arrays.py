@@ -83,6 +83,8 @@ class Arrays(OwnFiles):
         except InputError:
             raise
         except Exception as error:
+            if "allow_pickle" in str(error):  # numpy's advice would let a file run code
+                error = ValueError("it is no array of numbers")
             raise unreadable(path, error, _RESAVE) from error
         if images is None:
             raise InputError(
@@ -204,5 +206,10 @@ def _labels(labels: np.ndarray, path: Path) -> Tensor:
         raise InputError(
             f"expected labels of shape (N,) and an integer type; got {labels.dtype} of shape "
             f"{labels.shape} in {path}; number the classes 0, 1, ..."
+        )
+    if labels.size and not -1 <= labels.min() <= labels.max() < max(len(labels), 2):
+        raise InputError(
+            f"expected labels of 0, 1, ..., or -1 where one is unknown; got {labels.min()} to "
+            f"{labels.max()} for {len(labels):,} images in {path}; number the classes 0, 1, ..."
         )
     return torch.from_numpy(labels.astype(np.int64))

@@ -145,6 +145,11 @@ class Data:
     note: str
 
     @property
+    def sizes(self) -> list[int]:
+        """How many training, validation and test images there are."""
+        return [len(split) for split in (self.train, self.validation, self.test)]
+
+    @property
     def classes(self) -> int:
         """How many labels there are, 0 where there are none."""
         if self.train.labels is None:
@@ -175,3 +180,21 @@ class Data:
         """The same data with every split on a device."""
         train, validation, test = (s.to(device) for s in (self.train, self.validation, self.test))
         return replace(self, train=train, validation=validation, test=test)
+
+
+def check_sizes(name: str, sizes: list[int], expected: list[int] | None) -> None:
+    """Refuses data that are not those of a run any more: splits are drawn from all images.
+
+    Args:
+        name: The data set.
+        sizes: `Data.sizes` now.
+        expected: Those of the run, where they are known.
+
+    Raises:
+        InputError: If the two differ.
+    """
+    if expected not in (None, sizes):
+        raise InputError(
+            f"expected the {sum(expected or ()):,} images that the run was trained with; {name} "
+            f"has {sum(sizes):,} by now; put the old ones back, or train again"
+        )
