@@ -24,6 +24,7 @@ from ppl_vae.staging import (
     NotStageable,
     check_same,
     first_line,
+    quiet,
     trace,
     with_gradients,
 )
@@ -167,9 +168,10 @@ def _compile(function: Callable[..., list[Tensor]], examples: list[Tensor]) -> C
     # On a GPU autograd would trace the backward pass in a thread of its own.
     with torch.autograd.set_multithreading_enabled(False):
         graph = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
-    use_onednn(graph)
     compile_graph: Callable[..., Any] = torch._inductor.compile
-    return compile_graph(graph, examples, options=_OPTIONS)
+    with quiet():
+        use_onednn(graph)
+        return compile_graph(graph, examples, options=_OPTIONS)
 
 
 def _compile_loss(staged: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> Gradients:

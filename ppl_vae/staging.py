@@ -33,6 +33,7 @@ __all__ = [
     "PairLoss",
     "check_same",
     "first_line",
+    "quiet",
     "stage",
     "trace",
     "with_gradients",
@@ -125,7 +126,7 @@ def trace(programs: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> nn
                 _check_backward(programs(*_other(batch), **scheduled))
             if changes:
                 raise NotStageable(changes[0])
-            with warnings.catch_warnings(), _quiet():
+            with warnings.catch_warnings(), quiet():
                 warnings.simplefilter("ignore")
                 exported = torch.export.export(programs, batch, scheduled, strict=False)
                 return exported.module(check_guards=False)
@@ -148,8 +149,8 @@ def _in_words(reason: str) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the tracer from logging what the caller is told anyway."""
+def quiet() -> Iterator[None]:
+    """Keeps tracers and compilers from logging what the caller is told anyway."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

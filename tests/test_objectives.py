@@ -91,7 +91,7 @@ def test_it_is_staged_or_refused(vae, objective):
     model, guide, x = vae
     scheduled = {name: torch.tensor(v) for name, v in objective.schedule(1.0).items()}
     if isinstance(objective, IWAE) and objective.gradient == "dreg":
-        with pytest.raises(NotStageable, match=r"the gradient of guide.* is off by"):
+        with pytest.raises(NotStageable, match="puts a hook on a tensor"):
             stage(model, guide, objective, (x,), scheduled)
         return
     staged = stage(model, guide, objective, (x,), scheduled)
