@@ -1,8 +1,10 @@
 """Work that leaves no trace: generators and buffers are afterwards as they were."""
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -11,7 +13,7 @@ __all__ = ["isolated", "repeatable", "seeded"]
 
 @contextmanager
 def isolated(device: torch.device, *modules: nn.Module) -> Iterator[None]:
-    """Restores the random states of the CPU and of a device, and the buffers of modules.
+    """Restores the random states of Python, NumPy, the CPU and a device, and buffers of modules.
 
     A trial run of a pair in training mode would otherwise count in batch normalisation, and move
     the random numbers of the run.
@@ -21,10 +23,13 @@ def isolated(device: torch.device, *modules: nn.Module) -> Iterator[None]:
         modules: Whose buffers are kept.
     """
     buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             yield
         finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
             with torch.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)

@@ -25,8 +25,7 @@ def moved(owner: nn.Module) -> Iterator[list[str]]:
     """Tells what of the state in Python calls of a module change.
 
     It looks at the attributes of the module and of those in it, at those of their classes, at the
-    plain variables beside these classes, and at the generators of Python and NumPy, which are put
-    back.
+    plain variables beside these classes, and at the generators of Python and NumPy.
 
     Args:
         owner: The module.
@@ -48,8 +47,6 @@ def moved(owner: nn.Module) -> Iterator[list[str]]:
         found.append("draws from Python's random; use torch.rand")
     if repr(np.random.get_state()) != repr(generators[1]):
         found.append("draws from NumPy's random; use torch.rand")
-    random.setstate(generators[0])
-    np.random.set_state(generators[1])
 
 
 def _state(owner: nn.Module) -> dict[str, Any]:

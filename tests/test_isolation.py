@@ -1,7 +1,9 @@
 """Trial runs of a pair leave its buffers and the random numbers as they were."""
 
+import random
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.isolation import isolated, seeded
 from ppl_vae.objectives import ELBO
 from ppl_vae.pieces import describe
-from ppl_vae.staging import stage
+from ppl_vae.staging import NotStageable, stage
 from ppl_vae.svi import SVIStep
 
 
@@ -46,6 +48,26 @@ def test_trial_runs_leave_no_trace():
     assert torch.equal(torch.get_rng_state(), state)
     for name, buffer in guide.named_buffers():
         assert torch.equal(buffer, before[name]), name
+
+
+class _Noisy(DiagonalNormal):
+    """Draws from Python's generator and from NumPy's."""
+
+    def posterior(self, x):
+        random.random()
+        np.random.rand()
+        return super().posterior(x)
+
+
+def test_trial_runs_leave_other_generators_as_they_were():
+    spec = Spec((1, 5, 4), "binary", 3)
+    model, guide, x = VAE(spec), _Noisy(spec), torch.rand(6, 1, 5, 4).round()
+    states = random.getstate(), repr(np.random.get_state())
+    check_pair(model, guide, x)
+    check_objective(ELBO(), model, guide, x)
+    with pytest.raises(NotStageable, match="draws from Python's random"):
+        stage(model, guide, ELBO(), (x,))
+    assert (random.getstate(), repr(np.random.get_state())) == states
 
 
 def test_engines_count_the_same_batches():
