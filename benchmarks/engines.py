@@ -46,7 +46,7 @@ COLUMNS = ["compiled", "eager", "stock", "by hand", "NumPyro", "products"]
 def main(
     batch_sizes: list[int] | None = None,
     precisions: list[Precision] | None = None,
-    rounds: int = 10,
+    rounds: int = 20,
     seconds: float = 0.5,
     device: str = "cpu",
     table: Path | None = None,

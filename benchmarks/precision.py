@@ -25,7 +25,7 @@ TABLE = Path(__file__).with_suffix(".md")
 
 
 def main(
-    data_root: Path, runs: Path, seeds: int = 3, epochs: int = 10, particles: int = 500
+    data_root: Path, runs: Path, seeds: int = 3, epochs: int = 100, particles: int = 500
 ) -> None:
     """Trains what is missing and writes the table.
 

@@ -63,12 +63,12 @@ class Network(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (..., *inputs) to (..., *outputs), whatever the leading dimensions."""
         if self.precision not in (None, x.dtype):
-            cast = {name: p.to(self.precision) for name, p in self._matrices()}
+            cast = {name: p.to(self.precision) for name, p in self._cast_parameters()}
             return functional_call(self, cast, (x.to(self.precision),)).to(x.dtype)
         batch = x.shape[: x.dim() - len(self.inputs)]
         return self.compute(x.reshape(-1, *self.inputs)).reshape(*batch, *self.outputs)
 
-    def _matrices(self) -> Iterator[tuple[str, nn.Parameter]]:
+    def _cast_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All parameters but those of layers that keep averages in their type, to normalise by."""
         for name, module in self.named_modules():
             if not any(b.is_floating_point() for b in module.buffers(recurse=False)):

@@ -17,6 +17,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.isolation import isolated
 from ppl_vae.objectives import Objective
 from ppl_vae.pieces import subclasses
+from ppl_vae.precision import matrix_precision
 from ppl_vae.svi import SVIStep
 
 __all__ = ["check_labels", "check_objective", "check_pair", "check_step", "find_not_finite"]
@@ -216,7 +217,7 @@ def check_objective(objective: Objective, model: Model, guide: Guide, *batch: Te
 
 
 def check_step(step: SVIStep, *batch: Tensor) -> None:
-    """Computes loss and gradients once as in training, in its mode and precision.
+    """Computes the loss once as in training, in its mode and precision.
 
     Args:
         step: The step; its parameters, buffers and the modes of its modules stay as they are.
@@ -227,10 +228,11 @@ def check_step(step: SVIStep, *batch: Tensor) -> None:
         InputError: If the pair cannot do that.
     """
     modes = [(module, module.training) for module in step.pair.modules()]
-    with isolated(batch[0].device, step.pair), pyro.validation_enabled(True):
+    with torch.no_grad(), isolated(batch[0].device, step.pair), pyro.validation_enabled(True):
         step.pair.train()
         try:
-            step.gradients(batch)
+            with matrix_precision(step.precision, step.pair):
+                step.pair(*batch, **step.scheduled)
         except (ValueError, RuntimeError) as error:
             lower = "" if step.precision is None else f" in {step.precision}".replace("torch.", "")
             raise InputError(

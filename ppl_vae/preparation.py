@@ -105,16 +105,17 @@ def prepare(
     # A share of the last batch of an epoch may be a single image, which some layers refuse.
     left = len(data.train) % batch_size or batch_size
     smallest = data.validation.batch(slice(max(1, left // ranks.size)), model.labelled)
-    check_step(SVIStep(model, guide, pieces["objective"], precision), *smallest)
+    step = SVIStep(
+        model,
+        guide,
+        pieces["objective"],
+        precision=precision,
+        weight_decay=config.get("weight_decay", 0.0),
+        ranks=ranks,
+    )
+    check_step(step, *smallest)
     training = Training(
-        SVIStep(
-            model,
-            guide,
-            pieces["objective"],
-            precision=precision,
-            weight_decay=config.get("weight_decay", 0.0),
-            ranks=ranks,
-        ),
+        step,
         data,
         dataclasses.asdict(spec),
         epochs=config["epochs"],

@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 __all__ = ["moved"]
 
 _DEEP = 4  # levels of containers and objects that are looked into
+_PRIVATE = frozenset(vars(nn.Module()))
 _LIBRARIES = ("torch", "pyro", "numpy", "builtins", "abc", "typing", "collections")
 
 
@@ -54,7 +56,7 @@ def _state(owner: nn.Module) -> dict[str, Any]:
     for name, module in owner.named_modules():
         for attribute, value in vars(module).items():
             # Parameters, buffers and modules are compared elsewhere.
-            if not attribute.startswith("_") or _is_own(type(module), attribute):
+            if attribute not in _PRIVATE and not attribute.startswith("_pyro"):
                 state[f"{name}.{attribute}".removeprefix(".")] = _content(value, _DEEP)
         for cls in type(module).__mro__:
             if cls.__module__.partition(".")[0] in _LIBRARIES:
@@ -70,21 +72,13 @@ def _state(owner: nn.Module) -> dict[str, Any]:
     return state
 
 
-def _is_own(cls: type, attribute: str) -> bool:
-    """Whether a private attribute is none of torch's or Pyro's."""
-    return attribute not in _PRIVATE and not attribute.startswith(("_pyro", "__"))
-
-
-_PRIVATE = frozenset(vars(nn.Module()))
-
-
 def _content(value: Any, depth: int) -> Any:
     """Something that is equal for equal content, NaN included."""
     if isinstance(value, Tensor):
-        plain = value.detach()
-        return ("tensor", str(plain.dtype), tuple(plain.shape), plain.cpu().numpy().tobytes())
+        content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        return (str(value.dtype), tuple(value.shape), content.numpy().tobytes())
     if isinstance(value, np.ndarray):
-        return ("array", str(value.dtype), value.shape, value.tobytes())
+        return (str(value.dtype), value.shape, value.tobytes())
     if isinstance(value, nn.Module) or depth == 0:
         return id(value)
     if isinstance(value, list | tuple):

@@ -20,12 +20,12 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from guides import Guide
 from models import Model
 from ppl_vae.isolation import isolated
 from ppl_vae.objectives import Objective
+from ppl_vae.own_backward import hooked, own_backward
 from ppl_vae.python_state import moved
 
 __all__ = [
@@ -122,10 +122,11 @@ def trace(programs: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> nn
             programs(*batch, **scheduled)
         _check_owned(sites.trace, programs)
         with pyro.validation_enabled(False):
-            with moved(programs) as changes, _Hooks():
-                _check_backward(programs(*_other(batch), **scheduled))
-            if changes:
-                raise NotStageable(changes[0])
+            with moved(programs) as changes, hooked() as hooks:
+                loss = programs(*_other(batch), **scheduled)
+            reasons = [*changes, *hooks, *own_backward(loss)]
+            if reasons:
+                raise NotStageable(reasons[0])
             with warnings.catch_warnings(), quiet():
                 warnings.simplefilter("ignore")
                 exported = torch.export.export(programs, batch, scheduled, strict=False)
@@ -157,34 +158,6 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-class _Hooks(TorchFunctionMode):
-    """Refuses programs that put hooks on tensors, which a graph does not have."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if function is Tensor.register_hook:
-            raise NotStageable(
-                "puts a hook on a tensor, which no graph keeps (as gradient dreg of IWAE does)"
-            )
-        return function(*args, **(kwargs or {}))
-
-
-def _check_backward(loss: Tensor) -> None:
-    waiting, seen = [loss.grad_fn], set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        if isinstance(node, torch.autograd.function.BackwardCFunction):
-            name = type(node).__name__.removesuffix("Backward")
-            raise NotStageable(
-                f"has a backward pass of its own, that of {name}, which a graph has not"
-            )
-        seen.add(node)
-        waiting += [following for following, _ in node.next_functions]
 
 
 def _check_owned(sites: poutine.Trace, programs: nn.Module) -> None:

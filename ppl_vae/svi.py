@@ -120,22 +120,16 @@ class SVIStep:
         Raises:
             LostProcess: If another process is gone; the parameters are as they were.
         """
-        loss, gradients = self.ranks.mean(*self.gradients(batch), weight)
+        if self._compiled is not None and self._circumstances(batch) == self._compiled_for:
+            loss, gradients = self._compiled(*batch, **self.scheduled)
+        else:
+            with matrix_precision(self.precision, self.pair):
+                loss, gradients = self._eager(*batch, **self.scheduled)
+        loss, gradients = self.ranks.mean(loss, gradients, weight)
         # Where the loss is not finite the parameters stay as they are, so that one can look for the
         # reason.
         self._adam.update(gradients, skip=(loss - loss).ne(0).float())  # NaN where it is not finite
         return loss
-
-    def gradients(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor | None]]:
-        """The loss of a batch, and its gradient for each parameter by name; nothing changes.
-
-        Args:
-            batch: Images (B, C, H, W), and labels (B,) where the model takes them.
-        """
-        if self._compiled is not None and self._circumstances(batch) == self._compiled_for:
-            return self._compiled(*batch, **self.scheduled)
-        with matrix_precision(self.precision, self.pair):
-            return self._eager(*batch, **self.scheduled)
 
     def _circumstances(self, batch: tuple[Tensor, ...]) -> tuple[Any, ...]:
         """What a graph is of."""

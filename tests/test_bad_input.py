@@ -531,21 +531,3 @@ def test_a_network_that_cannot_compute_in_bfloat16(refused) -> None:
         ["--network", network, "--precision", "bfloat16"],
         "cannot be trained on a batch of", "in bfloat16", "choose another --precision",
     )  # fmt: skip
-
-
-@pytest.mark.parametrize("labels", [[0, 1, 10**9, 2], [-3, 0, 1, 2]])
-def test_labels_that_are_no_numbers_of_classes(refused, labels: list[int]) -> None:
-    images = np.zeros((4, 5, 4), dtype=np.uint8)
-    np.savez("labelled.npz", images=images, labels=np.array(labels))
-    refused(
-        ["--data", "Arrays", "--data.path", "labelled.npz"],
-        "expected labels of 0, 1, ..., or -1 where one is unknown", "number the classes 0, 1, ...",
-    )  # fmt: skip
-    Path("labelled.npz").unlink()
-
-
-def test_numpys_advice_to_run_code_is_not_passed_on(refused) -> None:
-    Path("text.npy").write_text("no array")
-    line = refused(["--data", "Arrays", "--data.path", "text.npy"], "it is no array of numbers")
-    assert "allow_pickle" not in line
-    Path("text.npy").unlink()

@@ -12,6 +12,7 @@ from ppl_vae.data import (
     EMNIST,
     MNIST,
     SVHN,
+    Arrays,
     CelebA,
     Digits,
     FreyFace,
@@ -207,3 +208,20 @@ def test_unknown_attribute_of_celeba(refused, tmp_path, monkeypatch):
     monkeypatch.setattr("ppl_vae.data.celeba.open_torchvision", lambda *a, **o: Opened())
     data_set = CelebA(root=tmp_path, attribute="Smile")
     refused(data_set, "real", "--data.attribute of Bald, Smiling; got 'Smile'")
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 10**9, 2], [-3, 0, 1, 2]])
+def test_labels_that_are_no_numbers_of_classes(refused, tmp_path, labels) -> None:
+    path = tmp_path / "labelled.npz"
+    np.savez(path, images=np.zeros((4, 5, 4), dtype=np.uint8), labels=np.array(labels))
+    refused(
+        Arrays(path=path), "real",
+        "expected labels of 0, 1, ..., or -1 where one is unknown", "number the classes 0, 1, ...",
+    )  # fmt: skip
+
+
+def test_numpys_advice_to_run_code_is_not_passed_on(refused, tmp_path) -> None:
+    path = tmp_path / "text.npy"
+    path.write_text("no array")
+    line = refused(Arrays(path=path), "real", "it is no array of numbers")
+    assert "allow_pickle" not in line

@@ -239,6 +239,7 @@ class _Undecided(DiagonalNormal):
     def __init__(self, spec) -> None:
         super().__init__(spec)
         self.bound = float("nan")
+        self.coarse = torch.ones(2, dtype=torch.bfloat16)
 
 
 @pytest.mark.parametrize("guide", [_Constrained, _Masked, _Caching, _Undecided])
