@@ -23,8 +23,6 @@ __all__ = ["Code", "TwoSplits", "codes_of", "flat_input", "scores_of"]
 
 TwoSplits = tuple[NDArray, NDArray]  # of training and of test images
 
-_BATCH = 1000
-
 
 @dataclass(frozen=True)
 class Code:
@@ -77,10 +75,8 @@ def codes_of(
     for run in runs:
         with torch.no_grad():
             train, test = (
-                torch.cat([posterior_mean(run.model, run.guide, part.to(run.device))
-                           for part in images.split(_BATCH)])
-                for images in x
-            )  # fmt: skip
+                posterior_mean(run.model, run.guide, images.to(run.device)) for images in x
+            )
             rebuilt = flat_input(run, decoded_mean(run.model, test).cpu())
         yield Code(str(run.path), train.cpu().numpy(), test.cpu().numpy(), rebuilt)
 

@@ -6,7 +6,8 @@ fuses across the two. The entry points for that, `make_fx` and `torch._inductor.
 they stand here and in `products` only, and where they fail `torch.compile` takes their place.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import pyro
@@ -29,7 +30,7 @@ from ppl_vae.staging import (
     with_gradients,
 )
 
-__all__ = ["Engine", "compile_measurement", "compile_staged"]
+__all__ = ["Engine", "compile_measurement", "compile_staged", "compiled_if_possible"]
 
 Engine = Literal["auto", "eager", "compiled"]
 
@@ -126,6 +127,24 @@ def compile_measurement(programs: nn.Module, batch: Batch) -> Callable[..., Tens
             for reference, other, relative in ((programs, staged, 0.0), (staged, run, 1e-5)):
                 check_same(_alone(reference), _alone(other), programs, batch, {}, relative)
     return run
+
+
+def compiled_if_possible(
+    what: str, modules: Iterable[nn.Module], batch: Batch
+) -> list[Callable[..., Tensor]]:
+    """`compile_measurement` of all of them, or none where one cannot be compiled, and says so.
+
+    Args:
+        what: What they do, for the line that says so.
+        modules: What runs Pyro programs, or networks alone, and returns one tensor.
+        batch: What each takes.
+    """
+    eager = list(modules)
+    try:
+        return [compile_measurement(module, batch) for module in eager]
+    except NotStageable as error:
+        print(f"engine: {what} is eager, because the pair {error}", file=sys.stderr)
+        return list(eager)
 
 
 def _alone(function: Callable[..., Tensor]) -> Gradients:

@@ -1,7 +1,6 @@
 """Estimates for each image of a data set, at bounded memory."""
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import log
 from typing import Any
@@ -12,12 +11,11 @@ from torch import Tensor, nn
 
 from guides import Guide
 from models import Model
-from ppl_vae.compiling import Engine, compile_measurement
+from ppl_vae.compiling import Engine, compiled_if_possible
 from ppl_vae.data import Split
 from ppl_vae.importance import log_terms, pair_traces
 from ppl_vae.isolation import isolated
 from ppl_vae.joint import memory_bound
-from ppl_vae.staging import NotStageable
 
 __all__ = ["Estimates", "estimate"]
 
@@ -80,16 +78,17 @@ def estimate(
         batch, chunks = _pieces(bytes_per_row, particles, memory_bytes or memory_bound(device))
         example = images.batch(slice(batch), given)
         measure = {size: _Measurement(model, guide, size) for size in set(chunks)}
-        compiled: dict[int, Callable[..., Tensor]] = {}
+        whole: Mapping[int, Callable[..., Tensor]] = measure
         worth_it = engine == "compiled" or len(images) * particles >= _WORTH_COMPILING
         if engine != "eager" and worth_it:
-            compiled = _compiled(measure, example)
+            compiled = compiled_if_possible("measuring", measure.values(), example)
+            whole = dict(zip(measure, compiled, strict=True))
         parts = [slice(start, start + batch) for start in range(0, len(images), batch)]
         for done, (x, *labels) in zip(parts, images.batches(parts, given), strict=True):
             result.log_likelihood[done] = -torch.inf
             for size in chunks:
-                full = compiled if x.shape == example[0].shape else measure
-                terms = full.get(size, measure[size])(x, *labels).double()
+                measures = whole if x.shape == example[0].shape else measure
+                terms = measures[size](x, *labels).double()
                 result.elbo[done] += terms[0] * size / particles
                 result.rate[done] += terms[1] * size / particles
                 result.distortion[done] += terms[2] * size / particles
@@ -119,20 +118,6 @@ class _Measurement(nn.Module):
         ]
         log_likelihood = terms.log_sum_exp(terms.log_weights) - log(self.particles)
         return torch.stack([*averages, log_likelihood])
-
-
-def _compiled(
-    measure: dict[int, _Measurement], batch: tuple[Tensor, ...]
-) -> dict[int, Callable[..., Tensor]]:
-    """The measurements compiled, or none of them where that cannot be done, with the reason."""
-    compiled = {}
-    for size, measurement in measure.items():
-        try:
-            compiled[size] = compile_measurement(measurement, batch)
-        except NotStageable as error:
-            print(f"engine: eager, because the pair {error}", file=sys.stderr)
-            return {}
-    return compiled
 
 
 def _pieces(bytes_per_row: int, particles: int, memory_bytes: int) -> tuple[int, list[int]]:

@@ -12,7 +12,7 @@ from ppl_vae.classes import class_scores
 from ppl_vae.compiling import Engine
 from ppl_vae.data import Data, Split
 from ppl_vae.devices import check_seed
-from ppl_vae.encoding import decoded_mean, likely_classes, posterior_mean
+from ppl_vae.encoding import decoded_mean, split_means
 from ppl_vae.errors import InputError
 from ppl_vae.estimates import estimate
 from ppl_vae.isolation import seeded
@@ -62,7 +62,7 @@ def evaluate(
         seed: What the draws of z follow from.
         engine: `eager` runs the Pyro programs; `compiled` a graph of tensor operations that is
             compared with them, up to rounding; `auto` compiles where it pays, for 3,000,000 draws
-            or more.
+            or more, and the encoder for 1,000,000 images or more.
 
     Returns:
         What `evaluation.json` says: the above with `..._nats_per_datum` and `..._standard_error`,
@@ -93,7 +93,7 @@ def evaluate(
         estimates = estimate(
             run.model, run.guide, images, particles, advance=progress.advance, engine=engine
         )
-        means = torch.cat([_means(run, images, start) for start in range(0, wanted, _BATCH)])
+        means = split_means(run.model, run.guide, images, engine)
         scores = class_scores(run.model, run.guide, images)
     result = {
         "data": run.data.name,
@@ -138,12 +138,6 @@ def _of_a_point(run: Run, images: Split, means: Tensor) -> dict[str, Any]:
         "undefined": f"q(z|x) of {type(run.guide).__name__} is a point, without a density",
         **_mean_and_error("squared_error_per_pixel", torch.cat(errors)),
     }
-
-
-def _means(run: Run, images: Split, start: int) -> Tensor:
-    """E[z|x], or E[z|x, y] where a model has classes, of a batch of images."""
-    x, *labels = images.batch(slice(start, start + _BATCH), run.model.labelled)
-    return posterior_mean(run.model, run.guide, x, likely_classes(run.model, run.guide, x, *labels))
 
 
 def bits_per_dim(log_likelihood: Tensor, data: Data) -> Tensor:

@@ -12,8 +12,9 @@ write themselves, which may differ from the graph's with other numbers only.
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from functools import partial
+from io import StringIO
 from typing import Any
 
 import pyro
@@ -151,11 +152,12 @@ def _in_words(reason: str) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps tracers and compilers from logging what the caller is told anyway."""
+    """Keeps tracers and compilers from logging and printing what the caller is told anyway."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with redirect_stderr(StringIO()):
+            yield
     finally:
         logging.disable(before)
 

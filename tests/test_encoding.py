@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from guides import IAF, DiagonalNormal, Guide
-from models import VAE, Bernoulli, DiscretizedLogistic, Likelihood, Spec
+from guides import IAF, DiagonalNormal, Guide, SemiSupervisedNormal
+from models import VAE, Bernoulli, DiscretizedLogistic, Likelihood, SemiSupervised, Spec
 from ppl_vae import encoding
-from ppl_vae.encoding import decoded_mean, posterior_mean
+from ppl_vae.compiling import compiled_if_possible
+from ppl_vae.data import Split
+from ppl_vae.encoding import decoded_mean, posterior_mean, split_means
 from ppl_vae.joint import Allocations
 
 SHAPE = (1, 8, 8)
@@ -31,6 +34,88 @@ def test_a_mean_is_that_of_each_image(memory_bytes: int, monkeypatch: pytest.Mon
         )
         assert posterior_mean(model, guide, x[:1]).shape == (1, 3)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "guide"), [(Bernoulli, DiagonalNormal), (DiscretizedLogistic, IAF)]
+)
+def test_a_compiled_mean_is_the_eager_one(
+    likelihood: type[Likelihood],
+    guide: type[Guide],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """Of closed forms, and of averages over the same draws; the last of the pieces is smaller."""
+    model, built = pair(likelihood, guide)
+    x, z = torch.rand(37, *SHAPE).round(), torch.randn(5, 7, 3)
+    monkeypatch.setattr(encoding, "memory_bound", lambda device: 2**21)
+    monkeypatch.setattr(encoding, "compiled_if_possible", compiled := Recorded())
+    for mean, batch in ((decoded_mean, (model, z)), (posterior_mean, (model, built, x))):
+        means = []
+        for engine in ("eager", "compiled"):
+            torch.manual_seed(1)
+            means.append(mean(*batch, engine=engine))
+        torch.testing.assert_close(*means, rtol=1e-4, atol=1e-5)
+    assert len(compiled.sizes) == 2
+    assert compiled.calls >= 2
+    assert capsys.readouterr().err == ""
+
+
+class Recorded:
+    """Compiles, and counts the calls of what that gives."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.calls = 0
+
+    def __call__(self, what, modules, batch):
+        self.sizes.append(len(batch[0]))
+        (function,) = compiled_if_possible(what, modules, batch)
+
+        def count(*rows: Tensor) -> Tensor:
+            self.calls += 1
+            return function(*rows)
+
+        return [count]
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_the_means_of_a_split_are_those_of_its_images(
+    labelled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = Spec(SHAPE, "binary", 3, 4)
+    model = (SemiSupervised if labelled else VAE)(spec).eval()
+    guide = (SemiSupervisedNormal if labelled else DiagonalNormal)(spec).eval()
+    x = torch.rand(23, *SHAPE).round()
+    images = Split(x, torch.arange(23) % 4, lambda raw: raw)
+    y = guide.classify(x).logits.argmax(-1) if labelled else None
+    expected = posterior_mean(model, guide, x, y)
+    monkeypatch.setattr(encoding, "_BATCH", 10)
+    monkeypatch.setattr(encoding, "compiled_if_possible", compiled := Recorded())
+    torch.testing.assert_close(split_means(model, guide, images), expected)
+    assert compiled.calls == 0
+    monkeypatch.setattr(encoding, "_WORTH_COMPILING", 23)
+    torch.testing.assert_close(split_means(model, guide, images), expected)
+    assert compiled.calls == 2
+    assert compiled.sizes == [10]
+
+
+class ByData(DiagonalNormal):
+    """A branch on the data, which no graph has."""
+
+    def posterior(self, x: Tensor) -> TorchDistribution:
+        return super().posterior(-x if x.mean() > 0.9 else x)
+
+
+def test_what_cannot_be_compiled_is_encoded_by_its_networks(capsys: pytest.CaptureFixture) -> None:
+    model, guide = pair(Bernoulli, ByData)
+    x = torch.rand(9, *SHAPE).round()
+    got = posterior_mean(model, guide, x, engine="compiled")
+    torch.testing.assert_close(got, guide.posterior(x).mean)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "engine: encoding is eager, because the pair cannot be traced: a branch in"
+    )
 
 
 class Largest(Allocations):
