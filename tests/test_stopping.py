@@ -1,0 +1,179 @@
+"""What ends a training midway: one clear line, exit code 2, and the last good checkpoint."""
+
+import errno
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+from test_bad_input import LAST, fit, tree
+
+import ppl_vae.fit
+from guides import DiagonalNormal
+from models import Bernoulli
+from ppl_vae import load
+from ppl_vae.checkpoints import read_checkpoint
+from ppl_vae.svi import SVIStep
+
+CALLS_BEFORE_NAN = 20
+
+
+class NanAfterAWhile(Bernoulli):
+    """A likelihood that is NaN from some call in training on."""
+
+    calls = 0
+
+    def forward(self, features):
+        NanAfterAWhile.calls += self.training
+        return super().forward(features * (torch.nan if self.calls > CALLS_BEFORE_NAN else 1.0))
+
+
+class NanGuideAfterAWhile(DiagonalNormal):
+    calls = 0
+
+    def posterior(self, x):
+        NanGuideAfterAWhile.calls += self.training
+        q = super().posterior(x)
+        factor = torch.nan if self.calls > CALLS_BEFORE_NAN else 1.0
+        return dist.Normal(q.mean * factor, q.stddev).to_event(1)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No pictures, an empty folder to be in, and the classes above under a module name."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setitem(sys.modules, "classes_of_stopping", sys.modules[__name__])
+    monkeypatch.setattr(
+        ppl_vae.fit, "draw_pictures", lambda run, rows: (run.path / "pictures").mkdir(exist_ok=True)
+    )
+    yield
+    for cls in (NanAfterAWhile, NanGuideAfterAWhile):
+        cls.calls = 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "site"),
+    [
+        (["--likelihood", "classes_of_stopping.NanAfterAWhile"], "site 'x' in the model"),
+        (["--guide", "classes_of_stopping.NanGuideAfterAWhile"], "site 'z' in the guide"),
+    ],
+)
+def test_a_nan_while_it_trains(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], site: str
+) -> None:
+    assert fit(*arguments, "--run", "run", "--checkpoint_seconds", "0") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: training stopped in epoch ")
+    assert f"the log-probability of {site} is not finite" in line
+    assert "the last good checkpoint is kept" in line
+    tensors, state = read_checkpoint(Path("run", LAST))
+    assert 10 < state["steps"] <= CALLS_BEFORE_NAN
+    assert all(value.isfinite().all() for name, value in tensors.items() if "random" not in name)
+    run = load("run", allow_code=True)
+    assert all(p.isfinite().all() for p in run.guide.parameters())
+    assert not Path("run", "summary.json").exists()
+
+
+@pytest.mark.parametrize("step", [5, 13])
+def test_a_parameter_that_becomes_nan(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """In the middle of an epoch and in its last step, after which there is no other loss."""
+    original, done = SVIStep.__call__, 0
+
+    def call(self: SVIStep, *arguments: Any) -> torch.Tensor:
+        nonlocal done
+        done += 1
+        loss = original(self, *arguments)
+        if done == step:
+            with torch.no_grad():
+                self.parameters["model.decoder.layers.0.bias"][0] = torch.nan
+        return loss
+
+    monkeypatch.setattr(SVIStep, "__call__", call)
+    assert fit("--run", "run", "--checkpoint_seconds", "1000") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "parameter decoder.layers.0.bias is not finite" in line
+    assert read_checkpoint(Path("run", LAST))[1]["steps"] == 0
+    load("run")
+
+
+def test_a_nan_is_never_saved(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, done = SVIStep.__call__, 0
+
+    def call(self: SVIStep, *arguments: Any) -> torch.Tensor:
+        nonlocal done
+        done += 1
+        loss = original(self, *arguments)
+        if done == 6:
+            with torch.no_grad():
+                self.parameters["model.decoder.layers.0.bias"][0] = torch.nan
+        return loss
+
+    monkeypatch.setattr(SVIStep, "__call__", call)
+    assert fit("--run", "run", "--checkpoint_seconds", "0") == 2
+    assert "model.decoder.layers.0.bias is not finite" in capsys.readouterr().err.splitlines()[-1]
+    assert read_checkpoint(Path("run", LAST))[1]["steps"] == 5
+
+
+@pytest.mark.parametrize("after", [2, 3, 10, 17])
+def test_a_disk_that_is_full(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    after: int,
+) -> None:
+    """From the so-manieth flush on: while the run is made, and later."""
+    fsync, calls = os.fsync, 0
+
+    def fail(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        assert fit("--run", "runs/run", "--checkpoint_seconds", "0") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: cannot write ")
+    assert "No space left on device" in line
+    if after < 6:  # two each for the config, the first checkpoint and the metrics
+        assert not tree()
+    else:
+        assert load("runs/run").spec.latent_dim == 2
+        assert not list(Path("runs/run").glob(".*"))
+        assert ppl_vae.fit.resume("runs/run").summary["epoch"] == 2
+
+
+def test_a_real_limit_on_what_can_be_written(capfd: pytest.CaptureFixture[str]) -> None:
+    """In a child: a file may grow to 4 KiB only, so that a checkpoint no longer fits."""
+    assert fit("--run", "run") == 0
+    good = tree()
+    capfd.readouterr()
+    child = os.fork()
+    if child == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        code = 99
+        try:
+            ppl_vae.fit.main(["--resume", "run", "--device", "cpu"])
+        except SystemExit as end:
+            sys.stderr.flush()
+            code = end.code
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: cannot write ")
+    assert "File too large" in line
+    left = {name: content for name, content in tree().items() if "tensorboard" not in name}
+    assert left == {name: content for name, content in good.items() if "tensorboard" not in name}
+    load("run")
