@@ -14,6 +14,7 @@ from ppl_vae.compiling import Engine
 from ppl_vae.data import DataSet, Digits
 from ppl_vae.devices import DeviceChoice
 from ppl_vae.distributed import join
+from ppl_vae.engine import start_engine
 from ppl_vae.errors import InputError
 from ppl_vae.files import remove_unfinished
 from ppl_vae.objectives import ELBO, Objective
@@ -21,7 +22,7 @@ from ppl_vae.pairs import choose_domain
 from ppl_vae.pictures import draw_pictures
 from ppl_vae.pieces import ROLES, class_of, describe
 from ppl_vae.precision import Precision
-from ppl_vae.preparation import check_settings, initialise, prepare, start_engine
+from ppl_vae.preparation import check_settings, initialise, prepare
 from ppl_vae.runs import Run
 from ppl_vae.summary import report, write_summary
 from ppl_vae.training import Training

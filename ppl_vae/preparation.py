@@ -1,4 +1,4 @@
-"""From settings and pieces to a training that can start: data, pair, checks, engine."""
+"""From settings and pieces to a training that can start: data, pair and checks."""
 
 import dataclasses
 import sys
@@ -20,13 +20,10 @@ from ppl_vae.isolation import seeded
 from ppl_vae.pairs import build_pair, choose_domain
 from ppl_vae.precision import PRECISIONS, slow_precision
 from ppl_vae.runs import Run
-from ppl_vae.staging import NotStageable
 from ppl_vae.svi import SVIStep
 from ppl_vae.training import Training
 
-__all__ = ["check_settings", "initialise", "prepare", "start_engine"]
-
-_WORTH_COMPILING = 10_000  # steps that save about what compiling costs, some ten seconds
+__all__ = ["check_settings", "initialise", "prepare"]
 
 
 def check_settings(settings: dict[str, Any]) -> None:
@@ -164,29 +161,3 @@ def initialise(run: Run) -> None:
     with seeded(run.device, run.config["seed"]):
         order = torch.randperm(len(train)).to(run.device)
         run.model.initialise(lambda count: train[order[torch.arange(count) % len(train)]])
-
-
-def start_engine(engine: str, training: Training) -> None:
-    """Compiles the step where the choice or the length of the run says so, and says what it does.
-
-    Args:
-        engine: `auto`, `eager` or `compiled`.
-        training: At the step that it is to go on from. Whether to compile follows from the whole
-            length of the run, so that one that was resumed takes the same steps.
-    """
-    if training.finished:
-        return
-    worth_it = engine == "compiled" or training.total_steps >= _WORTH_COMPILING
-    if engine != "eager" and worth_it:
-        left = training.total_steps - training.steps
-        print(f"engine: compiling the step ({left:,} steps to run)", file=sys.stderr)
-        try:
-            training.compile()
-        except NotStageable as error:
-            print(f"engine: {training.engine}, because the pair {error}", file=sys.stderr)
-    if training.engine_before not in (None, training.engine):
-        print(
-            f"engine: {training.engine}, where the run was {training.engine_before} so far; it "
-            "goes on up to rounding only",
-            file=sys.stderr,
-        )

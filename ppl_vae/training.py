@@ -25,7 +25,6 @@ from ppl_vae.data import Data, check_sizes
 from ppl_vae.distributed import LostProcess
 from ppl_vae.errors import InputError
 from ppl_vae.interrupts import asked_to_stop
-from ppl_vae.isolation import isolated
 from ppl_vae.metrics import Row, epochs_since_best, events, write_metrics
 from ppl_vae.progress import Progress
 from ppl_vae.svi import SVIStep, learning_rate_at
@@ -91,7 +90,7 @@ class Training:
         self.rows: list[Row] = []
         self.best: dict[str, Tensor] = {}
         self.sizes = sizes or data.sizes
-        self.captured: CapturedStep | None = None
+        self.captured: dict[int, CapturedStep] = {}  # by the size of their batches
         self.engine_before: str | None = None
         self.seconds = 0.0
 
@@ -105,24 +104,6 @@ class Training:
     def engine(self) -> str:
         """What takes the steps: eager, compiled or captured."""
         return "captured" if self.captured else "compiled" if self.step.compiled else "eager"
-
-    def compile(self) -> None:
-        """Compiles the step for full batches, without disturbing the random numbers of the run.
-
-        On a GPU the compiled step is captured too.
-
-        Raises:
-            NotStageable: If that cannot be done; the step runs the programs then, or the graph
-                uncaptured.
-        """
-        images = self.data.train
-        labelled = self.step.model.labelled
-        self._to_training_mode()
-        with isolated(images.raw.device):
-            full = self.ranks.share(torch.arange(self.batch_size, device=images.raw.device))
-            self.step.compile(images.batch(full, labelled))
-        if full.is_cuda and self.ranks.size == 1 and isinstance(images.raw, Tensor):
-            self.captured = CapturedStep(self.step, lambda i: images.batch(i, labelled), full)
 
     def run(self, folder: Path) -> None:
         """Trains to the end, or until a signal asks to stop.
@@ -143,7 +124,7 @@ class Training:
         done = len(self.rows) * images
         begun = self.steps - len(self.rows) * self.steps_per_epoch
         done += min(images, begun * self.batch_size)
-        self._to_training_mode()
+        self.to_training_mode()
         with (
             asked_to_stop() as asked,
             pyro.validation_enabled(False),
@@ -174,7 +155,8 @@ class Training:
                 f"stopped, with a checkpoint; go on with: python -m ppl_vae.fit --resume {folder}"
             )
 
-    def _to_training_mode(self) -> None:
+    def to_training_mode(self) -> None:
+        """Puts the pair where a step finds it: validation leaves it in evaluation mode."""
         self.step.model.train()
         self.step.guide.train()
 
@@ -199,14 +181,12 @@ class Training:
         if isinstance(images.raw, Tensor):  # what reads files is asked from here
             order = order.to(images.raw.device)
         shares = [self.ranks.share(index) for index in order.split(self.batch_size)[done:]]
-        whole = [i for i in shares if self.captured is not None and len(i) == self.batch_size]
-        batches = images.batches(shares[len(whole) :], self.step.model.labelled)
-        for number, index in enumerate(shares):
+        drawn = [index for index in shares if len(index) not in self.captured]
+        batches = images.batches(drawn, self.step.model.labelled)
+        for index in shares:
             self.ranks.seed_step(self.seed, self.steps)
-            if self.captured is not None and number < len(whole):
-                yield self.captured, (index,)
-            else:
-                yield self.step, next(batches)
+            captured = self.captured.get(len(index))
+            yield (captured, (index,)) if captured else (self.step, next(batches))
 
     def _update(self, step: SVIStep | CapturedStep, batch: tuple[Tensor, ...]) -> int:
         """Takes a step, and tells how many images it was on."""
@@ -221,7 +201,7 @@ class Training:
         due = self.steps % 50 == 0 or self.steps % self.steps_per_epoch == 0
         if (due or self.loss_sum.device.type == "cpu") and not self.loss_sum.isfinite():
             images = self.data.train
-            if step is self.captured:
+            if step is not self.step:
                 batch = images.batch(batch[0], self.step.model.labelled)
             self._stop("the loss is not finite", batch)
         return size
@@ -241,7 +221,7 @@ class Training:
             self._stop(
                 "the validation ELBO is not finite", images.batch(bad, self.step.model.labelled)
             )
-        self._to_training_mode()
+        self.to_training_mode()
         row: Row = {
             "epoch": len(self.rows) + 1,
             "steps": self.steps,

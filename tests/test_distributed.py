@@ -122,6 +122,7 @@ from guides import DiagonalNormal
 from models import MLP, VAE, Gaussian, Spec
 from ppl_vae.data import Data, Split
 from ppl_vae.distributed import join
+from ppl_vae.engine import compile_steps
 from ppl_vae.objectives import ELBO
 from ppl_vae.svi import SVIStep
 from ppl_vae.training import Training
@@ -138,7 +139,7 @@ training = Training(
     SVIStep(model, guide, ELBO(), ranks=ranks), data, {{}}, epochs={EPOCHS}, batch_size={BATCH},
     learning_rate=0.1, warmup_epochs=None, patience=None, seed={SEED}, checkpoint_seconds=1000.0)
 if COMPILED:
-    training.compile()
+    compile_steps(training)
     assert training.step.compiled
 training.run(folder)
 state = {{name: value.detach().numpy() for name, value in training.step.parameters.items()}}

@@ -17,6 +17,7 @@ from torch import Tensor
 import ppl_vae.fit
 from guides import DiagonalNormal
 from models import MLP, VAE, Bernoulli, Gaussian, Spec
+from ppl_vae import engine as engine_module
 from ppl_vae import load
 from ppl_vae.checkpoints import read_checkpoint
 from ppl_vae.data import Arrays, Digits
@@ -365,9 +366,11 @@ def test_a_loss_that_is_not_finite_changes_no_parameter() -> None:
         assert not torch.equal(parameter, before[name]), name
 
 
-def test_a_captured_step_gets_the_indices_of_whole_batches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("captured", [[100], [100, 97]])
+def test_a_captured_step_gets_the_indices_of_its_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, captured: list[int]
 ) -> None:
+    """Of whole batches, and of the last one of an epoch where that is captured too."""
     sizes: list[int] = []
 
     class Replayed:
@@ -380,12 +383,12 @@ def test_a_captured_step_gets_the_indices_of_whole_batches(
             sizes.append(len(batch[0]))
             return self.training.step(self.training.data.train.batch(batch[0], False), *rest)
 
+    def compile_(training: Training) -> None:
+        training.captured = dict.fromkeys(captured, Replayed(training))
+
     plain = tiny(tmp_path / "plain", engine="eager")
-    monkeypatch.setattr(
-        Training, "compile", lambda training: setattr(training, "captured", Replayed(training))
-    )
+    monkeypatch.setattr(engine_module, "compile_steps", compile_)
     replayed = tiny(tmp_path / "replayed", engine="compiled")
-    whole, rest = divmod(len(plain.data.train), 100)
-    assert rest
-    assert sizes == 2 * whole * [100]
+    assert len(plain.data.train) == 1297
+    assert sizes == 2 * [*(12 * [100]), *captured[1:]]
     assert metrics(replayed.path) == metrics(plain.path)
