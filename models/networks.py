@@ -70,9 +70,13 @@ class Network(nn.Module, ABC):
 
     def _cast_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All parameters but those of layers that keep averages in their type, to normalise by."""
+        seen: set[nn.Parameter] = set()  # of one under two names the first one stands for both
         for name, module in self.named_modules():
             if not any(b.is_floating_point() for b in module.buffers(recurse=False)):
-                yield from module.named_parameters(name, recurse=False)
+                for own, parameter in module.named_parameters(name, recurse=False):
+                    if parameter not in seen:
+                        seen.add(parameter)
+                        yield own, parameter
 
     @abstractmethod
     def compute(self, x: Tensor) -> Tensor:

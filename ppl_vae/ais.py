@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ppl_vae.annealing import Annealing
 from ppl_vae.errors import InputError
-from ppl_vae.joint import MEMORY_BYTES, Batch, Joint, Latents, Program, simulate
+from ppl_vae.joint import Batch, Joint, Latents, Program, simulate
+from ppl_vae.memory import MEMORY_BYTES
 from ppl_vae.unconstrained import Unconstrained
 
 __all__ = ["AIS", "Bidirectional", "ais", "bidirectional", "interval"]

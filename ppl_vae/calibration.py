@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae.errors import InputError
-from ppl_vae.joint import MEMORY_BYTES, Batch, Joint, Program, simulate
+from ppl_vae.joint import Batch, Joint, Program, simulate
+from ppl_vae.memory import MEMORY_BYTES
 
 __all__ = ["Calibration", "simulation_based_calibration"]
 

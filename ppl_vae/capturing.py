@@ -38,6 +38,8 @@ class CapturedStep:
         self, step: SVIStep, draw: Callable[[Tensor], tuple[Tensor, ...]], index: Tensor
     ) -> None:
         self.step = step
+        self._draw = draw
+        self._captured_for = step.circumstances()
         self._index = index.clone()
         self._graph = torch.cuda.CUDAGraph()
         before = {name: p.detach().clone() for name, p in step.parameters.items()}
@@ -87,12 +89,16 @@ class CapturedStep:
     ) -> Tensor:
         """`SVIStep.__call__` on the images of indices, without waiting for the result.
 
+        It is that itself where the pair is no longer as it was when the step was captured.
+
         Args:
             batch: The indices (B,), alone.
             learning_rate: Adam's step size.
             epoch: Passes over the data done so far.
             weight: Which part of the step's batch this is; a captured one is always whole.
         """
+        if self.step.circumstances() != self._captured_for:
+            return self.step(self._draw(batch[0]), learning_rate, epoch, weight)
         self.step.set(learning_rate, epoch)
         self._index.copy_(batch[0])
         self._graph.replay()

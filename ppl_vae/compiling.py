@@ -8,7 +8,7 @@ they stand here and in `products` only, and where they fail `torch.compile` take
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyro
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from ppl_vae.errors import InputError
 from ppl_vae.isolation import isolated
 from ppl_vae.products import use_onednn
 from ppl_vae.staging import (
@@ -30,7 +31,13 @@ from ppl_vae.staging import (
     with_gradients,
 )
 
-__all__ = ["Engine", "compile_measurement", "compile_staged", "compiled_if_possible"]
+__all__ = [
+    "Engine",
+    "check_engine",
+    "compile_measurement",
+    "compile_staged",
+    "compiled_if_possible",
+]
 
 Engine = Literal["auto", "eager", "compiled"]
 
@@ -49,6 +56,12 @@ _OPTIONS: dict[str, Any] = {
 # By the precision of the matrix products: the error of a loss or of an entry of a gradient,
 # relative to the largest one. Inductor sums in another order, and rounds less in bfloat16.
 _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-4, torch.bfloat16: 5e-2}
+
+
+def check_engine(engine: str) -> None:
+    """Raises an InputError for an unknown engine."""
+    if engine not in get_args(Engine):
+        raise InputError(f"--engine: expected one of {', '.join(get_args(Engine))}; got {engine!r}")
 
 
 def compile_staged(
@@ -72,7 +85,7 @@ def compile_staged(
     Raises:
         NotStageable: If this machine cannot compile it, or the result is another function.
     """
-    scheduled = scheduled or {}
+    batch, scheduled = _contiguous(batch), scheduled or {}
     dtype = precision or next(staged.parameters()).dtype
     if dtype not in _ROUNDING:
         raise NotStageable(f"computes in {dtype}; a graph is of float64, float32 or bfloat16")
@@ -106,6 +119,7 @@ def compile_measurement(programs: nn.Module, batch: Batch) -> Callable[..., Tens
     Raises:
         NotStageable: If the module cannot be traced or compiled, or the result is another function.
     """
+    batch = _contiguous(batch)
     with torch.no_grad(), isolated(batch[0].device, programs), pyro.get_param_store().scope():
         staged = trace(programs, batch, {})
         names = [*dict(staged.named_parameters()), *dict(staged.named_buffers())]
@@ -121,7 +135,7 @@ def compile_measurement(programs: nn.Module, batch: Batch) -> Callable[..., Tens
             raise NotStageable(f"cannot be compiled: {first_line(error)}") from error
 
         def run(*batch: Tensor) -> Tensor:
-            return compiled(*state, *batch)[0]
+            return compiled(*state, *_contiguous(batch))[0]
 
         with pyro.validation_enabled(False):
             for reference, other, relative in ((programs, staged, 0.0), (staged, run, 1e-5)):
@@ -177,7 +191,8 @@ def _compile_jointly(staged: nn.Module, batch: Batch, scheduled: dict[str, Tenso
     no_gradients = dict.fromkeys(name for name, _ in staged.named_parameters())
 
     def run(*batch: Tensor, **scheduled: Tensor) -> tuple[Tensor, dict[str, Tensor | None]]:
-        loss, *gradients = compiled(*parameters, *kept, *batch, *scheduled.values())
+        inputs = (*_contiguous(batch), *scheduled.values())
+        loss, *gradients = compiled(*parameters, *kept, *inputs)
         return loss, {**no_gradients, **dict(zip(depended_on, gradients, strict=True))}
 
     return run
@@ -191,6 +206,11 @@ def _compile(function: Callable[..., list[Tensor]], examples: list[Tensor]) -> C
     with quiet():
         use_onednn(graph)
         return compile_graph(graph, examples, options=_OPTIONS)
+
+
+def _contiguous(batch: Batch) -> Batch:
+    """In the layout that a graph reads, which does not ask for the strides of what it gets."""
+    return tuple(part.contiguous() for part in batch)
 
 
 def _compile_loss(staged: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> Gradients:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ppl_vae.datatree_layout import LOGARITHMS, Values, lay_out
 from ppl_vae.errors import InputError
 from ppl_vae.isolation import isolated
-from ppl_vae.joint import MEMORY_BYTES, Batch, Joint, Program
+from ppl_vae.joint import Batch, Joint, Program
+from ppl_vae.memory import MEMORY_BYTES
 from ppl_vae.netcdf import needs_arviz
 
 if TYPE_CHECKING:

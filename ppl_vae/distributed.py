@@ -44,6 +44,7 @@ class Ranks:
     _asked: Callable[[], bool] = field(default=lambda: False, repr=False)
     _any_asked: bool = field(default=False, repr=False)
     _reductions: int = field(default=0, repr=False)
+    _presences: dict[tuple[bool, ...], Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def first(self) -> bool:
@@ -76,13 +77,19 @@ class Ranks:
         return lambda: self._any_asked
 
     def mean(
-        self, loss: Tensor, gradients: Mapping[str, Tensor | None], weight: float
+        self,
+        loss: Tensor,
+        gradients: Mapping[str, Tensor | None],
+        parameters: Mapping[str, Tensor],
+        weight: float,
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
         """The loss and its gradients for the whole batch, in one exchange.
 
         Args:
             loss: Of the share, a scalar.
-            gradients: Of the share, by parameter; None for parameters that it does not depend on.
+            gradients: Of the share, by parameter; None where it does not depend on one. Another
+                share may: None stays what is None in all of them.
+            parameters: What the gradients are for, the same in all processes.
             weight: What `weight` gives.
 
         Raises:
@@ -90,20 +97,27 @@ class Ranks:
         """
         if self.size == 1:
             return loss, dict(gradients)
-        there = {name: value for name, value in gradients.items() if value is not None}
-        parts = [*there.values(), loss]
-        flat = torch.cat([part.reshape(-1).to(loss.dtype) for part in parts]).mul_(weight)
-        flat = torch.cat([flat, flat.new_full((1,), float(self._asked()))])
+        learned = {name: p for name, p in parameters.items() if p.requires_grad}
+        local = {name: gradients[name] for name in learned}
+        parts = [torch.zeros_like(learned[n]) if g is None else g for n, g in local.items()]
+        flat = torch.cat([part.reshape(-1).to(loss.dtype) for part in (*parts, loss)]).mul_(weight)
+        present = tuple(gradient is not None for gradient in local.values())
+        if present not in self._presences:
+            self._presences[present] = flat.new_tensor(present)
+        asked = flat.new_full((1,), float(self._asked()))
+        flat = torch.cat([flat, self._presences[present], asked])
         with _told_if_lost():
             dist.all_reduce(flat)
         self._reductions += 1
         if flat.device.type == "cpu" or self._reductions % _READ_STEPS == 0:
             self._any_asked = bool(flat[-1] > 0)
-        sizes = [part.numel() for part in parts]
-        *means, mean_loss, _ = flat.split([*sizes, 1])
+        *means, mean_loss, anywhere, _ = flat.split([*(p.numel() for p in parts), 1, len(parts), 1])
+        # Read only where it is not known already: on a GPU that waits.
+        there = [True] * len(parts) if all(present) else (anywhere > 0).tolist()
         mean = {
-            name: value.view(there[name].shape).to(there[name].dtype)
-            for name, value in zip(there, means, strict=True)
+            name: value.view(part.shape).to(part.dtype)
+            for name, value, part, any_share in zip(learned, means, parts, there, strict=True)
+            if any_share
         }
         return mean_loss.view(()), {name: mean.get(name) for name in gradients}
 

@@ -1,7 +1,8 @@
 """Means of q(z|x) and p(x|z), and the classes that an image is encoded and decoded with.
 
-All are computed in pieces whose sizes follow from the pair and a bound on memory alone, so that one
-seed gives one result. Of many rows the pieces run a compiled graph.
+All are of programs in evaluation mode, and are computed in pieces whose sizes follow from the pair
+and a bound on memory alone, so that one seed gives one result. Of many rows the pieces run a
+compiled graph.
 """
 
 import math
@@ -16,10 +17,10 @@ from torch import Tensor, nn
 
 from guides import Guide
 from models import Model
-from ppl_vae.compiling import Engine, compiled_if_possible
+from ppl_vae.compiling import Engine, check_engine, compiled_if_possible
 from ppl_vae.data import Split
 from ppl_vae.isolation import isolated
-from ppl_vae.joint import Allocations, memory_bound
+from ppl_vae.memory import Allocations, memory_bound
 
 __all__ = ["decoded_mean", "likely_classes", "posterior_draws", "posterior_mean", "split_means"]
 
@@ -66,11 +67,11 @@ def decoded_mean(
         engine: `compiled` computes it by a graph of tensor operations that is compared with the
             networks, up to rounding; `auto` does so for 1,000,000 rows or more.
     """
-    parts = [z.flatten(0, -2)]
+    parts = [z.reshape(-1, z.shape[-1])]
     if y is not None:
-        parts.append(y.expand(z.shape[:-1]).flatten())
+        parts.append(y.expand(z.shape[:-1]).reshape(-1))
     means = _InPieces("decoding", _Decoding(model), engine, len(parts[0]))(*parts)
-    return means.unflatten(0, z.shape[:-1])
+    return means.reshape(*z.shape[:-1], *means.shape[1:])
 
 
 @torch.no_grad()
@@ -103,9 +104,9 @@ def split_means(model: Model, guide: Guide, images: Split, engine: Engine = "aut
         engine: As for `decoded_mean`.
     """
     encode = _InPieces("encoding", _Encoding(model, guide), engine, len(images))
+    parts = [slice(start, start + _BATCH) for start in range(0, len(images), _BATCH)]
     means = []
-    for start in range(0, len(images), _BATCH):
-        x, *labels = images.batch(slice(start, start + _BATCH), model.labelled)
+    for x, *labels in images.batches(parts, model.labelled):
         y = likely_classes(model, guide, x, *labels)
         means.append(encode(x) if y is None else encode(x, y))
     return torch.cat(means)
@@ -136,6 +137,7 @@ class _InPieces:
     """
 
     def __init__(self, what: str, function: nn.Module, engine: Engine, total: int) -> None:
+        check_engine(engine)
         self._what = what
         self._function = function
         self._whole: Callable[..., Tensor] = function
@@ -168,7 +170,7 @@ def _affordable_rows(function: nn.Module, *batch: Tensor) -> int:
     """How many rows to take at a time, so that whole pieces make up nearly all of the batch."""
     bytes_of = []
     for rows in (1, 2):  # what the second adds: products of weights, say, are there once
-        with isolated(batch[0].device), Allocations() as allocations:
+        with isolated(batch[0].device, function), Allocations() as allocations:
             function(*(part[:rows] for part in batch))
         bytes_of.append(allocations.total)
     rows = max(1, memory_bound(batch[0].device) // max(1, bytes_of[1] - bytes_of[0]))

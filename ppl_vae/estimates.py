@@ -15,7 +15,7 @@ from ppl_vae.compiling import Engine, compiled_if_possible
 from ppl_vae.data import Split
 from ppl_vae.importance import log_terms, pair_traces
 from ppl_vae.isolation import isolated
-from ppl_vae.joint import memory_bound
+from ppl_vae.memory import memory_bound
 
 __all__ = ["Estimates", "estimate"]
 

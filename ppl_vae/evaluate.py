@@ -2,14 +2,14 @@
 
 import time
 from math import log, sqrt
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ppl_vae import cli
 from ppl_vae.classes import class_scores
-from ppl_vae.compiling import Engine
+from ppl_vae.compiling import Engine, check_engine
 from ppl_vae.data import Data, Split
 from ppl_vae.devices import check_seed
 from ppl_vae.encoding import decoded_mean, split_means
@@ -76,8 +76,7 @@ def evaluate(
     if particles < 1:
         raise InputError(f"--particles: expected at least 1; got {particles}")
     check_seed(seed)
-    if engine not in get_args(Engine):
-        raise InputError(f"--engine: expected one of {', '.join(get_args(Engine))}; got {engine!r}")
+    check_engine(engine)
     images: Split = getattr(run.data, split)
     wanted = len(images) if data_points is None else data_points
     if not 1 <= wanted <= len(images):

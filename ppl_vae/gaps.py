@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ppl_vae.errors import InputError
 from ppl_vae.families import Draw, Family, Features, family_by, family_of
-from ppl_vae.joint import MEMORY_BYTES, Batch, Joint, Program
+from ppl_vae.joint import Batch, Joint, Program
+from ppl_vae.memory import MEMORY_BYTES
 from ppl_vae.pareto import pareto_k
 
 __all__ = ["Gaps", "gap_decomposition"]

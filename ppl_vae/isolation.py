@@ -22,7 +22,12 @@ def isolated(device: torch.device, *modules: nn.Module) -> Iterator[None]:
         device: The device in use.
         modules: Whose buffers are kept.
     """
-    buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    buffers = [
+        (part, name, buffer, buffer.clone())
+        for module in modules
+        for part in module.modules()
+        for name, buffer in part.named_buffers(recurse=False)
+    ]
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
@@ -31,8 +36,8 @@ def isolated(device: torch.device, *modules: nn.Module) -> Iterator[None]:
             random.setstate(python)
             np.random.set_state(numpy)
             with torch.no_grad():
-                for buffer, before in buffers:
-                    buffer.copy_(before)
+                for part, name, buffer, before in buffers:
+                    setattr(part, name, buffer.copy_(before))
 
 
 @contextmanager

@@ -11,37 +11,24 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ppl_vae.errors import InputError
 from ppl_vae.isolation import isolated
+from ppl_vae.memory import MEMORY_BYTES, Allocations
 
 __all__ = [
-    "MEMORY_BYTES",
-    "Allocations",
     "Batch",
     "Joint",
     "Latents",
     "Program",
     "as_batch",
-    "memory_bound",
     "simulate",
     "summed_out",
 ]
 
-# For the temporaries of one pass. Of many more the allocator gives the pages back to the system
-# after each pass, which then has to map them anew.
-MEMORY_BYTES = 32 * 2**20
-_MEMORY_BYTES_ON_GPU = 2**30  # where a pass costs its launches, however short it is
-
 Program = Callable[..., Any]
 Batch = tuple[Tensor, ...]
 Latents = dict[str, Tensor]
-
-
-def memory_bound(device: torch.device) -> int:
-    """Bytes meant for the temporaries of one pass on a device."""
-    return MEMORY_BYTES if device.type == "cpu" else _MEMORY_BYTES_ON_GPU
 
 
 def as_batch(x: Tensor | Batch) -> Batch:
@@ -278,25 +265,3 @@ def _check_site(name: str, node: dict[str, Any], size: int, latent: bool) -> Non
             f"expected log-probabilities of site {name!r} per datum, shape ({size},); got {shape}; "
             "put it into the plate over the data at dim -1 and use to_event"
         )
-
-
-class Allocations(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations return, views left out.
-
-    Attributes:
-        total: Bytes so far.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        result = function(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and result._base is None and not result._is_view():
-            given = {a.untyped_storage().data_ptr() for a in args if isinstance(a, Tensor)}
-            if result.untyped_storage().data_ptr() not in given:
-                self.total += result.untyped_storage().nbytes()
-        return result

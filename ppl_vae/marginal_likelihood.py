@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae.errors import InputError
-from ppl_vae.joint import MEMORY_BYTES, Batch, Joint, Program
+from ppl_vae.joint import Batch, Joint, Program
+from ppl_vae.memory import MEMORY_BYTES
 from ppl_vae.nuts import nuts_posterior
 from ppl_vae.unconstrained import Unconstrained
 

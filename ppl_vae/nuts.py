@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae.errors import InputError
-from ppl_vae.joint import MEMORY_BYTES, Batch, Joint, Latents, Program
+from ppl_vae.joint import Batch, Joint, Latents, Program
+from ppl_vae.memory import MEMORY_BYTES
 from ppl_vae.tracing import traced
 from ppl_vae.trees import Samples, sample_nuts
 from ppl_vae.unconstrained import Unconstrained

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["hooked", "own_backward"]
+__all__ = ["hooked", "hooked_parameters", "own_backward"]
 
 
 class _Watch(TorchFunctionMode):
@@ -39,6 +39,15 @@ def hooked() -> Iterator[list[str]]:
         found.append(
             "puts a hook on a tensor, which no graph keeps (as gradient dreg of IWAE does)"
         )
+
+
+def hooked_parameters(owner: nn.Module) -> list[str]:
+    """A phrase for each parameter of a module that has a hook already."""
+    return [
+        f"has a hook on the parameter {name}, which no graph keeps"
+        for name, parameter in owner.named_parameters()
+        if parameter._backward_hooks
+    ]
 
 
 def own_backward(loss: Tensor) -> list[str]:

@@ -4,14 +4,14 @@ import dataclasses
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import nn
 
 from models import Model, Network, Spec
 from ppl_vae.checks import check_labels, check_objective, check_pair, check_step
-from ppl_vae.compiling import Engine
+from ppl_vae.compiling import check_engine
 from ppl_vae.data import Data
 from ppl_vae.devices import choose_device, seed_everything
 from ppl_vae.distributed import Ranks
@@ -28,11 +28,11 @@ __all__ = ["check_settings", "initialise", "prepare"]
 
 def check_settings(settings: dict[str, Any]) -> None:
     """Raises an InputError for a number out of its range, or an unknown choice."""
-    for name, choices in (("engine", get_args(Engine)), ("precision", tuple(PRECISIONS))):
-        if settings.get(name, choices[0]) not in choices:
-            raise InputError(
-                f"--{name}: expected one of {', '.join(choices)}; got {settings[name]!r}"
-            )
+    check_engine(settings.get("engine", "auto"))
+    if settings.get("precision", "float32") not in PRECISIONS:
+        raise InputError(
+            f"--precision: expected one of {', '.join(PRECISIONS)}; got {settings['precision']!r}"
+        )
     for name in ("latent_dim", "epochs", "batch_size", "patience"):
         value = settings[name]
         if (name, value) != ("patience", None) and value < 1:

@@ -5,6 +5,7 @@ Python's and NumPy's generators are other sources of noise than torch's. A graph
 constants. Two trial calls cannot show what they change, but that they move.
 """
 
+import pickle
 import random
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ __all__ = ["moved"]
 
 _DEEP = 4  # levels of containers and objects that are looked into
 _PRIVATE = frozenset(vars(nn.Module()))
-_LIBRARIES = ("torch", "pyro", "numpy", "builtins", "abc", "typing", "collections")
+_LIBRARIES = ("torch", "pyro", "numpy", "builtins", "abc", "typing", "collections", "functools")
 
 
 @contextmanager
@@ -27,7 +28,8 @@ def moved(owner: nn.Module) -> Iterator[list[str]]:
     """Tells what of the state in Python calls of a module change.
 
     It looks at the attributes of the module and of those in it, at those of their classes, at the
-    plain variables beside these classes, and at the generators of Python and NumPy.
+    plain variables beside these classes, at what hooks on modules keep, and at the generators of
+    Python and NumPy.
 
     Args:
         owner: The module.
@@ -58,18 +60,34 @@ def _state(owner: nn.Module) -> dict[str, Any]:
             # Parameters, buffers and modules are compared elsewhere.
             if attribute not in _PRIVATE and not attribute.startswith("_pyro"):
                 state[f"{name}.{attribute}".removeprefix(".")] = _content(value, _DEEP)
-        for cls in type(module).__mro__:
-            if cls.__module__.partition(".")[0] in _LIBRARIES:
-                continue
-            for attribute, value in vars(cls).items():
-                if attribute.startswith("__"):
-                    continue
-                if isinstance(value, int | float | str | list | dict | set | Tensor):
-                    state[f"{cls.__qualname__}.{attribute}"] = _content(value, _DEEP)
-            for variable, value in vars(sys.modules.get(cls.__module__, object)).items():
-                if isinstance(value, int | float | str | Tensor):
-                    state[f"{cls.__module__}.{variable}"] = _content(value, 1)
+                state |= {} if isinstance(value, type) else _of_class(type(value))
+        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+            state[f"a variable of a hook on {name}"] = _content(_enclosed(hook), _DEEP)
+        state |= _of_class(type(module))
     return state
+
+
+def _of_class(cls: type) -> dict[str, Any]:
+    """What a class and the variables beside it hold."""
+    state: dict[str, Any] = {}
+    for base in cls.__mro__:
+        if base.__module__.partition(".")[0] in _LIBRARIES:
+            continue
+        for attribute, value in vars(base).items():
+            if attribute.startswith("__"):
+                continue
+            if isinstance(value, int | float | str | list | dict | set | Tensor):
+                state[f"{base.__qualname__}.{attribute}"] = _content(value, _DEEP)
+        for variable, value in vars(sys.modules.get(base.__module__, object)).items():
+            if isinstance(value, int | float | str | Tensor):
+                state[f"{base.__module__}.{variable}"] = _content(value, 1)
+    return state
+
+
+def _enclosed(function: Any) -> list[Any]:
+    """The variables that a function keeps, or the object that it is or belongs to."""
+    cells = getattr(function, "__closure__", None) or ()
+    return [getattr(function, "__self__", function), *(cell.cell_contents for cell in cells)]
 
 
 def _content(value: Any, depth: int) -> Any:
@@ -87,6 +105,13 @@ def _content(value: Any, depth: int) -> Any:
         return [(repr(key), _content(item, depth - 1)) for key, item in value.items()]
     if isinstance(value, bool | int | float | str | bytes | set | frozenset | None):
         return repr(value)
-    if type(value).__module__ == "itertools":
-        return repr(value)
-    return [id(value), _content(getattr(value, "__dict__", None), depth - 1)]
+    if isinstance(value, random.Random):
+        return value.getstate()
+    if hasattr(value, "__dict__"):
+        return [id(value), _content(vars(value), depth - 1)]
+    if callable(value):
+        return id(value)
+    try:  # a queue, a counter, a generator of NumPy, what has __slots__
+        return pickle.dumps(value)
+    except Exception:  # whatever it is, it cannot be looked into
+        return id(value)

@@ -26,7 +26,7 @@ from guides import Guide
 from models import Model
 from ppl_vae.isolation import isolated
 from ppl_vae.objectives import Objective
-from ppl_vae.own_backward import hooked, own_backward
+from ppl_vae.own_backward import hooked, hooked_parameters, own_backward
 from ppl_vae.python_state import moved
 
 __all__ = [
@@ -125,7 +125,7 @@ def trace(programs: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> nn
         with pyro.validation_enabled(False):
             with moved(programs) as changes, hooked() as hooks:
                 loss = programs(*_other(batch), **scheduled)
-            reasons = [*changes, *hooks, *own_backward(loss)]
+            reasons = [*changes, *hooked_parameters(programs), *hooks, *own_backward(loss)]
             if reasons:
                 raise NotStageable(reasons[0])
             with warnings.catch_warnings(), quiet():
@@ -228,7 +228,8 @@ def check_same(
         except Exception as error:
             raise NotStageable(f"has a graph that does not run: {first_line(error)}") from error
         every = [value for name, value in expected.items() if name.startswith("the gradient of")]
-        largest = max([value.abs().max().item() for value in every if value is not None], default=0)
+        sizes = [value.abs().max().item() for value in every if value is not None and value.numel()]
+        largest = max(sizes, default=0.0)
         for name, value in expected.items():
             other_value = got[name]
             if value is None and other_value is None:

@@ -58,6 +58,7 @@ class SVIStep:
         }
         self._eager = with_gradients(self.pair)
         self._modules = list(self.pair.modules())
+        self._with_buffers = [module for module in self._modules if module._buffers]
         self._parameters = list(self.parameters.values())
         self._compiled: Gradients | None = None
         self._compiled_for: tuple[Any, ...] | None = None
@@ -71,8 +72,9 @@ class SVIStep:
         """Lets a compiled graph stand in for the Pyro programs on batches of the same shape.
 
         Batches of another shape or type, such as the last of an epoch, run the programs; so do all
-        while a module is in another mode, training or evaluation, than it is now, or other
-        parameters are learned. Numbers in attributes are constants of the graph.
+        while a module is in another mode, training or evaluation, than it is now, other parameters
+        are learned, or a parameter or buffer is in another place of the memory. Numbers in
+        attributes are constants of the graph.
 
         Args:
             batch: Images (B, C, H, W), and labels (B,) where the model takes them.
@@ -83,7 +85,7 @@ class SVIStep:
         with matrix_precision(self.precision, self.pair):
             staged = stage(self.model, self.guide, self.objective, batch, self.scheduled)
             self._compiled = compile_staged(staged, batch, self.scheduled, self.precision)
-        self._compiled_for = self._circumstances(batch)
+        self._compiled_for = _kinds(batch), self.circumstances()
 
     def __call__(
         self,
@@ -120,22 +122,26 @@ class SVIStep:
         Raises:
             LostProcess: If another process is gone; the parameters are as they were.
         """
-        if self._compiled is not None and self._circumstances(batch) == self._compiled_for:
+        now = self._compiled and (_kinds(batch), self.circumstances())
+        if self._compiled is not None and now == self._compiled_for:
             loss, gradients = self._compiled(*batch, **self.scheduled)
         else:
             with matrix_precision(self.precision, self.pair):
                 loss, gradients = self._eager(*batch, **self.scheduled)
-        loss, gradients = self.ranks.mean(loss, gradients, weight)
+        loss, gradients = self.ranks.mean(loss, gradients, self.parameters, weight)
         # Where the loss is not finite the parameters stay as they are, so that one can look for the
         # reason.
         self._adam.update(gradients, skip=(loss - loss).ne(0).float())  # NaN where it is not finite
         return loss
 
-    def _circumstances(self, batch: tuple[Tensor, ...]) -> tuple[Any, ...]:
-        """What a graph is of."""
+    def circumstances(self) -> tuple[Any, ...]:
+        """What of the pair a graph is of: modes, what is learned, and where all of it lies."""
         modes = [module.training for module in self._modules]
         learned = [parameter.requires_grad for parameter in self._parameters]
-        return batch[0].shape, batch[0].dtype, modes, learned
+        places = [parameter.data_ptr() for parameter in self._parameters]
+        for module in self._with_buffers:
+            places += [b.data_ptr() for b in module._buffers.values() if b is not None]
+        return modes, learned, places
 
     def state(self) -> dict[str, Tensor]:
         """Adam's moments and counts by parameter."""
@@ -144,6 +150,10 @@ class SVIStep:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Puts back what `state` returned, into the tensors that are there already."""
         self._adam.restore(state)
+
+
+def _kinds(batch: tuple[Tensor, ...]) -> list[Any]:
+    return [(part.shape, part.dtype) for part in batch]
 
 
 def learning_rate_at(step: int, peak: float, warmup_steps: int, total_steps: int) -> float:

@@ -40,7 +40,7 @@ def validate(step: SVIStep, images: Split) -> tuple[Tensor, Tensor]:
     if step.ranks.first:
         particles = max(1, _DRAWS // len(images))
         with seeded(device, _SEED):
-            estimates = estimate(step.model, step.guide, images, particles)
+            estimates = estimate(step.model, step.guide, images, particles, engine="eager")
         bad = ~estimates.elbo.isfinite()
         means = torch.stack([getattr(estimates, term).double().mean() for term in TERMS])
     step.ranks.copy_from_first(means)

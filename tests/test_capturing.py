@@ -246,3 +246,20 @@ def test_a_capture_is_made_without_validation(played: Played) -> None:
         CapturedStep(new_step(), watching, torch.arange(16))
         assert pyro.settings.get("validate_distributions_torch")
     assert seen == [False] * 4  # three times to warm up, and once for the graph
+
+
+def test_a_pair_that_has_changed_since_is_not_replayed(played: Played) -> None:
+    """A replay would read the parameters where they no longer are."""
+    step = new_step()
+    captured = CapturedStep(step, draw, torch.arange(16))
+    played.step, played.draw = captured, draw
+    replays: list[int] = []
+    played.replay = lambda: replays.append(1)  # type: ignore[method-assign]
+    captured((torch.arange(16),), 1e-2)
+    assert len(replays) == 1
+    for parameter in step.parameters.values():
+        parameter.data = parameter.data.clone()
+    before = [parameter.clone() for parameter in step.parameters.values()]
+    assert captured((torch.arange(16),), 1e-2).isfinite()
+    assert len(replays) == 1
+    assert not any(map(torch.equal, before, step.parameters.values()))

@@ -200,6 +200,30 @@ def test_together_they_take_the_steps_of_one(
     first.close()
 
 
+APART = """
+import json
+import torch
+from torch import nn
+from ppl_vae.distributed import join
+
+ranks = join("cpu")
+first = ranks.rank == 0
+parameters = {name: nn.Parameter(torch.zeros(2, dtype=torch.float64)) for name in "abcd"}
+parameters["d"].requires_grad_(False)
+given = torch.tensor([1.0, 2.0], dtype=torch.float64)
+gradients = {"a": given if first else None, "b": None if first else 3 * given, "c": None, "d": None}
+loss, mean = ranks.mean(given[ranks.rank], gradients, parameters, [0.25, 0.75][ranks.rank])
+print(json.dumps([loss.item(), {n: g if g is None else g.tolist() for n, g in mean.items()}]))
+"""
+
+
+def test_a_gradient_that_one_share_alone_has(processes: Processes) -> None:
+    """Of two parameters of one size, each in another process; the third is in none."""
+    assert processes.run(2, APART) == [0, 0], processes.said()
+    expected = [1.75, {"a": [0.25, 0.5], "b": [2.25, 4.5], "c": None, "d": None}]
+    assert [json.loads(line) for line in processes.said("out").splitlines()] == 2 * [expected]
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("count", [1, 2, 4, 7])
 def test_shares_are_the_batch(size: int, count: int) -> None:
@@ -219,7 +243,7 @@ def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     alone.seed_step(0, 3)
     assert torch.equal(torch.get_rng_state(), before)
     assert alone.agreed(asked) is asked
-    assert alone.mean(loss, {"a": loss, "b": None}, 1.0) == (loss, {"a": loss, "b": None})
+    assert alone.mean(loss, {"a": loss, "b": None}, {}, 1.0) == (loss, {"a": loss, "b": None})
     assert alone.text_of_first(lambda: "x") == "x"
     assert first_to_say("x")
     monkeypatch.setenv("RANK", "1")

@@ -11,7 +11,8 @@ from ppl_vae import encoding
 from ppl_vae.compiling import compiled_if_possible
 from ppl_vae.data import Split
 from ppl_vae.encoding import decoded_mean, posterior_mean, split_means
-from ppl_vae.joint import Allocations
+from ppl_vae.errors import InputError
+from ppl_vae.memory import Allocations
 
 SHAPE = (1, 8, 8)
 
@@ -59,6 +60,25 @@ def test_a_compiled_mean_is_the_eager_one(
     assert len(compiled.sizes) == 2
     assert compiled.calls >= 2
     assert capsys.readouterr().err == ""
+
+
+def test_a_single_latent_is_decoded() -> None:
+    model, _ = pair(Bernoulli, DiagonalNormal)
+    z = torch.randn(3)
+    torch.testing.assert_close(decoded_mean(model, z), model.decode(z).mean)
+    labelled = SemiSupervised(Spec(SHAPE, "binary", 3, 4)).eval()
+    y = torch.tensor(2)
+    torch.testing.assert_close(decoded_mean(labelled, z, y), labelled.decode(z, y).mean)
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    model, guide = pair(Bernoulli, DiagonalNormal)
+    for mean in (
+        lambda: decoded_mean(model, torch.randn(2, 3), engine="fast"),  # type: ignore[arg-type]
+        lambda: posterior_mean(model, guide, torch.ones(2, *SHAPE), engine="fast"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(InputError, match="expected one of auto, eager, compiled; got 'fast'"):
+            mean()
 
 
 class Recorded:
@@ -142,3 +162,10 @@ def test_memory_is_bounded_where_means_are_averages_over_draws(
     assert x.shape == (100, *SHAPE)
     assert largest.total < bound
     assert bound < 256 * 4 * 64 * 100
+
+
+def test_what_operations_with_several_results_allocate_counts() -> None:
+    x = torch.randn(100, 50)
+    with torch.no_grad(), Allocations() as allocations:
+        torch.nn.functional.layer_norm(x, (50,))
+    assert allocations.total == 4 * (100 * 50 + 2 * 100)  # with means and deviations

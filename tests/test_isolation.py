@@ -104,3 +104,28 @@ def test_seeded_numbers_repeat_and_the_others_go_on():
 def test_an_option_that_a_config_cannot_hold_is_refused():
     with pytest.raises(InputError, match="options that a config can hold"):
         describe(partial(MLP, activation=nn.Tanh))
+
+
+class Rebinding(DiagonalNormal):
+    """Counts in a buffer that it puts another tensor in the place of."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def encode(self, x: Tensor) -> Tensor:
+        self.calls = self.calls + 1
+        return super().encode(x)
+
+
+def test_a_buffer_that_is_replaced_is_put_back() -> None:
+    spec = Spec((1, 4, 3), "binary", 2)
+    guide = Rebinding(spec)
+    buffer = guide.calls
+    x = torch.ones(8, 1, 4, 3)
+    check_pair(VAE(spec), guide, x)
+    assert guide.calls is buffer
+    with pytest.raises(NotStageable):
+        stage(VAE(spec), guide, ELBO(), (x,))
+    assert guide.calls is buffer
+    assert buffer == 0

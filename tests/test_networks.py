@@ -290,3 +290,25 @@ def test_residual_blocks_keep_the_scale_of_what_passes_through_them() -> None:
 def test_bad_options_are_refused(build, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+class Tied(Network):
+    """One matrix under two names."""
+
+    def __init__(self) -> None:
+        super().__init__((4,), (4,))
+        self.first = nn.Linear(4, 4, bias=False)
+        self.second = nn.Linear(4, 4, bias=False)
+        self.second.weight = self.first.weight
+
+    def compute(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+
+def test_a_tied_layer_is_cast_once() -> None:
+    network, x = Tied(), torch.randn(3, 4)
+    network.precision = torch.bfloat16
+    weight = network.first.weight.bfloat16()
+    expected = (x.bfloat16() @ weight.t() @ weight.t()).float()
+    torch.testing.assert_close(network(x), expected, rtol=2**-7, atol=2**-7)
+    assert network.second.weight is network.first.weight

@@ -1,6 +1,8 @@
 """What a graph would silently get wrong is refused, and what it gets right is not."""
 
 import random
+from collections import deque
+from typing import Any
 
 import numpy as np
 import pyro
@@ -10,11 +12,12 @@ import torch
 from pyro.distributions import constraints
 from pyro.nn import PyroParam
 from test_staging import loss_and_gradients
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from guides import DiagonalNormal
 from models import VAE, Spec
+from ppl_vae.compiling import compile_staged
 from ppl_vae.objectives import ELBO
 from ppl_vae.staging import NotStageable, stage
 
@@ -134,6 +137,80 @@ class _NumPyRandom(_Rare):
         return np.random.rand() < 1e-6
 
 
+class _Keeping(_Rare):
+    """Changes something that it keeps, which has no attributes that one could look at."""
+
+    kept: Any = None
+
+    def __init__(self, spec) -> None:
+        super().__init__(spec)
+        self.kept = self.new()
+
+    def new(self) -> Any:
+        raise NotImplementedError
+
+
+class _Queueing(_Keeping):
+    def new(self) -> deque:
+        return deque()
+
+    def rare(self) -> bool:
+        self.kept.append(1)
+        return len(self.kept) > 1000
+
+
+class _Slots:
+    __slots__ = ("calls",)
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+
+class _CountingInSlots(_Keeping):
+    def new(self) -> _Slots:
+        return _Slots()
+
+    def rare(self) -> bool:
+        self.kept.calls += 1
+        return self.kept.calls > 1000
+
+
+class _OwnRandom(_Keeping):
+    def new(self) -> random.Random:
+        return random.Random(1)
+
+    def rare(self) -> bool:
+        return self.kept.random() < 1e-6
+
+
+class _OwnNumPyRandom(_Keeping):
+    def new(self) -> np.random.Generator:
+        return np.random.default_rng(1)
+
+    def rare(self) -> bool:
+        return self.kept.random() < 1e-6
+
+
+class _CountingInHook(DiagonalNormal):
+    def __init__(self, spec) -> None:
+        super().__init__(spec)
+        calls = 0
+
+        def count(module, inputs, output) -> Tensor | None:
+            nonlocal calls
+            calls += 1
+            return 2 * output if calls > 1000 else None
+
+        self.encoder.register_forward_hook(count)
+
+
+class _HookedParameter(DiagonalNormal):
+    def __init__(self, spec) -> None:
+        super().__init__(spec)
+        for parameter in self.encoder.parameters():
+            parameter.register_hook(lambda gradient: gradient.clamp(-1e6, 1e6))
+
+
 class _Clipping(DiagonalNormal):
     def posterior(self, x: Tensor) -> dist.TorchDistribution:
         loc = super().posterior(x).mean
@@ -154,6 +231,12 @@ SILENTLY_WRONG = [
     (_CountingTensor, "changes guide.calls in Python"),
     (_Random, "draws from Python's random; use torch.rand"),
     (_NumPyRandom, "draws from NumPy's random; use torch.rand"),
+    (_Queueing, "changes guide.kept in Python"),
+    (_CountingInSlots, "changes guide.kept in Python"),
+    (_OwnRandom, "changes guide.kept in Python"),
+    (_OwnNumPyRandom, "changes guide.kept in Python"),
+    (_CountingInHook, "changes a variable of a hook on guide.encoder in Python"),
+    (_HookedParameter, "has a hook on the parameter guide.encoder.layers.0.weight"),
     (_Clipping, "puts a hook on a tensor, which no graph keeps"),
 ]
 
@@ -166,6 +249,37 @@ def test_what_a_graph_would_silently_get_wrong_is_refused(guide, why):
     with pytest.raises(NotStageable, match=why) as caught:
         stage(VAE(spec), guide(spec), ELBO(), (x,))
     assert "\n" not in str(caught.value)
+
+
+class _CountingObjective(ELBO):
+    calls = 0
+
+    def loss(self, *arguments, **options) -> Tensor:
+        type(self).calls += 1
+        return super().loss(*arguments, **options) * (2.0 if self.calls > 1000 else 1.0)
+
+
+def test_an_objective_that_counts_in_its_class_is_refused():
+    spec = Spec((1, 5, 4), "binary", 3)
+    with pytest.raises(NotStageable, match=r"changes _CountingObjective\.calls in Python"):
+        stage(VAE(spec), DiagonalNormal(spec), _CountingObjective(), (torch.ones(6, 1, 5, 4),))
+
+
+class _Empty(DiagonalNormal):
+    def __init__(self, spec) -> None:
+        super().__init__(spec)
+        self.empty = nn.Parameter(torch.empty(3, 0))
+
+    def posterior(self, x: Tensor) -> dist.TorchDistribution:
+        q = super().posterior(x)
+        return dist.Normal(q.mean + self.empty.sum(), q.stddev).to_event(1)
+
+
+def test_a_parameter_without_elements_is_staged():
+    spec = Spec((1, 5, 4), "binary", 3)
+    x = torch.ones(6, 1, 5, 4)
+    compiled = compile_staged(stage(VAE(spec), _Empty(spec), ELBO(), (x,)), (x,))
+    assert compiled(x)[1]["guide.empty"].shape == (3, 0)
 
 
 def test_a_parameter_that_no_module_owns_is_refused_where_pyro_allows_it():

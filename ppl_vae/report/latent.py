@@ -12,7 +12,8 @@ from torch import Tensor
 from ppl_vae.evaluate import active_units
 from ppl_vae.figures import BLUE, FAINT, INK, new_figure
 from ppl_vae.isolation import seeded
-from ppl_vae.joint import MEMORY_BYTES, Joint
+from ppl_vae.joint import Joint
+from ppl_vae.memory import MEMORY_BYTES
 from ppl_vae.objectives import ELBO
 from ppl_vae.report.comparison import comparable
 from ppl_vae.report.inspection import Inspection
