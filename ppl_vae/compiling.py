@@ -3,7 +3,8 @@
 `torch.compile` of a staged loss compiles the loss and its backward pass apart, and autograd runs
 between them in every step. Traced together they are one graph without autograd, which inductor
 fuses across the two. The entry points for that, `make_fx` and `torch._inductor.compile`, are young:
-they stand here and in `products` only, and where they fail `torch.compile` takes their place.
+they stand here, in `joint_graph` and in `products` only, and where they fail `torch.compile` takes
+their place.
 """
 
 import sys
@@ -13,21 +14,21 @@ from typing import Any, Literal, get_args
 import pyro
 import torch
 import torch._inductor
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_vae.errors import InputError
 from ppl_vae.isolation import isolated
+from ppl_vae.joint_graph import JointGraph, contiguous, traced
 from ppl_vae.products import use_onednn
 from ppl_vae.staging import (
     Batch,
     Gradients,
     NotStageable,
     check_same,
+    check_state,
     first_line,
     quiet,
-    trace,
     with_gradients,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "Engine",
     "check_engine",
     "compile_measurement",
+    "compile_programs",
     "compile_staged",
     "compiled_if_possible",
 ]
@@ -85,11 +87,8 @@ def compile_staged(
     Raises:
         NotStageable: If this machine cannot compile it, or the result is another function.
     """
-    batch, scheduled = _contiguous(batch), scheduled or {}
-    dtype = precision or next(staged.parameters()).dtype
-    if dtype not in _ROUNDING:
-        raise NotStageable(f"computes in {dtype}; a graph is of float64, float32 or bfloat16")
-    relative = _ROUNDING[dtype]
+    batch, scheduled = contiguous(batch), scheduled or {}
+    relative = _rounding(precision or next(staged.parameters()).dtype)
     reason = ""
     with isolated(batch[0].device, staged):
         for compile_ in (_compile_jointly, _compile_loss):
@@ -98,11 +97,56 @@ def compile_staged(
                 check_same(with_gradients(staged), compiled, staged, batch, scheduled, relative)
             except NotStageable as error:
                 reason = reason or str(error)
-            except Exception as error:  # a missing compiler, an operation that it lacks, ...
+            except Exception as error:  # torch.compile's, at once or in the first call
                 reason = reason or f"cannot be compiled: {first_line(error)}"
             else:
                 return compiled
     raise NotStageable(reason)
+
+
+def compile_programs(
+    programs: nn.Module,
+    batch: Batch,
+    scheduled: dict[str, Tensor] | None = None,
+    precision: torch.dtype | None = None,
+) -> Gradients:
+    """`stage` and `compile_staged` in one, for programs that have a part in their backward pass.
+
+    A staged loss has autograd's backward pass. What hooks and backward passes of one's own do, and
+    programs that differentiate, such as a guide that climbs a bound, are traced here while they
+    run, and compared bit for bit.
+
+    Args:
+        programs: A `PairLoss`.
+        batch: Images (B, C, H, W), and labels (B,) where the model takes them.
+        scheduled: The scalars that the objective schedules.
+        precision: That of the matrix products; the parameters' own unless given.
+
+    Returns:
+        What `compile_staged` does.
+
+    Raises:
+        NotStageable: If the programs cannot be traced or compiled, or the result is another
+            function.
+    """
+    batch, scheduled = contiguous(batch), scheduled or {}
+    relative = _rounding(precision or next(programs.parameters()).dtype)
+    eager = with_gradients(programs)
+    with isolated(batch[0].device, programs), pyro.get_param_store().scope():
+        check_state(programs, eager, batch, scheduled)
+        with pyro.validation_enabled(False):
+            joint = JointGraph(programs, batch, scheduled)
+            same = joint.called_by(joint.graph)
+            check_same(eager, same, programs, batch, scheduled, relative=0.0)
+            compiled = joint.called_by(_compiled(joint.graph, joint.examples))
+            check_same(eager, compiled, programs, batch, scheduled, relative)
+    return compiled
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    if dtype not in _ROUNDING:
+        raise NotStageable(f"computes in {dtype}; a graph is of float64, float32 or bfloat16")
+    return _ROUNDING[dtype]
 
 
 def compile_measurement(programs: nn.Module, batch: Batch) -> Callable[..., Tensor]:
@@ -119,27 +163,26 @@ def compile_measurement(programs: nn.Module, batch: Batch) -> Callable[..., Tens
     Raises:
         NotStageable: If the module cannot be traced or compiled, or the result is another function.
     """
-    batch = _contiguous(batch)
+    batch = contiguous(batch)
+    named = {**dict(programs.named_parameters()), **dict(programs.named_buffers())}
+    state = [tensor.detach() for tensor in named.values()]
+
+    def measured(*tensors: Tensor) -> list[Tensor]:
+        values = dict(zip(named, tensors[: len(named)], strict=True))
+        return [functional_call(programs, values, tensors[len(named) :])]
+
+    def called_by(function: Callable[..., Any]) -> Callable[..., Tensor]:
+        return lambda *batch: function(*state, *contiguous(batch))[0]
+
     with torch.no_grad(), isolated(batch[0].device, programs), pyro.get_param_store().scope():
-        staged = trace(programs, batch, {})
-        names = [*dict(staged.named_parameters()), *dict(staged.named_buffers())]
-        state = [*(p.detach() for p in staged.parameters()), *staged.buffers()]
-
-        def measured(*tensors: Tensor) -> list[Tensor]:
-            values = dict(zip(names, tensors[: len(names)], strict=True))
-            return [functional_call(staged, values, tensors[len(names) :])]
-
-        try:
-            compiled = _compile(measured, [*state, *batch])
-        except Exception as error:
-            raise NotStageable(f"cannot be compiled: {first_line(error)}") from error
-
-        def run(*batch: Tensor) -> Tensor:
-            return compiled(*state, *_contiguous(batch))[0]
-
+        check_state(programs, programs, batch, {})
         with pyro.validation_enabled(False):
-            for reference, other, relative in ((programs, staged, 0.0), (staged, run, 1e-5)):
-                check_same(_alone(reference), _alone(other), programs, batch, {}, relative)
+            examples = [*state, *batch]
+            graph = traced(measured, examples)
+            reference = _alone(programs)
+            check_same(reference, _alone(called_by(graph)), programs, batch, {}, relative=0.0)
+            run = called_by(_compiled(graph, examples))
+            check_same(reference, _alone(run), programs, batch, {}, relative=1e-5)
     return run
 
 
@@ -166,51 +209,18 @@ def _alone(function: Callable[..., Tensor]) -> Gradients:
 
 
 def _compile_jointly(staged: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> Gradients:
-    learned = {name: p for name, p in staged.named_parameters() if p.requires_grad}
-    fixed = {name: p.data for name, p in staged.named_parameters() if not p.requires_grad}
-    fixed |= dict(staged.named_buffers())
-    names, kept = [*learned, *fixed], list(fixed.values())
-    used: list[bool] = []
-
-    def joint(*tensors: Tensor) -> list[Tensor]:
-        values = list(tensors[: len(names)])
-        values[: len(learned)] = [
-            value.detach().requires_grad_() for value in values[: len(learned)]
-        ]
-        inputs = tensors[len(names) : len(names) + len(batch)]
-        numbers = dict(zip(scheduled, tensors[len(names) + len(batch) :], strict=True))
-        loss = functional_call(staged, dict(zip(names, values, strict=True)), inputs, numbers)
-        gradients = torch.autograd.grad(loss, values[: len(learned)], allow_unused=True)
-        used[:] = [gradient is not None for gradient in gradients]
-        return [loss.detach(), *(gradient for gradient in gradients if gradient is not None)]
-
-    # Detached, they share the memory of the parameters: a graph without autograd asks for that.
-    parameters = [parameter.detach() for parameter in learned.values()]
-    compiled = _compile(joint, [*parameters, *kept, *batch, *scheduled.values()])
-    depended_on = [name for name, needed in zip(learned, used, strict=True) if needed]
-    no_gradients = dict.fromkeys(name for name, _ in staged.named_parameters())
-
-    def run(*batch: Tensor, **scheduled: Tensor) -> tuple[Tensor, dict[str, Tensor | None]]:
-        inputs = (*_contiguous(batch), *scheduled.values())
-        loss, *gradients = compiled(*parameters, *kept, *inputs)
-        return loss, {**no_gradients, **dict(zip(depended_on, gradients, strict=True))}
-
-    return run
+    joint = JointGraph(staged, batch, scheduled)
+    return joint.called_by(_compiled(joint.graph, joint.examples))
 
 
-def _compile(function: Callable[..., list[Tensor]], examples: list[Tensor]) -> Callable[..., Any]:
-    # On a GPU autograd would trace the backward pass in a thread of its own.
-    with torch.autograd.set_multithreading_enabled(False):
-        graph = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
+def _compiled(graph: fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any]:
     compile_graph: Callable[..., Any] = torch._inductor.compile
-    with quiet():
-        use_onednn(graph)
-        return compile_graph(graph, examples, options=_OPTIONS)
-
-
-def _contiguous(batch: Batch) -> Batch:
-    """In the layout that a graph reads, which does not ask for the strides of what it gets."""
-    return tuple(part.contiguous() for part in batch)
+    try:
+        with quiet():
+            use_onednn(graph)
+            return compile_graph(graph, examples, options=_OPTIONS)
+    except Exception as error:  # a missing compiler, an operation that it lacks, ...
+        raise NotStageable(f"cannot be compiled: {first_line(error)}") from error
 
 
 def _compile_loss(staged: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> Gradients:

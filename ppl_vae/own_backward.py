@@ -36,9 +36,7 @@ def hooked() -> Iterator[list[str]]:
     with _Watch() as watch:
         yield found
     if watch.hooks:
-        found.append(
-            "puts a hook on a tensor, which no graph keeps (as gradient dreg of IWAE does)"
-        )
+        found.append("puts a hook on a tensor, which no staged loss has")
 
 
 def hooked_parameters(owner: nn.Module) -> list[str]:
@@ -61,6 +59,8 @@ def own_backward(loss: Tensor) -> list[str]:
         seen.add(node)
         if isinstance(node, torch.autograd.function.BackwardCFunction):
             name = type(node).__name__.removesuffix("Backward")
-            found.append(f"has a backward pass of its own, that of {name}, which a graph has not")
+            found.append(
+                f"has a backward pass of its own, that of {name}, which no staged loss has"
+            )
         waiting += [following for following, _ in node.next_functions]
     return found

@@ -73,15 +73,22 @@ def _of_class(cls: type) -> dict[str, Any]:
     for base in cls.__mro__:
         if base.__module__.partition(".")[0] in _LIBRARIES:
             continue
-        for attribute, value in vars(base).items():
-            if attribute.startswith("__"):
-                continue
-            if isinstance(value, int | float | str | list | dict | set | Tensor):
-                state[f"{base.__qualname__}.{attribute}"] = _content(value, _DEEP)
+        state |= _attributes(base)
         for variable, value in vars(sys.modules.get(base.__module__, object)).items():
             if isinstance(value, int | float | str | Tensor):
                 state[f"{base.__module__}.{variable}"] = _content(value, 1)
+            elif isinstance(value, type) and issubclass(value, torch.autograd.Function):
+                state |= _attributes(value)
     return state
+
+
+def _attributes(cls: type) -> dict[str, Any]:
+    return {
+        f"{cls.__qualname__}.{attribute}": _content(value, _DEEP)
+        for attribute, value in vars(cls).items()
+        if not attribute.startswith("__")
+        and isinstance(value, int | float | str | list | dict | set | Tensor)
+    }
 
 
 def _enclosed(function: Any) -> list[Any]:

@@ -33,7 +33,9 @@ __all__ = [
     "NotStageable",
     "PairLoss",
     "check_same",
+    "check_state",
     "first_line",
+    "in_words",
     "quiet",
     "stage",
     "trace",
@@ -117,29 +119,63 @@ def trace(programs: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> nn
     """
     # Of a view of more data the tracer would make the shape of these data unknowns of the graph.
     batch = tuple(part.clone() for part in batch)
+    hooks: list[str] = []
+
+    def watched(*batch: Tensor, **scheduled: Tensor) -> Tensor:
+        nonlocal hooks
+        with hooked() as hooks:  # of the last run: Pyro's validation puts some on tensors itself
+            return programs(*batch, **scheduled)
+
+    reasons = [*own_backward(check_state(programs, watched, batch, scheduled)), *hooks]
+    if reasons:
+        raise NotStageable(reasons[0])
     try:
-        # Fills lazy caches with real tensors, so that traced ones stay nowhere.
-        with pyro.validation_enabled(True), poutine.trace(param_only=True) as sites:
-            programs(*batch, **scheduled)
-        _check_owned(sites.trace, programs)
-        with pyro.validation_enabled(False):
-            with moved(programs) as changes, hooked() as hooks:
-                loss = programs(*_other(batch), **scheduled)
-            reasons = [*changes, *hooked_parameters(programs), *hooks, *own_backward(loss)]
-            if reasons:
-                raise NotStageable(reasons[0])
-            with warnings.catch_warnings(), quiet():
-                warnings.simplefilter("ignore")
-                exported = torch.export.export(programs, batch, scheduled, strict=False)
-                return exported.module(check_guards=False)
-    except NotStageable:
-        raise
+        with pyro.validation_enabled(False), warnings.catch_warnings(), quiet():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(programs, batch, scheduled, strict=False)
+            return exported.module(check_guards=False)
     except Exception as error:  # whatever stops the tracer, the answer is the same
-        raise NotStageable(_in_words(first_line(error))) from error
+        raise NotStageable(in_words(error)) from error
 
 
-def _in_words(reason: str) -> str:
+def check_state(
+    programs: nn.Module, run: Callable[..., Any], batch: Batch, scheduled: dict[str, Tensor]
+) -> Any:
+    """Refuses programs whose state no graph of them could have, whatever traces it.
+
+    It runs them twice, first with Pyro's validation on. That also fills lazy caches with real
+    tensors, so that traced ones stay nowhere.
+
+    Args:
+        programs: The module.
+        run: What is to be traced: the module, or its gradients too.
+        batch: What it takes by position.
+        scheduled: What it takes by name.
+
+    Returns:
+        What the second run returned, which was on other images.
+
+    Raises:
+        NotStageable: If it does not run, has a parameter that no module owns or one with a hook,
+            or keeps state in Python.
+    """
+    try:
+        with pyro.validation_enabled(True), poutine.trace(param_only=True) as sites:
+            run(*batch, **scheduled)
+        with pyro.validation_enabled(False), moved(programs) as changes:
+            result = run(*_other(batch), **scheduled)
+    except Exception as error:
+        raise NotStageable(in_words(error)) from error
+    _check_owned(sites.trace, programs)
+    reasons = [*changes, *hooked_parameters(programs)]
+    if reasons:
+        raise NotStageable(reasons[0])
+    return result
+
+
+def in_words(error: Exception) -> str:
     """The tracer's commonest refusals, which it words for its own developers."""
+    reason = first_line(error)
     if "data-dependent" in reason:
         return "cannot be traced: a branch in Python depends on the data; use torch.where"
     if "fake tensor" in reason:

@@ -9,11 +9,11 @@ from torch import Tensor
 from guides import Guide
 from models import Model
 from ppl_vae.adam import Adam
-from ppl_vae.compiling import compile_staged
+from ppl_vae.compiling import compile_programs, compile_staged
 from ppl_vae.distributed import Ranks
 from ppl_vae.objectives import Objective
 from ppl_vae.precision import matrix_precision
-from ppl_vae.staging import Gradients, PairLoss, stage, with_gradients
+from ppl_vae.staging import Gradients, NotStageable, PairLoss, stage, with_gradients
 
 __all__ = ["SVIStep", "learning_rate_at"]
 
@@ -83,8 +83,16 @@ class SVIStep:
             NotStageable: If there is no graph that is the same function; nothing changes then.
         """
         with matrix_precision(self.precision, self.pair):
-            staged = stage(self.model, self.guide, self.objective, batch, self.scheduled)
-            self._compiled = compile_staged(staged, batch, self.scheduled, self.precision)
+            options = (batch, self.scheduled, self.precision)
+            try:
+                staged = stage(self.model, self.guide, self.objective, *options[:2])
+            except NotStageable as refusal:
+                try:
+                    self._compiled = compile_programs(self.pair, *options)
+                except NotStageable:
+                    raise refusal from None
+            else:
+                self._compiled = compile_staged(staged, *options)
         self._compiled_for = _kinds(batch), self.circumstances()
 
     def __call__(

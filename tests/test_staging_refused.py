@@ -237,7 +237,7 @@ SILENTLY_WRONG = [
     (_OwnNumPyRandom, "changes guide.kept in Python"),
     (_CountingInHook, "changes a variable of a hook on guide.encoder in Python"),
     (_HookedParameter, "has a hook on the parameter guide.encoder.layers.0.weight"),
-    (_Clipping, "puts a hook on a tensor, which no graph keeps"),
+    (_Clipping, "puts a hook on a tensor, which no staged loss has"),
 ]
 
 
