@@ -8,19 +8,38 @@ constants. Two trial calls cannot show what they change, but that they move.
 import pickle
 import random
 import sys
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["moved"]
+__all__ = ["changed", "moved", "python_state"]
 
 _DEEP = 4  # levels of containers and objects that are looked into
+# Of Python's, torch's and NumPy's own types those that can count, or hold what does.
+_COUNTING = (
+    int | float | str | list | dict | set | deque | Tensor | np.ndarray | random.Random
+    | np.random.Generator | torch.Generator | FunctionType | GeneratorType
+)  # fmt: skip
+_LARGE = 2**20  # bytes of numbers that are data, which are not looked at one by one
 _PRIVATE = frozenset(vars(nn.Module()))
-_LIBRARIES = ("torch", "pyro", "numpy", "builtins", "abc", "typing", "collections", "functools")
+_LIBRARIES = (
+    "torch",
+    "pyro",
+    "numpy",
+    "builtins",
+    "abc",
+    "typing",
+    "types",
+    "collections",
+    "functools",
+)
 
 
 @contextmanager
@@ -28,7 +47,7 @@ def moved(owner: nn.Module) -> Iterator[list[str]]:
     """Tells what of the state in Python calls of a module change.
 
     It looks at the attributes of the module and of those in it, at those of their classes, at the
-    plain variables beside these classes, at what hooks on modules keep, and at the generators of
+    variables beside these classes, at what functions and hooks keep, and at the generators of
     Python and NumPy.
 
     Args:
@@ -39,13 +58,11 @@ def moved(owner: nn.Module) -> Iterator[list[str]]:
     """
     found: list[str] = []
     generators = random.getstate(), np.random.get_state()
-    before = _state(owner)
+    before = python_state(owner)
     yield found
-    after = _state(owner)
     found += [
         f"changes {name} in Python with every call; make it a buffer"
-        for name, value in before.items()
-        if after.get(name) != value
+        for name in changed(before, python_state(owner))
     ]
     if random.getstate() != generators[0]:
         found.append("draws from Python's random; use torch.rand")
@@ -53,7 +70,13 @@ def moved(owner: nn.Module) -> Iterator[list[str]]:
         found.append("draws from NumPy's random; use torch.rand")
 
 
-def _state(owner: nn.Module) -> dict[str, Any]:
+def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What is another than before, of what was there."""
+    return [name for name, value in before.items() if after.get(name) != value]
+
+
+def python_state(owner: nn.Module) -> dict[str, Any]:
+    """What a module keeps in Python, by name; equal where the content is."""
     state: dict[str, Any] = {}
     for name, module in owner.named_modules():
         for attribute, value in vars(module).items():
@@ -62,7 +85,7 @@ def _state(owner: nn.Module) -> dict[str, Any]:
                 state[f"{name}.{attribute}".removeprefix(".")] = _content(value, _DEEP)
                 state |= {} if isinstance(value, type) else _of_class(type(value))
         for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
-            state[f"a variable of a hook on {name}"] = _content(_enclosed(hook), _DEEP)
+            state[f"a variable of a hook on {name}"] = _content(hook, _DEEP)
         state |= _of_class(type(module))
     return state
 
@@ -71,15 +94,22 @@ def _of_class(cls: type) -> dict[str, Any]:
     """What a class and the variables beside it hold."""
     state: dict[str, Any] = {}
     for base in cls.__mro__:
-        if base.__module__.partition(".")[0] in _LIBRARIES:
+        if _of_library(base):
             continue
         state |= _attributes(base)
-        for variable, value in vars(sys.modules.get(base.__module__, object)).items():
-            if isinstance(value, int | float | str | Tensor):
-                state[f"{base.__module__}.{variable}"] = _content(value, 1)
-            elif isinstance(value, type) and issubclass(value, torch.autograd.Function):
+        beside = vars(sys.modules.get(base.__module__, object))
+        for variable, value in beside.items():
+            if isinstance(value, type) and issubclass(value, torch.autograd.Function):
                 state |= _attributes(value)
+            elif not variable.startswith("__") and (
+                isinstance(value, _COUNTING) or not _of_library(type(value))
+            ):
+                state[f"{base.__module__}.{variable}"] = _content(value, _DEEP - 1)
     return state
+
+
+def _of_library(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] in _LIBRARIES
 
 
 def _attributes(cls: type) -> dict[str, Any]:
@@ -91,20 +121,11 @@ def _attributes(cls: type) -> dict[str, Any]:
     }
 
 
-def _enclosed(function: Any) -> list[Any]:
-    """The variables that a function keeps, or the object that it is or belongs to."""
-    cells = getattr(function, "__closure__", None) or ()
-    return [getattr(function, "__self__", function), *(cell.cell_contents for cell in cells)]
-
-
 def _content(value: Any, depth: int) -> Any:
     """Something that is equal for equal content, NaN included."""
-    if isinstance(value, Tensor):
-        content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        return (str(value.dtype), tuple(value.shape), content.numpy().tobytes())
-    if isinstance(value, np.ndarray):
-        return (str(value.dtype), value.shape, value.tobytes())
-    if isinstance(value, nn.Module) or depth == 0:
+    if isinstance(value, Tensor | np.ndarray):
+        return _numbers(value)
+    if isinstance(value, nn.Module | type | ModuleType) or depth == 0:
         return id(value)
     if isinstance(value, list | tuple):
         return [_content(item, depth - 1) for item in value]
@@ -114,6 +135,18 @@ def _content(value: Any, depth: int) -> Any:
         return repr(value)
     if isinstance(value, random.Random):
         return value.getstate()
+    if isinstance(value, FunctionType):
+        cells: list[Any] = []
+        with suppress(ValueError):  # of a cell that is still empty
+            cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        kept = [*cells, value.__defaults__]
+        return [id(value), *(_content(item, depth - 1) for item in kept)]
+    if isinstance(value, MethodType):
+        return [id(value.__func__), _content(value.__self__, depth - 1)]
+    if isinstance(value, GeneratorType):
+        frame = value.gi_frame  # None once it has ended
+        kept = list(frame.f_locals.values()) if frame else []
+        return [frame and frame.f_lasti, *(_content(item, depth - 1) for item in kept)]
     if hasattr(value, "__dict__"):
         return [id(value), _content(vars(value), depth - 1)]
     if callable(value):
@@ -122,3 +155,12 @@ def _content(value: Any, depth: int) -> Any:
         return pickle.dumps(value)
     except Exception:  # whatever it is, it cannot be looked into
         return id(value)
+
+
+def _numbers(value: Tensor | NDArray[Any]) -> Any:
+    about = str(value.dtype), tuple(value.shape)
+    if value.nbytes > _LARGE:
+        return (*about, id(value), getattr(value, "_version", None))
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return (*about, value.tobytes())

@@ -13,6 +13,7 @@ from ppl_vae.compiling import compile_programs, compile_staged
 from ppl_vae.distributed import Ranks
 from ppl_vae.objectives import Objective
 from ppl_vae.precision import matrix_precision
+from ppl_vae.python_state import changed, python_state
 from ppl_vae.staging import Gradients, NotStageable, PairLoss, stage, with_gradients
 
 __all__ = ["SVIStep", "learning_rate_at"]
@@ -62,6 +63,7 @@ class SVIStep:
         self._parameters = list(self.parameters.values())
         self._compiled: Gradients | None = None
         self._compiled_for: tuple[Any, ...] | None = None
+        self._kept: dict[str, Any] = {}
 
     @property
     def compiled(self) -> bool:
@@ -74,7 +76,7 @@ class SVIStep:
         Batches of another shape or type, such as the last of an epoch, run the programs; so do all
         while a module is in another mode, training or evaluation, than it is now, other parameters
         are learned, or a parameter or buffer is in another place of the memory. Numbers in
-        attributes are constants of the graph.
+        attributes are constants of the graph; see `forget_if_changed`.
 
         Args:
             batch: Images (B, C, H, W), and labels (B,) where the model takes them.
@@ -94,6 +96,21 @@ class SVIStep:
             else:
                 self._compiled = compile_staged(staged, *options)
         self._compiled_for = _kinds(batch), self.circumstances()
+        self._kept = python_state(self.pair)
+
+    def forget_if_changed(self) -> str | None:
+        """Drops the graph where what the pair keeps in Python is no longer what it was.
+
+        Looking takes about a millisecond, so it is for now and then.
+
+        Returns:
+            What has changed, where something has.
+        """
+        names = changed(self._kept, python_state(self.pair)) if self.compiled else []
+        if not names:
+            return None
+        self._compiled = None
+        return names[0]
 
     def __call__(
         self,

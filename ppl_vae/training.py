@@ -1,6 +1,7 @@
 """The training loop: epochs over the data, validation, checkpoints, and exact resume."""
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,6 +135,7 @@ class Training:
         ):
             asked = self.ranks.agreed(asked)
             while not self.finished and not asked():
+                self._check_engine()
                 for step, batch in self._rest_of_epoch():
                     progress.advance(self._update(step, batch))
                     if asked() or time.monotonic() - saved > self.checkpoint_seconds:
@@ -155,10 +157,22 @@ class Training:
                 f"stopped, with a checkpoint; go on with: python -m ppl_vae.fit --resume {folder}"
             )
 
+    def _check_engine(self) -> None:
+        """What a program keeps in Python may follow the epochs, where the graph cannot follow."""
+        name = self.step.forget_if_changed()
+        if name:
+            self.captured.clear()
+            print(
+                f"engine: eager from now on, because {name} changed in Python; make it a buffer",
+                file=sys.stderr,
+            )
+
     def to_training_mode(self) -> None:
         """Puts the pair where a step finds it: validation leaves it in evaluation mode."""
-        self.step.model.train()
-        self.step.guide.train()
+        for program in (self.step.model, self.step.guide):
+            # A program of one's own may count the calls.
+            if not all(module.training for module in program.modules()):
+                program.train()
 
     @contextmanager
     def _saved_if_lost(self, folder: Path) -> Iterator[None]:

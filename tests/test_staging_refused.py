@@ -191,6 +191,55 @@ class _OwnNumPyRandom(_Keeping):
         return self.kept.random() < 1e-6
 
 
+class _Iterating(_Keeping):
+    def new(self) -> Any:
+        return (number > 1000 for number in range(10**9))
+
+    def rare(self) -> bool:
+        return next(self.kept)
+
+
+def _counter() -> Any:
+    calls = 0
+
+    def count() -> int:
+        nonlocal calls
+        calls += 1
+        return calls
+
+    return count
+
+
+class _CountingInClosure(_Keeping):
+    def new(self) -> Any:
+        return _counter()
+
+    def rare(self) -> bool:
+        return self.kept() > 1000
+
+
+_counts = {"calls": 0}
+_slots = _Slots()
+_closure = _counter()
+
+
+class _CountingInDictionaryBeside(_Rare):
+    def rare(self) -> bool:
+        _counts["calls"] += 1
+        return _counts["calls"] > 1000
+
+
+class _CountingInObjectBeside(_Rare):
+    def rare(self) -> bool:
+        _slots.calls += 1
+        return _slots.calls > 1000
+
+
+class _CountingInClosureBeside(_Rare):
+    def rare(self) -> bool:
+        return _closure() > 1000
+
+
 class _CountingInHook(DiagonalNormal):
     def __init__(self, spec) -> None:
         super().__init__(spec)
@@ -235,6 +284,11 @@ SILENTLY_WRONG = [
     (_CountingInSlots, "changes guide.kept in Python"),
     (_OwnRandom, "changes guide.kept in Python"),
     (_OwnNumPyRandom, "changes guide.kept in Python"),
+    (_Iterating, "changes guide.kept in Python"),
+    (_CountingInClosure, "changes guide.kept in Python"),
+    (_CountingInDictionaryBeside, "changes test_staging_refused._counts in Python"),
+    (_CountingInObjectBeside, "changes test_staging_refused._slots in Python"),
+    (_CountingInClosureBeside, "changes test_staging_refused._closure in Python"),
     (_CountingInHook, "changes a variable of a hook on guide.encoder in Python"),
     (_HookedParameter, "has a hook on the parameter guide.encoder.layers.0.weight"),
     (_Clipping, "puts a hook on a tensor, which no staged loss has"),
