@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -308,3 +309,46 @@ def test_free_memory_is_less_than_there_is() -> None:
 
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 2**20 < _free_memory() < there
+
+
+LEFT_ALONE = """
+import multiprocessing, time
+import torch
+from ppl_vae.data import Arrays
+
+stored = Arrays("large.npy", memory_gib=0, workers=2).load("bytes", 0).train.raw
+batches = stored.batches([slice(8 * k, 8 * k + 8) for k in range(12)])
+next(batches)
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+time.sleep(60)
+"""
+
+
+def test_no_process_that_reads_outlives_the_one_it_reads_for(tmp_path: Path) -> None:
+    """Each is handing over a batch, which is more than a pipe holds."""
+    np.save(tmp_path / "large.npy", np.zeros((120, 512, 512), np.uint8))
+    source = Path(__file__).parent.parent
+    parent = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", LEFT_ALONE],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(source)}, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    with parent:
+        assert parent.stdout
+        readers = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(readers) == 2
+        time.sleep(1)  # in which their pipes fill
+        parent.kill()
+    deadline = time.monotonic() + 15
+    while any(map(_alive, readers)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    left = [pid for pid in readers if _alive(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
