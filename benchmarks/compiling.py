@@ -1,14 +1,16 @@
-"""Seconds until the compiled step of a pair is ready: staging, and compiling cold and warm.
+"""Seconds until the compiled step of a pair is ready, and what the step saves then.
 
     python benchmarks/compiling.py
 
 Each measurement is a process of its own, as a run is. Cold is with an empty cache of inductor's,
 warm with the one that the cold process left. Staging, which has no cache, is checked against the
-programs; compiling is checked against the staged graph. A first step of another pair is taken
-before the clock starts, so that neither is charged for loading torch and Pyro. The table goes to
-benchmarks/compiling.md.
+programs; compiling is checked against the staged graph. Programs with a part in their own backward
+pass are not staged, and compiled from the programs. A first step of another pair is taken before
+the clock starts, so that neither is charged for loading torch and Pyro. Then eager and compiled
+steps are timed in turn. The table goes to benchmarks/compiling.md.
 """
 
+import math
 import os
 import statistics
 import tempfile
@@ -19,11 +21,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import pyro
 import torch
 from jsonargparse import auto_cli
 from torch import Tensor
 
-from guides import IAF, DiagonalNormal, FullRankNormal, Ladder
+from guides import IAF, DiagonalNormal, FullRankNormal, Ladder, SemiAmortized
 from models import (
     MLP,
     VAE,
@@ -37,18 +40,22 @@ from models import (
     Spec,
     VampPrior,
 )
-from ppl_vae.compiling import compile_staged
 from ppl_vae.files import whole_file
 from ppl_vae.objectives import ELBO, IWAE, Objective
 from ppl_vae.pairs import build_pair
-from ppl_vae.staging import stage
+from ppl_vae.staging import NotStageable, stage
+from ppl_vae.svi import SVIStep
 
 TABLE = Path(__file__).with_suffix(".md")
 BATCH = 100
+STEPS = 100  # of each engine, timed in each process
 
 MNIST = partial(Spec, (1, 28, 28), "binary")
 FREY = partial(Spec, (1, 28, 20), "real")
 TWO_LAYERS = partial(MLP, hidden=(200, 200))
+
+# Seconds of staging, none where that is refused, of compiling, and milliseconds of both steps.
+Result = tuple[float, float, float, float]
 
 _DEFAULTS = {
     "model": VAE,
@@ -75,6 +82,12 @@ PAIRS: dict[str, tuple[Spec, dict[str, Any], Objective]] = {
     "MNIST, Convolutional, D = 20": (MNIST(20), {"network": Convolutional}, ELBO()),
     "MNIST, FullRankNormal, D = 20": (MNIST(20), {"guide": FullRankNormal}, ELBO()),
     "MNIST, IAF, D = 20, IWAE of 5": (MNIST(20), {"guide": IAF}, IWAE(particles=5)),
+    "MNIST, D = 20, IWAE of 5, gradient dreg": (MNIST(20), {}, IWAE(5, "dreg")),
+    "MNIST, SemiAmortized of 3 steps, D = 20": (
+        MNIST(20),
+        {"guide": partial(SemiAmortized, steps=3)},
+        ELBO(),
+    ),
     "MNIST, VampPrior of 500, D = 40": (MNIST(40), {"prior": VampPrior}, ELBO()),
     "MNIST, Hierarchical with Ladder, D = 20": (
         MNIST(20),
@@ -96,59 +109,75 @@ def main(rounds: int = 5) -> None:
         rounds: How many cold and as many warm processes for each; medians are quoted.
     """
     lines = [
-        "# Seconds until a compiled step is ready",
+        "# Seconds until a compiled step is ready, and what it saves",
         "",
         f"Made by `python benchmarks/compiling.py`: torch {torch.__version__},",
         f"{torch.get_num_threads()} CPU threads, batches of {BATCH}, float32, medians of {rounds}",
         "processes; cold is with an empty cache of inductor's, warm with a full one. Each is with",
-        "its check against what it stands for.",
+        "its check against what it stands for. What is not staged is compiled from the programs.",
+        "The steps are milliseconds of one, eager and compiled in turn.",
         "",
-        "| pair | staging | compiling, cold | compiling, warm |",
-        "|---|---|---|---|",
+        "| pair | staging, s | compiling, cold, s | compiling, warm, s | eager step, ms "
+        "| compiled step, ms | eager / compiled |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name in PAIRS:
-        staging, cold, warm = [], [], []
+        cold, warm = [], []
         for _ in range(rounds):
             with tempfile.TemporaryDirectory() as cache:
-                for compiling in (cold, warm):
-                    staged, compiled = _in_a_process(name, cache)
-                    staging.append(staged)
-                    compiling.append(compiled)
-        columns = [f"{statistics.median(seconds):.1f}" for seconds in (staging, cold, warm)]
+                for results in (cold, warm):
+                    results.append(_in_a_process(name, cache))
+        staging, _, eager, compiled = map(statistics.median, zip(*cold, *warm, strict=True))
+        seconds = [statistics.median(result[1] for result in results) for results in (cold, warm)]
+        columns = [
+            "-" if math.isnan(staging) else f"{staging:.1f}",
+            *(f"{value:.1f}" for value in seconds),
+            *(f"{value:.2f}" for value in (eager, compiled)),
+            f"{eager / compiled:.1f}",
+        ]
         lines.append(f"| {name} | {' | '.join(columns)} |")
         print(lines[-1], flush=True)
     with whole_file(TABLE) as file:
         file.write("\n".join([*lines, ""]).encode())
 
 
-def _in_a_process(name: str, cache: str) -> tuple[float, float]:
+def _in_a_process(name: str, cache: str) -> Result:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_seconds, name).result()
+        return pool.submit(_measure, name).result()
 
 
-def _seconds(name: str) -> tuple[float, float]:
-    """Of staging and of compiling, in this process."""
+def _measure(name: str) -> Result:
     torch.manual_seed(0)
     small = build_pair(Spec((1, 2, 2), "binary", 1), {**_DEFAULTS, "network": Linear})
     ELBO().loss(*small, torch.ones(1, 1, 2, 2)).backward()
     spec, pieces, objective = PAIRS[name]
-    model, guide = build_pair(spec, {**_DEFAULTS, **pieces})
-    x = _images(spec)
+    batch = (_images(spec),)
+    steps = [SVIStep(*build_pair(spec, {**_DEFAULTS, **pieces}), objective) for _ in range(2)]
+    step = steps[1]
     began = time.perf_counter()
-    staged = stage(model, guide, objective, (x,), _scheduled(objective))
-    between = time.perf_counter()
-    compile_staged(staged, (x,), _scheduled(objective))
-    return between - began, time.perf_counter() - between
+    staging = 0.0
+    try:
+        stage(step.model, step.guide, objective, batch, step.scheduled)
+        staging = time.perf_counter() - began
+    except NotStageable:
+        staging = math.nan
+    began = time.perf_counter()
+    step.compile(batch)
+    compiling = time.perf_counter() - began - (0.0 if math.isnan(staging) else staging)
+    times: tuple[list[float], list[float]] = ([], [])
+    with pyro.validation_enabled(False):
+        for _ in range(STEPS):
+            for each, milliseconds in zip(steps, times, strict=True):
+                began = time.perf_counter()
+                each(batch, 1e-3)
+                milliseconds.append(1000 * (time.perf_counter() - began))
+    return staging, compiling, *(statistics.median(milliseconds) for milliseconds in times)
 
 
 def _images(spec: Spec) -> Tensor:
     levels = torch.rand(BATCH, *spec.image_shape)
     return {"binary": levels.round(), "bytes": (255 * levels).round()}.get(spec.domain, levels)
-
-
-def _scheduled(objective: Objective) -> dict[str, Tensor]:
-    return {name: torch.tensor(value) for name, value in objective.schedule(0.0).items()}
 
 
 if __name__ == "__main__":

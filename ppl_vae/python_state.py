@@ -5,7 +5,6 @@ Python's and NumPy's generators are other sources of noise than torch's. A graph
 constants. Two trial calls cannot show what they change, but that they move.
 """
 
-import pickle
 import random
 import sys
 from collections import deque
@@ -125,14 +124,14 @@ def _content(value: Any, depth: int) -> Any:
     """Something that is equal for equal content, NaN included."""
     if isinstance(value, Tensor | np.ndarray):
         return _numbers(value)
+    if isinstance(value, bool | int | float | str | bytes | set | frozenset | None):
+        return repr(value)
     if isinstance(value, nn.Module | type | ModuleType) or depth == 0:
         return id(value)
     if isinstance(value, list | tuple):
         return [_content(item, depth - 1) for item in value]
     if isinstance(value, dict):
         return [(repr(key), _content(item, depth - 1)) for key, item in value.items()]
-    if isinstance(value, bool | int | float | str | bytes | set | frozenset | None):
-        return repr(value)
     if isinstance(value, random.Random):
         return value.getstate()
     if isinstance(value, FunctionType):
@@ -151,8 +150,12 @@ def _content(value: Any, depth: int) -> Any:
         return [id(value), _content(vars(value), depth - 1)]
     if callable(value):
         return id(value)
-    try:  # a queue, a counter, a generator of NumPy, what has __slots__
-        return pickle.dumps(value)
+    if type(value).__module__ == "itertools":
+        return repr(value)
+    try:  # a queue, an iterator, a generator of NumPy, what has __slots__: as it would be copied
+        parts = value.__reduce_ex__(2)[1:]
+        listed = [list(part) if isinstance(part, Iterator) else part for part in parts]
+        return [id(value), *(_content(part, _DEEP) for part in listed)]
     except Exception:  # whatever it is, it cannot be looked into
         return id(value)
 

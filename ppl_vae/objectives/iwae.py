@@ -27,7 +27,7 @@ class IWAE(Objective):
     - stl: the same without the score d log q(z_k|x) / d phi at fixed z_k (Roeder, Wu and Duvenaud,
       2017), whose variance vanishes at the exact posterior; biased for K > 1;
     - dreg: sum_k v_k^2 (d log w_k / d z_k) (d z_k / d phi) (Tucker, Lawson, Gu and Maddison, 2018,
-      equation 8), unbiased. It takes a hook on z_k, which no graph keeps: such a run is eager.
+      equation 8), unbiased.
 
     Those for the model's parameters are the same in all three.
 
