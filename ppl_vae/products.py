@@ -7,6 +7,8 @@ product while that is still in the registers.
 
 Inductor would copy both operands into oneDNN's favourite layout. Only the first needs that, and
 where it is a transposed one, as in the gradient of a weight, inductor's own copy is the fast one.
+The second may be transposed, but not a part of the columns of a larger one: of such oneDNN computes
+the product a thousand times as slowly.
 """
 
 from functools import cache
@@ -62,7 +64,7 @@ def _computable(result: Tensor) -> bool:
 def _product() -> Any:
     """The operation activation(a b + bias), which inductor translates as told here."""
     from torch._inductor.ir import ExternKernel, FallbackKernel, TensorBox
-    from torch._inductor.lowering import permute, register_lowering
+    from torch._inductor.lowering import clone, permute, register_lowering
 
     onednn = torch.ops.mkldnn._linear_pointwise.default
 
@@ -79,6 +81,10 @@ def _product() -> Any:
     @register_lowering(operation, type_promotion_kind=None)
     def _(a: Any, b: Any, bias: Any, activation: str) -> Any:
         a = ExternKernel.require_contiguous(ExternKernel.realize_input(a))
+        rows, columns = b.get_size()
+        stride = ExternKernel.realize_input(b).get_layout().stride
+        if list(stride) not in ([columns, 1], [1, rows]):
+            b = clone(b)
         kernel = FallbackKernel.create(onednn, a, permute(b, [1, 0]), bias, activation, [], "")
         return TensorBox.create(kernel)
 
