@@ -85,16 +85,16 @@ class SVIStep:
             NotStageable: If there is no graph that is the same function; nothing changes then.
         """
         with matrix_precision(self.precision, self.pair):
-            options = (batch, self.scheduled, self.precision)
+            given = (batch, self.scheduled)
             try:
-                staged = stage(self.model, self.guide, self.objective, *options[:2])
+                staged = stage(self.model, self.guide, self.objective, *given)
             except NotStageable as refusal:
                 try:
-                    self._compiled = compile_programs(self.pair, *options)
+                    self._compiled = compile_programs(self.pair, *given, self.precision)
                 except NotStageable:
                     raise refusal from None
             else:
-                self._compiled = compile_staged(staged, *options)
+                self._compiled = compile_staged(staged, *given, self.precision)
         self._compiled_for = _kinds(batch), self.circumstances()
         self._kept = python_state(self.pair)
 
