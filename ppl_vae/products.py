@@ -85,6 +85,8 @@ def _product() -> Any:
         stride = ExternKernel.realize_input(b).get_layout().stride
         if list(stride) not in ([columns, 1], [1, rows]):
             b = clone(b)
+        if bias is not None:  # whose stride it does not look at
+            bias = ExternKernel.require_contiguous(ExternKernel.realize_input(bias))
         kernel = FallbackKernel.create(onednn, a, permute(b, [1, 0]), bias, activation, [], "")
         return TensorBox.create(kernel)
 

@@ -5,11 +5,13 @@ Python's and NumPy's generators are other sources of noise than torch's. A graph
 constants. Two trial calls cannot show what they change, but that they move.
 """
 
+import logging
 import random
 import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any
 
@@ -27,6 +29,8 @@ _COUNTING = (
     | np.random.Generator | torch.Generator | FunctionType | GeneratorType
 )  # fmt: skip
 _LARGE = 2**20  # bytes of numbers that are data, which are not looked at one by one
+_LONG = 10_000  # entries of a container that is data
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _PRIVATE = frozenset(vars(nn.Module()))
 _LIBRARIES = (
     "torch",
@@ -74,18 +78,26 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return [name for name, value in before.items() if after.get(name) != value]
 
 
-def python_state(owner: nn.Module) -> dict[str, Any]:
-    """What a module keeps in Python, by name; equal where the content is."""
+def python_state(owner: nn.Module, beside: bool = True) -> dict[str, Any]:
+    """What a module keeps in Python, by name; equal where the content is.
+
+    Args:
+        owner: The module.
+        beside: Whether classes and the variables beside them are looked at too. Between two calls
+            anybody may change those, within one the programs do.
+    """
     state: dict[str, Any] = {}
     for name, module in owner.named_modules():
         for attribute, value in vars(module).items():
             # Parameters, buffers and modules are compared elsewhere.
             if attribute not in _PRIVATE and not attribute.startswith("_pyro"):
                 state[f"{name}.{attribute}".removeprefix(".")] = _content(value, _DEEP)
-                state |= {} if isinstance(value, type) else _of_class(type(value))
-        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
-            state[f"a variable of a hook on {name}"] = _content(hook, _DEEP)
-        state |= _of_class(type(module))
+                state |= _of_class(type(value)) if beside and not isinstance(value, type) else {}
+        hooks = [hook for kind in _HOOKS for hook in getattr(module, kind).values()]
+        if hooks:
+            state[f"a variable of a hook on {name}"] = [_content(hook, _DEEP) for hook in hooks]
+        if beside:
+            state |= _of_class(type(module))
     return state
 
 
@@ -98,8 +110,8 @@ def _of_class(cls: type) -> dict[str, Any]:
         state |= _attributes(base)
         beside = vars(sys.modules.get(base.__module__, object))
         for variable, value in beside.items():
-            if isinstance(value, type) and issubclass(value, torch.autograd.Function):
-                state |= _attributes(value)
+            if isinstance(value, type):
+                state |= {} if _of_library(value) else _attributes(value)
             elif not variable.startswith("__") and (
                 isinstance(value, _COUNTING) or not _of_library(type(value))
             ):
@@ -122,23 +134,38 @@ def _attributes(cls: type) -> dict[str, Any]:
 
 def _content(value: Any, depth: int) -> Any:
     """Something that is equal for equal content, NaN included."""
+    try:
+        return _looked_into(value, depth)
+    except Exception:  # whatever it is, it cannot be looked into
+        return id(value)
+
+
+def _looked_into(value: Any, depth: int) -> Any:
     if isinstance(value, Tensor | np.ndarray):
         return _numbers(value)
     if isinstance(value, bool | int | float | str | bytes | set | frozenset | None):
         return repr(value)
-    if isinstance(value, nn.Module | type | ModuleType) or depth == 0:
+    if isinstance(value, nn.Module | type | ModuleType | logging.Logger) or depth == 0:
         return id(value)
+    if isinstance(value, list | tuple | dict | deque) and len(value) > _LONG:
+        return [id(value), len(value)]
     if isinstance(value, list | tuple):
         return [_content(item, depth - 1) for item in value]
     if isinstance(value, dict):
         return [(repr(key), _content(item, depth - 1)) for key, item in value.items()]
     if isinstance(value, random.Random):
         return value.getstate()
+    if isinstance(value, np.random.Generator):
+        return repr(value.bit_generator.state)
+    if isinstance(value, torch.Generator):
+        return _numbers(value.get_state())
+    if isinstance(value, partial):
+        return [_content(part, depth - 1) for part in (value.func, value.args, value.keywords)]
     if isinstance(value, FunctionType):
         cells: list[Any] = []
         with suppress(ValueError):  # of a cell that is still empty
             cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        kept = [*cells, value.__defaults__]
+        kept = [*cells, value.__defaults__, *vars(value).values()]
         return [id(value), *(_content(item, depth - 1) for item in kept)]
     if isinstance(value, MethodType):
         return [id(value.__func__), _content(value.__self__, depth - 1)]
@@ -152,17 +179,20 @@ def _content(value: Any, depth: int) -> Any:
         return id(value)
     if type(value).__module__ == "itertools":
         return repr(value)
-    try:  # a queue, an iterator, a generator of NumPy, what has __slots__: as it would be copied
-        parts = value.__reduce_ex__(2)[1:]
-        listed = [list(part) if isinstance(part, Iterator) else part for part in parts]
-        return [id(value), *(_content(part, _DEEP) for part in listed)]
-    except Exception:  # whatever it is, it cannot be looked into
+    if depth < _DEEP - 1:  # or the parts would be new objects that are not looked into
         return id(value)
+    # A queue, an iterator, what has __slots__: as it would be copied.
+    parts = value.__reduce_ex__(2)[1:]
+    listed = [list(part) if isinstance(part, Iterator) else part for part in parts]
+    return [id(value), *(_content(part, depth - 1) for part in listed)]
 
 
 def _numbers(value: Tensor | NDArray[Any]) -> Any:
     about = str(value.dtype), tuple(value.shape)
-    if value.nbytes > _LARGE:
+    plain = isinstance(value, np.ndarray) or (
+        value.layout == torch.strided and not value.is_meta and not value.is_conj()
+    )
+    if not plain or value.nbytes > _LARGE:
         return (*about, id(value), getattr(value, "_version", None))
     if isinstance(value, Tensor):
         value = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

@@ -96,17 +96,19 @@ class SVIStep:
             else:
                 self._compiled = compile_staged(staged, *given, self.precision)
         self._compiled_for = _kinds(batch), self.circumstances()
-        self._kept = python_state(self.pair)
+        self._kept = python_state(self.pair, beside=False)
 
     def forget_if_changed(self) -> str | None:
-        """Drops the graph where what the pair keeps in Python is no longer what it was.
+        """Drops the graph where what the pair keeps in its attributes is no longer what it was.
 
         Looking takes about a millisecond, so it is for now and then.
 
         Returns:
             What has changed, where something has.
         """
-        names = changed(self._kept, python_state(self.pair)) if self.compiled else []
+        if not self.compiled:
+            return None
+        names = changed(self._kept, python_state(self.pair, beside=False))
         if not names:
             return None
         self._compiled = None

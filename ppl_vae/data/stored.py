@@ -1,12 +1,12 @@
 """Images that stay in their files, read where they are indexed or ahead of that elsewhere."""
 
+import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from math import prod
 from typing import Any
 
@@ -105,7 +105,7 @@ class Stored:
             num_workers=min(self.workers, len(chosen)),
             prefetch_factor=_AHEAD if min(self.workers, len(chosen)) else None,
             collate_fn=_as_it_is,
-            worker_init_fn=partial(_end_with, os.getpid()),
+            worker_init_fn=_end_with_parent,
             generator=Generator(),  # or it would draw a seed from the run's random numbers
         )
         try:
@@ -139,16 +139,17 @@ def _quiet_iterator(loader: DataLoader) -> Iterator[Any]:
     return iterator
 
 
-def _end_with(parent: int, worker: int) -> None:
+def _end_with_parent(worker: int) -> None:
     """Lets a process that reads end with the one that it reads for, however that one ends.
 
     One that is handing over a batch, which nobody takes any more, would wait for ever.
     """
+    parent = multiprocessing.parent_process()
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
+        if parent is not None:
+            multiprocessing.connection.wait([parent.sentinel])
+            os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
