@@ -91,6 +91,18 @@ def of_columns(x: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
     return [part.t() @ x[:, 2:], weight[:, :7] @ part.t(), x @ weight[:9].t(), bias[None] @ weight]
 
 
+def test_a_bias_may_be_a_column() -> None:
+    inputs = [*examples(torch.float32)[:2], torch.randn(17, 2)]
+
+    def function(x: Tensor, weight: Tensor, packed: Tensor) -> list[Tensor]:
+        return [torch.addmm(packed[:, 0], x, weight.t()).tanh()]
+
+    graph = make_fx(function, tracing_mode="fake")(*inputs)
+    use_onednn(graph)
+    (value,) = torch._inductor.compile(graph, inputs)(*inputs)
+    torch.testing.assert_close(value, function(*inputs)[0])
+
+
 class Strides(TorchDispatchMode):
     """Of the second operands of oneDNN's products, with their shapes."""
 

@@ -1,7 +1,11 @@
 """What a graph would silently get wrong is refused, and what it gets right is not."""
 
+import logging
 import random
+import sys
+import threading
 from collections import deque
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -240,6 +244,41 @@ class _CountingInClosureBeside(_Rare):
         return _closure() > 1000
 
 
+class _CountingInArguments(_Keeping):
+    def new(self) -> Any:
+        def count(calls: list[int]) -> int:
+            calls[0] += 1
+            return calls[0]
+
+        return partial(count, [0])
+
+    def rare(self) -> bool:
+        return self.kept() > 1000
+
+
+class _Beside:
+    calls = 0
+
+
+class _CountingInClassBeside(_Rare):
+    def rare(self) -> bool:
+        _Beside.calls += 1
+        return _Beside.calls > 1000
+
+
+def _count() -> int:
+    _count.calls += 1  # type: ignore[attr-defined]
+    return _count.calls  # type: ignore[attr-defined]
+
+
+_count.calls = 0  # type: ignore[attr-defined]
+
+
+class _CountingInFunction(_Rare):
+    def rare(self) -> bool:
+        return _count() > 1000
+
+
 class _CountingInHook(DiagonalNormal):
     def __init__(self, spec) -> None:
         super().__init__(spec)
@@ -251,6 +290,7 @@ class _CountingInHook(DiagonalNormal):
             return 2 * output if calls > 1000 else None
 
         self.encoder.register_forward_hook(count)
+        self.encoder.register_forward_hook(lambda module, inputs, output: None)
 
 
 class _HookedParameter(DiagonalNormal):
@@ -289,6 +329,9 @@ SILENTLY_WRONG = [
     (_CountingInDictionaryBeside, "changes test_staging_refused._counts in Python"),
     (_CountingInObjectBeside, "changes test_staging_refused._slots in Python"),
     (_CountingInClosureBeside, "changes test_staging_refused._closure in Python"),
+    (_CountingInArguments, "changes guide.kept in Python"),
+    (_CountingInClassBeside, r"changes _Beside\.calls in Python"),
+    (_CountingInFunction, r"changes test_staging_refused\._count in Python"),
     (_CountingInHook, "changes a variable of a hook on guide.encoder in Python"),
     (_HookedParameter, "has a hook on the parameter guide.encoder.layers.0.weight"),
     (_Clipping, "puts a hook on a tensor, which no staged loss has"),
@@ -399,6 +442,41 @@ def test_a_cache_that_would_hold_what_was_traced_is_refused():
     assert not any(isinstance(value, FakeTensor) for value in guide.cache.values())
 
 
+class _Node:
+    __slots__ = ("other", "parent")
+
+
+class _Raising:
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+class _Odd(DiagonalNormal):
+    """Keeps what cannot well be looked into, and logs."""
+
+    def __init__(self, spec) -> None:
+        super().__init__(spec)
+        nodes = [_Node(), _Node()]
+        for node, other in (nodes, reversed(nodes)):
+            node.parent, node.other = other, node
+        self.nodes = nodes
+        self.odd = [_Raising(), {_Raising(): 1}, threading.Lock(), sys.stderr]
+        self.sparse = torch.eye(3).to_sparse()
+        self.empty = torch.empty(3, device="meta")
+        self.many = list(range(10**6))
+        self.log = logging.getLogger("odd")
+
+    def posterior(self, x: Tensor) -> dist.TorchDistribution:
+        self.log.debug("called")
+        _log.debug("called")
+        return super().posterior(x)
+
+
+_log = logging.getLogger("beside")
+
+
 class _Undecided(DiagonalNormal):
     """Has an attribute that is not equal to itself."""
 
@@ -410,7 +488,7 @@ class _Undecided(DiagonalNormal):
         self.coarse = torch.ones(2, dtype=torch.bfloat16)
 
 
-@pytest.mark.parametrize("guide", [_Constrained, _Masked, _Caching, _Undecided])
+@pytest.mark.parametrize("guide", [_Constrained, _Masked, _Caching, _Odd, _Undecided])
 def test_what_a_graph_gets_right_is_staged(guide):
     spec = Spec((1, 5, 4), "binary", 3)
     model, guide = VAE(spec), guide(spec)
