@@ -13,14 +13,14 @@ __all__ = ["isolated", "repeatable", "seeded"]
 
 @contextmanager
 def isolated(device: torch.device, *modules: nn.Module) -> Iterator[None]:
-    """Restores the random states of Python, NumPy, the CPU and a device, and buffers of modules.
+    """Restores the random states of Python, NumPy, the CPU and a device, and the state of modules.
 
-    A trial run of a pair in training mode would otherwise count in batch normalisation, and move
-    the random numbers of the run.
+    A trial run of a pair in training mode would otherwise count in batch normalisation, or be the
+    first one, which sets things up, and move the random numbers of the run.
 
     Args:
         device: The device in use.
-        modules: Whose buffers are kept.
+        modules: Whose buffers are kept, and the numbers and words in their attributes.
     """
     buffers = [
         (part, name, buffer, buffer.clone())
@@ -28,6 +28,7 @@ def isolated(device: torch.device, *modules: nn.Module) -> Iterator[None]:
         for part in module.modules()
         for name, buffer in part.named_buffers(recurse=False)
     ]
+    plain = [(part, _plain(part)) for module in modules for part in module.modules()]
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
@@ -35,9 +36,24 @@ def isolated(device: torch.device, *modules: nn.Module) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+            for part, attributes in plain:
+                for name in _plain(part).keys() - attributes.keys():
+                    del vars(part)[name]
+                vars(part).update(attributes)
             with torch.no_grad():
                 for part, name, buffer, before in buffers:
                     setattr(part, name, buffer.copy_(before))
+
+
+def _plain(module: nn.Module) -> dict[str, bool | int | float | str]:
+    """Numbers and words in attributes: counts, flags, and what has been set up."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, bool | int | float | str)
+        and name != "training"
+        and not name.startswith("_")
+    }
 
 
 @contextmanager

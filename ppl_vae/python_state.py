@@ -74,8 +74,13 @@ def moved(owner: nn.Module) -> Iterator[list[str]]:
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What is another than before, of what was there."""
-    return [name for name, value in before.items() if after.get(name) != value]
+    """What is another than before, or a new number or word; what else is new may be a cache."""
+    gone = [name for name in before if name not in after]
+    return gone + [
+        name
+        for name, value in after.items()
+        if (before[name] != value if name in before else isinstance(value, str))
+    ]
 
 
 def python_state(owner: nn.Module, beside: bool = True) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from models import Model
 from ppl_vae.isolation import isolated
 from ppl_vae.objectives import Objective
 from ppl_vae.own_backward import hooked, hooked_parameters, own_backward
-from ppl_vae.python_state import moved
+from ppl_vae.python_state import changed, moved, python_state
 
 __all__ = [
     "NotStageable",
@@ -159,11 +159,19 @@ def check_state(
         NotStageable: If it does not run, has a parameter that no module owns or one with a hook,
             or keeps state in Python.
     """
+    kept = python_state(programs, beside=False)
+    tensors = {name: tensor.clone() for name, tensor in programs.state_dict().items()}
     try:
         with pyro.validation_enabled(True), poutine.trace(param_only=True) as sites:
             run(*batch, **scheduled)
+        names = changed(kept, python_state(programs, beside=False))
+        now = programs.state_dict()
+        if names and not all(torch.equal(now[name], value) for name, value in tensors.items()):
+            raise NotStageable(f"sets up {names[0]} with its first images; call it once before")
         with pyro.validation_enabled(False), moved(programs) as changes:
             result = run(*_other(batch), **scheduled)
+    except NotStageable:
+        raise
     except Exception as error:
         raise NotStageable(in_words(error)) from error
     _check_owned(sites.trace, programs)

@@ -129,3 +129,36 @@ def test_a_buffer_that_is_replaced_is_put_back() -> None:
         stage(VAE(spec), guide, ELBO(), (x,))
     assert guide.calls is buffer
     assert buffer == 0
+
+
+class SetUp(DiagonalNormal):
+    """Centres its images by the mean of the first ones that it sees."""
+
+    centre: Tensor
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.register_buffer("centre", torch.zeros(()))
+        self.ready = False
+
+    def encode(self, x: Tensor) -> Tensor:
+        if not self.ready:
+            self.centre.copy_(x.mean())
+            self.ready = True
+        return super().encode(x - self.centre)
+
+
+def test_what_the_first_images_set_up_is_left_to_them() -> None:
+    spec = Spec((1, 4, 3), "binary", 2)
+    model, guide = VAE(spec), SetUp(spec)
+    check_pair(model, guide, torch.ones(8, 1, 4, 3))
+    step = SVIStep(model, guide, ELBO())
+    with pytest.raises(NotStageable, match=r"sets up guide\.ready with its first images"):
+        step.compile((torch.ones(8, 1, 4, 3),))
+    assert guide.ready is False
+    assert guide.centre == 0
+    step((torch.rand(8, 1, 4, 3).round(),), 1e-3)
+    assert guide.ready
+    assert 0 < guide.centre < 1
+    step.compile((torch.ones(8, 1, 4, 3),))
+    assert step.compiled
