@@ -40,10 +40,11 @@ from models import (
     Spec,
     VampPrior,
 )
+from ppl_vae.comparison import NotStageable
 from ppl_vae.files import whole_file
 from ppl_vae.objectives import ELBO, IWAE, Objective
 from ppl_vae.pairs import build_pair
-from ppl_vae.staging import NotStageable, stage
+from ppl_vae.staging import stage
 from ppl_vae.svi import SVIStep
 
 TABLE = Path(__file__).with_suffix(".md")

@@ -12,8 +12,8 @@ import pyro
 import torch
 from torch import Tensor
 
+from ppl_vae.comparison import NotStageable, first_line
 from ppl_vae.isolation import isolated
-from ppl_vae.staging import NotStageable, first_line
 from ppl_vae.svi import SVIStep
 
 __all__ = ["CapturedStep"]

@@ -17,20 +17,19 @@ import torch._inductor
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from ppl_vae.errors import InputError
-from ppl_vae.isolation import isolated
-from ppl_vae.joint_graph import JointGraph, contiguous, traced
-from ppl_vae.products import use_onednn
-from ppl_vae.staging import (
+from ppl_vae.comparison import (
     Batch,
     Gradients,
     NotStageable,
     check_same,
-    check_state,
     first_line,
-    quiet,
     with_gradients,
 )
+from ppl_vae.errors import InputError
+from ppl_vae.isolation import isolated
+from ppl_vae.joint_graph import JointGraph, contiguous, traced
+from ppl_vae.products import use_onednn
+from ppl_vae.staging import check_state, quiet
 
 __all__ = [
     "Engine",

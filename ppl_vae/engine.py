@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae.capturing import CapturedStep
+from ppl_vae.comparison import NotStageable
 from ppl_vae.isolation import isolated
-from ppl_vae.staging import NotStageable
 from ppl_vae.training import Training
 
 __all__ = ["compile_steps", "start_engine"]

@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ppl_vae.staging import Batch, Gradients, NotStageable, in_words, quiet
+from ppl_vae.comparison import Batch, Gradients, NotStageable
+from ppl_vae.staging import in_words, quiet
 
 __all__ = ["JointGraph", "contiguous", "traced"]
 

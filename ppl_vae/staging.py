@@ -13,7 +13,6 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
-from functools import partial
 from io import StringIO
 from typing import Any
 
@@ -24,32 +23,20 @@ from torch import Tensor, nn
 
 from guides import Guide
 from models import Model
+from ppl_vae.comparison import (
+    Batch,
+    NotStageable,
+    check_same,
+    first_line,
+    other_images,
+    with_gradients,
+)
 from ppl_vae.isolation import isolated
 from ppl_vae.objectives import Objective
 from ppl_vae.own_backward import hooked, hooked_parameters, own_backward
 from ppl_vae.python_state import changed, moved, python_state
 
-__all__ = [
-    "NotStageable",
-    "PairLoss",
-    "check_same",
-    "check_state",
-    "first_line",
-    "in_words",
-    "quiet",
-    "stage",
-    "trace",
-    "with_gradients",
-]
-
-
-Loss = Callable[..., Tensor]
-Gradients = Callable[..., tuple[Tensor, dict[str, Tensor | None]]]
-Batch = tuple[Tensor, ...]
-
-
-class NotStageable(Exception):
-    """A pair whose staged graph is not its eager program: what the pair is or has, in one line."""
+__all__ = ["PairLoss", "check_state", "in_words", "quiet", "stage"]
 
 
 class PairLoss(nn.Module):
@@ -98,14 +85,14 @@ def stage(
     eager = PairLoss(model, guide, objective)
     scheduled = scheduled or {}
     with isolated(batch[0].device, eager), pyro.get_param_store().scope():
-        staged = trace(eager, batch, scheduled)
+        staged = _trace(eager, batch, scheduled)
         with pyro.validation_enabled(False):
             pair = with_gradients(eager), with_gradients(eager, staged)
             check_same(*pair, eager, batch, scheduled, relative=0.0)
     return staged
 
 
-def trace(programs: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> nn.Module:
+def _trace(programs: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> nn.Module:
     """The tensor operations of a module that runs Pyro programs, not yet compared with them.
 
     Args:
@@ -169,7 +156,7 @@ def check_state(
         if names and not all(torch.equal(now[name], value) for name, value in tensors.items()):
             raise NotStageable(f"sets up {names[0]} with its first images; call it once before")
         with pyro.validation_enabled(False), moved(programs) as changes:
-            result = run(*_other(batch), **scheduled)
+            result = run(*other_images(batch), **scheduled)
     except NotStageable:
         raise
     except Exception as error:
@@ -216,108 +203,3 @@ def _check_owned(sites: poutine.Trace, programs: nn.Module) -> None:
         free = value.unconstrained() if hasattr(value, "unconstrained") else value
         if free.untyped_storage().data_ptr() not in owned:
             raise NotStageable(f"has a parameter {name} that no module owns; make it a PyroParam")
-
-
-def with_gradients(owner: nn.Module, loss_of: Loss | None = None) -> Gradients:
-    """A loss together with its gradients, by autograd.
-
-    Args:
-        owner: Whose parameters the gradients are for.
-        loss_of: The loss; the owner itself unless given.
-
-    Returns:
-        A function to the detached loss, and the gradient for each parameter of `owner` by name,
-        None where the loss does not depend on it.
-    """
-    parameters = dict(owner.named_parameters())
-    evaluate = owner if loss_of is None else loss_of
-
-    def run(*batch: Tensor, **scheduled: Tensor) -> tuple[Tensor, dict[str, Tensor | None]]:
-        loss = evaluate(*batch, **scheduled)
-        learned = {name: p for name, p in parameters.items() if p.requires_grad}
-        gradients = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
-        none: dict[str, Tensor | None] = dict.fromkeys(parameters)
-        return loss.detach(), {**none, **dict(zip(learned, gradients, strict=True))}
-
-    return run
-
-
-def check_same(
-    reference: Gradients,
-    other: Gradients,
-    owner: nn.Module,
-    batch: Batch,
-    scheduled: dict[str, Tensor],
-    relative: float,
-) -> None:
-    """Compares loss, gradients and buffers on two batches under the same random numbers.
-
-    Args:
-        reference: What is right.
-        other: What is to be checked.
-        owner: Whose parameters and buffers they are.
-        batch: Images, and labels where the model takes them.
-        scheduled: The scalars that the objective schedules.
-        relative: The error allowed, relative to the largest entry; of a gradient that is
-            small, to a tenth of the largest of all.
-
-    Raises:
-        NotStageable: If they differ.
-    """
-    # The second has other content, so that a branch on the data cannot stay unnoticed.
-    for seed, parts in enumerate((batch, _other(batch))):
-        try:
-            expected = _outcome(partial(reference, *parts, **scheduled), owner, seed)
-            got = _outcome(partial(other, *parts, **scheduled), owner, seed)
-        except Exception as error:
-            raise NotStageable(f"has a graph that does not run: {first_line(error)}") from error
-        every = [value for name, value in expected.items() if name.startswith("the gradient of")]
-        sizes = [value.abs().max().item() for value in every if value is not None and value.numel()]
-        largest = max(sizes, default=0.0)
-        for name, value in expected.items():
-            other_value = got[name]
-            if value is None and other_value is None:
-                continue
-            if value is None or other_value is None:
-                raise NotStageable(f"has a graph in which {name} is missing on one side")
-            if torch.equal(value, other_value):
-                continue
-            value, other_value = value.double(), other_value.double()  # a buffer may be a mask
-            difference = (other_value - value).abs().max().item()
-            scale = value.abs().max().item()
-            if name.startswith("the gradient of"):
-                scale = max(scale, 0.1 * largest)
-            if not difference <= relative * scale:
-                raise NotStageable(f"has a graph in which {name} is off by {difference:.1e}")
-
-
-def _other(batch: Batch) -> Batch:
-    """A batch of other images, half of them the same one: for batch statistics of another kind."""
-    images, *labels = batch
-    other = images.roll(1, -1)
-    half = (len(images) + 1) // 2
-    other[half:] = other[0].clone()
-    return other, *(part.index_fill(0, torch.arange(half, len(part), device=part.device), 0)
-                    for part in labels)  # fmt: skip
-
-
-def _outcome(
-    run: Callable[[], tuple[Tensor, dict[str, Tensor | None]]], owner: nn.Module, seed: int
-) -> dict[str, Tensor | None]:
-    before = {name: buffer.clone() for name, buffer in owner.named_buffers()}
-    torch.manual_seed(seed)
-    loss, gradients = run()
-    outcome: dict[str, Tensor | None] = {"its value": loss}
-    for name, gradient in gradients.items():
-        outcome[f"the gradient of {name}"] = gradient
-    for name, buffer in owner.named_buffers():
-        outcome[f"the buffer {name}"] = buffer.clone()
-        buffer.copy_(before[name])
-    return outcome
-
-
-def first_line(error: Exception) -> str:
-    """What the first of an error's causes says, in one line."""
-    while isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -9,12 +9,13 @@ from torch import Tensor
 from guides import Guide
 from models import Model
 from ppl_vae.adam import Adam
+from ppl_vae.comparison import Gradients, NotStageable, with_gradients
 from ppl_vae.compiling import compile_programs, compile_staged
 from ppl_vae.distributed import Ranks
 from ppl_vae.objectives import Objective
 from ppl_vae.precision import matrix_precision
 from ppl_vae.python_state import changed, python_state
-from ppl_vae.staging import Gradients, NotStageable, PairLoss, stage, with_gradients
+from ppl_vae.staging import PairLoss, stage
 
 __all__ = ["SVIStep", "learning_rate_at"]
 

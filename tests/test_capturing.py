@@ -19,10 +19,11 @@ from torch import Tensor
 from guides import DiagonalNormal, Guide
 from models import VAE, Spec
 from ppl_vae.capturing import CapturedStep
+from ppl_vae.comparison import NotStageable, with_gradients
 from ppl_vae.data import Split
 from ppl_vae.data.conversion import bernoulli_draw
 from ppl_vae.objectives import Beta, Objective
-from ppl_vae.staging import NotStageable, PairLoss, with_gradients
+from ppl_vae.staging import PairLoss
 from ppl_vae.svi import SVIStep
 
 SPEC = Spec((1, 5, 4), "binary", 3)

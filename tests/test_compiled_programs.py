@@ -7,14 +7,15 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.distributions import TorchDistribution
-from test_staging_refused import SILENTLY_WRONG
+from silently_wrong import SILENTLY_WRONG, Straight
 from torch import Tensor
 
 from guides import IAF, DiagonalNormal, SemiAmortized
 from models import MLP, VAE, MixtureOfNormals, Spec
+from ppl_vae.comparison import NotStageable
 from ppl_vae.objectives import ELBO, IWAE, Objective
 from ppl_vae.pairs import build_pair
-from ppl_vae.staging import NotStageable, stage
+from ppl_vae.staging import stage
 from ppl_vae.svi import SVIStep
 
 SPEC = Spec((1, 5, 4), "binary", 3)
@@ -34,22 +35,12 @@ def new_step(objective: Objective, **pieces: Any) -> SVIStep:
     return SVIStep(model.double(), guide.double(), objective)
 
 
-class Round(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        return x.round()
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        return gradient
-
-
 class Rounded(DiagonalNormal):
     """A straight-through estimator."""
 
     def posterior(self, x: Tensor) -> TorchDistribution:
         q = super().posterior(x)
-        return dist.Normal(q.mean + Round.apply(20 * q.mean), q.stddev).to_event(1)
+        return dist.Normal(q.mean + Straight.apply(20 * q.mean), q.stddev).to_event(1)
 
 
 class Clipped(DiagonalNormal):

@@ -11,6 +11,7 @@ import ppl_vae.objectives
 from guides import DiagonalNormal
 from models import MLP, VAE, Spec
 from ppl_vae.checks import check_objective
+from ppl_vae.comparison import NotStageable
 from ppl_vae.errors import InputError
 from ppl_vae.objectives import (
     ELBO,
@@ -24,7 +25,7 @@ from ppl_vae.objectives import (
     WakeSleep,
 )
 from ppl_vae.pieces import describe, restore
-from ppl_vae.staging import NotStageable, stage
+from ppl_vae.staging import stage
 
 SPEC = Spec((1, 3, 4), "binary", 3)
 EVERY = [

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from guides import SemiAmortized, SemiSupervisedNormal
 from models import Residual, VampPrior
+from ppl_vae.comparison import Gradients, NotStageable, with_gradients
 from ppl_vae.objectives import ELBO, Objective, SemiSupervisedELBO
-from ppl_vae.staging import Gradients, NotStageable, PairLoss, stage, with_gradients
+from ppl_vae.staging import PairLoss, stage
 
 # They take gradients in their forward pass, which the tracer of it does not follow.
 REFUSED = (SemiAmortized,)

@@ -80,11 +80,8 @@ def test_a_nan_while_it_trains(
     assert not Path("run", "summary.json").exists()
 
 
-@pytest.mark.parametrize("step", [5, 13])
-def test_a_parameter_that_becomes_nan(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
-    """In the middle of an epoch and in its last step, after which there is no other loss."""
+def poison(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Makes a parameter NaN after so many steps."""
     original, done = SVIStep.__call__, 0
 
     def call(self: SVIStep, *arguments: Any) -> torch.Tensor:
@@ -97,6 +94,14 @@ def test_a_parameter_that_becomes_nan(
         return loss
 
     monkeypatch.setattr(SVIStep, "__call__", call)
+
+
+@pytest.mark.parametrize("step", [5, 13])
+def test_a_parameter_that_becomes_nan(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """In the middle of an epoch and in its last step, after which there is no other loss."""
+    poison(monkeypatch, step)
     assert fit("--run", "run", "--checkpoint_seconds", "1000") == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert "parameter decoder.layers.0.bias is not finite" in line
@@ -107,18 +112,7 @@ def test_a_parameter_that_becomes_nan(
 def test_a_nan_is_never_saved(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, done = SVIStep.__call__, 0
-
-    def call(self: SVIStep, *arguments: Any) -> torch.Tensor:
-        nonlocal done
-        done += 1
-        loss = original(self, *arguments)
-        if done == 6:
-            with torch.no_grad():
-                self.parameters["model.decoder.layers.0.bias"][0] = torch.nan
-        return loss
-
-    monkeypatch.setattr(SVIStep, "__call__", call)
+    poison(monkeypatch, 6)
     assert fit("--run", "run", "--checkpoint_seconds", "0") == 2
     assert "model.decoder.layers.0.bias is not finite" in capsys.readouterr().err.splitlines()[-1]
     assert read_checkpoint(Path("run", LAST))[1]["steps"] == 5
