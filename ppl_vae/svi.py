@@ -150,8 +150,8 @@ class SVIStep:
         Raises:
             LostProcess: If another process is gone; the parameters are as they were.
         """
-        now = self._compiled and (_kinds(batch), self.circumstances())
-        if self._compiled is not None and now == self._compiled_for:
+        # Without a graph there is nothing to compare, and eager steps need not pay for it.
+        if self._compiled and self._compiled_for == (_kinds(batch), self.circumstances()):
             loss, gradients = self._compiled(*batch, **self.scheduled)
         else:
             with matrix_precision(self.precision, self.pair):

@@ -10,16 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pyro
-import pyro.distributions as dist
 import pytest
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 import ppl_vae.fit
 from guides import DiagonalNormal
 from models import MLP, VAE, Bernoulli, Gaussian, Spec
-from ppl_vae import engine as engine_module
 from ppl_vae import load
 from ppl_vae.checkpoints import read_checkpoint
 from ppl_vae.data import Arrays, Digits
@@ -29,7 +26,6 @@ from ppl_vae.fit import fit
 from ppl_vae.objectives import ELBO
 from ppl_vae.runs import Run
 from ppl_vae.svi import SVIStep, learning_rate_at
-from ppl_vae.training import Training
 
 TINY = partial(MLP, hidden=(8,))
 PATIENCE = 2
@@ -366,67 +362,3 @@ def test_a_loss_that_is_not_finite_changes_no_parameter() -> None:
     step((batches[2],), 0.01)
     for name, parameter in step.parameters.items():
         assert not torch.equal(parameter, before[name]), name
-
-
-@pytest.mark.parametrize("captured", [[100], [100, 97]])
-def test_a_captured_step_gets_the_indices_of_its_batches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, captured: list[int]
-) -> None:
-    """Of whole batches, and of the last one of an epoch where that is captured too."""
-    sizes: list[int] = []
-
-    class Replayed:
-        """What a captured step does on a GPU, without one."""
-
-        def __init__(self, training: Training) -> None:
-            self.training = training
-
-        def __call__(self, batch: Any, *rest: Any) -> Tensor:
-            sizes.append(len(batch[0]))
-            return self.training.step(self.training.data.train.batch(batch[0], False), *rest)
-
-    def compile_(training: Training) -> None:
-        training.captured = dict.fromkeys(captured, Replayed(training))
-
-    plain = tiny(tmp_path / "plain", engine="eager")
-    monkeypatch.setattr(engine_module, "compile_steps", compile_)
-    replayed = tiny(tmp_path / "replayed", engine="compiled")
-    assert len(plain.data.train) == 1297
-    assert sizes == 2 * [*(12 * [100]), *captured[1:]]
-    assert metrics(replayed.path) == metrics(plain.path)
-
-
-class Annealed(DiagonalNormal):
-    """Draws from a wider distribution in its first epochs, which it counts itself."""
-
-    epochs = 0
-
-    def train(self, mode: bool = True) -> "Annealed":
-        self.epochs += mode
-        return super().train(mode)
-
-    def posterior(self, x: Tensor) -> TorchDistribution:
-        q = super().posterior(x)
-        return dist.Normal(q.mean, q.stddev * (3.0 if self.epochs < 5 else 1.0)).to_event(1)
-
-
-def test_a_graph_is_dropped_where_a_program_follows_the_epochs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    losses = {}
-    for name in ("eager", "compiled"):
-        run = tiny(tmp_path / name, engine=name, guide=Annealed, epochs=6)
-        losses[name] = [row["loss_nats_per_datum"] for row in metrics(run.path)]
-    said = [line for line in capsys.readouterr().err.splitlines() if "engine: " in line]
-    assert said[1:] == [
-        "engine: eager from now on, because guide.epochs changed in Python; make it a buffer"
-    ]
-    np.testing.assert_allclose(losses["compiled"], losses["eager"], rtol=1e-4)
-
-
-def test_a_graph_stays_where_nothing_changes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tiny(tmp_path / "run", engine="compiled", epochs=3)
-    assert run.summary["engine"] == "compiled"
-    assert "engine: eager" not in capsys.readouterr().err
