@@ -41,12 +41,12 @@ from models import (
     Spec,
     VampPrior,
 )
-from ppl_vae.comparison import NotStageable
-from ppl_vae.files import whole_file
+from ppl_vae.compiler.comparison import NotStageable
+from ppl_vae.compiler.trial_runs import stage
+from ppl_vae.machine.files import whole_file
 from ppl_vae.objectives import ELBO, IWAE, Objective
-from ppl_vae.pairs import build_pair
-from ppl_vae.staging import stage
-from ppl_vae.svi import SVIStep
+from ppl_vae.pairs.building import build_pair
+from ppl_vae.training.step import SVIStep
 
 TABLE = Path(__file__).with_suffix(".md")
 BATCH = 100

@@ -29,13 +29,13 @@ from contestants import (
 from jsonargparse import auto_cli
 from torch import Tensor
 
-from ppl_vae.capturing import CapturedStep
 from ppl_vae.data import Split
 from ppl_vae.data.conversion import bernoulli_draw
-from ppl_vae.files import whole_file
+from ppl_vae.machine.files import whole_file
 from ppl_vae.objectives import ELBO
-from ppl_vae.precision import PRECISIONS, Precision, slow_precision
-from ppl_vae.svi import SVIStep
+from ppl_vae.training.capturing import CapturedStep
+from ppl_vae.training.precision import PRECISIONS, Precision, slow_precision
+from ppl_vae.training.step import SVIStep
 
 _BATCH_SIZES = {"cpu": [100, 512], "cuda": [100, 128, 512, 1024, 4096]}
 _SQUARE = 8192

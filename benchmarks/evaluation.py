@@ -21,11 +21,11 @@ from contestants import HIDDEN, LATENT, PIXELS, pair
 from jsonargparse import auto_cli
 from torch import Tensor
 
-from ppl_vae.compiling import Engine
+from ppl_vae.compiler.compiling import Engine
 from ppl_vae.data import Split
-from ppl_vae.encoding import decoded_mean, posterior_mean
-from ppl_vae.estimates import estimate
-from ppl_vae.files import whole_file
+from ppl_vae.latents.encoding import decoded_mean, posterior_mean
+from ppl_vae.machine.files import whole_file
+from ppl_vae.measures.estimates import estimate
 
 TABLE = Path(__file__).with_suffix(".md")
 PASS = 2500  # rows at a time, about as many as ours

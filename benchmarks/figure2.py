@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from models import MLP
 from ppl_vae import load
 from ppl_vae.data import MNIST, DataSet, FreyFace
-from ppl_vae.estimates import estimate
-from ppl_vae.figures import BLUE, INK, ORANGE, new_figure, save
-from ppl_vae.files import whole_file
 from ppl_vae.fit import fit, resume
-from ppl_vae.isolation import seeded
-from ppl_vae.metrics import METRICS
+from ppl_vae.machine.files import whole_file
+from ppl_vae.machine.randomness import seeded
+from ppl_vae.measures.estimates import estimate
 from ppl_vae.objectives import ELBO, WakeSleep
-from ppl_vae.runs import SUMMARY
+from ppl_vae.pictures.figures import BLUE, INK, ORANGE, new_figure, save
+from ppl_vae.runs.directory import SUMMARY
+from ppl_vae.runs.metrics import METRICS
 
 TABLE = Path(__file__).with_suffix(".md")
 PICTURE = TABLE.parents[1] / "docs" / "pictures" / "figure2.png"

@@ -17,8 +17,8 @@ from models import MLP
 from ppl_vae import load
 from ppl_vae.data import MNIST, DataSet, FreyFace
 from ppl_vae.evaluate import EVALUATION, evaluate
-from ppl_vae.files import whole_file
 from ppl_vae.fit import fit, resume
+from ppl_vae.machine.files import whole_file
 
 TABLE = Path(__file__).with_suffix(".md")
 PARTICLES = 5000

@@ -21,14 +21,14 @@ from torch import Tensor
 from guides import IAF, DiagonalNormal, FullRankNormal, SemiAmortized
 from models import MLP
 from ppl_vae import load
-from ppl_vae.ais import ais
 from ppl_vae.data import MNIST
-from ppl_vae.figures import BLUE, INK, ORANGE, new_figure, save
-from ppl_vae.files import whole_file
 from ppl_vae.fit import fit, resume
-from ppl_vae.gaps import gap_decomposition
-from ppl_vae.isolation import seeded
-from ppl_vae.runs import Run
+from ppl_vae.inference.ais import ais
+from ppl_vae.inference.gaps import gap_decomposition
+from ppl_vae.machine.files import whole_file
+from ppl_vae.machine.randomness import seeded
+from ppl_vae.pictures.figures import BLUE, INK, ORANGE, new_figure, save
+from ppl_vae.runs.run import Run
 
 TABLE = Path(__file__).with_suffix(".md")
 PICTURE = TABLE.parents[1] / "docs" / "pictures" / "gaps.png"

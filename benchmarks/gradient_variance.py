@@ -20,11 +20,11 @@ from torch import Tensor
 from guides import DiagonalNormal
 from models import VAE, Spec
 from ppl_vae.data import Data, Digits
-from ppl_vae.estimates import estimate
-from ppl_vae.figures import BLUE, INK, ORANGE, new_figure, save
-from ppl_vae.files import whole_file
+from ppl_vae.machine.files import whole_file
+from ppl_vae.measures.estimates import estimate
 from ppl_vae.objectives import ELBO, Objective, ScoreFunction
-from ppl_vae.svi import SVIStep, learning_rate_at
+from ppl_vae.pictures.figures import BLUE, INK, ORANGE, new_figure, save
+from ppl_vae.training.step import SVIStep, learning_rate_at
 
 TABLE = Path(__file__).with_suffix(".md")
 PICTURE = TABLE.parents[1] / "docs" / "pictures" / "gradient_forms.png"

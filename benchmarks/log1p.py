@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from jsonargparse import auto_cli
 
-from ppl_vae.files import whole_file
+from ppl_vae.machine.files import whole_file
 
 TABLE = Path(__file__).with_suffix(".md")
 

@@ -22,8 +22,8 @@ from ppl_vae import load
 from ppl_vae.data import MNIST, Arrays
 from ppl_vae.evaluate import EVALUATION, evaluate
 from ppl_vae.features import FEATURES, features
-from ppl_vae.files import whole_file
 from ppl_vae.fit import fit, resume
+from ppl_vae.machine.files import whole_file
 from ppl_vae.objectives import IWAE, Beta, SemiSupervisedELBO
 
 TABLE = Path(__file__).with_suffix(".md")

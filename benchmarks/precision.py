@@ -15,11 +15,11 @@ from jsonargparse import auto_cli
 
 from ppl_vae import load
 from ppl_vae.data import MNIST
-from ppl_vae.estimates import estimate
-from ppl_vae.files import whole_file
 from ppl_vae.fit import fit
-from ppl_vae.isolation import seeded
-from ppl_vae.precision import Precision
+from ppl_vae.machine.files import whole_file
+from ppl_vae.machine.randomness import seeded
+from ppl_vae.measures.estimates import estimate
+from ppl_vae.training.precision import Precision
 
 TABLE = Path(__file__).with_suffix(".md")
 

@@ -24,10 +24,10 @@ from torch import Tensor
 from guides import Guide
 from models import Model
 from ppl_vae.data import MNIST, Split
-from ppl_vae.files import whole_file
-from ppl_vae.isolation import seeded
+from ppl_vae.machine.files import whole_file
+from ppl_vae.machine.randomness import seeded
 from ppl_vae.objectives import ELBO
-from ppl_vae.svi import SVIStep, learning_rate_at
+from ppl_vae.training.step import SVIStep, learning_rate_at
 
 TABLE = Path(__file__).with_suffix(".md")
 CPU = torch.device("cpu")

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ppl_vae import load
-from ppl_vae.files import whole_file
-from ppl_vae.joint import Joint
-from ppl_vae.pareto import pareto_k
-from ppl_vae.runs import Run
+from ppl_vae.densities.joint import Joint
+from ppl_vae.inference.pareto import pareto_k
+from ppl_vae.machine.files import whole_file
+from ppl_vae.runs.run import Run
 
 TABLE = Path(__file__).with_suffix(".md")
 

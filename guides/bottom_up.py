@@ -11,7 +11,8 @@ from torch import Tensor
 from guides.guide import Guide
 from models.hierarchical import Hierarchical
 from models.model import Model
-from models.networks import MLP, NetworkFactory
+from models.networks.mlp import MLP
+from models.networks.network import NetworkFactory
 from models.spec import Spec
 
 __all__ = ["BottomUp", "two_layers"]

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from guides.guide import Guide
 from models.labelled import check_classes, with_class
-from models.networks import MLP, NetworkFactory
+from models.networks.mlp import MLP
+from models.networks.network import NetworkFactory
 from models.ranges import check_count
 from models.spec import Spec
 

@@ -7,7 +7,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from guides.guide import Guide
-from models.networks import MLP, NetworkFactory
+from models.networks.mlp import MLP
+from models.networks.network import NetworkFactory
 from models.spec import Spec
 
 __all__ = ["FullRankNormal"]

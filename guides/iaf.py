@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from guides.guide import Guide
-from models.autoregressive import AffineAutoregressive, masked_networks
-from models.networks import MLP, NetworkFactory
+from models.networks.autoregressive import AffineAutoregressive, masked_networks
+from models.networks.mlp import MLP
+from models.networks.network import NetworkFactory
 from models.ranges import check_count
 from models.spec import Spec
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from guides.bottom_up import two_layers
 from guides.guide import Guide
 from models.model import Model
-from models.networks import MLP, NetworkFactory
+from models.networks.mlp import MLP
+from models.networks.network import NetworkFactory
 from models.ranges import check_count
 from models.spec import Spec
 

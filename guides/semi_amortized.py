@@ -12,7 +12,8 @@ from torch import Tensor
 from guides.diagonal_normal import DiagonalNormal
 from guides.guide import Guide
 from models.model import Model
-from models.networks import MLP, NetworkFactory
+from models.networks.mlp import MLP
+from models.networks.network import NetworkFactory
 from models.ranges import check_count, check_flag, check_number
 from models.spec import Spec
 

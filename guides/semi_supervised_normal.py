@@ -8,7 +8,8 @@ from torch import Tensor
 
 from guides.conditional_normal import ConditionalNormal
 from models.labelled import point_mass
-from models.networks import MLP, NetworkFactory
+from models.networks.mlp import MLP
+from models.networks.network import NetworkFactory
 from models.spec import Spec
 
 __all__ = ["SemiSupervisedNormal"]

@@ -7,27 +7,32 @@ Every class here can be named on the command line and replaced by one's own subc
 import pyro.settings
 
 from models.autoencoder import Autoencoder
-from models.beta_binomial import BetaBinomial
 from models.conditional import Conditional
-from models.continuous_bernoulli import ContinuousBernoulli
-from models.discretized_logistic import DiscretizedLogistic
 from models.fast_log1p import map_constants
-from models.flow_prior import Flow
 from models.hierarchical import Hierarchical
 from models.labelled import Labelled
-from models.likelihoods import Bernoulli, Gaussian, Likelihood
-from models.max_pooling import MaxPooling
+from models.likelihoods.bernoulli import Bernoulli
+from models.likelihoods.beta_binomial import BetaBinomial
+from models.likelihoods.continuous_bernoulli import ContinuousBernoulli
+from models.likelihoods.discretized_logistic import DiscretizedLogistic
+from models.likelihoods.gaussian import Gaussian
+from models.likelihoods.likelihood import Likelihood
 from models.mixture import Mixture
-from models.mixture_prior import MixtureOfNormals
 from models.model import Model
-from models.networks import MLP, Convolutional, Linear, Network, NetworkFactory
+from models.networks.convolutional import Convolutional
+from models.networks.max_pooling import MaxPooling
+from models.networks.mlp import MLP, Linear
+from models.networks.network import Network, NetworkFactory
+from models.networks.residual import Residual
 from models.ppca import ProbabilisticPCA
-from models.priors import Prior, StandardNormal
-from models.residual import Residual
+from models.priors.flow import Flow
+from models.priors.mixture_of_normals import MixtureOfNormals
+from models.priors.prior import Prior
+from models.priors.standard_normal import StandardNormal
+from models.priors.vamp_prior import VampPrior
 from models.semi_supervised import SemiSupervised
 from models.spec import DOMAINS, Domain, Shape, Spec
 from models.vae import VAE
-from models.vamp_prior import VampPrior
 
 __all__ = [
     "DOMAINS",

@@ -9,8 +9,9 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from models.model import Model
-from models.networks import MLP, NetworkFactory
-from models.priors import StandardNormal
+from models.networks.mlp import MLP
+from models.networks.network import NetworkFactory
+from models.priors.standard_normal import StandardNormal
 from models.spec import Domain, Spec
 
 __all__ = ["Autoencoder"]

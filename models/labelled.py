@@ -9,10 +9,13 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from models.likelihoods import Likelihood, default_likelihood
+from models.likelihoods.default import default_likelihood
+from models.likelihoods.likelihood import Likelihood
 from models.model import Model
-from models.networks import MLP, NetworkFactory
-from models.priors import Prior, StandardNormal
+from models.networks.mlp import MLP
+from models.networks.network import NetworkFactory
+from models.priors.prior import Prior
+from models.priors.standard_normal import StandardNormal
 from models.spec import Spec
 
 __all__ = ["Labelled", "check_classes", "point_mass", "with_class"]

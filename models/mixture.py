@@ -8,9 +8,11 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from models.likelihoods import Likelihood, default_likelihood
+from models.likelihoods.default import default_likelihood
+from models.likelihoods.likelihood import Likelihood
 from models.model import Model
-from models.networks import MLP, NetworkFactory
+from models.networks.mlp import MLP
+from models.networks.network import NetworkFactory
 from models.ranges import check_count
 from models.spec import Spec
 

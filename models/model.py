@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from models.likelihoods import Likelihood
-from models.networks import Network
-from models.priors import Prior
+from models.likelihoods.likelihood import Likelihood
+from models.networks.network import Network
+from models.priors.prior import Prior
 from models.program import Program
 from models.spec import Spec
 

@@ -10,7 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from models.model import Model
-from models.priors import StandardNormal
+from models.priors.standard_normal import StandardNormal
 from models.ranges import check_number
 from models.spec import Domain, Spec
 

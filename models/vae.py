@@ -4,10 +4,13 @@ import pyro
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from models.likelihoods import Likelihood, default_likelihood
+from models.likelihoods.default import default_likelihood
+from models.likelihoods.likelihood import Likelihood
 from models.model import Model
-from models.networks import MLP, NetworkFactory
-from models.priors import Prior, StandardNormal
+from models.networks.mlp import MLP
+from models.networks.network import NetworkFactory
+from models.priors.prior import Prior
+from models.priors.standard_normal import StandardNormal
 from models.spec import Spec
 
 __all__ = ["VAE"]

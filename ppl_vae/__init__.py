@@ -25,4 +25,4 @@ _check_not_shadowed()
 
 import guides  # noqa: E402
 import models  # noqa: E402
-from ppl_vae.runs import load  # noqa: E402
+from ppl_vae.runs.run import load  # noqa: E402

@@ -4,9 +4,9 @@ import os
 import sys
 from importlib import import_module
 
-from ppl_vae.cli import run_verb
+from ppl_vae.command_line.verbs import run_verb
 from ppl_vae.errors import InputError
-from ppl_vae.pieces import suggest
+from ppl_vae.pairs.pieces import suggest
 
 __all__ = ["main"]
 

@@ -1,6 +1,6 @@
 """The one exception for bad input."""
 
-__all__ = ["InputError"]
+__all__ = ["InputError", "reason", "unreadable"]
 
 
 class InputError(ValueError):
@@ -8,3 +8,17 @@ class InputError(ValueError):
 
     The command line prints the line and exits with code 2, without a traceback.
     """
+
+
+def reason(error: BaseException) -> str:
+    """What a library says went wrong, on one line."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return text or type(error).__name__
+
+
+def unreadable(what: object, error: BaseException, remedy: str) -> InputError:
+    """The error to raise where a library fails on a file.
+
+    Image and array readers raise almost any exception on damaged bytes, so callers catch them all.
+    """
+    return InputError(f"could not read {what} ({reason(error)}); {remedy}")

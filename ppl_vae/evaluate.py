@@ -1,30 +1,30 @@
 """Measure a run: `python -m ppl_vae.evaluate RUN`."""
 
 import time
-from math import log, sqrt
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ppl_vae import cli
-from ppl_vae.classes import class_scores
-from ppl_vae.compiling import Engine, check_engine
-from ppl_vae.data import Data, Split
-from ppl_vae.devices import check_seed
-from ppl_vae.encoding import decoded_mean, split_means
+from ppl_vae.command_line.parser import Parser
+from ppl_vae.command_line.verbs import add_run, pop_run, run_verb
+from ppl_vae.compiler.compiling import Engine, check_engine
+from ppl_vae.data import Split
 from ppl_vae.errors import InputError
-from ppl_vae.estimates import estimate
-from ppl_vae.isolation import seeded
-from ppl_vae.progress import Progress, table
-from ppl_vae.runs import Run, write_json
+from ppl_vae.latents.encoding import decoded_mean, split_means
+from ppl_vae.machine.devices import check_seed
+from ppl_vae.machine.progress import Progress, table
+from ppl_vae.machine.randomness import seeded
+from ppl_vae.measures.classes import class_scores
+from ppl_vae.measures.estimates import estimate
+from ppl_vae.measures.scores import _mean_and_error, active_units, bits_per_dim
+from ppl_vae.runs.directory import write_json
+from ppl_vae.runs.run import Run
 
-__all__ = ["EVALUATION", "active_units", "bits_per_dim", "evaluate", "main"]
+__all__ = ["EVALUATION", "evaluate", "main"]
 
 EVALUATION = "evaluation.json"
 
-_ACTIVE = 0.01  # variance of E_q[z] above which a latent is used
-_RESAMPLES = 200
 _BATCH = 1000
 
 
@@ -67,7 +67,7 @@ def evaluate(
     Returns:
         What `evaluation.json` says: the above with `..._nats_per_datum` and `..._standard_error`,
         `bits_per_dim` with its reference measure, `active_units`, the scores of
-        `ppl_vae.classes.class_scores` for a model with classes, and the circumstances.
+        `ppl_vae.measures.classes.class_scores` for a model with classes, and the circumstances.
 
     Raises:
         InputError: If a number is below 1, or the split has fewer images.
@@ -139,65 +139,17 @@ def _of_a_point(run: Run, images: Split, means: Tensor) -> dict[str, Any]:
     }
 
 
-def bits_per_dim(log_likelihood: Tensor, data: Data) -> Tensor:
-    """-log2 of the probability of an image of the original, per pixel and channel, (N,).
-
-    Where L grey levels were dequantised, x = (v + u) / L with u uniform, the density of x bounds
-    the mass of v by log P(v) >= E_u log p(x) - C H W log L (Theis, van den Oord and Bethge, 2016,
-    equation 6), and the bits are those of v. Otherwise they are of the density or mass itself.
-
-    Args:
-        log_likelihood: log p(x), (N,) in nats.
-        data: What the images are.
-    """
-    channels, height, width = data.image_shape
-    nats = -log_likelihood / (channels * height * width)
-    if data.dequantize == "uniform" and data.levels is not None:
-        nats = nats + log(data.levels)
-    return nats / log(2)
-
-
-def active_units(means: Tensor) -> dict[str, Any]:
-    """How many latent dimensions the posterior means use: Var_x(E_q[z_d]) > 0.01.
-
-    Burda, Grosse and Salakhutdinov (2016, section 5.2). The standard error is that of the count
-    over bootstrap resamples of the images.
-
-    Args:
-        means: E_q[z] of N images, (N, D).
-    """
-    if len(means) < 2:
-        return {"active_units": None, "active_units_standard_error": None}
-    generator = torch.Generator().manual_seed(_RESAMPLES)
-    means = means.double().cpu()
-    counts = []
-    for _ in range(_RESAMPLES):
-        picked = torch.randint(len(means), (len(means),), generator=generator)
-        counts.append((means[picked].var(0) > _ACTIVE).sum().item())
-    return {
-        "active_units": int((means.var(0) > _ACTIVE).sum()),
-        "active_units_standard_error": torch.tensor(counts).double().std().item(),
-    }
-
-
-def _mean_and_error(name: str, values: Tensor) -> dict[str, float | None]:
-    """The mean over the images and its standard error; of a single image there is none."""
-    values = values.double()
-    error = (values.std() / sqrt(len(values))).item() if len(values) > 1 else None
-    return {name: values.mean().item(), f"{name}_standard_error": error}
-
-
 def main(arguments: list[str] | None = None) -> None:
     """The command line of `evaluate`."""
-    cli.run_verb(_main, arguments)
+    run_verb(_main, arguments)
 
 
 def _main(arguments: list[str]) -> None:
-    parser = cli.Parser.of_verb("evaluate", "Measure a run: the ELBO, its terms and log p(x).")
-    cli.add_run(parser)
+    parser = Parser.of_verb("evaluate", "Measure a run: the ELBO, its terms and log p(x).")
+    add_run(parser)
     parser.add_function_arguments(evaluate, skip={"run"}, as_group=False)
     options = parser.parse_args(arguments).as_dict()
-    run = cli.pop_run(options)
+    run = pop_run(options)
     result = evaluate(run, **options)
     title = (
         f"{run.path}: {result['data']}, {result['data_points']:,} images of the {result['split']} "

@@ -8,15 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae import cli, plots
-from ppl_vae.codes import Code, TwoSplits, codes_of, flat_input, scores_of
+from ppl_vae.command_line.parser import Parser
+from ppl_vae.command_line.verbs import add_run, pop_runs, run_verb
 from ppl_vae.data import Split
-from ppl_vae.devices import check_seed
 from ppl_vae.errors import InputError
-from ppl_vae.files import whole_file
-from ppl_vae.isolation import seeded
-from ppl_vae.progress import Progress
-from ppl_vae.runs import PICTURES, Run, write_json
+from ppl_vae.latents.codes import Code, TwoSplits, codes_of, flat_input, scores_of
+from ppl_vae.machine.devices import check_seed
+from ppl_vae.machine.files import whole_file
+from ppl_vae.machine.progress import Progress
+from ppl_vae.machine.randomness import seeded
+from ppl_vae.pictures import plots
+from ppl_vae.runs.directory import PICTURES, write_json
+from ppl_vae.runs.run import Run
 
 __all__ = ["FEATURES", "features", "main"]
 
@@ -216,17 +219,17 @@ def _draw(
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line of `features`."""
-    cli.run_verb(_main, arguments)
+    run_verb(_main, arguments)
 
 
 def _main(arguments: list[str]) -> None:
-    parser = cli.Parser.of_verb(
+    parser = Parser.of_verb(
         "features", "Compare the features of runs with PCA and k-means, on the same images."
     )
-    cli.add_run(parser, several=True)
+    add_run(parser, several=True)
     parser.add_function_arguments(features, skip={"runs"}, as_group=False)
     options = parser.parse_args(arguments).as_dict()
-    runs = cli.pop_runs(options)
+    runs = pop_runs(options)
     result = features(*runs, **options)
     print(
         f"{result['data']}, {result['data_points']:,} test images, fitted to "

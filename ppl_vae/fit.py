@@ -7,27 +7,37 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Bernoulli, Gaussian, Likelihood, Model, NetworkFactory, Prior, Spec
-from ppl_vae import cli, runs
-from ppl_vae.compiling import Engine
+from ppl_vae.command_line.parser import Parser
+from ppl_vae.command_line.pieces import add_pieces, allow_only, parse_with_pieces
+from ppl_vae.command_line.verbs import run_verb
+from ppl_vae.compiler.compiling import Engine
 from ppl_vae.data import DataSet, Digits
-from ppl_vae.devices import DeviceChoice
-from ppl_vae.distributed import join
-from ppl_vae.engine import start_engine
 from ppl_vae.errors import InputError
-from ppl_vae.files import remove_unfinished
+from ppl_vae.latents.views import reconstruct, sample
+from ppl_vae.machine.devices import DeviceChoice
+from ppl_vae.machine.files import remove_unfinished
+from ppl_vae.machine.processes import join
 from ppl_vae.objectives import ELBO, Objective
-from ppl_vae.pairs import choose_domain
-from ppl_vae.pictures import draw_pictures
-from ppl_vae.pieces import ROLES, class_of, describe
-from ppl_vae.precision import Precision
-from ppl_vae.preparation import check_settings, initialise, prepare
-from ppl_vae.runs import Run
-from ppl_vae.summary import report, write_summary
-from ppl_vae.training import Training
+from ppl_vae.pairs.building import choose_domain
+from ppl_vae.pairs.pieces import ROLES, class_of, describe
+from ppl_vae.pictures import plots
+from ppl_vae.pictures.graphical_model import graphical_model
+from ppl_vae.runs.config import CONFIG, CONFIG_VERSION, config_of
+from ppl_vae.runs.directory import PICTURES, create, free_path, locked, unused
+from ppl_vae.runs.metrics import Row
+from ppl_vae.runs.run import Run, restore_pieces
+from ppl_vae.training.engine import start_engine
+from ppl_vae.training.loop import Training
+from ppl_vae.training.precision import Precision
+from ppl_vae.training.preparation import check_settings, initialise, prepare
+from ppl_vae.training.summary import report, write_summary
 
-__all__ = ["fit", "main", "resume"]
+__all__ = ["draw_pictures", "fit", "main", "resume"]
 
 
 def fit(
@@ -128,10 +138,10 @@ def fit(
     if likelihood is None and "likelihood" in inspect.signature(model).parameters:
         pieces["likelihood"] = Bernoulli if choose_domain(pieces) == "binary" else Gaussian
     name = "-".join(class_of(pieces[role]).__name__ for role in ("data", "model"))
-    free = partial(runs.free_path, name)
-    path = Path(ranks.text_of_first(lambda: str(runs.unused(Path(run) if run else free()))))
+    free = partial(free_path, name)
+    path = Path(ranks.text_of_first(lambda: str(unused(Path(run) if run else free()))))
     config = {
-        "version": runs.CONFIG_VERSION,
+        "version": CONFIG_VERSION,
         **{role: describe(piece) for role, piece in pieces.items()},
         **settings,
     }
@@ -140,9 +150,9 @@ def fit(
         initialise(started)
         start_engine(engine, training)
         instead = None if run else free
-        made = ranks.text_of_first(lambda: str(runs.create(path, config, training.save, instead)))
+        made = ranks.text_of_first(lambda: str(create(path, config, training.save, instead)))
         started.path = Path(made)
-        with runs.locked(started.path) if ranks.first else nullcontext():
+        with locked(started.path) if ranks.first else nullcontext():
             return _train(started, training)
 
 
@@ -165,15 +175,15 @@ def resume(run: Path | str, device: DeviceChoice | None = None, allow_code: bool
         OSError: If the run directory cannot be written.
     """
     path = Path(run)
-    config = runs.config_of(path)
+    config = config_of(path)
     try:
         check_settings(config)
     except (KeyError, TypeError) as error:
-        raise InputError(f"{path / runs.CONFIG}: a setting is missing or wrong: {error}") from error
+        raise InputError(f"{path / CONFIG}: a setting is missing or wrong: {error}") from error
     config["device"] = device or config["device"]
     ranks = join(config["device"])
-    with ranks.quiet(), runs.locked(path) if ranks.first else nullcontext():
-        pieces = runs.restore_pieces(config, allow_code)
+    with ranks.quiet(), locked(path) if ranks.first else nullcontext():
+        pieces = restore_pieces(config, allow_code)
         resumed, training = prepare(path, config, pieces, ranks)
         training.restore(path)
         start_engine(config.get("engine", "auto"), training)
@@ -195,16 +205,50 @@ def _train(run: Run, training: Training) -> Run:
     return run
 
 
+def draw_pictures(run: Run, rows: list[Row]) -> None:
+    """Draws what a run learned, into RUN/pictures/.
+
+    Learning curves, test images beside their reconstructions, samples from the model, and the
+    graphical model that the two programs are.
+
+    Args:
+        run: A trained run, its pair in evaluation mode.
+        rows: The metrics of its epochs.
+
+    Raises:
+        OSError: If a picture cannot be written.
+    """
+    folder = run.path / PICTURES
+    folder.mkdir(exist_ok=True)
+    seed = run.config["seed"]
+    test = run.data.test
+    shown = test[slice(0, 256)].cpu().numpy()
+    rebuilt = reconstruct(run, count=min(16, len(test)), seed=seed)
+    drawn = sample(run, count=64, seed=seed)
+
+    def display(images: ArrayLike) -> NDArray[np.float64]:
+        return plots.to_display(images, run.spec.domain, like=shown)
+
+    point = not run.guide.has_density
+    plots.learning_curves(rows, folder / "learning_curves.png", run.data.note, point=point)
+    plots.reconstructions(
+        display(rebuilt["original"]), display(rebuilt["mean"]), folder / "reconstructions.png"
+    )
+    plots.image_grid(
+        display(drawn["mean"]), folder / "samples.png", title="$E[x|z]$, $z \\sim p(z)$"
+    )
+    x, *labels = test.batch(slice(0, 2), run.model.labelled)
+    graphical_model(run.model, run.guide, x, folder / "graphical_model.png", *labels)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command line of `fit`."""
-    cli.run_verb(_main, arguments)
+    run_verb(_main, arguments)
 
 
 def _main(arguments: list[str]) -> None:
-    parser = cli.Parser.of_verb(
-        "fit", "Train a model/guide pair by stochastic variational inference."
-    )
-    cli.add_pieces(
+    parser = Parser.of_verb("fit", "Train a model/guide pair by stochastic variational inference.")
+    add_pieces(
         parser,
         {
             "data": Digits,
@@ -220,11 +264,11 @@ def _main(arguments: list[str]) -> None:
         help="Go on with this run; only --device and --allow_code may stand beside it.",
     )
     parser.add_function_arguments(fit, skip=set(ROLES), as_group=False)
-    options = cli.parse_with_pieces(parser, arguments)
+    options = parse_with_pieces(parser, arguments)
     again = options.pop("resume")
     allow_code = options.pop("allow_code")
     if again is not None:
-        cli.allow_only(arguments, "--resume", "--device", "--allow_code")
+        allow_only(arguments, "--resume", "--device", "--allow_code")
         chosen = any(argument.startswith("--device") for argument in arguments)
         run = resume(again, options["device"] if chosen else None, allow_code)
     else:

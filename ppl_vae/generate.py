@@ -8,13 +8,22 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_vae import cli, plots
-from ppl_vae.by_class import analogies, clusters
+from ppl_vae.command_line.parser import Parser
+from ppl_vae.command_line.verbs import add_run, pop_run, run_verb
 from ppl_vae.errors import InputError
-from ppl_vae.figures import tiled
-from ppl_vae.files import whole_file
-from ppl_vae.latent_space import Arrays, interpolate, manifold, reconstruct, sample, traverse
-from ppl_vae.runs import Run
+from ppl_vae.latents.views import (
+    Arrays,
+    interpolate,
+    manifold,
+    reconstruct,
+    sample,
+    traverse,
+)
+from ppl_vae.latents.views_by_class import analogies, clusters
+from ppl_vae.machine.files import whole_file
+from ppl_vae.pictures import plots
+from ppl_vae.pictures.figures import tiled
+from ppl_vae.runs.run import Run
 
 __all__ = [
     "analogies",
@@ -193,12 +202,12 @@ def _numbers(values: NDArray) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line of `generate`."""
-    cli.run_verb(_main, arguments)
+    run_verb(_main, arguments)
 
 
 def _main(arguments: list[str]) -> None:
-    parser = cli.Parser.of_verb("generate", "Show what a trained pair has learned.")
-    cli.add_run(parser)
+    parser = Parser.of_verb("generate", "Show what a trained pair has learned.")
+    add_run(parser)
     parser.add_function_arguments(generate, skip={"run"}, as_group=False, as_positional=True)
     try:
         options = parser.parse_args(arguments).as_dict()
@@ -209,7 +218,7 @@ def _main(arguments: list[str]) -> None:
             raise
         got = "none" if str(error).startswith("expected what") else repr(refused[1])
         raise InputError(f"expected {_CHOICES} after the run; got {got}") from error
-    run = cli.pop_run(options)
+    run = pop_run(options)
     for path in generate(run, **options):
         print(path)
 

@@ -11,14 +11,15 @@ from typing import Any, Literal
 
 import torch
 
-from ppl_vae import cli
-from ppl_vae.datatree import to_datatree
-from ppl_vae.devices import check_seed
+from ppl_vae.command_line.parser import Parser
+from ppl_vae.command_line.verbs import add_run, pop_run, run_verb
 from ppl_vae.errors import InputError
-from ppl_vae.files import whole_file
-from ppl_vae.isolation import seeded
-from ppl_vae.netcdf import needs_arviz, write_datatree
-from ppl_vae.progress import Progress, table
+from ppl_vae.inference.datatree import to_datatree
+from ppl_vae.inference.netcdf import needs_arviz, write_datatree
+from ppl_vae.machine.devices import check_seed
+from ppl_vae.machine.files import whole_file
+from ppl_vae.machine.progress import Progress, table
+from ppl_vae.machine.randomness import seeded
 from ppl_vae.report.calibrated import BINS, calibrated
 from ppl_vae.report.comparison import comparison
 from ppl_vae.report.gap import gap
@@ -29,7 +30,8 @@ from ppl_vae.report.latent import latent
 from ppl_vae.report.page import page
 from ppl_vae.report.section import Section, Unanswered
 from ppl_vae.report.true_posterior import true_posterior
-from ppl_vae.runs import Run, load, write_json
+from ppl_vae.runs.directory import write_json
+from ppl_vae.runs.run import Run, load
 
 __all__ = ["POSTERIOR", "REPORT", "main", "posterior"]
 
@@ -221,18 +223,18 @@ def _plain(value: Any) -> Any:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line of `posterior`."""
-    cli.run_verb(_main, arguments)
+    run_verb(_main, arguments)
 
 
 def _main(arguments: list[str]) -> None:
-    parser = cli.Parser.of_verb("posterior", "Inspect the inference of a run, with ArviZ.")
-    cli.add_run(parser)
+    parser = Parser.of_verb("posterior", "Inspect the inference of a run, with ArviZ.")
+    add_run(parser)
     parser.add_argument("others", nargs="*", type=Path, default=[], help="Runs to compare it with.")
     parser.add_function_arguments(posterior, skip={"run", "others"}, as_group=False)
     options = parser.parse_args(arguments).as_dict()
     device, allow_code = options["device"], options["allow_code"]
     others = options.pop("others")
-    run = cli.pop_run(options)
+    run = pop_run(options)
     result = posterior(run, [load(path, device, allow_code) for path in others], **options)
     print(
         table(

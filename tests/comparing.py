@@ -9,7 +9,7 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from ppl_vae.checkpoints import read_checkpoint
+from ppl_vae.runs.checkpoints import read_checkpoint
 
 
 def assert_same(run: Path, expected: Path) -> None:

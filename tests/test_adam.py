@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.adam import Adam
 from ppl_vae.errors import InputError
+from ppl_vae.training.adam import Adam
 
 SHAPE = (33, 40)
 GO, SKIP = torch.tensor(0.0), torch.tensor(1.0)

@@ -19,8 +19,8 @@ from oracles import (
     two_clusters_terms,
 )
 
-from ppl_vae.ais import ais, bidirectional, interval
 from ppl_vae.errors import InputError
+from ppl_vae.inference.ais import ais, bidirectional, interval
 
 
 def test_the_interval_covers_log_p_in_95_of_100_runs() -> None:

@@ -11,16 +11,16 @@ from torch import nn
 import ppl_vae
 from guides import IAF, Delta, DiagonalNormal
 from models import MLP, VAE, Autoencoder, Gaussian, MaxPooling, Spec
-from ppl_vae.checks import check_objective, check_pair
+from ppl_vae.compiler.trial_runs import stage
 from ppl_vae.data import Digits
+from ppl_vae.densities.weights import log_weights
 from ppl_vae.errors import InputError
 from ppl_vae.evaluate import evaluate
 from ppl_vae.fit import fit
 from ppl_vae.generate import generate
-from ppl_vae.importance import log_weights
 from ppl_vae.objectives import ELBO, IWAE
-from ppl_vae.staging import stage
-from ppl_vae.svi import SVIStep
+from ppl_vae.pairs.checks import check_objective, check_pair
+from ppl_vae.training.step import SVIStep
 
 SPEC = Spec((1, 28, 28), "real", 32)
 
@@ -213,7 +213,7 @@ def run(tmp_path_factory):
 
 def test_a_run_says_nothing_of_a_bound_that_there_is_not(run, capsys):
     from ppl_vae.evaluate import _rows
-    from ppl_vae.summary import report
+    from ppl_vae.training.summary import report
 
     assert "ELBO" not in report(run)
     assert "distortion = -log p(x|z)" in report(run)

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from guides import DiagonalNormal, FullRankNormal
 from models import MLP, VAE, MixtureOfNormals, Spec
-from ppl_vae.checks import check_objective
+from ppl_vae.densities.weights import log_terms
 from ppl_vae.errors import InputError
-from ppl_vae.importance import log_terms
 from ppl_vae.objectives import ELBO, Beta
-from ppl_vae.svi import SVIStep
+from ppl_vae.pairs.checks import check_objective
+from ppl_vae.training.step import SVIStep
 
 SPEC = Spec((1, 3, 4), "binary", 3)
 

@@ -6,8 +6,8 @@ import scipy.stats
 import torch
 from oracles import Posterior, counts_guide, counts_lognormal_guide, counts_model, ppca
 
-from ppl_vae.calibration import simulation_based_calibration
 from ppl_vae.errors import InputError
+from ppl_vae.inference.calibration import simulation_based_calibration
 
 
 def test_the_exact_posterior_is_calibrated() -> None:

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from guides import DiagonalNormal, Guide
 from models import VAE, Spec
-from ppl_vae.capturing import CapturedStep
-from ppl_vae.comparison import NotStageable, with_gradients
+from ppl_vae.compiler.comparison import NotStageable, with_gradients
 from ppl_vae.data import Split
 from ppl_vae.data.conversion import bernoulli_draw
 from ppl_vae.objectives import Beta, Objective
-from ppl_vae.staging import PairLoss
-from ppl_vae.svi import SVIStep
+from ppl_vae.objectives.objective import PairLoss
+from ppl_vae.training.capturing import CapturedStep
+from ppl_vae.training.step import SVIStep
 
 SPEC = Spec((1, 5, 4), "binary", 3)
 

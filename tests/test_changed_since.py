@@ -10,10 +10,10 @@ from torch import Tensor
 
 from guides import DiagonalNormal, Guide, SemiSupervisedNormal
 from models import VAE, Model, SemiSupervised, Spec
-from ppl_vae.compiling import compile_measurement
-from ppl_vae.encoding import posterior_mean
+from ppl_vae.compiler.compiling import compile_measurement
+from ppl_vae.latents.encoding import posterior_mean
 from ppl_vae.objectives import ELBO, SemiSupervisedELBO
-from ppl_vae.svi import SVIStep
+from ppl_vae.training.step import SVIStep
 
 SPEC = Spec((1, 5, 4), "binary", 3, 4)
 IMAGES = torch.rand(6, 1, 5, 4, generator=torch.Generator().manual_seed(1)).round()

@@ -11,13 +11,13 @@ from sklearn.metrics import accuracy_score
 import ppl_vae
 from guides import ConditionalNormal, SemiSupervisedNormal
 from models import Conditional, Mixture, SemiSupervised
-from ppl_vae.by_class import analogies, clusters
-from ppl_vae.classes import clustering_scores
 from ppl_vae.data import Arrays, Digits, Split
 from ppl_vae.errors import InputError
 from ppl_vae.evaluate import evaluate
 from ppl_vae.fit import fit
 from ppl_vae.generate import generate, interpolate, reconstruct, sample, traverse
+from ppl_vae.latents.views_by_class import analogies, clusters
+from ppl_vae.measures.classes import clustering_scores
 from ppl_vae.objectives import SemiSupervisedELBO
 
 PAIRS = {

@@ -15,8 +15,8 @@ import ppl_vae.fit
 from guides import IAF
 from ppl_vae import evaluate, generate
 from ppl_vae.errors import InputError
-from ppl_vae.pieces import describe, resolve_class
-from ppl_vae.runs import read_config
+from ppl_vae.pairs.pieces import describe, resolve_class
+from ppl_vae.runs.config import read_config
 
 TINY = ["--network.hidden", "[8]", "--latent_dim", "2", "--epochs", "1", "--device", "cpu"]
 HEAVY = {"arviz", "arviz_base", "arviz_stats", "arviz_plots", "matplotlib", "torchvision"} | {
@@ -261,7 +261,7 @@ def test_how_a_verb_ends(
 
     if isinstance(error, BrokenPipeError):
         monkeypatch.setattr(sys.stderr, "close", lambda: None)  # it is pytest's
-    assert exit_code(lambda arguments: ppl_vae.cli.run_verb(verb, arguments)) == code
+    assert exit_code(lambda arguments: ppl_vae.command_line.verbs.run_verb(verb, arguments)) == code
     assert capsys.readouterr().err == said
 
 
@@ -270,7 +270,7 @@ def test_a_defect_keeps_its_traceback() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        ppl_vae.cli.run_verb(verb, [])
+        ppl_vae.command_line.verbs.run_verb(verb, [])
 
 
 @pytest.mark.parametrize(

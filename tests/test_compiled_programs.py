@@ -12,11 +12,11 @@ from torch import Tensor
 
 from guides import IAF, DiagonalNormal, SemiAmortized
 from models import MLP, VAE, MixtureOfNormals, Spec
-from ppl_vae.comparison import NotStageable
+from ppl_vae.compiler.comparison import NotStageable
+from ppl_vae.compiler.trial_runs import stage
 from ppl_vae.objectives import ELBO, IWAE, Objective
-from ppl_vae.pairs import build_pair
-from ppl_vae.staging import stage
-from ppl_vae.svi import SVIStep
+from ppl_vae.pairs.building import build_pair
+from ppl_vae.training.step import SVIStep
 
 SPEC = Spec((1, 5, 4), "binary", 3)
 PIECES = {"model": VAE, "guide": DiagonalNormal, "network": None, "prior": None, "likelihood": None}

@@ -6,8 +6,13 @@ import torch
 from scipy.signal import convolve2d, correlate2d
 from torch.nn.functional import conv2d, conv_transpose2d
 
-from models.convolution import convolution_matrix, convolved_size, left_over, transposed_size
-from ppl_vae.convolution import draw_convolution
+from models.networks.convolution_arithmetic import (
+    convolution_matrix,
+    convolved_size,
+    left_over,
+    transposed_size,
+)
+from ppl_vae.pictures.convolution import draw_convolution
 
 W = torch.arange(1.0, 10).reshape(3, 3).double()
 

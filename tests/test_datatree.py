@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from guides import DiagonalNormal
 from models import VAE, Linear, ProbabilisticPCA, Spec
-from ppl_vae import datatree
-from ppl_vae.datatree import to_datatree
 from ppl_vae.errors import InputError
-from ppl_vae.netcdf import read_datatree, write_datatree
-from ppl_vae.pareto import pareto_k
+from ppl_vae.inference import datatree
+from ppl_vae.inference.datatree import to_datatree
+from ppl_vae.inference.netcdf import read_datatree, write_datatree
+from ppl_vae.inference.pareto import pareto_k
 
 GROUPS = {
     "posterior",

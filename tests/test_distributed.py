@@ -16,17 +16,17 @@ from torch import Tensor
 
 from guides import DiagonalNormal
 from models import VAE, Gaussian, Spec
-from models.networks import MLP
-from ppl_vae.checkpoints import read_checkpoint
-from ppl_vae.distributed import Ranks, first_to_say
+from models.networks.mlp import MLP
+from ppl_vae.machine.processes import Ranks, first_to_say
 from ppl_vae.objectives import ELBO
-from ppl_vae.svi import learning_rate_at
+from ppl_vae.runs.checkpoints import read_checkpoint
+from ppl_vae.training.step import learning_rate_at
 
 # Python that has imported it all, and forks into the processes of a run as torchrun starts them.
 SERVER = """
 import json, os, signal, sys, traceback
 import matplotlib, PIL, sklearn.datasets, torch.utils.tensorboard, torch, torch.distributed
-import ppl_vae.fit, ppl_vae.plots
+import ppl_vae.fit, ppl_vae.pictures.plots
 
 torch.set_num_threads(1)
 for line in sys.stdin:
@@ -121,11 +121,11 @@ import numpy as np
 from guides import DiagonalNormal
 from models import MLP, VAE, Gaussian, Spec
 from ppl_vae.data import Data, Split
-from ppl_vae.distributed import join
-from ppl_vae.engine import compile_steps
+from ppl_vae.machine.processes import join
+from ppl_vae.training.engine import compile_steps
 from ppl_vae.objectives import ELBO
-from ppl_vae.svi import SVIStep
-from ppl_vae.training import Training
+from ppl_vae.training.step import SVIStep
+from ppl_vae.training.loop import Training
 
 ranks = join("cpu")
 folder = Path(FOLDER)
@@ -204,7 +204,7 @@ APART = """
 import json
 import torch
 from torch import nn
-from ppl_vae.distributed import join
+from ppl_vae.machine.processes import join
 
 ranks = join("cpu")
 first = ranks.rank == 0

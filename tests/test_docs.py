@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 
 from ppl_vae import __main__
-from ppl_vae.pieces import PROJECT_PACKAGES, ROLES, options_of, subclasses
+from ppl_vae.pairs.pieces import PROJECT_PACKAGES, ROLES, options_of, subclasses
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

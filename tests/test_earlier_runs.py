@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ppl_vae import load
-from ppl_vae.checkpoints import read_checkpoint
 from ppl_vae.evaluate import evaluate
 from ppl_vae.fit import resume
+from ppl_vae.runs.checkpoints import read_checkpoint
 
 RUNS = Path(__file__).parent / "earlier_runs"
 KINDS = sorted(path.name for path in RUNS.iterdir())

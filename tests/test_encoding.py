@@ -7,12 +7,12 @@ from torch import Tensor
 
 from guides import IAF, DiagonalNormal, Guide, SemiSupervisedNormal
 from models import VAE, Bernoulli, DiscretizedLogistic, Likelihood, SemiSupervised, Spec
-from ppl_vae import encoding
-from ppl_vae.compiling import compiled_if_possible
+from ppl_vae.compiler.compiling import compiled_if_possible
 from ppl_vae.data import Split
-from ppl_vae.encoding import decoded_mean, posterior_mean, split_means
 from ppl_vae.errors import InputError
-from ppl_vae.memory import Allocations
+from ppl_vae.latents import encoding
+from ppl_vae.latents.encoding import decoded_mean, posterior_mean, split_means
+from ppl_vae.machine.memory import Allocations
 
 SHAPE = (1, 8, 8)
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 import ppl_vae.fit
 from guides import DiagonalNormal
-from ppl_vae import engine
-from ppl_vae.training import Training
+from ppl_vae.training import engine
+from ppl_vae.training.loop import Training
 
 
 @pytest.fixture(autouse=True)

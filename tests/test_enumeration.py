@@ -26,12 +26,12 @@ from models import (
     SemiSupervised,
     Spec,
 )
-from ppl_vae.checks import check_pair
+from ppl_vae.compiler.trial_runs import stage
 from ppl_vae.data import Split
-from ppl_vae.estimates import estimate
-from ppl_vae.importance import log_terms, log_weights
+from ppl_vae.densities.weights import log_terms, log_weights
+from ppl_vae.measures.estimates import estimate
 from ppl_vae.objectives import ELBO, IWAE, SemiSupervisedELBO
-from ppl_vae.staging import stage
+from ppl_vae.pairs.checks import check_pair
 
 CLASSES, PARTICLES = 3, 4
 SPEC = Spec((1, 2, 3), "binary", 2, CLASSES)

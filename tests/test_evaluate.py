@@ -16,12 +16,13 @@ import ppl_vae.fit
 from guides import DiagonalNormal, Guide
 from models import MLP, Linear, ProbabilisticPCA
 from ppl_vae.data import Arrays, Digits
+from ppl_vae.densities.weights import log_terms, log_weights
 from ppl_vae.errors import InputError
-from ppl_vae.estimates import estimate
-from ppl_vae.evaluate import active_units, bits_per_dim, evaluate, main
+from ppl_vae.evaluate import evaluate, main
 from ppl_vae.fit import fit
-from ppl_vae.importance import log_terms, log_weights
-from ppl_vae.runs import Run
+from ppl_vae.measures.estimates import estimate
+from ppl_vae.measures.scores import active_units, bits_per_dim
+from ppl_vae.runs.run import Run
 
 TERMS = ("elbo", "rate", "distortion", "log_likelihood")
 

@@ -17,11 +17,12 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 import ppl_vae.fit
 from guides import ConditionalNormal
 from models import MLP, Conditional, Gaussian
-from ppl_vae.baselines import clustering_accuracy, clustering_scores, linear_probe
 from ppl_vae.errors import InputError
 from ppl_vae.features import features, main
 from ppl_vae.fit import fit
-from ppl_vae.runs import Run
+from ppl_vae.latents.baselines import linear_probe
+from ppl_vae.measures.clustering import clustering_accuracy, clustering_scores
+from ppl_vae.runs.run import Run
 
 
 @pytest.fixture(autouse=True)
@@ -177,7 +178,7 @@ def test_the_bootstrap_error_of_an_accuracy_is_the_binomial_one():
 
 
 def test_a_probe_that_did_not_converge_says_so(monkeypatch):
-    monkeypatch.setattr("ppl_vae.baselines._ITERATIONS", 1)
+    monkeypatch.setattr("ppl_vae.latents.baselines._ITERATIONS", 1)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(50, 4)), np.arange(50) % 3
     assert not linear_probe(x, y, x, y)["linear_probe_converged"]

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ppl_vae.files import remove_unfinished, whole_file
+from ppl_vae.machine.files import remove_unfinished, whole_file
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
-from ppl_vae.files import whole_file
+from ppl_vae.machine.files import whole_file
 with whole_file(Path(sys.argv[1])) as file:
     file.write(b"half of the new")
     file.flush()
@@ -92,7 +92,7 @@ def test_a_file_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_kill_in_the_middle_leaves_the_old_content(path: Path) -> None:
-    # `ppl_vae.files` needs nothing but the standard library; a stub spares the child torch.
+    # `ppl_vae.machine.files` needs nothing but the standard library; a stub spares the child torch.
     program = "import sys, types\n" + (
         "package = types.ModuleType('ppl_vae')\n"
         f"package.__path__ = [{str(Path(__file__).resolve().parent.parent / 'ppl_vae')!r}]\n"

@@ -8,11 +8,11 @@ from torch.autograd.functional import jacobian
 
 from guides import IAF, DiagonalNormal
 from models import VAE, Flow, Linear, ProbabilisticPCA, Spec
-from ppl_vae.checks import check_objective
+from ppl_vae.compiler.trial_runs import stage
+from ppl_vae.densities.weights import log_terms, log_weights
 from ppl_vae.errors import InputError
-from ppl_vae.importance import log_terms, log_weights
 from ppl_vae.objectives import ELBO, IWAE
-from ppl_vae.staging import stage
+from ppl_vae.pairs.checks import check_objective
 
 DRAWS = 20_000
 IMAGE = (1, 3, 2)

@@ -27,10 +27,10 @@ from torch import Tensor
 
 from guides import IAF, BottomUp, DiagonalNormal, FullRankNormal, Guide
 from models import MLP, VAE, Hierarchical, Linear, Spec
+from ppl_vae.densities.joint import Joint
 from ppl_vae.errors import InputError
-from ppl_vae.families import _by_copies
-from ppl_vae.gaps import Gaps, gap_decomposition
-from ppl_vae.joint import Joint
+from ppl_vae.inference.families import _by_copies
+from ppl_vae.inference.gaps import Gaps, gap_decomposition
 
 
 def check_sum(gaps: Gaps) -> None:

@@ -15,18 +15,10 @@ from sklearn.datasets import load_digits
 
 import guides
 import models
-from ppl_vae import plots
 from ppl_vae.data import Split
 from ppl_vae.errors import InputError
-from ppl_vae.generate import (
-    generate,
-    interpolate,
-    main,
-    manifold,
-    reconstruct,
-    sample,
-    traverse,
-)
+from ppl_vae.generate import generate, interpolate, main, manifold, reconstruct, sample, traverse
+from ppl_vae.pictures import plots
 
 VERBS = ("sample", "reconstruct", "manifold", "traverse", "interpolate")
 
@@ -44,7 +36,7 @@ class Data:
 
 @dataclass
 class Trained:
-    """What `ppl_vae.runs.Run` has, without a run directory behind it."""
+    """What `ppl_vae.runs.run.Run` has, without a run directory behind it."""
 
     path: Path
     spec: models.Spec

@@ -10,11 +10,11 @@ import torch
 import ppl_vae
 from guides import DiagonalNormal
 from models import MLP, VAE, Convolutional, Spec
-from ppl_vae.capturing import CapturedStep
 from ppl_vae.evaluate import evaluate
 from ppl_vae.fit import fit, resume
 from ppl_vae.objectives import ELBO
-from ppl_vae.svi import SVIStep
+from ppl_vae.training.capturing import CapturedStep
+from ppl_vae.training.step import SVIStep
 
 pytestmark = [
     pytest.mark.gpu,

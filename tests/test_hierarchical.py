@@ -15,12 +15,12 @@ from torch import Tensor
 from guides import BottomUp, DiagonalNormal, Guide, Ladder
 from guides.ladder import precision_weighted
 from models import MLP, VAE, Hierarchical, Linear, MixtureOfNormals, Spec
-from ppl_vae.checks import check_pair
+from ppl_vae.densities.weights import log_terms, log_weights, pair_traces
 from ppl_vae.errors import InputError
 from ppl_vae.fit import fit, main
-from ppl_vae.importance import log_terms, log_weights, pair_traces
 from ppl_vae.objectives import ELBO, IWAE, Beta
-from ppl_vae.pairs import build_pair
+from ppl_vae.pairs.building import build_pair
+from ppl_vae.pairs.checks import check_pair
 
 SPEC = Spec((1, 3, 2), "real", 3)
 TOP = 2

@@ -21,13 +21,13 @@ from oracles import (
 from scipy.special import logsumexp
 from torch import Tensor
 
-import ppl_vae.estimates
+import ppl_vae.measures.estimates
 from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Bernoulli, Gaussian, Likelihood, Linear, ProbabilisticPCA, Spec
 from ppl_vae.data import Split
+from ppl_vae.densities.weights import LogTerms, log_terms, log_weights
 from ppl_vae.errors import InputError
-from ppl_vae.estimates import estimate
-from ppl_vae.importance import LogTerms, log_terms, log_weights
+from ppl_vae.measures.estimates import estimate
 
 SPEC = Spec((1, 3, 4), "real", 2)
 
@@ -208,7 +208,7 @@ class Recorder:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.parts: list[LogTerms] = []
-        monkeypatch.setattr(ppl_vae.estimates, "log_terms", self)
+        monkeypatch.setattr(ppl_vae.measures.estimates, "log_terms", self)
 
     def __call__(self, *arguments, **options) -> LogTerms:
         self.parts.append(log_terms(*arguments, **options))

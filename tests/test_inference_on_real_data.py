@@ -9,11 +9,11 @@ import torch
 from test_pareto import direct_k_hat
 
 from ppl_vae.data import MNIST
+from ppl_vae.densities.joint import Joint
 from ppl_vae.fit import fit
-from ppl_vae.gaps import gap_decomposition
-from ppl_vae.joint import Joint
-from ppl_vae.nuts import nuts_posterior
-from ppl_vae.pareto import pareto_k
+from ppl_vae.inference.gaps import gap_decomposition
+from ppl_vae.inference.nuts import nuts_posterior
+from ppl_vae.inference.pareto import pareto_k
 
 
 @pytest.mark.slow

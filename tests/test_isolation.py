@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from guides import DiagonalNormal
 from models import MLP, VAE, Spec
-from ppl_vae.checks import check_objective, check_pair, find_not_finite
-from ppl_vae.comparison import NotStageable
-from ppl_vae.compiling import compile_staged
+from ppl_vae.compiler.comparison import NotStageable
+from ppl_vae.compiler.compiling import compile_staged
+from ppl_vae.compiler.trial_runs import stage
 from ppl_vae.errors import InputError
-from ppl_vae.isolation import isolated, seeded
+from ppl_vae.machine.randomness import isolated, seeded
 from ppl_vae.objectives import ELBO
-from ppl_vae.pieces import describe
-from ppl_vae.staging import stage
-from ppl_vae.svi import SVIStep
+from ppl_vae.pairs.checks import check_objective, check_pair, find_not_finite
+from ppl_vae.pairs.pieces import describe
+from ppl_vae.training.step import SVIStep
 
 
 class Normalised(MLP):

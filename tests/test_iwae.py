@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from guides import IAF, BottomUp, DiagonalNormal, FullRankNormal, Ladder, SemiAmortized
 from models import MLP, VAE, Hierarchical, Spec
+from ppl_vae.densities.weights import log_terms
 from ppl_vae.fit import main
-from ppl_vae.importance import log_terms
 from ppl_vae.objectives import ELBO, IWAE
 
 

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from guides import DiagonalNormal
 from models import MLP, VAE, Bernoulli, MixtureOfNormals, Spec
-from ppl_vae.calibration import simulation_based_calibration
+from ppl_vae.densities.joint import Joint, simulate
+from ppl_vae.densities.unconstrained import Unconstrained
+from ppl_vae.densities.weights import log_weights
 from ppl_vae.errors import InputError
-from ppl_vae.importance import log_weights
-from ppl_vae.joint import Joint, simulate
-from ppl_vae.nuts import nuts_posterior
-from ppl_vae.unconstrained import Unconstrained
+from ppl_vae.inference.calibration import simulation_based_calibration
+from ppl_vae.inference.nuts import nuts_posterior
 
 
 def counts(size: int = 4) -> Tensor:

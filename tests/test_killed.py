@@ -18,14 +18,14 @@ import torch
 from comparing import assert_same, assert_whole
 from serving import serving
 
-from ppl_vae.checkpoints import read_checkpoint
+from ppl_vae.runs.checkpoints import read_checkpoint
 
 LAST = "checkpoint.safetensors"
 
 SERVER = """
 import json, os, sys
 import matplotlib, PIL, sklearn.datasets, torch.utils.tensorboard, torch
-import ppl_vae.fit, ppl_vae.plots
+import ppl_vae.fit, ppl_vae.pictures.plots
 
 torch.set_num_threads(1)
 for line in sys.stdin:

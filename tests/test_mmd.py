@@ -9,11 +9,11 @@ import torch
 
 from guides import DiagonalNormal
 from models import MLP, VAE, Mixture, MixtureOfNormals, Spec
-from ppl_vae.checks import check_objective
+from ppl_vae.densities.weights import log_terms
 from ppl_vae.errors import InputError
-from ppl_vae.importance import log_terms
 from ppl_vae.objectives import ELBO, MMD
 from ppl_vae.objectives.mmd import squared_discrepancy
+from ppl_vae.pairs.checks import check_objective
 
 SPEC = Spec((1, 3, 4), "binary", 3)
 

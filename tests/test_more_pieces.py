@@ -17,7 +17,7 @@ from models import (
     ProbabilisticPCA,
     Spec,
 )
-from ppl_vae.importance import log_weights
+from ppl_vae.densities.weights import log_weights
 
 DRAWS = 20_000
 BYTES = torch.arange(256.0, dtype=torch.float64)

@@ -83,7 +83,7 @@ def test_mlp_is_its_matrix_formula(activation: str) -> None:
 
 
 def test_every_activation_has_its_formula_here() -> None:
-    assert set(ACTIVATIONS) == set(models.networks.ACTIVATIONS)
+    assert set(ACTIVATIONS) == set(models.networks.network.ACTIVATIONS)
 
 
 def test_mlp_decoder_reverses_the_hidden_layers() -> None:

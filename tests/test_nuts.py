@@ -18,12 +18,12 @@ from oracles import (
     two_clusters_terms,
 )
 
-from ppl_vae.adaptation import Metric, StepSize
+from ppl_vae.compiler.tracing_of_functions import traced
 from ppl_vae.errors import InputError
-from ppl_vae.marginal_likelihood import marginal_likelihood_estimator
-from ppl_vae.nuts import nuts_posterior
-from ppl_vae.tracing import traced
-from ppl_vae.trees import sample_nuts
+from ppl_vae.inference.adaptation import Metric, StepSize
+from ppl_vae.inference.marginal_likelihood import marginal_likelihood_estimator
+from ppl_vae.inference.nuts import nuts_posterior
+from ppl_vae.inference.trees import sample_nuts
 
 
 def test_moments_of_a_normal_posterior() -> None:

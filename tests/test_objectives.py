@@ -10,8 +10,8 @@ from torch import Tensor
 import ppl_vae.objectives
 from guides import DiagonalNormal
 from models import MLP, VAE, Spec
-from ppl_vae.checks import check_objective
-from ppl_vae.comparison import NotStageable
+from ppl_vae.compiler.comparison import NotStageable
+from ppl_vae.compiler.trial_runs import stage
 from ppl_vae.errors import InputError
 from ppl_vae.objectives import (
     ELBO,
@@ -24,8 +24,8 @@ from ppl_vae.objectives import (
     SemiSupervisedELBO,
     WakeSleep,
 )
-from ppl_vae.pieces import describe, restore
-from ppl_vae.staging import stage
+from ppl_vae.pairs.checks import check_objective
+from ppl_vae.pairs.pieces import describe, restore
 
 SPEC = Spec((1, 3, 4), "binary", 3)
 EVERY = [

@@ -10,9 +10,9 @@ import torch
 import xarray
 from oracles import Posterior, ppca
 
+from ppl_vae.densities.joint import Joint
 from ppl_vae.errors import InputError
-from ppl_vae.joint import Joint
-from ppl_vae.pareto import iwae_curve, pareto_k
+from ppl_vae.inference.pareto import iwae_curve, pareto_k
 
 
 def direct_k_hat(log_weights: np.ndarray) -> float:

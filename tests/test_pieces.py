@@ -14,8 +14,15 @@ from models import MLP, VAE, Bernoulli, Gaussian, Spec
 from ppl_vae.data import Arrays, Digits
 from ppl_vae.errors import InputError
 from ppl_vae.objectives import ELBO
-from ppl_vae.pairs import build_pair, choose_domain
-from ppl_vae.pieces import class_of, describe, outside_classes, resolve_class, restore, subclasses
+from ppl_vae.pairs.building import build_pair, choose_domain
+from ppl_vae.pairs.pieces import (
+    class_of,
+    describe,
+    outside_classes,
+    resolve_class,
+    restore,
+    subclasses,
+)
 
 HOME = Path(ppl_vae.__file__).resolve().parent.parent
 
@@ -125,7 +132,11 @@ def test_subclasses_are_the_concrete_ones_by_name() -> None:
         ("guide", "", "got ''"),
         ("guide", "dir/mine.py", "got 'dir/mine.py'"),
         ("data", "os.system", "os.system is not a subclass of"),
-        ("data", "ppl_vae.files.os.system", "cannot import ppl_vae.files.os.system"),
+        (
+            "data",
+            "ppl_vae.machine.files.os.system",
+            "cannot import ppl_vae.machine.files.os.system",
+        ),
         ("data", "builtins.eval", "builtins.eval is not a subclass of"),
     ],
 )
@@ -137,7 +148,7 @@ def test_a_class_that_is_not_there(role: str, path: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["os.system", "subprocess.Popen", "ppl_vae.files.os.system", "models.spec.Spec"]
+    "path", ["os.system", "subprocess.Popen", "ppl_vae.machine.files.os.system", "models.spec.Spec"]
 )
 def test_no_path_runs_what_is_no_piece(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     called = []

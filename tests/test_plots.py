@@ -14,8 +14,8 @@ from torch import nn
 
 import guides
 import models
-from ppl_vae import plots
-from ppl_vae.graph import graphical_model, relations
+from ppl_vae.pictures import plots
+from ppl_vae.pictures.graphical_model import graphical_model, relations
 
 
 def pixels(path):
@@ -302,7 +302,7 @@ def test_a_guide_that_ignores_x_gets_no_arrow_from_it():
 
 def test_importing_loads_no_drawing_library():
     code = (
-        "import sys, ppl_vae.plots, ppl_vae.graph, ppl_vae.generate; "
+        "import sys, ppl_vae.pictures.plots, ppl_vae.pictures.graphical_model, ppl_vae.generate; "
         "print(*(name for name in ('matplotlib', 'PIL') if name in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

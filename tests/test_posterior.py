@@ -19,14 +19,14 @@ import ppl_vae.posterior as verb
 import ppl_vae.report.gap
 from guides import ConditionalNormal, DiagonalNormal, FullRankNormal
 from models import MLP, Conditional, Gaussian, Linear, ProbabilisticPCA, Spec
-from ppl_vae.bridge import bridge_log_likelihood
 from ppl_vae.data import Arrays, Digits
+from ppl_vae.densities.weights import log_weights
 from ppl_vae.errors import InputError
 from ppl_vae.fit import fit
-from ppl_vae.gaps import Gaps, gap_decomposition
-from ppl_vae.importance import log_weights
-from ppl_vae.netcdf import read_datatree
-from ppl_vae.pareto import pareto_k
+from ppl_vae.inference.bridge import bridge_log_likelihood
+from ppl_vae.inference.gaps import Gaps, gap_decomposition
+from ppl_vae.inference.netcdf import read_datatree
+from ppl_vae.inference.pareto import pareto_k
 from ppl_vae.posterior import main, posterior
 from ppl_vae.report.calibrated import verdict
 from ppl_vae.report.comparison import comparable
@@ -36,7 +36,7 @@ from ppl_vae.report.latent import _label
 from ppl_vae.report.page import page
 from ppl_vae.report.predicted import nearest, pixel_differences
 from ppl_vae.report.section import Section, Table
-from ppl_vae.runs import Run
+from ppl_vae.runs.run import Run
 
 QUICK: dict[str, Any] = {
     "count": 12,

@@ -12,7 +12,7 @@ import pytest
 from guides import Guide, SemiAmortized
 from models import VAE, Hierarchical, Network, Spec
 from models.ranges import check_choice, check_count, check_flag, check_number, check_sizes
-from ppl_vae.pieces import ROLES, is_outside, options_of, subclasses
+from ppl_vae.pairs.pieces import ROLES, is_outside, options_of, subclasses
 
 # What no option of a type takes, whatever its bounds are.
 WRONG: dict[Any, list[Any]] = {

@@ -14,16 +14,17 @@ from comparing import assert_same, assert_whole
 from torch import Tensor
 
 import ppl_vae.fit
-import ppl_vae.preparation
-import ppl_vae.training
+import ppl_vae.training.loop
+import ppl_vae.training.preparation
 from models import MLP
 from ppl_vae import load
-from ppl_vae.checkpoints import read_checkpoint
 from ppl_vae.data import Arrays
 from ppl_vae.errors import InputError
 from ppl_vae.fit import fit, resume
-from ppl_vae.runs import Run, locked
-from ppl_vae.svi import SVIStep
+from ppl_vae.runs.checkpoints import read_checkpoint
+from ppl_vae.runs.directory import locked
+from ppl_vae.runs.run import Run
+from ppl_vae.training.step import SVIStep
 
 STEPS_PER_EPOCH = 4  # 1,297 images in batches of 400
 EPOCHS = 3
@@ -138,7 +139,7 @@ def test_resume_computes_where_the_config_says(
         asked.append(choice)
         return torch.device("cpu")
 
-    monkeypatch.setattr(ppl_vae.preparation, "choose_device", choose)
+    monkeypatch.setattr(ppl_vae.training.preparation, "choose_device", choose)
     resume(path)
     resume(path, device="auto")
     assert asked == ["cpu", "auto"]
@@ -171,7 +172,7 @@ def test_many_stops(
 ) -> None:
     """A run that is stopped after every single step."""
     path = tmp_path / "run"
-    monkeypatch.setattr(ppl_vae.training, "asked_to_stop", lambda: _AfterOneStep())
+    monkeypatch.setattr(ppl_vae.training.loop, "asked_to_stop", lambda: _AfterOneStep())
     with pytest.raises(KeyboardInterrupt):
         tiny(path, patience=1)
     stops = 1
@@ -305,7 +306,7 @@ def test_another_engine_than_before_is_told(
 
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(ppl_vae.training.Training, "_end_epoch", stop)
+        patch.setattr(ppl_vae.training.loop.Training, "_end_epoch", stop)
         with pytest.raises(Crash):
             tiny(path, engine="compiled")
     config = yaml.safe_load((path / "config.yaml").read_text())

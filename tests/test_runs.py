@@ -16,12 +16,14 @@ import ppl_vae.fit
 from guides import DiagonalNormal
 from models import MLP
 from ppl_vae import load
-from ppl_vae.checkpoints import read_checkpoint, write_checkpoint
 from ppl_vae.data import Digits
+from ppl_vae.densities.weights import log_weights
 from ppl_vae.errors import InputError
 from ppl_vae.fit import fit, main
-from ppl_vae.importance import log_weights
-from ppl_vae.runs import Run, create, free_path, read_config, write_json
+from ppl_vae.runs.checkpoints import read_checkpoint, write_checkpoint
+from ppl_vae.runs.config import read_config
+from ppl_vae.runs.directory import create, free_path, write_json
+from ppl_vae.runs.run import Run
 
 LAST = "checkpoint.safetensors"
 
@@ -230,7 +232,7 @@ def test_no_run_directory(tmp_path: Path) -> None:
         ({"guide": {"class_path": "guides.Nothing.More"}}, ["cannot import guides.Nothing"]),
         ({"guide": {"class_path": "models.VAE"}}, ["not a subclass of guides.Guide"]),
         ({"guide": {"class_path": "os.system"}}, ["os.system", "--allow_code true"]),
-        ({"guide": {"class_path": "ppl_vae.files.os.system"}}, ["cannot import"]),
+        ({"guide": {"class_path": "ppl_vae.machine.files.os.system"}}, ["cannot import"]),
         ({"guide": None}, ["it has no guide"]),
         ({"data": None}, ["it has no data"]),
         ({"seed": None}, ["it has no seed"]),

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from guides import Delta, DiagonalNormal, FullRankNormal, Ladder, SemiAmortized
 from models import MLP, VAE, Hierarchical, Linear, ProbabilisticPCA, Spec
-from ppl_vae.checks import check_objective
-from ppl_vae.comparison import NotStageable
+from ppl_vae.compiler.comparison import NotStageable
+from ppl_vae.compiler.trial_runs import stage
+from ppl_vae.densities.weights import log_terms, log_weights
 from ppl_vae.errors import InputError
 from ppl_vae.fit import fit, main
-from ppl_vae.importance import log_terms, log_weights
 from ppl_vae.objectives import ELBO, IWAE
-from ppl_vae.pieces import describe, outside_classes, restore
-from ppl_vae.runs import load
-from ppl_vae.staging import stage
+from ppl_vae.pairs.checks import check_objective
+from ppl_vae.pairs.pieces import describe, outside_classes, restore
+from ppl_vae.runs.run import load
 
 SPEC = Spec((1, 3, 2), "real", 2)
 

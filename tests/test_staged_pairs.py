@@ -12,9 +12,10 @@ from torch import Tensor
 
 from guides import SemiAmortized, SemiSupervisedNormal
 from models import Residual, VampPrior
-from ppl_vae.comparison import Gradients, NotStageable, with_gradients
+from ppl_vae.compiler.comparison import Gradients, NotStageable, with_gradients
+from ppl_vae.compiler.trial_runs import stage
 from ppl_vae.objectives import ELBO, Objective, SemiSupervisedELBO
-from ppl_vae.staging import PairLoss, stage
+from ppl_vae.objectives.objective import PairLoss
 
 # They take gradients in their forward pass, which the tracer of it does not follow.
 REFUSED = (SemiAmortized,)

@@ -21,12 +21,12 @@ from models import (
     ProbabilisticPCA,
     Spec,
 )
-from ppl_vae.comparison import NotStageable, with_gradients
-from ppl_vae.compiling import compile_measurement, compile_staged
+from ppl_vae.compiler.comparison import NotStageable, with_gradients
+from ppl_vae.compiler.compiling import compile_measurement, compile_staged
+from ppl_vae.compiler.trial_runs import stage
 from ppl_vae.objectives import ELBO, IWAE
-from ppl_vae.precision import matrix_precision
-from ppl_vae.staging import stage
-from ppl_vae.svi import SVIStep
+from ppl_vae.training.precision import matrix_precision
+from ppl_vae.training.step import SVIStep
 
 NETWORKS = {
     "Linear": Linear,

@@ -18,10 +18,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from guides import DiagonalNormal
 from models import VAE, Spec
-from ppl_vae.comparison import NotStageable
-from ppl_vae.compiling import compile_staged
+from ppl_vae.compiler.comparison import NotStageable
+from ppl_vae.compiler.compiling import compile_staged
+from ppl_vae.compiler.trial_runs import stage
 from ppl_vae.objectives import ELBO
-from ppl_vae.staging import stage
 
 
 @pytest.mark.parametrize(("guide", "why"), SILENTLY_WRONG)

@@ -17,8 +17,8 @@ import ppl_vae.fit
 from guides import DiagonalNormal
 from models import Bernoulli
 from ppl_vae import load
-from ppl_vae.checkpoints import read_checkpoint
-from ppl_vae.svi import SVIStep
+from ppl_vae.runs.checkpoints import read_checkpoint
+from ppl_vae.training.step import SVIStep
 
 CALLS_BEFORE_NAN = 20
 

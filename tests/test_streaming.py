@@ -16,13 +16,13 @@ from PIL import Image
 
 import ppl_vae.fit
 from models import MLP, Bernoulli
-from ppl_vae.checkpoints import read_checkpoint
 from ppl_vae.data import Arrays, Data, ImageFolder
 from ppl_vae.data.stored import Stored
 from ppl_vae.errors import InputError
 from ppl_vae.evaluate import evaluate
 from ppl_vae.fit import fit
-from ppl_vae.latent_space import interpolate, reconstruct, traverse
+from ppl_vae.latents.views import interpolate, reconstruct, traverse
+from ppl_vae.runs.checkpoints import read_checkpoint
 
 SPLITS = ("train", "validation", "test")
 COUNT = 130

@@ -18,14 +18,14 @@ import ppl_vae.fit
 from guides import DiagonalNormal
 from models import MLP, VAE, Bernoulli, Gaussian, Spec
 from ppl_vae import load
-from ppl_vae.checkpoints import read_checkpoint
 from ppl_vae.data import Arrays, Digits
 from ppl_vae.errors import InputError
-from ppl_vae.estimates import estimate
 from ppl_vae.fit import fit
+from ppl_vae.measures.estimates import estimate
 from ppl_vae.objectives import ELBO
-from ppl_vae.runs import Run
-from ppl_vae.svi import SVIStep, learning_rate_at
+from ppl_vae.runs.checkpoints import read_checkpoint
+from ppl_vae.runs.run import Run
+from ppl_vae.training.step import SVIStep, learning_rate_at
 
 TINY = partial(MLP, hidden=(8,))
 PATIENCE = 2

@@ -14,16 +14,16 @@ from torch import Tensor
 import ppl_vae
 from guides import BottomUp, DiagonalNormal, Guide, Ladder, SemiAmortized
 from models import MLP, VAE, Hierarchical, Linear, Spec, VampPrior
-from ppl_vae.checkpoints import read_checkpoint
-from ppl_vae.checks import check_pair
+from ppl_vae.compiler.trial_runs import stage
+from ppl_vae.densities.weights import log_terms
 from ppl_vae.errors import InputError
 from ppl_vae.evaluate import evaluate
 from ppl_vae.fit import fit, resume
 from ppl_vae.generate import generate
-from ppl_vae.importance import log_terms
 from ppl_vae.objectives import ELBO, IWAE
-from ppl_vae.staging import stage
-from ppl_vae.training import LAST, Training
+from ppl_vae.pairs.checks import check_pair
+from ppl_vae.runs.checkpoints import LAST, read_checkpoint
+from ppl_vae.training.loop import Training
 
 SPEC = Spec((1, 3, 2), "binary", 2)
 TINY = partial(MLP, hidden=[8])

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from models.spec import Domain
 from ppl_vae.data.conversion import Conversion
-from ppl_vae.data.damage import unreadable
 from ppl_vae.data.own_files import OwnFiles
 from ppl_vae.data.source import Images, split_tenths
 from ppl_vae.data.split import Data
 from ppl_vae.data.stored import Stored
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, unreadable
 
 __all__ = ["Arrays"]
 

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from models.spec import Domain
 from ppl_vae.data.conversion import Conversion
-from ppl_vae.data.damage import unreadable
 from ppl_vae.data.data_set import DataSet
 from ppl_vae.data.source import Images, Source, fixed_order
 from ppl_vae.data.split import Data
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, unreadable
 
 __all__ = ["FreyFace"]
 

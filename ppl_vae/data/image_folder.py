@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from models.spec import Domain
 from ppl_vae.data.conversion import Conversion
-from ppl_vae.data.damage import unreadable
 from ppl_vae.data.own_files import OwnFiles
 from ppl_vae.data.source import Images, split_tenths
 from ppl_vae.data.split import Data
 from ppl_vae.data.stored import Stored
-from ppl_vae.errors import InputError
-from ppl_vae.progress import Progress
+from ppl_vae.errors import InputError, unreadable
+from ppl_vae.machine.progress import Progress
 
 __all__ = ["ImageFolder"]
 

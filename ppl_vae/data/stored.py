@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ppl_vae.data.damage import reason
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, reason
 
 __all__ = ["DrawnOnce", "Index", "Stored"]
 

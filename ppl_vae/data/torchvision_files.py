@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 
-from ppl_vae.data.damage import reason, unreadable
 from ppl_vae.data.source import Images
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, reason, unreadable
 
 __all__ = ["hold_out", "open_torchvision", "read_image"]
 

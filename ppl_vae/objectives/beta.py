@@ -12,8 +12,8 @@ from torch.distributions import Distribution, Independent
 from guides import Guide
 from models import Model
 from models.ranges import check_count, check_flag, check_number
-from ppl_vae.estimators import closed_form_kl
-from ppl_vae.importance import log_terms
+from ppl_vae.densities.weights import log_terms
+from ppl_vae.objectives.estimators import closed_form_kl
 from ppl_vae.objectives.objective import Objective
 
 __all__ = ["Beta"]

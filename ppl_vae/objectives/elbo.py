@@ -7,8 +7,8 @@ from torch import Tensor
 from guides import Guide
 from models import Model
 from models.ranges import check_count, check_flag
-from ppl_vae.estimators import TensorTraceELBO, TensorTraceMeanFieldELBO
-from ppl_vae.importance import log_terms
+from ppl_vae.densities.weights import log_terms
+from ppl_vae.objectives.estimators import TensorTraceELBO, TensorTraceMeanFieldELBO
 from ppl_vae.objectives.objective import Objective
 
 __all__ = ["ELBO"]

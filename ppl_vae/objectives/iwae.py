@@ -10,7 +10,7 @@ from torch import Tensor
 from guides import Guide
 from models import Model
 from models.ranges import check_choice, check_count
-from ppl_vae.importance import log_terms
+from ppl_vae.densities.weights import log_terms
 from ppl_vae.objectives.objective import Objective
 
 __all__ = ["IWAE"]

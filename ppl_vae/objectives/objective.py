@@ -4,12 +4,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from guides import Guide
 from models import Model
 
-__all__ = ["Objective"]
+__all__ = ["Objective", "PairLoss"]
 
 
 @dataclass(frozen=True)
@@ -44,3 +44,22 @@ class Objective(ABC):
             epoch: Passes over the training images done so far, with a fraction.
         """
         return {}
+
+
+class PairLoss(nn.Module):
+    """The objective of a pair as a module, which is what a graph is exported from.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        objective: The loss.
+    """
+
+    def __init__(self, model: Model, guide: Guide, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self.guide = guide
+        self.objective = objective
+
+    def forward(self, *batch: Tensor, **scheduled: Tensor) -> Tensor:
+        return self.objective.loss(self.model, self.guide, *batch, **scheduled)

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from guides import Guide
 from models import Model
 from models.ranges import check_count
-from ppl_vae.importance import Scoring, log_terms
+from ppl_vae.densities.weights import Scoring, log_terms
 from ppl_vae.objectives.objective import Objective
 
 __all__ = ["WakeSleep"]

@@ -5,8 +5,8 @@ from math import ceil
 import numpy as np
 from torch import Tensor
 
-from ppl_vae.calibration import Calibration, simulation_based_calibration
-from ppl_vae.figures import BLUE, new_figure
+from ppl_vae.inference.calibration import Calibration, simulation_based_calibration
+from ppl_vae.pictures.figures import BLUE, new_figure
 from ppl_vae.report.inspection import Inspection
 from ppl_vae.report.predicted import predicted
 from ppl_vae.report.section import Picture, Section, number, picture_of, plain

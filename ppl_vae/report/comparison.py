@@ -8,19 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ppl_vae.isolation import seeded
-from ppl_vae.joint import Joint
+from ppl_vae.densities.joint import Joint
+from ppl_vae.machine.randomness import seeded
 from ppl_vae.report.inspection import Inspection
-from ppl_vae.report.section import (
-    Picture,
-    Section,
-    Table,
-    Unanswered,
-    number,
-    picture_of,
-    plain,
-)
-from ppl_vae.runs import Run
+from ppl_vae.report.section import Picture, Section, Table, Unanswered, number, picture_of, plain
+from ppl_vae.runs.run import Run
 
 __all__ = ["comparable", "comparison"]
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from ppl_vae.ais import ais
-from ppl_vae.figures import BLUE, FAINT, ORANGE, new_figure
-from ppl_vae.gaps import Gaps, gap_decomposition
-from ppl_vae.joint import Batch
+from ppl_vae.densities.joint import Batch
+from ppl_vae.inference.ais import ais
+from ppl_vae.inference.gaps import Gaps, gap_decomposition
+from ppl_vae.pictures.figures import BLUE, FAINT, ORANGE, new_figure
 from ppl_vae.report.inspection import Inspection
 from ppl_vae.report.section import (
     Picture,

@@ -5,9 +5,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl_vae.encoding import decoded_mean
-from ppl_vae.figures import BLUE, FAINT, INK, new_figure, sheet
-from ppl_vae.pareto import ImportanceWeightedBounds, ParetoK, iwae_curve, pareto_k
+from ppl_vae.inference.pareto import (
+    ImportanceWeightedBounds,
+    ParetoK,
+    iwae_curve,
+    pareto_k,
+)
+from ppl_vae.latents.encoding import decoded_mean
+from ppl_vae.pictures.figures import BLUE, FAINT, INK, new_figure, sheet
 from ppl_vae.report.inspection import Inspection
 from ppl_vae.report.section import Picture, Section, Table, number, picture_of, plain
 

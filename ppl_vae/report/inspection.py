@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_vae.data import Split
-from ppl_vae.encoding import posterior_mean
+from ppl_vae.densities.joint import Batch, Joint
 from ppl_vae.errors import InputError
-from ppl_vae.isolation import seeded
-from ppl_vae.joint import Batch, Joint
-from ppl_vae.pareto import pareto_k
-from ppl_vae.plots import to_display
-from ppl_vae.runs import Run
+from ppl_vae.inference.pareto import pareto_k
+from ppl_vae.latents.encoding import posterior_mean
+from ppl_vae.machine.randomness import seeded
+from ppl_vae.pictures.plots import to_display
+from ppl_vae.runs.run import Run
 
 if TYPE_CHECKING:
     from xarray import DataArray, DataTree
@@ -51,7 +51,7 @@ class Inspection:
         others: Runs to compare it with.
         split_name: Where the images are from: `train`, `validation` or `test`.
         images: Their indices there, (N,).
-        tree: Draws for them, as `ppl_vae.datatree.to_datatree` gives.
+        tree: Draws for them, as `ppl_vae.inference.datatree.to_datatree` gives.
         effort: How much to compute.
         seed: What all draws follow from.
     """

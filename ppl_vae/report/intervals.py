@@ -5,11 +5,11 @@ from math import log, sqrt
 import numpy as np
 from torch import Tensor
 
-from ppl_vae.ais import AIS, Bidirectional, ais, bidirectional
 from ppl_vae.errors import InputError
-from ppl_vae.figures import BLUE, FAINT, GREEN, INK, ORANGE, new_figure
-from ppl_vae.marginal_likelihood import marginal_likelihood_estimator
-from ppl_vae.pareto import pareto_k
+from ppl_vae.inference.ais import AIS, Bidirectional, ais, bidirectional
+from ppl_vae.inference.marginal_likelihood import marginal_likelihood_estimator
+from ppl_vae.inference.pareto import pareto_k
+from ppl_vae.pictures.figures import BLUE, FAINT, GREEN, INK, ORANGE, new_figure
 from ppl_vae.report.inspection import Inspection
 from ppl_vae.report.section import (
     Picture,

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl_vae.evaluate import active_units
-from ppl_vae.figures import BLUE, FAINT, INK, new_figure
-from ppl_vae.isolation import seeded
-from ppl_vae.joint import Joint
-from ppl_vae.memory import MEMORY_BYTES
+from ppl_vae.densities.joint import Joint
+from ppl_vae.machine.memory import MEMORY_BYTES
+from ppl_vae.machine.randomness import seeded
+from ppl_vae.measures.scores import active_units
 from ppl_vae.objectives import ELBO
+from ppl_vae.pictures.figures import BLUE, FAINT, INK, new_figure
 from ppl_vae.report.comparison import comparable
 from ppl_vae.report.inspection import Inspection
 from ppl_vae.report.section import (
@@ -27,7 +27,7 @@ from ppl_vae.report.section import (
     picture_of,
     plain,
 )
-from ppl_vae.runs import Run
+from ppl_vae.runs.run import Run
 
 __all__ = ["information_bounds", "latent"]
 

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl_vae.figures import BLUE, INK, new_figure, sheet
-from ppl_vae.latent_space import sample
+from ppl_vae.latents.views import sample
+from ppl_vae.pictures.figures import BLUE, INK, new_figure, sheet
 from ppl_vae.report.inspection import Inspection
 from ppl_vae.report.section import Picture, Section, Table, number, picture_of, plain
 

@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl_vae.bridge import bridge_log_likelihood
-from ppl_vae.figures import BLUE, FAINT, GREEN, INK, ORANGE, new_figure
-from ppl_vae.nuts import NutsPosterior, nuts_posterior
+from ppl_vae.inference.bridge import bridge_log_likelihood
+from ppl_vae.inference.nuts import NutsPosterior, nuts_posterior
+from ppl_vae.pictures.figures import BLUE, FAINT, GREEN, INK, ORANGE, new_figure
 from ppl_vae.report.inspection import Inspection
 from ppl_vae.report.section import (
     Picture,

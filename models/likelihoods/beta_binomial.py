@@ -1,0 +1,52 @@
+"""A likelihood of bytes with two parameters a pixel and no rounding."""
+
+from math import log
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from models.likelihoods.likelihood import EDGE, Likelihood
+from models.ranges import check_number
+from models.spec import Domain, Shape, Spec
+
+__all__ = ["BetaBinomial"]
+
+
+class BetaBinomial(Likelihood):
+    """p(x|z) = prod_i int Binomial(x_i; 255, y) Beta(y; a_i, b_i) dy, a mass on {0, ..., 255}.
+
+    a and b are the softplus of the network's features, plus a floor.
+
+    Args:
+        spec: What it is built for.
+        floor: The smallest a and b allowed; towards 0 the mass gathers at 0 and 255.
+
+    Raises:
+        ValueError: If floor is not a number > 0.
+    """
+
+    domain: ClassVar[Domain] = "bytes"
+
+    def __init__(self, spec: Spec, floor: float = 1e-3) -> None:
+        super().__init__(spec)
+        check_number("floor", floor, above=0)
+        self.floor = floor
+
+    @property
+    def features(self) -> Shape:
+        channels, height, width = self.spec.image_shape
+        return (2 * channels, height, width)
+
+    def forward(self, features: Tensor) -> TorchDistribution:
+        a, b = (self.floor + softplus(half) for half in features.chunk(2, dim=-3))
+        return dist.BetaBinomial(a, b, total_count=255).to_event(3)
+
+    def features_of(self, mean: Tensor) -> Tensor:
+        # E[x] = 255 a / (a + b); the sum a + b is what features of 0 give.
+        share = (mean / 255).clamp(EDGE, 1 - EDGE)
+        counts = 2 * log(2) * torch.cat([share, 1 - share])
+        return (counts - self.floor).clamp(min=EDGE).expm1().log()

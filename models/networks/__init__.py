@@ -1,0 +1,1 @@
+"""Networks between images, latent vectors and features, one a file."""

@@ -1,0 +1,115 @@
+"""Networks between images, latent vectors and features, by their two shapes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from models.ranges import check_choice
+from models.spec import Shape
+
+__all__ = [
+    "Activation",
+    "Network",
+    "NetworkFactory",
+    "activation_of",
+    "image_and_vector",
+    "set_bias",
+]
+
+Activation = Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+}
+
+
+class Network(nn.Module, ABC):
+    """A function from tensors (..., *inputs) to tensors (..., *outputs).
+
+    The same class serves as encoder, (C, H, W) -> (F,), and as decoder, (D,) -> (F, H, W).
+
+    Args:
+        inputs: The shape of one input.
+        outputs: The shape of one output.
+
+    Attributes:
+        precision: What to compute in, where it is not the type of the inputs; the outputs have
+            that type in either case.
+    """
+
+    precision: torch.dtype | None = None
+
+    def __init__(self, inputs: Shape, outputs: Shape) -> None:
+        super().__init__()
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (..., *inputs) to (..., *outputs), whatever the leading dimensions."""
+        if self.precision not in (None, x.dtype):
+            cast = {name: p.to(self.precision) for name, p in self._cast_parameters()}
+            return functional_call(self, cast, (x.to(self.precision),)).to(x.dtype)
+        batch = x.shape[: x.dim() - len(self.inputs)]
+        return self.compute(x.reshape(-1, *self.inputs)).reshape(*batch, *self.outputs)
+
+    def _cast_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All parameters but those of layers that keep averages in their type, to normalise by."""
+        seen: set[nn.Parameter] = set()  # of one under two names the first one stands for both
+        for name, module in self.named_modules():
+            if not any(b.is_floating_point() for b in module.buffers(recurse=False)):
+                for own, parameter in module.named_parameters(name, recurse=False):
+                    if parameter not in seen:
+                        seen.add(parameter)
+                        yield own, parameter
+
+    @abstractmethod
+    def compute(self, x: Tensor) -> Tensor:
+        """Maps (B, *inputs) to the B prod(outputs) values of (B, *outputs), in any shape."""
+
+    def start(self, outputs: Tensor) -> None:
+        """Makes an untrained network begin around given outputs; for networks that can.
+
+        Args:
+            outputs: What to begin around, (*outputs).
+        """
+        return
+
+
+NetworkFactory = Callable[[Shape, Shape], Network]
+
+
+@torch.no_grad()
+def set_bias(layer: nn.Module, outputs: Tensor) -> None:
+    """Makes outputs (C, H, W) the bias of a layer, or their mean in each channel where it has C."""
+    bias: Any = layer.bias
+    bias.copy_(outputs.flatten() if len(bias) == outputs.numel() else outputs.mean((1, 2)))
+
+
+def activation_of(name: str) -> nn.Module:
+    """The module of an activation; raises ValueError where there is none of that name."""
+    check_choice("activation", name, get_args(Activation))
+    return ACTIVATIONS[name]()
+
+
+def image_and_vector(inputs: Shape, outputs: Shape) -> tuple[Shape, Shape]:
+    """Which of two shapes is the image (C, H, W) and which the vector (F,).
+
+    Raises:
+        ValueError: If there is not exactly one of each.
+    """
+    if sorted((len(inputs), len(outputs))) != [1, 3]:
+        raise ValueError(
+            "expected an image (C, H, W) on one side and a vector (F,) on the other; "
+            f"got {tuple(inputs)} -> {tuple(outputs)}"
+        )
+    return (inputs, outputs) if len(inputs) == 3 else (outputs, inputs)

@@ -1,0 +1,46 @@
+"""Priors p(z)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from models.spec import Spec
+
+__all__ = ["Prior"]
+
+
+class Prior(nn.Module, ABC):
+    """A module whose `forward` returns a distribution over z with event shape (D,).
+
+    Args:
+        spec: What it is built for; D is `spec.latent_dim`.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    @abstractmethod
+    def forward(self) -> TorchDistribution:
+        """p(z), with batch shape () and event shape (D,)."""
+
+    def connect(self, posterior: Callable[[Tensor], TorchDistribution]) -> None:
+        """Takes q(z|x), once the pair is built; for priors that are made of it.
+
+        Keep the function itself, which no module lists among its parts: the guide's parameters
+        stay the guide's.
+
+        Args:
+            posterior: From images (N, C, H, W) to q(z|x), batch shape (N,) and event shape (D,).
+        """
+        return
+
+    def initialise(self, images: Callable[[int], Tensor]) -> None:
+        """Starts from data, before training and never again; for priors that have something of it.
+
+        Args:
+            images: Gives so many training images, (N, C, H, W), chosen from the run's seed.
+        """
+        return

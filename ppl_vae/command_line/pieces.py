@@ -1,0 +1,142 @@
+"""Pieces on the command line: a class by name, its options after a dot, a config below both."""
+
+from argparse import SUPPRESS
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ppl_vae.command_line.parser import Parser
+from ppl_vae.errors import InputError
+from ppl_vae.pairs.pieces import (
+    INJECTED,
+    ROLES,
+    class_of,
+    outside_classes,
+    resolve_class,
+    restore,
+    suggest,
+)
+from ppl_vae.runs.config import CONFIG_VERSION, read_config
+
+__all__ = ["add_pieces", "allow_only", "parse_with_pieces"]
+
+
+_ALLOW_CODE = "Whether classes from outside the project that a config names may be imported."
+
+
+def add_pieces(parser: Parser, defaults: dict[str, Any]) -> None:
+    """Adds --config and, for each piece, its class by name and the class's own options."""
+    parser.add_argument("--config", action="config", help="A run's config.yaml, or one like it.")
+    parser.add_argument("--version", type=int, default=CONFIG_VERSION, help=SUPPRESS)
+    parser.add_argument(
+        "--allow_code",
+        type=bool,
+        default=False,
+        help=_ALLOW_CODE,
+    )
+    for role, base in ROLES.items():
+        default = defaults.get(role)
+        parser.add_subclass_arguments(
+            base,
+            role,
+            skip=_skipped(),
+            default=None if default is None else {"class_path": class_of(default).__name__},
+            required=False,
+        )
+
+
+def _skipped(depth: int = 2) -> set[str]:
+    """What is no option of a piece, nor of a piece that is an option of a piece, ..."""
+    below = _skipped(depth - 1) if depth else set()
+    return set(INJECTED) | {f"{role}.init_args.{name}" for role in ROLES for name in below}
+
+
+def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
+    """Parses the arguments of a verb that takes pieces.
+
+    Returns:
+        Every option by name, each piece restored.
+
+    Raises:
+        InputError: If an argument is wrong.
+    """
+    arguments = _classes_first(arguments)
+    named: dict[str, type] = {}
+    replaced: set[str] = set()
+    for option in {argument.partition("=")[0] for argument in arguments}:
+        role = option.removeprefix("--").rpartition(".")[2]
+        if option.startswith("--") and role in ROLES:
+            for value in _values_of(option, arguments):
+                if not value.startswith("{"):
+                    cls = resolve_class(role, value)
+                    if option == f"--{role}":
+                        named[role] = cls
+    allowed = [value.lower() == "true" for value in _values_of("--allow_code", arguments)][-1:]
+    names = (action.dest for action in parser._actions)
+    known = [n for n in names if not n.endswith("help") and n not in ("config", "print_config")]
+    for path in _values_of("--config", arguments):
+        config = read_config(Path(path))
+        # Plain names only: a second config, or a dotted name, would reach the parser unchecked.
+        unknown = [name for name in config if name not in known]
+        if unknown:
+            raise InputError(f"{path}: {suggest(str(unknown[0]), known)}")
+        outside = outside_classes(config)
+        if outside and allowed != [True]:
+            raise InputError(
+                f"{path} names {outside[0]}, code from outside the project; "
+                "add --allow_code true to import it"
+            )
+        written = {
+            role: resolve_class(role, config[role]["class_path"])
+            for role in ROLES
+            if config.get(role)
+        }
+        left = {n: v for n, v in config.items() if named.get(n) in (None, written.get(n))}
+        if left != config:
+            text = yaml.safe_dump(left)
+            given = {path: text, f"--config={path}": f"--config={text}"}
+            arguments = [given.get(argument, argument) for argument in arguments]
+        replaced |= set(written)
+    # The parser would keep those options of a class that the one in its place has too.
+    parser.set_defaults(dict.fromkeys(replaced | set(named)))
+    options = parser.parse_args(arguments).as_dict()
+    if options.pop("version") != CONFIG_VERSION:
+        raise InputError(
+            f"--version: expected {CONFIG_VERSION}, the version of this program's configs"
+        )
+    options.pop("config")
+    for role in ROLES:
+        options[role] = restore(role, options[role], allow_code=True)
+    return options
+
+
+def allow_only(arguments: list[str], *allowed: str) -> None:
+    """Refuses options that may not stand beside the first of the allowed ones."""
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name.startswith("--") and name not in allowed:
+            raise InputError(
+                f"{allowed[0]} takes everything else from the run's config; leave out {name}"
+            )
+
+
+def _values_of(option: str, arguments: list[str]) -> list[str]:
+    values = [value for name, value in pairwise(arguments) if name == option]
+    return values + [a.partition("=")[2] for a in arguments if a.startswith(f"{option}=")]
+
+
+def _classes_first(arguments: list[str]) -> list[str]:
+    """A config first, `--guide.option` last: the parser needs a class before its options."""
+    groups: list[list[str]] = []
+    for argument in arguments:
+        if argument.startswith("--") or not groups:
+            groups.append([])
+        groups[-1].append(argument)
+
+    def place(group: list[str]) -> int:
+        name = group[0].partition("=")[0]
+        return 0 if name == "--config" else 1 + name.count(".")
+
+    return [argument for group in sorted(groups, key=place) for argument in group]

@@ -1,0 +1,94 @@
+"""What all verbs share on the command line: parsing, one-line errors, exit codes."""
+
+import errno
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ppl_vae.command_line.parser import Parser
+from ppl_vae.command_line.pieces import _ALLOW_CODE
+from ppl_vae.errors import InputError
+from ppl_vae.machine.devices import DeviceChoice
+from ppl_vae.machine.processes import first_to_say
+from ppl_vae.runs.directory import SUMMARY
+from ppl_vae.runs.run import Run, load
+
+__all__ = ["add_run", "pop_run", "pop_runs", "run_verb"]
+
+
+def add_run(parser: Parser, several: bool = False) -> None:
+    """Adds what every verb that reads a run takes: the run, the device, and whether to run code.
+
+    Args:
+        parser: The verb's.
+        several: Whether it takes `runs`, one or more, rather than one `run`.
+    """
+    if several:
+        parser.add_argument("runs", type=Path, nargs="+", help="The run directories.")
+    else:
+        parser.add_argument("run", type=Path, help="The run directory.")
+    parser.add_argument("--device", type=DeviceChoice, default="auto", help="Where to compute.")
+    parser.add_argument("--allow_code", type=bool, default=False, help=_ALLOW_CODE)
+
+
+def pop_run(options: dict[str, Any]) -> Run:
+    """Takes what `add_run` added out of the parsed options, and loads the run."""
+    return _load(options.pop("run"), options.pop("device"), options.pop("allow_code"))
+
+
+def pop_runs(options: dict[str, Any]) -> list[Run]:
+    """The same where `add_run` added several runs."""
+    device, allow_code = options.pop("device"), options.pop("allow_code")
+    return [_load(path, device, allow_code) for path in options.pop("runs")]
+
+
+def _load(path: Path, device: str, allow_code: bool) -> Run:
+    run = load(path, device, allow_code)
+    if not (run.path / SUMMARY).exists():
+        print(
+            f"note: the training of {run.path} has not finished; its last checkpoint is used",
+            file=sys.stderr,
+        )
+    return run
+
+
+def run_verb(verb: Callable[[list[str]], None], arguments: list[str] | None = None) -> NoReturn:
+    """Runs a verb as a program: bad input ends in one line on standard error and exit code 2.
+
+    Ctrl-C ends with 130. Everything else that is raised is a defect, and keeps its traceback.
+    """
+    try:
+        verb(sys.argv[1:] if arguments is None else arguments)
+    except InputError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt as error:
+        _fail(str(error) or "interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        _fail(
+            f"cannot write {error.filename or 'a file'}: {error.strerror}; choose another place", 2
+        )
+    sys.exit(0)
+
+
+_DISK_ERRORS = (
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    if first_to_say(message):
+        print(f"error: {message}" if code == 2 else message, file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""Inference and its diagnostics, for any Pyro pair: gaps, NUTS, AIS, k-hat, calibration."""

@@ -1,0 +1,240 @@
+"""How sure log p(x) is: annealed importance sampling from below, and backwards from above."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log, sqrt
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ppl_vae.densities.joint import Batch, Joint, Latents, Program, simulate
+from ppl_vae.densities.unconstrained import Unconstrained
+from ppl_vae.errors import InputError
+from ppl_vae.inference.annealing import Annealing
+from ppl_vae.machine.memory import MEMORY_BYTES
+
+__all__ = ["AIS", "Bidirectional", "ais", "bidirectional", "interval"]
+
+_NEGLIGIBLE = 8.0  # nats below the mean, at which a weight adds nothing to it
+_ROUNDINGS = 16  # of the type, that a log-weight may be wrong by
+
+
+@dataclass(frozen=True)
+class AIS:
+    """Estimates of log p(x) of B data by C chains each, in nats, float64.
+
+    Attributes:
+        log_weights: (C, B); the mean of their exponentials has expectation p(x).
+        log_likelihood: log mean_c w_c, (B,); on average below log p(x), less so with more
+            temperatures.
+        standard_error: Of it, from the spread of the chains, (B,).
+        lower: End of the interval for log p(x), (B,); see `interval`.
+        upper: The other end.
+        level: The coverage that the interval aims at.
+        acceptance: Mean acceptance of the transitions, (B,).
+    """
+
+    log_weights: Tensor
+    log_likelihood: Tensor
+    standard_error: Tensor
+    lower: Tensor
+    upper: Tensor
+    level: float
+    acceptance: Tensor
+
+
+@dataclass(frozen=True)
+class Bidirectional:
+    """log p(x) of N data drawn from the model, enclosed; in nats, float64.
+
+    Attributes:
+        batch: The data, as the programs take them; the first is x, (N, ...).
+        latents: The z that x came with, an exact draw from p(z|x); by site, (N, ...).
+        below: AIS from the start to the posterior, a stochastic lower bound.
+        above: -log mean_c w'_c, (N,), w'_c of chains from that z back to the start: a stochastic
+            upper bound.
+        above_standard_error: Of it, from the spread of the chains, which share their z, (N,).
+        gap: above - below, (N,), whose mean bounds the sum of both errors.
+    """
+
+    batch: Batch
+    latents: Latents
+    below: AIS
+    above: Tensor
+    above_standard_error: Tensor
+    gap: Tensor
+
+
+def interval(
+    log_weights: Tensor, level: float, rounding: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Standard error of log mean_c w_c, and an interval for the log of the expectation of w.
+
+    Two intervals are joined, each with the quantile of Student's t of C - 1 degrees of freedom:
+    the delta method's, log mean w +- t sd(w) / (sqrt(C) mean w), and that of Cox for weights that
+    are log-normal, m + s^2 / 2 +- t sqrt(s^2 / C + s^4 / (2 (C - 1))), m and s^2 the mean and
+    variance of log w (Zhou and Gao, 1997). The first alone is too short where the largest weights
+    have not been met. For the second, weights below exp(-8) of the mean, which together change it
+    by less than a two-thousandth, count as that: chains that are stuck in another mode say nothing
+    about the largest weights. The lower end is no further down than Markov's inequality allows,
+    P(mean w > p / a) <= a.
+
+    Args:
+        log_weights: (C, B) in nats, C >= 2.
+        level: The coverage aimed at.
+        rounding: Relative error of log w, which widens the interval where all weights agree.
+    """
+    from scipy.stats import t as student
+
+    chains = len(log_weights)
+    quantile = float(student.ppf((1 + level) / 2, chains - 1))
+    mean = log_weights.logsumexp(0) - log(chains)
+    error = (log_weights - mean).exp().std(0) / sqrt(chains)
+    counted = torch.maximum(log_weights, mean - _NEGLIGIBLE)
+    variance = counted.var(0)
+    centre = counted.mean(0) + variance / 2
+    spread = (variance / chains + variance.square() / (2 * (chains - 1))).sqrt()
+    lower = torch.minimum(mean - quantile * error, centre - quantile * spread)
+    lower = torch.maximum(lower, mean - log(2 / (1 - level)))
+    upper = torch.maximum(mean + quantile * error, centre + quantile * spread)
+    margin = rounding * log_weights.abs().amax(0)
+    return error, lower - margin, upper + margin
+
+
+@torch.no_grad()
+def ais(
+    model: Program,
+    guide: Program,
+    x: Tensor | Batch,
+    *,
+    chains: int = 16,
+    temperatures: int = 500,
+    leapfrog_steps: int = 10,
+    start: Literal["prior", "guide"] = "prior",
+    level: float = 0.99,
+    memory_bytes: int = MEMORY_BYTES,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> AIS:
+    """log p(x) by annealing from p(z) (or q(z|x)) to p(z) p(x|z) with HMC, for each datum.
+
+    Neal, Annealed Importance Sampling, 2001; for decoders Wu, Burda, Salakhutdinov and Grosse, On
+    the Quantitative Analysis of Decoder-Based Generative Models, 2017. With f_t = start^(1 -
+    beta_t) joint^(beta_t) and beta_t sigmoidal from 0 to 1, log w = sum_t log f_t(z_t-1) -
+    log f_t-1(z_t-1), z_t one transition of HMC under f_t from z_t-1. E[w] = p(x) exactly: step
+    sizes are adapted, for each datum and temperature, in a pilot run of their own and then stay.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x); with `start="prior"` only its variances are used, as a metric.
+        x: Images (B, ...), or a tuple of all that the programs take.
+        chains: C, independent of each other.
+        temperatures: T, steps between the two distributions.
+        leapfrog_steps: In each transition.
+        start: Where to anneal from. The guide is closer, but where it misses a part of the
+            posterior few chains may ever get there.
+        level: The coverage that the interval aims at.
+        memory_bytes: Bound on the temporaries of one gradient.
+        advance: Told how many temperatures are done, of T for each pass over some data.
+
+    Raises:
+        InputError: If a number is out of range, or the pair has no common continuous latents.
+    """
+    _check(chains, temperatures, leapfrog_steps, start, level)
+    whole = Unconstrained.of(Joint.of(model, guide, x))
+    columns = []
+    for part in _parts(whole, chains, memory_bytes):
+        path = Annealing.between(part, start, temperatures, leapfrog_steps, chains)
+        sizes = path.find_step_sizes(chains)
+        columns.append(path.anneal(path.begin(chains), sizes, advance))
+    log_weights, acceptance = (torch.cat(each, -1) for each in zip(*columns, strict=True))
+    return _result(log_weights, acceptance, level, whole)
+
+
+@torch.no_grad()
+def bidirectional(
+    model: Program,
+    guide: Program,
+    size: int = 100,
+    *,
+    chains: int = 16,
+    temperatures: int = 500,
+    leapfrog_steps: int = 10,
+    start: Literal["prior", "guide"] = "prior",
+    level: float = 0.99,
+    like: Tensor | Batch | None = None,
+    memory_bytes: int = MEMORY_BYTES,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> Bidirectional:
+    """Encloses log p(x) of data that the model made, by AIS in both directions.
+
+    Grosse, Ghahramani and Adams, Sandwiching the Marginal Likelihood Using Bidirectional Monte
+    Carlo, 2015. Where (z, x) is drawn from p(x, z), z is an exact draw from p(z|x), and chains
+    from it back to the start have weights of expectation 1 / p(x). How far the two bounds are
+    apart tells how good `ais` with the same settings is; for real data only as far as the model's
+    own are like them.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        size: N, how many data to draw.
+        chains: C, in each direction.
+        temperatures: As in `ais`, as are the next four.
+        leapfrog_steps: See there.
+        start: See there.
+        level: See there.
+        like: Data that give the shapes, for a model that does not take `size`; see `simulate`.
+        memory_bytes: See there.
+        advance: See there; 2 T for each pass over some data.
+
+    Raises:
+        InputError: If a number is out of range, or the pair has no common continuous latents.
+    """
+    _check(chains, temperatures, leapfrog_steps, start, level)
+    if size < 1:
+        raise InputError(f"expected size >= 1; got {size}")
+    batch, latents = simulate(model, size, like)
+    whole = Unconstrained.of(Joint.of(model, guide, batch))
+    latents = {name: latents[name] for name in whole.joint.sites}
+    exact = whole.pack({name: value[None] for name, value in latents.items()})
+    columns, first = [], 0
+    for part in _parts(whole, chains, memory_bytes):
+        path = Annealing.between(part, start, temperatures, leapfrog_steps, chains)
+        sizes = path.find_step_sizes(chains)
+        there = path.anneal(path.begin(chains), sizes, advance)
+        width = len(part.joint)
+        end = exact[:, first : first + width].expand(chains, width, -1)
+        columns.append((*there, path.anneal(end, sizes, advance, backwards=True)[0]))
+        first += width
+    log_weights, acceptance, back = (torch.cat(each, -1) for each in zip(*columns, strict=True))
+    below = _result(log_weights, acceptance, level, whole)
+    above = log(chains) - back.logsumexp(0)
+    error = interval(back, level)[0]
+    return Bidirectional(batch, latents, below, above, error, above - below.log_likelihood)
+
+
+def _check(chains: int, temperatures: int, leapfrog_steps: int, start: str, level: float) -> None:
+    for name, value, least in (
+        ("chains", chains, 2),
+        ("temperatures", temperatures, 1),
+        ("leapfrog_steps", leapfrog_steps, 1),
+    ):
+        if value < least:
+            raise InputError(f"expected {name} >= {least}; got {value}")
+    if start not in ("prior", "guide"):
+        raise InputError(f"expected start of prior, guide; got {start!r}")
+    if not 0 < level < 1:
+        raise InputError(f"expected 0 < level < 1; got {level}")
+
+
+def _parts(whole: Unconstrained, chains: int, memory_bytes: int) -> list[Unconstrained]:
+    at_once = max(1, whole.joint.rows(memory_bytes) // (3 * chains))
+    return [whole[slice(first, first + at_once)] for first in range(0, len(whole.joint), at_once)]
+
+
+def _result(log_weights: Tensor, acceptance: Tensor, level: float, whole: Unconstrained) -> AIS:
+    # The terms of log w are sums over pixels in the type of the data.
+    rounding = _ROUNDINGS * torch.finfo(whole.joint.batch[0].dtype).eps
+    error, lower, upper = interval(log_weights, level, rounding)
+    mean = log_weights.logsumexp(0) - log(len(log_weights))
+    return AIS(log_weights, mean, error, lower, upper, level, acceptance)

@@ -1,0 +1,324 @@
+"""A guide's family of distributions with parameters that are free for each datum."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from math import sqrt
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.distributions import biject_to
+from torch.func import functional_call, vmap
+from torch.overrides import TorchFunctionMode
+
+from ppl_vae.densities.joint import Joint, Latents
+from ppl_vae.errors import InputError
+
+__all__ = ["Draw", "Family", "NoiseForEach", "copies_of", "family_by", "family_of", "network_step"]
+
+Features = dict[str, Tensor]
+Draw = Callable[[Features, Tensor, int], tuple[Latents, Tensor]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Distributions over the latents of each datum, by real parameters without constraints.
+
+    Attributes:
+        features: The parameters to start from, those of q(z|x); each has B rows.
+        draw: `draw(features, rows, K)` draws z_1, ..., z_K, each site (K, R, ...), for the R data
+            that `rows` numbers, with the features of those, and gives log q(z_k), (K, R) in nats.
+            Its gradient comes through z_k alone: the other part has mean zero, and without it the
+            gradient has no variance where q is the posterior (Roeder, Wu and Duvenaud, 2017).
+        steps: What a learning rate is to be multiplied by, where it is not 1: less for the weights
+            of networks, many of which move one number together.
+    """
+
+    features: Features
+    draw: Draw
+    steps: dict[str, float] = field(default_factory=dict)
+
+
+def family_of(joint: Joint) -> Family:
+    """The family of a pair's guide.
+
+    In this order:
+
+    1. `guide.posterior_of`, with features that start at `guide.encode(x)`; where it has parameters
+       of its own, as a flow's networks are, with a copy of those for each datum;
+    2. the distributions at the guide's sites, rebuilt from those of their parameters that follow
+       from x, where none follows from a draw: any program will do;
+    3. a copy of all the guide's parameters for each datum, where the guide is a module: any
+       program again, at the memory of so many copies.
+
+    Args:
+        joint: The pair.
+
+    Raises:
+        InputError: If none of these is possible, or the distributions are not reparameterised.
+    """
+    for route in (_by_features, _by_sites, _by_copies):
+        family = route(joint)
+        if family is not None:
+            return checked(family)
+    raise InputError(
+        "expected a guide whose family can be fitted to one datum: with encode and posterior_of, "
+        "with distributions whose parameters follow from x, or a module; or give features= and "
+        "family="
+    )
+
+
+def family_by(
+    posterior_of: Callable[[Tensor], Any], features: Tensor, name: str, event: torch.Size
+) -> Family:
+    """The family of one site that is a function of features.
+
+    Args:
+        posterior_of: From features (R, F) to a distribution of batch shape (R,).
+        features: Where to start, (B, F).
+        name: The latent site.
+        event: Its event shape.
+    """
+
+    def draw(features: Features, rows: Tensor, particles: int) -> tuple[Latents, Tensor]:
+        with pyro.validation_enabled(False):
+            z = posterior_of(features["features"]).rsample(torch.Size((particles,)))
+            log_q = posterior_of(features["features"].detach()).log_prob(z)
+        return {name: z.reshape(particles, len(rows), *event)}, log_q
+
+    return checked(Family({"features": features.detach()}, draw))
+
+
+def checked(family: Family) -> Family:
+    """The family itself, if gradients reach its draws; else an InputError."""
+    start = {name: value[:1].clone().requires_grad_() for name, value in family.features.items()}
+    row = torch.zeros(1, dtype=torch.long, device=next(iter(start.values())).device)
+    try:
+        latents, _ = family.draw(start, row, 1)
+    except NotImplementedError as error:
+        raise InputError(f"expected a guide with reparameterised draws; {error}") from error
+    if not all(value.requires_grad for value in latents.values()):
+        raise InputError(
+            "expected a guide with reparameterised draws (rsample) to fit to one datum"
+        )
+    return family
+
+
+def _by_features(joint: Joint) -> Family | None:
+    guide: Any = joint.guide
+    if not hasattr(guide, "posterior_of") or len(joint.sites) != 1 or len(joint.batch) != 1:
+        return None  # features are of x alone
+    try:
+        features = guide.encode(joint.batch[0]).detach()
+        guide.posterior_of(features[:1])
+    except NotImplementedError:
+        return None
+    (name,) = joint.sites
+    own = _own_parameters(guide, features)
+    if own:
+        return _by_flow(guide, features, own, name, joint.sites[name])
+    return family_by(guide.posterior_of, features, name, joint.sites[name])
+
+
+def _own_parameters(guide: Any, features: Tensor) -> Features:
+    """Those parameters of a guide that q depends on where its features are given."""
+    is_module = isinstance(guide, nn.Module)
+    if not is_module or not guide.posterior_of(features[:1]).has_rsample:
+        return {}
+    trained = {name: value for name, value in guide.named_parameters() if value.requires_grad}
+    with torch.enable_grad(), pyro.validation_enabled(False):
+        posterior = guide.posterior_of(features[:1])
+        z = posterior.rsample()
+        result = z.sum() + posterior.log_prob(z).sum()
+    if not trained or not result.requires_grad:
+        return {}
+    found = torch.autograd.grad(result, list(trained.values()), allow_unused=True)
+    return {
+        f"guide.{name}": value
+        for (name, value), gradient in zip(trained.items(), found, strict=True)
+        if gradient is not None
+    }
+
+
+class _PosteriorOf(nn.Module):
+    """`guide.posterior_of` as a module, whose parameters `functional_call` can replace."""
+
+    def __init__(self, guide: Any) -> None:
+        super().__init__()
+        self.guide: Any = guide
+
+    def forward(self, features: Tensor, particles: int, z: Tensor | None = None) -> Tensor:
+        posterior = self.guide.posterior_of(features)
+        if z is None:
+            return posterior.rsample(torch.Size((particles,)))
+        return posterior.log_prob(z)
+
+
+def _by_flow(guide: Any, features: Tensor, own: Features, name: str, event: torch.Size) -> Family:
+    """A family of one site with features, and parameters of the guide's own, for each datum."""
+    module = _PosteriorOf(guide)
+
+    def draw(features: Features, rows: Tensor, particles: int) -> tuple[Latents, Tensor]:
+        def one(features: Features) -> tuple[Tensor, Tensor]:
+            def q(values: Features, z: Tensor | None = None) -> Tensor:
+                parameters = {key: values[key] for key in own}
+                return functional_call(module, parameters, (values["features"], particles, z))
+
+            z = q(features)
+            return z, q({key: value.detach() for key, value in features.items()}, z)
+
+        with NoiseForEach(), pyro.validation_enabled(False):
+            z, log_q = vmap(one, out_dims=1, randomness="different")(features)
+        return {name: z.reshape(particles, len(rows), *event)}, log_q
+
+    copies = copies_of(own, len(features))
+    steps = dict.fromkeys(copies, network_step(own))
+    return checked(Family({"features": features.detach(), **copies}, draw, steps))
+
+
+def _by_sites(joint: Joint) -> Family | None:
+    batch = tuple(
+        part.detach().clone().requires_grad_() if part.is_floating_point() else part
+        for part in joint.batch
+    )
+    features: Features = {}
+    builders: dict[str, Callable[[Features, Tensor], Any]] = {}
+    with torch.enable_grad(), pyro.validation_enabled(False):
+        first, second = (poutine.trace(joint.guide).get_trace(*batch) for _ in range(2))
+    for name in joint.sites:
+        ours, again = (_parameters(trace.nodes[name]["fn"]) for trace in (first, second))
+        if ours is None or again is None or ours[0].keys() != again[0].keys():
+            return None
+        for argument, (value, constraint) in ours[0].items():
+            if not torch.equal(value, again[0][argument][0]):
+                return None
+            if value.requires_grad:
+                free = biject_to(constraint).inv(value)
+                features[f"{name}.{argument}"] = free.detach()
+        if not any(key.startswith(f"{name}.") for key in features):
+            return None
+        builders[name] = _builder(name, *ours)
+
+    def draw(features: Features, rows: Tensor, particles: int) -> tuple[Latents, Tensor]:
+        constant = {key: value.detach() for key, value in features.items()}
+        latents, log_q = {}, []
+        for name, build in builders.items():
+            latents[name] = build(features, rows).rsample(torch.Size((particles,)))
+            log_q.append(build(constant, rows).log_prob(latents[name]))
+        return latents, torch.stack(log_q).sum(0)
+
+    return Family(features, draw)
+
+
+def _parameters(fn: Any) -> tuple[dict[str, tuple[Tensor, Any]], type, int] | None:
+    """A distribution's parameters with their constraints, its class, its independent dims."""
+    independent = 0
+    while isinstance(fn, torch.distributions.Independent):
+        independent, fn = independent + fn.reinterpreted_batch_ndims, fn.base_dist
+    names = list(fn.arg_constraints)
+    if isinstance(fn, torch.distributions.MultivariateNormal):
+        names = ["loc", "scale_tril"]  # the others are the same matrix
+    if not names or not fn.has_rsample:
+        return None
+    values = {}
+    for name in names:
+        value, constraint = getattr(fn, name), fn.arg_constraints[name]
+        event = value.shape[value.dim() - constraint.event_dim :]
+        values[name] = (value.expand(*fn.batch_shape, *event), constraint)  # a row for each datum
+    try:
+        type(fn)(**{name: value for name, (value, _) in values.items()})
+    except (TypeError, ValueError, NotImplementedError):
+        return None
+    return values, type(fn), independent
+
+
+def _builder(
+    name: str, values: dict[str, tuple[Tensor, Any]], kind: type, independent: int
+) -> Callable[[Features, Tensor], Any]:
+    def build(features: Features, rows: Tensor) -> Any:
+        arguments = {
+            argument: biject_to(constraint)(features[f"{name}.{argument}"])
+            if f"{name}.{argument}" in features
+            else value.detach()[rows]
+            for argument, (value, constraint) in values.items()
+        }
+        with pyro.validation_enabled(False):
+            return kind(**arguments).to_event(independent)
+
+    return build
+
+
+def _by_copies(joint: Joint) -> Family | None:
+    guide = joint.guide
+    if not isinstance(guide, nn.Module) or not any(p.requires_grad for p in guide.parameters()):
+        return None
+
+    def draw(features: Features, rows: Tensor, particles: int) -> tuple[Latents, Tensor]:
+        def one(features: Features, *row: Tensor) -> tuple[Latents, Tensor]:
+            datum = tuple(part[None] for part in row)
+
+            pair = Joint(joint.model, guide, datum, joint.sites)
+            constant = {name: value.detach() for name, value in features.items()}
+            latents, _ = _with(guide, features, partial(pair.draw, particles))
+            return latents, _with(guide, constant, partial(pair.log_guide, latents))
+
+        each = vmap(one, in_dims=0, out_dims=1, randomness="different")
+        with NoiseForEach():
+            latents, log_q = each(features, *(part[rows] for part in joint.batch))
+        return {name: value.flatten(1, 2) for name, value in latents.items()}, log_q.flatten(1, 2)
+
+    trained = {name: value for name, value in guide.named_parameters() if value.requires_grad}
+    copies = copies_of(trained, len(joint))
+    return Family(copies, draw, dict.fromkeys(copies, network_step(trained)))
+
+
+def _with(guide: nn.Module, values: Features, work: Callable[[], Any]) -> Any:
+    """Does all of the work with other parameters: a flow looks at them for its density too."""
+    named = {f"guide.{name}": value for name, value in values.items()}
+    return functional_call(_Working(guide), named, (work,))
+
+
+class _Working(nn.Module):
+    def __init__(self, guide: nn.Module) -> None:
+        super().__init__()
+        self.guide = guide
+
+    def forward(self, work: Callable[[], Any]) -> Any:
+        return work()
+
+
+_FEW = 100  # parameters that may all take whole steps of Adam at once
+
+
+def copies_of(parameters: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Each parameter so many times, (count, ...), without its gradient."""
+    return {
+        name: value.detach().expand(count, *value.shape).clone()
+        for name, value in parameters.items()
+    }
+
+
+def network_step(parameters: Mapping[str, Tensor]) -> float:
+    """What Adam's learning rate is multiplied by for so many parameters that move together.
+
+    sqrt(100 / P): Adam moves each of P parameters by its rate, whatever their gradients, and what
+    they feed grows with their number.
+    """
+    return min(1.0, sqrt(_FEW / sum(value.numel() for value in parameters.values())))
+
+
+class NoiseForEach(TorchFunctionMode):
+    """Lets distributions draw under vmap, which forbids filling a shared tensor with noise."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function is Tensor.normal_ and len(args) == 1 and not kwargs:
+            return torch.randn_like(args[0])
+        if function is Tensor.uniform_:
+            empty, low, high = (*args, *((0.0, 1.0)[len(args) - 1 :]))[:3]
+            return low + (high - low) * torch.rand_like(empty)
+        return function(*args, **(kwargs or {}))

@@ -1,0 +1,260 @@
+"""Where the gap between the ELBO and log p(x) comes from: the family, or the amortization."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log, sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae.densities.joint import Batch, Joint, Program
+from ppl_vae.errors import InputError
+from ppl_vae.inference.families import Draw, Family, Features, family_by, family_of
+from ppl_vae.inference.pareto import pareto_k
+from ppl_vae.machine.memory import MEMORY_BYTES
+
+__all__ = ["Gaps", "gap_decomposition"]
+
+_WINDOW = 40  # steps between two looks at the bound of a datum
+_PATIENCE = 2  # looks without improvement before its learning rate falls
+_FALLS = 3  # of the learning rate, by _FACTOR each, until it counts as converged
+_COPIES = 10  # of the features: Adam's moments, gradients, means, temporaries
+_FACTOR = 0.2
+_LOSS, _ERRORS = 1.0, 5.0  # nats, and standard errors, that the bound may fall and the fit go on
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """log p(x) - ELBO of B data, split; each (B,) in nats, float64.
+
+    Attributes:
+        elbo: Of the guide as it is.
+        best_elbo: Of the guide's family fitted to the datum.
+        log_likelihood: log p(x), estimated.
+        approximation_gap: log p(x) - best_elbo: what the family cannot do.
+        amortization_gap: best_elbo - elbo: what the guide's network loses of it.
+        elbo_standard_error: Of the estimate from draws, as are the next four.
+        best_elbo_standard_error: See there.
+        log_likelihood_standard_error: See there.
+        approximation_gap_standard_error: See there.
+        amortization_gap_standard_error: See there.
+        k_hat: Of the fitted distribution's weights; above 0.7 log p(x) is too low.
+        converged: Whether the fit stopped by itself, at a bound that had settled, (B,) bool.
+    """
+
+    elbo: Tensor
+    best_elbo: Tensor
+    log_likelihood: Tensor
+    approximation_gap: Tensor
+    amortization_gap: Tensor
+    elbo_standard_error: Tensor
+    best_elbo_standard_error: Tensor
+    log_likelihood_standard_error: Tensor
+    approximation_gap_standard_error: Tensor
+    amortization_gap_standard_error: Tensor
+    k_hat: Tensor
+    converged: Tensor
+
+
+def gap_decomposition(
+    model: Program,
+    guide: Program,
+    x: Tensor | Batch,
+    *,
+    particles: int = 5000,
+    steps: int = 3000,
+    fit_particles: int = 8,
+    learning_rate: float = 0.03,
+    family: Callable[[Tensor], Any] | None = None,
+    features: Tensor | None = None,
+    log_likelihood: Tensor | None = None,
+    memory_bytes: int = MEMORY_BYTES,
+    advance: Callable[[int], None] = lambda data: None,
+) -> Gaps:
+    """log p(x) - ELBO = (log p(x) - ELBO*) + (ELBO* - ELBO), for each datum.
+
+    ELBO* is that of the best member of the guide's family for that datum alone. Cremer, Li and
+    Duvenaud, Inference Suboptimality in Variational Autoencoders, 2018, equations (3) to (5). The
+    family is `families.family_of(...)`: for guides with `encode` and `posterior_of` all features,
+    and the networks of a flow where it has any. All data are fitted side by side by Adam, from
+    where the guide puts them; each learning rate falls when the bound of its datum rises no more,
+    and the datum is done when it has fallen to about a hundredth. Where the bound has collapsed,
+    the fit goes back to where it was and on with smaller steps.
+
+    log p(x) is importance-sampled with the fitted distribution as the proposal, which is better
+    than the amortized one; its error is for finite variance, see `k_hat`. The two gaps always sum
+    to the whole.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        x: Images (B, ...), or a tuple of all that the programs take.
+        particles: K, draws for each of the final estimates.
+        steps: Of Adam, at most.
+        fit_particles: Draws in each step.
+        learning_rate: Of Adam at the beginning, in units of the unconstrained parameters.
+        family: From features (R, F) to a distribution over the one latent site, where the guide
+            does not say; needs `features`.
+        features: Where the fit starts, (B, F).
+        log_likelihood: log p(x) known better, (B,) in nats, such as from annealed importance
+            sampling; taken as exact.
+        memory_bytes: Bound on the temporaries of one pass.
+        advance: Told how many data are done.
+
+    Raises:
+        InputError: If a number is out of range, or the family cannot be fitted.
+    """
+    for name, value, least in (
+        ("particles", particles, 25),
+        ("steps", steps, 1),
+        ("fit_particles", fit_particles, 1),
+    ):
+        if value < least:
+            raise InputError(f"expected {name} >= {least}; got {value}")
+    if not learning_rate > 0:
+        raise InputError(f"expected learning_rate > 0; got {learning_rate}")
+    if (family is None) != (features is None):
+        raise InputError("expected family= and features= together; got one of them")
+    joint = Joint.of(model, guide, x)
+    if family is not None and len(joint.sites) != 1:
+        raise InputError(f"expected one latent site for family=; got {list(joint.sites)}")
+    at_once = max(1, joint.rows(memory_bytes) // (2 * fit_particles))
+    if family is None:
+        one = family_of(joint[:1]).features.values()
+        size = sum(value.numel() * value.element_size() for value in one)
+        at_once = max(1, min(at_once, memory_bytes // (_COPIES * size)))
+    parts = []
+    for first in range(0, len(joint), at_once):
+        rows = slice(first, first + at_once)
+        part = joint[rows]
+        if family is None or features is None:
+            free = family_of(part)
+        else:
+            ((name, event),) = part.sites.items()
+            free = family_by(family, features[rows], name, event)
+        fitted, converged = _fit(part, free, steps, fit_particles, learning_rate)
+        weights = _log_weights(part, free.draw, fitted, particles, memory_bytes)
+        parts.append((part.log_weights(particles, memory_bytes), weights, converged))
+        advance(len(part))
+    amortized, best, converged = (torch.cat(each, -1) for each in zip(*parts, strict=True))
+    return _split(amortized, best, converged, log_likelihood)
+
+
+def _split(
+    amortized: Tensor, best: Tensor, converged: Tensor, log_likelihood: Tensor | None
+) -> Gaps:
+    particles = len(best)
+    elbo, best_elbo = amortized.mean(0), best.mean(0)
+    elbo_error, best_error = (w.std(0) / sqrt(particles) for w in (amortized, best))
+    if log_likelihood is None:
+        log_p = best.logsumexp(0) - log(particles)
+        relative = (best - log_p).exp()  # of mean 1
+        log_p_error = relative.std(0) / sqrt(particles)
+        # The same draws give best_elbo: what they share cancels.
+        approximation_error = (relative - best).std(0) / sqrt(particles)
+    else:
+        log_p = log_likelihood.to(best)
+        log_p_error, approximation_error = torch.zeros_like(log_p), best_error
+    return Gaps(
+        elbo=elbo,
+        best_elbo=best_elbo,
+        log_likelihood=log_p,
+        approximation_gap=log_p - best_elbo,
+        amortization_gap=best_elbo - elbo,
+        elbo_standard_error=elbo_error,
+        best_elbo_standard_error=best_error,
+        log_likelihood_standard_error=log_p_error,
+        approximation_gap_standard_error=approximation_error,
+        amortization_gap_standard_error=torch.hypot(elbo_error, best_error),
+        k_hat=pareto_k(best).k_hat,
+        converged=converged,
+    )
+
+
+@torch.no_grad()
+def _log_weights(
+    joint: Joint, draw: Draw, features: Features, particles: int, memory_bytes: int
+) -> Tensor:
+    result = joint.batch[0].new_zeros(particles, len(joint), dtype=torch.float64)
+    every = torch.arange(len(joint), device=result.device)
+    for piece, start, size in joint.pieces(particles, memory_bytes):
+        rows = every[piece]
+        latents, log_q = draw({key: value[rows] for key, value in features.items()}, rows, size)
+        terms = torch.stack(joint[rows].log_terms(latents)).sum(0)
+        result[start : start + size, piece] = (terms - log_q).double()
+    return result
+
+
+def _fit(
+    joint: Joint, family: Family, steps: int, particles: int, learning_rate: float
+) -> tuple[Features, Tensor]:
+    """The features that maximise each datum's ELBO, and whether they have settled."""
+    count, device = len(joint), joint.batch[0].device
+    active = torch.arange(count, device=device)
+    result = {name: value.clone() for name, value in family.features.items()}
+    converged = torch.zeros(count, dtype=torch.bool, device=device)
+    rate = torch.full((count,), learning_rate, dtype=torch.float64, device=device)
+    best = torch.full_like(rate, -torch.inf)
+    floor = best.clone()  # a bound below it is no noise
+    idle, falls = torch.zeros_like(active), torch.zeros_like(active)
+    bound, square = torch.zeros_like(rate), torch.zeros_like(rate)
+    now = {name: value.clone() for name, value in result.items()}
+    mean = {name: torch.zeros_like(value) for name, value in now.items()}
+    moments = {name: (torch.zeros_like(v), torch.zeros_like(v)) for name, v in now.items()}
+    for step in range(1, steps + 1):
+        for value in now.values():
+            value.requires_grad_()
+        with torch.enable_grad():
+            latents, log_q = family.draw(now, active, particles)
+            log_weights = torch.stack(joint[active].log_terms(latents)).sum(0) - log_q
+            elbo = log_weights.mean(0)
+            gradients = torch.autograd.grad(elbo.sum(), list(now.values()))
+        with torch.no_grad():
+            if step == 1:
+                error = log_weights.double().std(0, correction=0) / sqrt(particles)
+                floor = elbo.double() - _LOSS - _ERRORS * error
+            for (name, value), gradient in zip(list(now.items()), gradients, strict=True):
+                first, second = moments[name]
+                first.lerp_(gradient, 0.1)
+                second.lerp_(gradient.square(), 0.01)
+                direction = (first / (1 - 0.9**step)) / ((second / (1 - 0.99**step)).sqrt() + 1e-8)
+                shape = (-1, *[1] * (value.dim() - 1))
+                size = (rate * family.steps.get(name, 1.0)).to(value).reshape(shape)
+                now[name] = value.detach() + size * direction
+                mean[name] += now[name] / _WINDOW
+            bound += elbo.double() / _WINDOW
+            square += elbo.double().square() / _WINDOW
+            if step % _WINDOW:
+                continue
+            error = ((square - bound.square()).clamp(min=0) / _WINDOW).sqrt()
+            rose = bound > best + torch.maximum(error, torch.tensor(1e-3).to(error))
+            collapsed = ~(bound >= floor)  # also where it is NaN
+            idle = torch.where(rose, 0, idle + 1)
+            best = torch.maximum(best, bound.nan_to_num(-torch.inf))
+            height = bound - _LOSS - _ERRORS * error
+            floor = torch.maximum(floor, height.nan_to_num(-torch.inf))
+            fall = (idle >= _PATIENCE) | collapsed
+            rate = torch.where(fall, rate * _FACTOR, rate)
+            falls = falls + fall
+            idle = torch.where(fall, 0, idle)
+            # The mean over the steps of the window is closer to the optimum than the last of them.
+            for name, value in mean.items():
+                wide = collapsed.reshape(-1, *[1] * (value.dim() - 1))
+                result[name][active] = torch.where(wide, result[name][active], value)
+                now[name] = torch.where(wide, result[name][active], now[name])
+                for moment in moments[name]:
+                    moment.masked_fill_(wide, 0)
+            done = falls >= _FALLS
+            converged[active[done & ~collapsed]] = True
+            kept = ~done
+            active, rate, best, floor, idle, falls = (
+                each[kept] for each in (active, rate, best, floor, idle, falls)
+            )
+            now = {name: value[kept] for name, value in now.items()}
+            moments = {name: (a[kept], b[kept]) for name, (a, b) in moments.items()}
+            mean = {name: torch.zeros_like(value) for name, value in now.items()}
+            bound, square = torch.zeros_like(rate), torch.zeros_like(rate)
+            if not len(active):
+                break
+    return result, converged

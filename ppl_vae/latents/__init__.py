@@ -1,0 +1,1 @@
+"""What the latents of a run hold: codes of images, and images of codes."""

@@ -1,0 +1,111 @@
+"""Ways to describe an image by fewer numbers: k-means, PCA and the posterior means of runs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ppl_vae.latents.baselines import cluster, linear_probe, principal_components
+from ppl_vae.latents.encoding import decoded_mean, posterior_mean
+from ppl_vae.measures.clustering import clustering_scores, mean_and_error
+from ppl_vae.runs.run import Run
+
+__all__ = ["Code", "TwoSplits", "codes_of", "flat_input", "scores_of"]
+
+TwoSplits = tuple[NDArray, NDArray]  # of training and of test images
+
+
+@dataclass(frozen=True)
+class Code:
+    """What one of them makes of the images; each array has one row for each image.
+
+    Attributes:
+        name: What it is.
+        train: The features of the training images, (n, F), where it gives any.
+        test: Those of the test images, (N, F).
+        reconstruction: What the test images look like from them alone, (N, P).
+        assigned: The cluster of each test image, (N,), where that is all it gives.
+    """
+
+    name: str
+    train: NDArray | None = None
+    test: NDArray | None = None
+    reconstruction: NDArray | None = None
+    assigned: NDArray | None = None
+
+
+def flat_input(run: Run, x: Tensor) -> NDArray:
+    """Images as networks see them, (N, C, H, W) to (N, P)."""
+    return run.spec.network_input(x).flatten(1).numpy()
+
+
+def codes_of(
+    runs: tuple[Run, ...],
+    x: tuple[Tensor, Tensor],
+    flat: TwoSplits,
+    dimensions: list[int],
+    clusters: int,
+    seed: int,
+) -> Iterator[Code]:
+    """The pixels themselves, k-means on them, PCA of each dimension, and the runs in their order.
+
+    Args:
+        runs: Trained runs.
+        x: Training and test images, in the domain of the runs.
+        flat: The same as networks see them.
+        dimensions: Of PCA; at most as many as there are images and pixels.
+        clusters: Of k-means.
+        seed: What both follow from.
+    """
+    yield Code("pixels", *flat)
+    assigned, centroids = cluster(*flat, clusters, seed)
+    yield Code(f"k-means-{clusters}", assigned=assigned, reconstruction=centroids)
+    for dimension in dimensions:
+        kept = min(dimension, *flat[0].shape)
+        yield Code(f"PCA-{kept}", *principal_components(*flat, kept, seed))
+    for run in runs:
+        with torch.no_grad():
+            train, test = (
+                posterior_mean(run.model, run.guide, images.to(run.device)) for images in x
+            )
+            rebuilt = flat_input(run, decoded_mean(run.model, test).cpu())
+        yield Code(str(run.path), train.cpu().numpy(), test.cpu().numpy(), rebuilt)
+
+
+def scores_of(
+    code: Code,
+    pixels: NDArray,
+    labels: TwoSplits | None,
+    clusters: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The scores of one code that it has, with their standard errors; `features` explains them.
+
+    Args:
+        code: What is scored.
+        pixels: The test images as networks see them, (N, P).
+        labels: Of training and test images, where they are to be used.
+        clusters: Of k-means on the features.
+        seed: What k-means and the bootstrap follow from.
+    """
+    row: dict[str, Any] = {
+        "name": code.name,
+        "dimension": None if code.test is None else code.test.shape[1],
+    }
+    if code.reconstruction is not None:
+        errors = np.square(code.reconstruction - pixels).mean(1)
+        row |= mean_and_error("reconstruction_squared_error_per_pixel", errors)
+    if labels is None:
+        return row
+    if code.assigned is not None:
+        row |= clustering_scores(labels[1], code.assigned, seed)
+    if code.train is None or code.test is None:
+        return row
+    if code.reconstruction is not None:  # on the pixels themselves it is k-means, with its own row
+        assigned, _ = cluster(code.train, code.test, clusters, seed)
+        row |= clustering_scores(labels[1], assigned, seed)
+    return row | linear_probe(code.train, labels[0], code.test, labels[1])

@@ -1,0 +1,222 @@
+"""Means of q(z|x) and p(x|z), and the classes that an image is encoded and decoded with.
+
+All are of programs in evaluation mode, and are computed in pieces whose sizes follow from the pair
+and a bound on memory alone, so that one seed gives one result. Of many rows the pieces run a
+compiled graph.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from guides import Guide
+from models import Model
+from ppl_vae.compiler.compiling import Engine, check_engine, compiled_if_possible
+from ppl_vae.data import Split
+from ppl_vae.machine.memory import Allocations, memory_bound
+from ppl_vae.machine.randomness import isolated
+
+__all__ = ["decoded_mean", "likely_classes", "posterior_draws", "posterior_mean", "split_means"]
+
+_DRAWS = 256  # for a mean that has no closed form
+_WORTH_COMPILING = 1_000_000  # rows, which take the networks of an MLP about as long as compiling
+_BATCH = 1000  # images in memory at once
+
+
+def likely_classes(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> Tensor | None:
+    """The class (B,) to encode and decode each image with; None where there is none to choose.
+
+    It is the most probable one by the guide's classifier, which does not see the labels, or the
+    label itself where the model takes the class as given.
+
+    Args:
+        model: The model.
+        guide: Its guide.
+        x: Images (B, C, H, W).
+        *labels: Their labels (B,) where the model is one of labelled images.
+    """
+    if not model.labelled:
+        return None
+    if not model.enumerated:
+        return labels[0]
+    try:
+        return _InPieces("classifying", _Classes(guide), "eager", len(x))(x)
+    except NotImplementedError:
+        return None
+
+
+@torch.no_grad()
+def decoded_mean(
+    model: Model, z: Tensor, y: Tensor | None = None, *, engine: Engine = "auto"
+) -> Tensor:
+    """E[x|z], (..., C, H, W) for z (..., D): exact where it is known, else averaged over draws.
+
+    For a model whose decoder takes a class y as well, of a shape that broadcasts to (...), it is
+    E[x|z, y] where y is given. It has no gradient.
+
+    Args:
+        model: p(x|z).
+        z: Latents.
+        y: Classes.
+        engine: `compiled` computes it by a graph of tensor operations that is compared with the
+            networks, up to rounding; `auto` does so for 1,000,000 rows or more.
+    """
+    parts = [z.reshape(-1, z.shape[-1])]
+    if y is not None:
+        parts.append(y.expand(z.shape[:-1]).reshape(-1))
+    means = _InPieces("decoding", _Decoding(model), engine, len(parts[0]))(*parts)
+    return means.reshape(*z.shape[:-1], *means.shape[1:])
+
+
+@torch.no_grad()
+def posterior_mean(
+    model: Model, guide: Guide, x: Tensor, y: Tensor | None = None, *, engine: Engine = "auto"
+) -> Tensor:
+    """E[z|x] under the guide, (B, D): exact where it is known, else averaged over draws.
+
+    It has no gradient.
+
+    Args:
+        model: The model whose last latent site is z.
+        guide: q(z|x).
+        x: Images (B, C, H, W).
+        y: Their classes (B,), where q(z|x, y) is meant.
+        engine: As for `decoded_mean`.
+    """
+    batch = (x,) if y is None else (x, y)
+    return _InPieces("encoding", _Encoding(model, guide), engine, len(x))(*batch)
+
+
+@torch.no_grad()
+def split_means(model: Model, guide: Guide, images: Split, engine: Engine = "auto") -> Tensor:
+    """E[z|x], or E[z|x, y] where a model has classes, of all images of a split, (N, D).
+
+    Args:
+        model: The model whose last latent site is z.
+        guide: Its guide.
+        images: N images, not all of which need fit into memory.
+        engine: As for `decoded_mean`.
+    """
+    encode = _InPieces("encoding", _Encoding(model, guide), engine, len(images))
+    parts = [slice(start, start + _BATCH) for start in range(0, len(images), _BATCH)]
+    means = []
+    for x, *labels in images.batches(parts, model.labelled):
+        y = likely_classes(model, guide, x, *labels)
+        means.append(encode(x) if y is None else encode(x, y))
+    return torch.cat(means)
+
+
+def posterior_draws(model: Model, guide: Guide, draws: int, *batch: Tensor) -> Tensor:
+    """So many draws of the last latent from the guide, for each image, (K, B, D).
+
+    Args:
+        model: The model whose last latent site is z.
+        guide: q(z|x).
+        draws: K.
+        *batch: Images (B, C, H, W), and their classes (B,) where q(z|x, y) is meant.
+    """
+    with pyro.plate("particles", draws, dim=-2):
+        trace: Any = poutine.trace(guide).get_trace(*batch)
+    return trace.nodes[model.latents[-1]]["value"]
+
+
+class _InPieces:
+    """A function of each row of a batch, of as many rows at a time as memory is meant for.
+
+    Args:
+        what: What it does.
+        function: From rows to a tensor of as many.
+        engine: Whether whole pieces run a compiled graph.
+        total: Rows in all calls together.
+    """
+
+    def __init__(self, what: str, function: nn.Module, engine: Engine, total: int) -> None:
+        check_engine(engine)
+        self._what = what
+        self._function = function
+        self._whole: Callable[..., Tensor] = function
+        self._to_compile = engine == "compiled" or (engine == "auto" and total >= _WORTH_COMPILING)
+        self._rows = 0
+
+    def __call__(self, *batch: Tensor) -> Tensor:
+        size = len(batch[0])
+        if size < 2:  # what a row takes is measured on two
+            return self._function(*batch)
+        if not self._rows:
+            self._rows = _affordable_rows(self._function, *batch)
+            if self._to_compile:
+                example = tuple(part[: self._rows] for part in batch)
+                (self._whole,) = compiled_if_possible(self._what, [self._function], example)
+        result: Tensor | None = None
+        for start in range(0, size, self._rows):
+            piece = slice(start, min(start + self._rows, size))
+            whole = piece.stop - start == self._rows
+            rows = (self._whole if whole else self._function)(*(part[piece] for part in batch))
+            # Filled in place: pieces that wait to be joined are the result once more.
+            if result is None:
+                result = rows.new_empty(size, *rows.shape[1:])
+            result[piece] = rows
+        assert result is not None
+        return result
+
+
+def _affordable_rows(function: nn.Module, *batch: Tensor) -> int:
+    """How many rows to take at a time, so that whole pieces make up nearly all of the batch."""
+    bytes_of = []
+    for rows in (1, 2):  # what the second adds: products of weights, say, are there once
+        with isolated(batch[0].device, function), Allocations() as allocations:
+            function(*(part[:rows] for part in batch))
+        bytes_of.append(allocations.total)
+    rows = max(1, memory_bound(batch[0].device) // max(1, bytes_of[1] - bytes_of[0]))
+    size = len(batch[0])
+    return math.ceil(size / math.ceil(size / rows))
+
+
+class _Encoding(nn.Module):
+    """E[z|x] or E[z|x, y], (B, D)."""
+
+    def __init__(self, model: Model, guide: Guide) -> None:
+        super().__init__()
+        self.model = model
+        self.guide = guide
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        try:
+            return _mean(self.guide.posterior(*batch))
+        except NotImplementedError:
+            return posterior_draws(self.model, self.guide, _DRAWS, *batch).mean(0)
+
+
+class _Decoding(nn.Module):
+    """E[x|z] or E[x|z, y], (B, C, H, W)."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *latents: Tensor) -> Tensor:
+        return _mean(self.model.decode(*latents))
+
+
+class _Classes(nn.Module):
+    """The most probable class by the guide, (B,)."""
+
+    def __init__(self, guide: Guide) -> None:
+        super().__init__()
+        self.guide = guide
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.guide.classify(x).logits.argmax(-1)
+
+
+def _mean(distribution: TorchDistribution) -> Tensor:
+    try:
+        return distribution.mean
+    except NotImplementedError:
+        return distribution.sample(torch.Size((_DRAWS,))).mean(0)

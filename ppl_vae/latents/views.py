@@ -1,0 +1,303 @@
+"""What a trained pair has learned, as arrays: draws, reconstructions and ways through z."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pyro import poutine
+from torch import Tensor
+
+from models import Mixture
+from ppl_vae.errors import InputError
+from ppl_vae.latents.encoding import decoded_mean, likely_classes, posterior_mean
+from ppl_vae.latents.quantiles import aggregate_quantiles, prior_quantiles
+from ppl_vae.machine.randomness import seeded
+from ppl_vae.runs.run import Run
+
+__all__ = [
+    "Arrays",
+    "arrays_of",
+    "check_least",
+    "choose_images",
+    "encode",
+    "interpolate",
+    "manifold",
+    "reconstruct",
+    "sample",
+    "traverse",
+]
+
+Arrays = dict[str, NDArray[Any]]
+
+_ORDERING = 64  # test images whose traversals order the latents
+
+
+def sample(run: Run, count: int = 64, seed: int = 0, label: int | None = None) -> Arrays:
+    """Draws images from the model: z ~ p(z), x ~ p(x|z).
+
+    Args:
+        run: A trained run.
+        count: How many images.
+        seed: What the draws follow from.
+        label: Of one class y only, for a model that has classes: z ~ p(z|y), x ~ p(x|z, y).
+
+    Returns:
+        `z` (count, D), `mean` (count, C, H, W), which is E[x|z], and `draw` of that shape; for a
+        model with classes also `y` (count,), and the mean is E[x|z, y].
+
+    Raises:
+        InputError: If count < 1 or seed < 0, or there is no such class.
+    """
+    check_least(count=(count, 1), seed=(seed, 0))
+    model = run.model
+    with seeded(run.device, seed), torch.no_grad():
+        y = None if label is None else _class(run, label).expand(count)
+        if model.labelled and not model.enumerated:
+            if y is None:
+                y = torch.randint(run.spec.classes, (count,), device=run.device)
+            trace = poutine.trace(model).get_trace(y=y)
+        elif y is not None:
+            trace = poutine.trace(poutine.condition(model, {"y": y})).get_trace(size=count)
+        else:
+            trace = poutine.trace(model).get_trace(size=count)
+            y = _value(trace, "y") if "y" in model.enumerated else None
+        z = _value(trace, model.latents[-1])
+        mean = decoded_mean(model, z, y if model.labelled else None)
+        given = {} if y is None else {"y": y}
+        return arrays_of(z=z, **given, mean=mean, draw=_value(trace, "x"))
+
+
+def reconstruct(
+    run: Run, images: Sequence[int] | None = None, count: int = 16, seed: int = 0
+) -> Arrays:
+    """Encodes test images to the posterior mean of z and decodes that.
+
+    Args:
+        run: A trained run.
+        images: Which test images, counted from 0; the first `count` unless given.
+        count: How many images, where `images` is not given.
+        seed: What draws follow from, where a mean has no closed form.
+
+    Returns:
+        `images` (N,), `original` (N, C, H, W), `z` (N, D) and `mean` (N, C, H, W), E[x|z].
+
+    Raises:
+        InputError: If there is no such image, count < 1 or seed < 0.
+    """
+    chosen = choose_images(run, images, count)
+    check_least(seed=(seed, 0))
+    with seeded(run.device, seed), torch.no_grad():
+        x, y, z = encode(run, chosen)
+        return arrays_of(images=chosen, original=x, z=z, mean=decoded_mean(run.model, z, y))
+
+
+def manifold(run: Run, rows: int = 20, seed: int = 0) -> Arrays:
+    """Decodes a grid over a two-dimensional z; Kingma and Welling (2014), figure 4.
+
+    The grid is even in probability: z_d = F_d^-1((i + 1/2) / rows), F_d the distribution function
+    of the prior's latent d. In the picture z_0 grows to the right and z_1 upwards.
+
+    Args:
+        run: A trained run with latent_dim 2.
+        rows: Images from bottom to top, and from left to right.
+        seed: What draws follow from, where the prior's quantiles have no closed form.
+
+    Returns:
+        `probabilities` (rows,), `z` (rows, rows, 2) and `mean` (rows, rows, C, H, W), E[x|z], both
+        from the picture's top left: z[r, c] = (F_0^-1(p_c), F_1^-1(p_(rows-1-r))).
+
+    Raises:
+        InputError: If z is not two-dimensional, rows < 2 or seed < 0.
+    """
+    if run.spec.latent_dim != 2:
+        raise InputError(
+            f"the manifold is drawn for a two-dimensional z; this run has latent_dim "
+            f"{run.spec.latent_dim}: train one with --latent_dim 2"
+        )
+    check_least(rows=(rows, 2), seed=(seed, 0))
+    probabilities = (np.arange(rows) + 0.5) / rows
+    with seeded(run.device, seed), torch.no_grad():
+        across, up = prior_quantiles(run, probabilities).T
+        z = torch.stack(torch.meshgrid(across, up.flip(0), indexing="xy"), dim=-1)
+        return arrays_of(probabilities=probabilities, z=z, mean=decoded_mean(run.model, z))
+
+
+def traverse(
+    run: Run,
+    images: Sequence[int] | None = None,
+    count: int = 1,
+    steps: int = 11,
+    latents: int = 10,
+    seed: int = 0,
+) -> Arrays:
+    """Moves one latent at a time and decodes, from the posterior mean of test images.
+
+    Latent d takes the quantiles v_s = F_d^-1((s + 1/2) / steps) while the others stay, F_d the
+    distribution function of z_d under the aggregate posterior q(z) = 1/N sum_n q(z|x_n): this is
+    where data encode, and beyond it a decoder extrapolates. q(z) is known from 20 draws for each of
+    the first 512 test images. The effect of d is the root of the mean square, over pixels and
+    steps, of how far E[x|z] is from its average over the steps, in units of x, averaged over the
+    first 64 test images. Latents are ordered by it, the largest first.
+
+    Args:
+        run: A trained run.
+        images: Which test images to start from, counted from 0; the first `count` unless given.
+        count: How many images, where `images` is not given.
+        steps: Positions of the latent.
+        latents: How many latents to show, at most; all are ordered.
+        seed: What the draws from q(z) follow from, and those for a mean without a closed form.
+
+    Returns:
+        `images` (N,), `original` (N, C, H, W), `z` (N, D) the posterior means, `probabilities`
+        (steps,), `quantiles` (steps, D) of q(z), `effects` (D,), `order` (D,) the latents'
+        indices, and `mean` (L, N, steps, C, H, W), E[x|z] for the L first of the order.
+
+    Raises:
+        InputError: If there is no such image, count < 1, steps < 2, latents < 1 or seed < 0.
+    """
+    chosen = choose_images(run, images, count)
+    check_least(steps=(steps, 2), latents=(latents, 1), seed=(seed, 0))
+    probabilities = (np.arange(steps) + 0.5) / steps
+    with seeded(run.device, seed), torch.no_grad():
+        quantiles = aggregate_quantiles(run, probabilities)
+        first = torch.arange(min(_ORDERING, len(run.data.test)), device=run.device)
+        _, y, basis = encode(run, first)
+        effects = []
+        for latent in range(quantiles.shape[1]):
+            moved = decoded_mean(run.model, _move(basis, latent, quantiles), _column(y))
+            change = moved - moved.mean(1, keepdim=True)
+            effects.append(change.square().flatten(1).mean(1).sqrt().mean())
+        order = torch.stack(effects).argsort(descending=True, stable=True)
+        x, y, z = encode(run, chosen)
+        shown = order[:latents].tolist()
+        mean = torch.stack(
+            [decoded_mean(run.model, _move(z, latent, quantiles), _column(y)) for latent in shown]
+        )
+        return arrays_of(
+            images=chosen,
+            original=x,
+            z=z,
+            probabilities=probabilities,
+            quantiles=quantiles,
+            effects=torch.stack(effects),
+            order=order,
+            mean=mean,
+        )
+
+
+def interpolate(
+    run: Run,
+    images: Sequence[int] | None = None,
+    count: int = 8,
+    steps: int = 11,
+    seed: int = 0,
+) -> Arrays:
+    """Decodes the straight line z(t) = (1 - t) z_a + t z_b between pairs of test images.
+
+    Args:
+        run: A trained run.
+        images: Which test images, counted from 0, an even number: the first to the second, the
+            third to the fourth, ...; the first 2 `count` unless given.
+        count: How many pairs, where `images` is not given.
+        steps: Images on the line, both ends included.
+        seed: What draws follow from, where a mean has no closed form.
+
+    Returns:
+        `images` (P, 2), `original` (P, 2, C, H, W), `t` (steps,), `z` (P, steps, D) with the
+        posterior means at both ends, and `mean` (P, steps, C, H, W), E[x|z].
+
+    Raises:
+        InputError: If there is no such image, their number is odd, count < 1, steps < 2 or
+            seed < 0.
+    """
+    if images is not None and len(images) % 2:
+        raise InputError(f"expected pairs of images, an even number; got {len(images)}")
+    check_least(count=(count, 1), steps=(steps, 2), seed=(seed, 0))
+    chosen = choose_images(run, images, 2 * count)
+    t = np.linspace(0, 1, steps)
+    with seeded(run.device, seed), torch.no_grad():
+        x, y, mean = encode(run, chosen)
+        start, end = mean.unflatten(0, (-1, 2)).unsqueeze(2).unbind(1)
+        weight = torch.as_tensor(t).to(start)[:, None]
+        z = (1 - weight) * start + weight * end
+        if y is not None:  # a class has no middle: that of the nearer end
+            first, second = y.reshape(-1, 2, 1).unbind(1)
+            y = torch.where(weight.mT <= 0.5, first, second)
+        return arrays_of(
+            images=chosen.reshape(-1, 2),
+            original=x.unflatten(0, (-1, 2)),
+            t=t,
+            z=z,
+            mean=decoded_mean(run.model, z, y),
+        )
+
+
+def encode(run: Run, chosen: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Test images x, the class y to encode each with, where the model has any, and E[z|x, y]."""
+    x, *labels = run.data.test.batch(chosen, run.model.labelled)
+    y = likely_classes(run.model, run.guide, x, *labels)
+    return x, y, posterior_mean(run.model, run.guide, x, y)
+
+
+def check_least(**values: tuple[int, int]) -> None:
+    """Raises an InputError if a value, the first of each pair, is below the second."""
+    for name, (value, least) in values.items():
+        if value < least:
+            raise InputError(f"expected {name} >= {least}; got {value}")
+
+
+def choose_images(run: Run, images: Sequence[int] | None, count: int) -> Tensor:
+    """The indices of test images, checked."""
+    size = len(run.data.test)
+    if images is None:
+        check_least(count=(count, 1))
+        if count > size:
+            raise InputError(f"expected at most {size} test images, which is all; got {count}")
+        images = range(count)
+    elif not images:
+        raise InputError("expected at least one of the test images; got an empty list")
+    for image in images:
+        if not 0 <= image < size:
+            raise InputError(f"expected images of 0 to {size - 1}, the test images; got {image}")
+    return torch.as_tensor(list(images), device=run.device)
+
+
+def _value(trace: Any, site: str) -> Tensor:
+    return trace.nodes[site]["value"]
+
+
+def _class(run: Run, label: int) -> Tensor:
+    """A class as a tensor, checked."""
+    if isinstance(run.model, Mixture):
+        classes = len(run.model.logits)
+    elif run.model.labelled:
+        classes = run.spec.classes
+    else:
+        raise InputError(
+            f"{type(run.model).__name__} has no classes to draw from; leave out the label"
+        )
+    if not 0 <= label < classes:
+        raise InputError(f"expected a label of 0 to {classes - 1}; got {label}")
+    return torch.tensor(label, device=run.device)
+
+
+def _column(y: Tensor | None) -> Tensor | None:
+    """(N,) to (N, 1), to stand beside (N, S, D)."""
+    return None if y is None else y[:, None]
+
+
+def _move(z: Tensor, latent: int, quantiles: Tensor) -> Tensor:
+    """(N, D) to (N, S, D), where one latent takes S values and the others stay."""
+    moved = z[:, None].repeat(1, len(quantiles), 1)
+    moved[..., latent] = quantiles[:, latent]
+    return moved
+
+
+def arrays_of(**values: Tensor | NDArray[Any]) -> Arrays:
+    """Tensors on any device as arrays."""
+    return {
+        name: value.cpu().numpy() if isinstance(value, Tensor) else value
+        for name, value in values.items()
+    }

@@ -1,0 +1,1 @@
+"""The machine: devices, files, interrupts, progress, memory, processes, randomness."""

@@ -1,0 +1,1 @@
+"""From pieces to a model/guide pair that fits."""

@@ -1,0 +1,1 @@
+"""Pictures: figures, plots, the graphical model, the matrix of a convolution."""

@@ -1,0 +1,182 @@
+"""Figures without global state, and sheets of images laid out in whole pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ppl_vae.machine.files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "BLUE",
+    "FAINT",
+    "GREEN",
+    "INK",
+    "ORANGE",
+    "new_figure",
+    "pixels_of",
+    "save",
+    "sheet",
+    "tiled",
+]
+
+_DPI = 150
+INK = "#222222"
+FAINT = "#777777"
+# Told apart by colour-blind readers too (Okabe and Ito, 2008).
+BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
+_SHEET_WIDTH = 1400  # what a sheet of many small images is enlarged to, in pixels
+_LARGEST_TILE = 112  # what one image on a sheet is enlarged to, in pixels
+_PAD = 16
+_LINE = 20  # the height of a line of text, in pixels
+_TEXT, _TITLE = 8.5, 10.0  # font sizes, in points
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of this many inches that draws with Agg, apart from pyplot's global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as a PNG whose bytes depend on nothing but its content."""
+    with whole_file(path) as file:
+        figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
+
+
+def pixels_of(figure: Figure) -> NDArray[np.uint8]:
+    """What a figure looks like, (H, W, 3)."""
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
+
+
+def tiled(images: ArrayLike, columns: int | None = None) -> NDArray[np.float64]:
+    """Images in rows and columns, with NaN where there is none.
+
+    Args:
+        images: (N, C, H, W), or (rows, columns, C, H, W), which comes back as it is.
+        columns: How many in a row; about the square root of N unless given.
+
+    Returns:
+        An array (rows, columns, C, H, W).
+
+    Raises:
+        ValueError: If the shape is another, or C neither 1 nor 3.
+    """
+    tiles = np.asarray(images, dtype=np.float64)
+    if tiles.ndim == 4 and len(tiles):
+        width = columns or int(np.ceil(np.sqrt(len(tiles))))
+        missing = np.full((-len(tiles) % width, *tiles.shape[1:]), np.nan)
+        tiles = np.concatenate([tiles, missing]).reshape(-1, width, *tiles.shape[1:])
+    if tiles.ndim != 5 or tiles.shape[2] not in (1, 3) or not tiles.size:
+        raise ValueError(
+            "expected images (N, C, H, W) or (rows, columns, C, H, W), C of 1 or 3; "
+            f"got {np.shape(images)}"
+        )
+    return tiles
+
+
+def sheet(
+    tiles: NDArray[np.float64],
+    title: str | None = None,
+    row_labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
+    blocks: tuple[int, int] | None = None,
+    block_titles: Sequence[str] = (),
+    axis_labels: tuple[str, str] | None = None,
+) -> Figure:
+    """Lays out (rows, columns, C, H, W) in whole pixels, so that nothing is resampled.
+
+    The arguments are those of `ppl_vae.pictures.plots.image_grid`.
+    """
+    rows, columns, _, height, width = tiles.shape
+    scale = max(1, round(min(_LARGEST_TILE, _SHEET_WIDTH / columns) / max(height, width)))
+    size = (scale * height, scale * width)
+    gap = 0 if axis_labels else max(2, min(size) // 24)
+    per_block = blocks or (rows, columns)
+    wide = max(12, min(size) // 4)
+    tops, lefts = (
+        np.arange(count) * (side + gap) + np.arange(count) // block * wide
+        for count, side, block in zip((rows, columns), size, per_block, strict=True)
+    )
+    picture = _enlarged(tiles, scale, tops, lefts)
+
+    figure = new_figure(1, 1)
+    label_line = _LINE + 8 if column_labels else 0
+    widest = max((_width(figure, label) for label in row_labels or ()), default=0)
+    left = _PAD + (_LINE + 8 if axis_labels else 0) + (widest + 10 if row_labels else 0)
+    above = _PAD + (_LINE + 14 if title else 0) + (_LINE + 8 if block_titles else 0)
+    below = _PAD
+    if axis_labels:
+        below += label_line + _LINE + 8
+    else:
+        above += label_line
+    right = left + picture.shape[1]
+    bottom = above + picture.shape[0]
+    needed = 2 * _PAD + (_width(figure, title, _TITLE) if title else 0)
+    total = (bottom + below, max(right + _PAD, needed))
+    figure.set_size_inches((total[1] + 1e-6) / _DPI, (total[0] + 1e-6) / _DPI)
+    figure.figimage(picture, xo=left, yo=below, origin="upper")
+
+    def write(x: float, y: float, text: str, size: float = _TEXT, **style: Any) -> None:
+        style = {"ha": "center", "va": "center", "color": INK, "fontsize": size, **style}
+        figure.text(x / total[1], 1 - y / total[0], text, **style)
+
+    if title and needed > right + _PAD:
+        write(_PAD, _PAD - 4 + _LINE / 2, title, _TITLE, ha="left")
+    elif title:
+        middle = min(max((left + right) / 2, needed / 2), total[1] - needed / 2)
+        write(middle, _PAD - 4 + _LINE / 2, title, _TITLE)
+    for place, text in enumerate(block_titles):
+        first = lefts[place * per_block[1]]
+        last = lefts[min((place + 1) * per_block[1], columns) - 1] + size[1]
+        write(left + (first + last) / 2, above - label_line - 8 - _LINE / 2, text)
+    widest = max((_width(figure, label) for label in column_labels or ()), default=0)
+    step = -(-(widest + 8) // (size[1] + gap))  # where labels are too wide, one in so many
+    for column, text in enumerate(column_labels or ()):
+        if column % step == 0:
+            y = bottom + 8 + _LINE / 2 if axis_labels else above - 8 - _LINE / 2
+            write(left + lefts[column] + size[1] / 2, y, text)
+    for row, text in enumerate(row_labels or ()):
+        if not axis_labels or (rows - 1 - row) % step == 0:
+            write(left - 10, above + tops[row] + size[0] / 2, text, ha="right")
+    if axis_labels:
+        write((left + right) / 2, total[0] - _PAD + 2 - _LINE / 2, axis_labels[0], _TITLE)
+        write(_PAD + _LINE / 2 - 4, (above + bottom) / 2, axis_labels[1], _TITLE)
+    return figure
+
+
+def _enlarged(
+    tiles: NDArray[np.float64], scale: int, tops: NDArray[np.int_], lefts: NDArray[np.int_]
+) -> NDArray[np.uint8]:
+    """The tiles on white, each pixel a square; NaN is left out."""
+    height, width = (scale * side for side in tiles.shape[3:])
+    picture = np.full((tops[-1] + height, lefts[-1] + width, 3), 255, dtype=np.uint8)
+    for row, column in np.ndindex(*tiles.shape[:2]):
+        tile = tiles[row, column]
+        if not np.isnan(tile).any():
+            small = np.rint(255 * np.clip(tile, 0, 1)).astype(np.uint8).transpose(1, 2, 0)
+            top, left = tops[row], lefts[column]
+            picture[top : top + height, left : left + width] = np.repeat(
+                np.repeat(small, scale, 0), scale, 1
+            )
+    return picture
+
+
+def _width(figure: Figure, text: str, size: float = _TEXT) -> int:
+    """The width of a text in pixels."""
+    probe = figure.text(0, 0, text, fontsize=size)
+    extent = probe.get_window_extent(figure.canvas.get_renderer())  # type: ignore[attr-defined]
+    probe.remove()
+    return int(np.ceil(extent.width))

@@ -1,0 +1,1 @@
+"""The run directory: config, checkpoints, metrics, and a run that was read."""

@@ -1,0 +1,128 @@
+"""The run directory: made whole or not at all, and locked while a process trains."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ppl_vae.errors import InputError
+from ppl_vae.machine.files import whole_file
+from ppl_vae.runs.config import CONFIG
+
+__all__ = ["PICTURES", "SUMMARY", "create", "free_path", "locked", "unused", "write_json"]
+
+
+SUMMARY = "summary.json"
+
+
+PICTURES = "pictures"
+
+
+def free_path(name: str) -> Path:
+    """The first of runs/NAME-1, runs/NAME-2, ... that does not exist."""
+    number = 1
+    while (path := Path("runs") / f"{name}-{number}").exists():
+        number += 1
+    return path
+
+
+def create(
+    path: Path,
+    config: dict[str, Any],
+    fill: Callable[[Path], None],
+    instead: Callable[[], Path] | None = None,
+) -> Path:
+    """Makes a run directory that appears with its config and first checkpoint, or not at all.
+
+    Args:
+        path: Where it is to be.
+        config: What `config.yaml` is to say.
+        fill: Writes the rest of the first content into the folder that it is given.
+        instead: Another place, where somebody else has taken this one meanwhile.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        InputError: If the path exists or cannot be written.
+    """
+    if instead is None:
+        unused(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    absent = [parent for parent in path.parents if not parent.exists()]
+    try:
+        unfinished.mkdir(parents=True)
+        with whole_file(unfinished / CONFIG) as file:
+            file.write(yaml.safe_dump(config, sort_keys=False).encode())
+        fill(unfinished)
+        while True:
+            try:
+                unfinished.rename(path)
+                return path
+            except OSError as error:
+                if instead is None or error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                path = instead()
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another place") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        for parent in absent:
+            with suppress(OSError):  # where the run is there, its parents are not empty
+                parent.rmdir()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a run directory for one process that trains.
+
+    Raises:
+        InputError: If another process holds it.
+    """
+    folder = os.open(path, os.O_RDONLY)
+    _held.add(folder)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise InputError(
+            f"{path} is being trained by another process; wait for it, or stop it"
+        ) from error
+    finally:
+        _held.discard(folder)
+        os.close(folder)
+
+
+def _let_go() -> None:
+    """Processes that read images outlive a run that is killed by seconds, and shall not hold it."""
+    for folder in _held:
+        os.close(folder)
+    _held.clear()
+
+
+_held: set[int] = set()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+def unused(path: Path) -> Path:
+    """The path of a new run; raises an InputError if it is taken."""
+    if path.exists():
+        raise InputError(
+            f"{path} exists; go on with --resume {path}, or choose another name with --run"
+        )
+    return path
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes plain data as indented JSON, whole or not at all."""
+    with whole_file(path) as file:
+        file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())

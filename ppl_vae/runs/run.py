@@ -1,0 +1,98 @@
+"""The run directory: what `fit` writes and every other verb reads."""
+
+import dataclasses
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from guides import Guide
+from models import Model, Spec
+from ppl_vae.data import Data, DataSet, check_sizes
+from ppl_vae.machine.devices import choose_device
+from ppl_vae.pairs.building import build_pair, choose_domain
+from ppl_vae.pairs.pieces import ROLES, restore
+from ppl_vae.runs.checkpoints import BEST, LAST, load_parameters, read_checkpoint
+from ppl_vae.runs.config import config_of
+from ppl_vae.runs.directory import SUMMARY
+
+__all__ = ["Run", "load", "restore_pieces"]
+
+
+@dataclasses.dataclass
+class Run:
+    """A trained pair, as `fit` returns it and `load` reads it.
+
+    Attributes:
+        path: The run directory.
+        config: What `config.yaml` says.
+        pieces: The data set, the objective and the classes of the pair, by role.
+        spec: What the pair was built for.
+        model: p(x, z), in evaluation mode.
+        guide: q(z|x), in evaluation mode.
+        device: Where both are.
+        sizes: How many training, validation and test images it was trained with, where known.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    pieces: dict[str, Any]
+    spec: Spec
+    model: Model
+    guide: Guide
+    device: torch.device
+    sizes: list[int] | None = None
+
+    @cached_property
+    def data(self) -> Data:
+        """The data set that the run was trained on, on its device; read when first asked for.
+
+        Raises:
+            InputError: If it cannot be read, or has another number of images by now.
+        """
+        data_set: DataSet = self.pieces["data"]
+        data = data_set.load(choose_domain(self.pieces), self.config["seed"])
+        check_sizes(data.name, data.sizes, self.sizes)
+        return data.to(self.device)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` says about the training."""
+        return json.loads((self.path / SUMMARY).read_text())
+
+
+def load(path: str | Path, device: str = "auto", allow_code: bool = False) -> Run:
+    """Reads a run: the model, the guide and what they were built for, on any device.
+
+    The parameters are the best ones where the run stopped early by its validation bound, else the
+    last ones. Only `config.yaml` and a safetensors file are read, and neither can run code.
+
+    Args:
+        path: The run directory.
+        device: `auto`, `cpu` or `cuda`.
+        allow_code: Whether classes from outside the project that the config names may be imported.
+
+    Raises:
+        InputError: If it is no run directory, or something in it is missing, damaged or of
+            another version.
+    """
+    path = Path(path)
+    config = config_of(path)
+    pieces = restore_pieces(config, allow_code)
+    target = choose_device(device)
+    checkpoint = path / (BEST if (path / BEST).exists() else LAST)
+    tensors, state = read_checkpoint(checkpoint)
+    spec = Spec(**{**state["spec"], "image_shape": tuple(state["spec"]["image_shape"])})
+    model, guide = build_pair(spec, pieces)
+    pair = nn.ModuleDict({"model": model, "guide": guide})
+    load_parameters(pair, tensors, checkpoint)
+    pair.to(target).eval()
+    return Run(path, config, pieces, spec, model, guide, target, state.get("sizes"))
+
+
+def restore_pieces(config: dict[str, Any], allow_code: bool) -> dict[str, Any]:
+    """The pieces that a config names, by role."""
+    return {role: restore(role, config.get(role), allow_code) for role in ROLES}

@@ -1,0 +1,1 @@
+"""Training: preparation, the loop, one step, and what takes it."""

@@ -1,0 +1,70 @@
+"""What takes the steps of a training: the Pyro programs, a compiled graph, or a captured one."""
+
+import sys
+from contextlib import suppress
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ppl_vae.compiler.comparison import NotStageable
+from ppl_vae.machine.randomness import isolated
+from ppl_vae.training.capturing import CapturedStep
+from ppl_vae.training.loop import Training
+
+__all__ = ["compile_steps", "start_engine"]
+
+_WORTH_COMPILING = 10_000  # steps that save about what compiling costs, some ten seconds
+
+
+def start_engine(engine: str, training: Training) -> None:
+    """Compiles the step where the choice or the length of the run says so, and says what it does.
+
+    Args:
+        engine: `auto`, `eager` or `compiled`.
+        training: At the step that it is to go on from. Whether to compile follows from the whole
+            length of the run, so that one that was resumed takes the same steps.
+    """
+    if training.finished:
+        return
+    worth_it = engine == "compiled" or training.total_steps >= _WORTH_COMPILING
+    if engine != "eager" and worth_it:
+        left = training.total_steps - training.steps
+        print(f"engine: compiling the step ({left:,} steps to run)", file=sys.stderr)
+        try:
+            compile_steps(training)
+        except NotStageable as error:
+            print(f"engine: {training.engine}, because the pair {error}", file=sys.stderr)
+    if training.engine_before not in (None, training.engine):
+        print(
+            f"engine: {training.engine}, where the run was {training.engine_before} so far; it "
+            "goes on up to rounding only",
+            file=sys.stderr,
+        )
+
+
+def compile_steps(training: Training) -> None:
+    """Compiles the step for full batches, without disturbing the random numbers of the run.
+
+    On a GPU that holds the images it is captured too, and so are the programs on the smaller last
+    batch of an epoch, for which compiling once more would not pay.
+
+    Args:
+        training: What is to take the steps.
+
+    Raises:
+        NotStageable: If that cannot be done; the step runs the programs then, or the graph
+            uncaptured.
+    """
+    images, labelled = training.data.train, training.step.model.labelled
+    training.to_training_mode()
+    with isolated(images.raw.device):
+        full = training.ranks.share(torch.arange(training.batch_size, device=images.raw.device))
+        training.step.compile(images.batch(full, labelled))
+    if full.is_cuda and training.ranks.size == 1 and isinstance(images.raw, Tensor):
+        draw = partial(images.batch, labelled=labelled)
+        training.captured[len(full)] = CapturedStep(training.step, draw, full)
+        left = len(images) % len(full)
+        with suppress(NotStageable):  # programs may read from the device where a graph does not
+            if left:
+                training.captured[left] = CapturedStep(training.step, draw, full[:left])

@@ -1,0 +1,67 @@
+"""What a training ends with: `summary.json`, and the table that a person sees."""
+
+import platform
+import resource
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from ppl_vae.machine.progress import table
+from ppl_vae.pairs.pieces import outside_classes
+from ppl_vae.runs.directory import PICTURES, SUMMARY, write_json
+from ppl_vae.runs.run import Run
+from ppl_vae.training.loop import Training
+
+__all__ = ["report", "write_summary"]
+
+
+def write_summary(run: Run, training: Training) -> None:
+    """Writes RUN/summary.json: the metrics of the parameters that are kept, and the circumstances.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    images = training.steps / training.steps_per_epoch * len(run.data.train)
+    summary: dict[str, Any] = {
+        "data": run.data.name,
+        "reference_measure": run.data.reference_measure,
+        "training_images": len(run.data.train),
+        "parameters": sum(p.numel() for p in training.step.parameters.values()),
+        **training.kept_row(),
+        "training_seconds": training.seconds,
+        "images_per_second": images / training.seconds,
+        "process_peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "device": str(run.device),
+        "engine": training.engine,
+        "precision": run.config.get("precision", "float32"),
+        "versions": {
+            "ppl-vae": version("ppl-vae"),
+            "torch": torch.__version__,
+            "pyro-ppl": version("pyro-ppl"),
+            "python": platform.python_version(),
+        },
+    }
+    write_json(run.path / SUMMARY, summary)
+
+
+def report(run: Run) -> str:
+    """The numbers of `summary.json` and the paths of the pictures, as a short table."""
+    summary = run.summary
+    bounded = run.guide.has_density  # a point has no ELBO, but how well it explains x is known
+    rows = {
+        term: f"{summary[f'validation_{term.lower()}_nats_per_datum']:.2f} nats_per_datum"
+        for term in (("ELBO", "rate", "distortion") if bounded else ("distortion",))
+    }
+    rows["training"] = (
+        f"{summary['steps']:,} steps in {summary['training_seconds']:.1f} seconds "
+        f"({summary['images_per_second']:,.0f} images_per_second)"
+    )
+    pictures = sorted((run.path / PICTURES).iterdir())
+    rows |= {picture.stem.replace("_", " "): str(picture) for picture in pictures}
+    rows["next"] = f"python -m ppl_vae.evaluate {run.path}"
+    if outside_classes(run.config):
+        rows["next"] += " --allow_code true"
+    meaning = "ELBO = -(rate + distortion)" if bounded else "distortion = -log p(x|z)"
+    title = f"{run.path}: {summary['data']}, validation images ({meaning})"
+    return table(title, {"measure": summary["reference_measure"], **rows})

@@ -1,0 +1,47 @@
+"""The bound on the validation images, which every epoch ends with."""
+
+import torch
+from torch import Tensor
+
+from ppl_vae.data import Split
+from ppl_vae.machine.randomness import seeded
+from ppl_vae.measures.estimates import estimate
+from ppl_vae.training.step import SVIStep
+
+__all__ = ["TERMS", "validate"]
+
+TERMS = ("elbo", "rate", "distortion")
+
+_DRAWS = 5000  # of z, at least, over images and particles
+_SEED = 1
+
+
+@torch.no_grad()
+def validate(step: SVIStep, images: Split) -> tuple[Tensor, Tensor]:
+    """Measures the pair as it is, under the same noise in every epoch and run.
+
+    The modules are in evaluation mode then, and stay in it. Of several processes the first one
+    measures, and the others take its word.
+
+    Args:
+        step: The pair, and the processes that train it.
+        images: The validation images.
+
+    Returns:
+        The mean of each of `TERMS` over the images, in nats per datum, float64; and which images
+        have a bound that is not finite, (N,) bool, or just the first image where another process
+        measured.
+    """
+    step.model.eval()
+    step.guide.eval()
+    device = images.raw.device
+    bad = torch.arange(len(images), device=device) == 0
+    means = torch.empty(len(TERMS), dtype=torch.float64, device=device)
+    if step.ranks.first:
+        particles = max(1, _DRAWS // len(images))
+        with seeded(device, _SEED):
+            estimates = estimate(step.model, step.guide, images, particles, engine="eager")
+        bad = ~estimates.elbo.isfinite()
+        means = torch.stack([getattr(estimates, term).double().mean() for term in TERMS])
+    step.ranks.copy_from_first(means)
+    return means, bad
