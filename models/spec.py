@@ -1,7 +1,7 @@
 """What the data and the user fix before anything is constructed."""
 
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from typing import Literal, get_args
 
 from torch import Tensor
@@ -50,6 +50,34 @@ class Spec:
     def pixels(self) -> int:
         """C H W, the number of observed values in one image."""
         return prod(self.image_shape)
+
+    def check_images(self, x: Tensor) -> None:
+        """Looks whether a tensor is a batch of images, (B, C, H, W), in the domain.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        shape = tuple(x.shape)
+        if x.dim() != 4 or shape[1:] != self.image_shape:
+            expected = f"expected images of shape (B, {', '.join(map(str, self.image_shape))})"
+            channels, *sides = self.image_shape
+            last = x.dim() == 4 and shape[1:] == (*sides, channels)
+            remedy = "; x.permute(0, 3, 1, 2) puts the channels first" if last else ""
+            raise ValueError(f"{expected}; got {shape}{remedy}")
+        if not x.is_floating_point():
+            raise ValueError(f"expected images of a floating-point type; got {x.dtype}")
+        least, most, whole = {
+            "binary": (0, 1, True),
+            "unit": (0, 1, False),
+            "bytes": (0, 255, True),
+            "real": (-inf, inf, False),
+        }[self.domain]
+        inside = x.isfinite() & (x >= least) & (x <= most)
+        if not (inside & (x == x.round()) if whole else inside).all():
+            raise ValueError(
+                f"expected {self.domain} images, as the pair was built for; got values from "
+                f"{x.min():g} to {x.max():g}; convert them as the data set of the pair does"
+            )
 
     def network_input(self, x: Tensor) -> Tensor:
         """Images scaled for a network: bytes to [0, 1], the other domains as they are."""

@@ -1,4 +1,4 @@
-"""The one exception for bad input."""
+"""Bad input, and files that cannot be read, each said in one line."""
 
 __all__ = ["InputError", "reason", "unreadable"]
 

@@ -50,7 +50,7 @@ def generate(
     rows: int = 20,
     steps: int = 11,
     latents: int = 10,
-    label: int | None = None,
+    label: int | str | None = None,
     seed: int = 0,
 ) -> list[Path]:
     """Shows what a trained pair has learned, as a picture and as arrays in RUN/generated/.
@@ -70,7 +70,8 @@ def generate(
         rows: Images from bottom to top and from left to right of the manifold.
         steps: Positions of a latent in `traverse`, images on the line in `interpolate`.
         latents: How many latents `traverse` shows.
-        label: Of which class `sample` draws, under a model that has classes; of all unless given.
+        label: Of which class, by its number or name, `sample` draws, under a model that has
+            classes; of all unless given.
         seed: What all draws follow from.
 
     Returns:

@@ -49,7 +49,7 @@ def posterior(
     count: int = 500,
     choose: Choose = "random",
     images: list[int] | None = None,
-    label: int | None = None,
+    label: int | str | None = None,
     draws: int = 1000,
     predictive_draws: int = 100,
     particles: int = 5000,
@@ -70,7 +70,7 @@ def posterior(
         count: How many images.
         choose: Which: `random` ones, the `first`, or the `worst` by k-hat among four times as many.
         images: Which, by index, instead.
-        label: Only images with this label.
+        label: Only images with this label, a number or the name of a class.
         draws: Of z for each image, in four chains of equal length.
         predictive_draws: Of x for each image, at most; fewer where they would take too much memory.
         particles: The largest K of the curve of importance-weighted bounds.

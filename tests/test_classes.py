@@ -12,6 +12,7 @@ import ppl_vae
 from guides import ConditionalNormal, SemiSupervisedNormal
 from models import Conditional, Mixture, SemiSupervised
 from ppl_vae.data import Arrays, Digits, Split
+from ppl_vae.data.source import fixed_order
 from ppl_vae.errors import InputError
 from ppl_vae.evaluate import evaluate
 from ppl_vae.fit import fit
@@ -58,11 +59,43 @@ def test_labels_are_kept_evenly_and_by_the_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "said"), [(0, "1 to 4"), (5, "1 to 4"), (4, "at most 2, since class 1 has 1")]
+    ("count", "said"),
+    [
+        (0, "expected 2, one for each class, to 4"),
+        (1, "expected 2, one for each class, to 4"),
+        (5, "expected 2, one for each class, to 4"),
+        (4, "at most 2, since class 1 has 1"),
+    ],
 )
 def test_labels_that_are_not_there_cannot_be_kept(count: int, said: str) -> None:
+    split = split_of([0, 0, 0, 1, -1])
     with pytest.raises(InputError, match=said):
-        split_of([0, 0, 0, 1, -1]).keep_labels(count, 2, seed=0)
+        split.keep_labels(count, 2, seed=0)
+    assert sorted(split.keep_labels(2, 2, seed=0).labels.tolist()) == [-1, -1, -1, 0, 1]
+    with pytest.raises(InputError, match="class 2 has no training image with a label"):
+        split.keep_labels(3, 3, seed=0)
+
+
+@pytest.mark.parametrize(
+    "numbers", [np.arange(1, 11), np.array([0, 2, 3, 5, 7, 11, 13, 17, 19, 23])]
+)
+def test_labels_that_skip_numbers_name_their_classes(tmp_path, numbers) -> None:
+    pixels = np.random.default_rng(0).random((400, 4, 4)) < 0.5
+    labels = numbers[np.arange(400) % 10]
+    labels[7] = -1
+    np.savez(tmp_path / "images.npz", images=pixels, labels=labels)
+    data = Arrays(path=tmp_path / "images.npz").load("binary", 0)
+    assert data.classes == 10
+    assert data.class_names == tuple(map(str, numbers))
+    order = fixed_order(400)
+    given = np.concatenate([getattr(data, s).labels for s in ("test", "validation", "train")])
+    names = np.array([*numbers, -1])
+    np.testing.assert_array_equal(names[given], labels[order])
+    kept = data.train.keep_labels(100, data.classes, seed=0).labels
+    assert torch.bincount(kept[kept >= 0]).tolist() == [10] * 10
+    assert data.label_of(int(numbers[3])) == 3
+    with pytest.raises(InputError, match=r"expected one of .*; got 4000"):
+        data.label_of(4000)
 
 
 def test_labelled_images_are_repeated() -> None:
@@ -131,7 +164,7 @@ def test_every_way_to_look_works_with_classes(runs, name: str) -> None:
     assert interpolate(run, count=2, steps=4)["mean"].shape == (2, 4, *shape)
     drawn = sample(run, 4, label=7)
     assert drawn["y"].tolist() == [7] * 4
-    with pytest.raises(InputError, match="label of 0 to 9"):
+    with pytest.raises(InputError, match=r"label of 0 to 9|--label: expected one of 0, 1, 2, 3, 4"):
         sample(run, label=10)
 
 

@@ -73,12 +73,6 @@ def test_truncated_images(refused, tmp_path, suffix, kept):
     refused(ImageFolder(path=tmp_path), "real", f"2.{suffix}", "replace or remove it")
 
 
-def test_an_image_of_16_bits(refused, tmp_path):
-    for number in range(3):
-        Image.fromarray(np.zeros((4, 5), np.uint16)).save(tmp_path / f"{number}.png")
-    refused(ImageFolder(path=tmp_path), "real", "8-bit", "0.png", "I;16", "convert it")
-
-
 def test_images_beside_folders_of_images(refused, tmp_path):
     picture(tmp_path / "0.png")
     picture(tmp_path / "cats" / "1.png")
@@ -166,15 +160,28 @@ def test_wrong_shapes(refused, arrays, shape):
 
 
 def test_channels_last(refused, arrays):
-    refused(arrays(np.zeros((3, 8, 8, 3), np.uint8)), "real", "transpose(0, 3, 1, 2)")
+    images = np.arange(3 * 8 * 8 * 3).reshape(3, 8, 8, 3).astype(np.uint8)
+    refused(arrays(images), "real", "transpose(0, 3, 1, 2)")
+    assert arrays(images.transpose(0, 3, 1, 2)).load("real", 0).image_shape == (3, 8, 8)
 
 
-@pytest.mark.parametrize(
-    "dtype", [np.int64, np.int8, np.uint16, np.complex64, "S3", "datetime64[s]"]
-)
+@pytest.mark.parametrize(("channels", "left"), [(2, 1), (4, 3), (7, 3)])
+def test_too_many_channels(refused, arrays, channels, left):
+    images = np.random.default_rng(0).integers(256, size=(3, channels, 8, 8), dtype=np.uint8)
+    refused(arrays(images), "real", f"got {channels}", f"images[:, :{left}]")
+    assert arrays(images[:, :left]).load("real", 0).image_shape == (left, 8, 8)
+
+
+def test_an_archive_with_other_arrays(tmp_path):
+    np.savez(tmp_path / "images.npz", images=GREY, x_test=GREY, y=REAL)
+    note = Arrays(path=tmp_path / "images.npz").load("real", 0).note
+    assert note.endswith("; left out x_test, y")
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, "S3", "datetime64[s]"])
 def test_wrong_types(refused, arrays, dtype):
     array = np.zeros((3, 4, 5), dtype)
-    refused(arrays(array), "real", f"got {array.dtype}", "convert to uint8")
+    refused(arrays(array), "real", f"got {array.dtype}", "save them as one of these")
 
 
 def test_an_archive_without_images(refused, tmp_path):

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from ppl_vae.data import Arrays, ImageFolder
-from ppl_vae.data.source import fixed_order
+from ppl_vae.data.source import fixed_order, split_by_name
 
 SPLITS = ("train", "validation", "test")
 
@@ -31,13 +31,13 @@ def test_flat_folder_of_grey_images(tmp_path, suffix):
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / ".hidden.png").write_text("no image")
     data = ImageFolder(path=tmp_path).load("bytes", 0)
-    assert sizes(data) == (16, 2, 2)
     assert data.image_shape == (1, 4, 5)
-    order = torch.cat([torch.from_numpy(images)[i] for i in fixed_order(20).tensor_split([2, 4])])
-    got = torch.cat([getattr(data, split).raw for split in ("test", "validation", "train")])
-    assert torch.equal(got[:, 0], order)
+    places = split_by_name([f"{number:03}.{suffix}".encode() for number in range(20)])
+    for split, rows in zip(SPLITS, places, strict=True):
+        np.testing.assert_array_equal(getattr(data, split).raw[:, 0], images[rows.numpy()])
     assert data.train.labels is None
     assert data.class_names is None
+    assert data.note.endswith("in memory; left out 1 hidden (.hidden.png), 1 .txt (notes.txt)")
 
 
 def test_folders_are_labels(tmp_path):
@@ -46,11 +46,14 @@ def test_folders_are_labels(tmp_path):
     data = ImageFolder(path=tmp_path).load("bytes", 0)
     assert data.image_shape == (3, 4, 5)
     assert data.class_names == ("cats", "dogs")
-    labels = torch.cat([getattr(data, split).labels for split in ("test", "validation", "train")])
-    assert torch.equal(labels, (fixed_order(10) >= 4).long())
-    pixels = torch.cat([getattr(data, split).raw for split in ("test", "validation", "train")])
-    first = int((fixed_order(10) == 0).nonzero())
+    names = [*(f"cats/{n:03}.png" for n in range(4)), *(f"dogs/small/{n:03}.png" for n in range(6))]
+    places = torch.cat(split_by_name([name.encode() for name in names]))
+    labels = torch.cat([getattr(data, split).labels for split in SPLITS])
+    assert torch.equal(labels, (places >= 4).long())
+    pixels = torch.cat([getattr(data, split).raw for split in SPLITS])
+    first = int((places == 0).nonzero())
     np.testing.assert_array_equal(pixels[first].numpy(), cats[0].transpose(2, 0, 1))
+    assert data.note.endswith("; classes cats 4, dogs 6")
 
 
 def test_folder_with_other_modes(tmp_path):
@@ -66,8 +69,9 @@ def test_folder_with_other_modes(tmp_path):
     Image.fromarray(np.rot90(grey).copy()).save(tmp_path / "3.png", exif=exif)
     data = ImageFolder(path=tmp_path).load("bytes", 0)
     assert data.image_shape == (1, 4, 5)
-    got = torch.cat([getattr(data, split).raw for split in ("test", "validation", "train")])[:, 0]
-    zero, one, two, three = got[fixed_order(4).argsort()].numpy()
+    got = torch.cat([getattr(data, split).raw for split in SPLITS])[:, 0]
+    places = torch.cat(split_by_name([b"%d.png" % number for number in range(4)]))
+    zero, one, two, three = got[places.argsort()].numpy()
     np.testing.assert_array_equal(zero, grey)
     np.testing.assert_array_equal(one, np.where(grey > 9, 255, 0))
     np.testing.assert_array_equal(two, np.where(grey > 9, grey, 255))

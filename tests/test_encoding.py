@@ -6,7 +6,15 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from guides import IAF, DiagonalNormal, Guide, SemiSupervisedNormal
-from models import VAE, Bernoulli, DiscretizedLogistic, Likelihood, SemiSupervised, Spec
+from models import (
+    VAE,
+    Bernoulli,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Likelihood,
+    SemiSupervised,
+    Spec,
+)
 from ppl_vae.compiler.compiling import compiled_if_possible
 from ppl_vae.data import Split
 from ppl_vae.errors import InputError
@@ -69,6 +77,40 @@ def test_a_single_latent_is_decoded() -> None:
     labelled = SemiSupervised(Spec(SHAPE, "binary", 3, 4)).eval()
     y = torch.tensor(2)
     torch.testing.assert_close(decoded_mean(labelled, z, y), labelled.decode(z, y).mean)
+
+
+@pytest.mark.parametrize(
+    ("domain", "x", "said"),
+    [
+        ("real", torch.rand(2, 6, 5, 3), r"shape \(B, 3, 6, 5\); got \(2, 6, 5, 3\); x.permute"),
+        ("real", torch.rand(2, 3, 5, 6), r"shape \(B, 3, 6, 5\); got \(2, 3, 5, 6\)$"),
+        ("real", torch.rand(3, 6, 5), r"shape \(B, 3, 6, 5\); got \(3, 6, 5\)$"),
+        ("real", torch.rand(2, 90), r"shape \(B, 3, 6, 5\); got \(2, 90\)$"),
+        ("real", torch.ones(2, 3, 6, 5, dtype=torch.int64), "floating-point type; got torch.int64"),
+        ("real", torch.full((2, 3, 6, 5), torch.nan), "expected real images"),
+        ("binary", torch.full((2, 3, 6, 5), 0.5), "expected binary images.* from 0.5 to 0.5;"),
+        ("unit", torch.full((2, 3, 6, 5), 128.0), "expected unit images.* from 128 to 128;"),
+        ("bytes", torch.full((2, 3, 6, 5), 0.5), "expected bytes images"),
+        ("bytes", torch.full((2, 3, 6, 5), 256.0), "expected bytes images"),
+    ],
+)
+def test_images_of_another_shape_type_or_domain_are_refused(domain, x: Tensor, said: str) -> None:
+    spec = Spec((3, 6, 5), domain, 3)
+    likelihood = {"unit": ContinuousBernoulli, "bytes": DiscretizedLogistic}.get(domain)
+    model = VAE(spec, likelihood=likelihood and likelihood(spec)).eval()
+    guide = DiagonalNormal(spec).eval()
+    with pytest.raises(ValueError, match=said) as caught:
+        posterior_mean(model, guide, x)
+    assert "\n" not in str(caught.value)
+    if "permute" in said:
+        x = x.permute(0, 3, 1, 2)
+        torch.testing.assert_close(posterior_mean(model, guide, x), guide.posterior(x).mean)
+
+
+def test_latents_of_another_dimension_are_refused() -> None:
+    model, _ = pair(Bernoulli, DiagonalNormal)
+    with pytest.raises(ValueError, match=r"of shape \(\.\.\., 3\); got \(1, 6\)"):
+        decoded_mean(model, torch.randn(1, 6))
 
 
 def test_an_unknown_engine_is_refused() -> None:

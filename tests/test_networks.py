@@ -312,3 +312,12 @@ def test_a_tied_layer_is_cast_once() -> None:
     expected = (x.bfloat16() @ weight.t() @ weight.t()).float()
     torch.testing.assert_close(network(x), expected, rtol=2**-7, atol=2**-7)
     assert network.second.weight is network.first.weight
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 4, 3), (2, 60), (2, 4, 5, 3), (5, 4)])
+def test_a_tensor_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    """As many numbers would be enough to reshape it."""
+    network = MLP((3, 5, 4), (2,), hidden=(6,))
+    assert network(torch.rand(7, 2, 3, 5, 4)).shape == (7, 2, 2)
+    with pytest.raises(ValueError, match=r"shape \(\.\.\., 3, 5, 4\); got"):
+        network(torch.rand(shape))

@@ -1,6 +1,7 @@
 """Images that stay on disk: the same numbers as in memory, bit for bit, at the same memory."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -145,7 +146,8 @@ def test_training_is_that_of_memory(
 def test_the_other_verbs_read_from_disk(files: Path) -> None:
     """Pictures, evaluation and generation of a run whose images are not held."""
     data = ImageFolder(path=files / "pictures", memory_gib=0, workers=1)
-    path = fit(data, network=partial(MLP, hidden=(8,)), epochs=1, run=files / "run").path
+    options = {"network": partial(MLP, hidden=(8,)), "epochs": 1, "batch_size": 50}
+    path = fit(data, run=files / "run", **options).path
     assert (path / "pictures" / "reconstructions.png").exists()
     results = []
     for gib, kind in ((0.0, Stored), (1.0, torch.Tensor)):
@@ -212,7 +214,10 @@ def line_of(data: Data) -> str:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_cannot_be_read(files: Path, workers: int) -> None:
+def test_an_image_that_cannot_be_read(
+    files: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ppl_vae.data.stored._READ", 20)  # the first image has enough values
     pictures = files / "pictures"
     data_set = ImageFolder(path=pictures, memory_gib=0, workers=workers)
     data = data_set.load("unit", 0)
@@ -273,13 +278,22 @@ def test_a_signal_to_all_processes_waits_for_the_batch(files: Path) -> None:
 
 
 def test_what_cannot_be_read_in_pieces(refused, tmp_path: Path) -> None:
-    np.savez_compressed(tmp_path / "small.npz", images=grey())
-    refused(Arrays(path=tmp_path / "small.npz", memory_gib=0), "real", "compressed", "numpy.savez")
+    """And can be as is said."""
+    path = tmp_path / "small.npz"
+    np.savez_compressed(path, images=grey())
+    data_set = Arrays(path=path, memory_gib=0)
+    refused(data_set, "real", "compressed", "numpy.savez")
+    np.savez(path, images=grey())
+    assert isinstance(data_set.load("real", 0).train.raw, Stored)
+    data_set = Arrays(path=tmp_path / "columns.npy", memory_gib=0)
     np.save(tmp_path / "columns.npy", np.asfortranarray(grey()))
-    refused(Arrays(path=tmp_path / "columns.npy", memory_gib=0), "real", "ascontiguousarray")
-    np.save(tmp_path / "grey.npy", grey())
-    data_set = Arrays(path=tmp_path / "grey.npy", memory_gib=0, binarize="fixed")
+    refused(data_set, "real", "ascontiguousarray")
+    np.save(tmp_path / "columns.npy", np.ascontiguousarray(grey()))
+    assert isinstance(data_set.load("real", 0).train.raw, Stored)
+    data_set = replace(data_set, binarize="fixed")
     refused(data_set, "binary", "--data.binarize fixed", "dynamic", "--data.memory_gib")
+    for changed in ({"binarize": "dynamic"}, {"memory_gib": 1}):
+        assert replace(data_set, **changed).load("binary", 0).levels == 256
 
 
 @pytest.mark.parametrize("bad", [{"memory_gib": -1.0}, {"memory_gib": np.inf}, {"workers": -1}])
@@ -287,6 +301,19 @@ def test_numbers_out_of_range(bad: dict[str, float]) -> None:
     for kind in (Arrays, ImageFolder):
         with pytest.raises(ValueError, match=f"--data.{next(iter(bad))} >= 0.*; got"):
             kind(path=Path("x"), **bad)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(Arrays, "grey.npy"), (Arrays, "masks.npy"), (ImageFolder, "pictures")]
+)
+def test_a_reader_can_go_to_a_process_that_is_started_afresh(
+    files: Path, kind: type, name: str
+) -> None:
+    """As on macOS and Windows, where processes are not forked."""
+    np.save(files / "masks.npy", np.where(grey() > 99, 255, 0).astype(np.uint16))
+    images = kind(path=files / name, memory_gib=0).load("bytes", 0).test.raw
+    read = pickle.loads(pickle.dumps(images.read))
+    np.testing.assert_array_equal(read(images.rows.numpy()), images[:].numpy())
 
 
 def test_images_are_held_where_they_fit(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

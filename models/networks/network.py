@@ -55,7 +55,16 @@ class Network(nn.Module, ABC):
         self.outputs = tuple(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (..., *inputs) to (..., *outputs), whatever the leading dimensions."""
+        """Maps (..., *inputs) to (..., *outputs), whatever the leading dimensions.
+
+        Raises:
+            ValueError: If `x` has another shape.
+        """
+        if x.shape[-len(self.inputs) :] != self.inputs:
+            raise ValueError(
+                f"expected a tensor of shape (..., {', '.join(map(str, self.inputs))}); got "
+                f"{tuple(x.shape)}"
+            )
         if self.precision not in (None, x.dtype):
             cast = {name: p.to(self.precision) for name, p in self._cast_parameters()}
             return functional_call(self, cast, (x.to(self.precision),)).to(x.dtype)

@@ -1,6 +1,6 @@
 """Data sets: where images come from, how they are split, and how they become data for a likelihood.
 
-Every subclass of `DataSet` here can be named on the command line and replaced by one's own.
+The command line takes every subclass of `DataSet`, those here and your own.
 Importing this package reads no file and loads no library for one.
 """
 
@@ -10,12 +10,13 @@ from ppl_vae.data.colour import CIFAR10, SVHN
 from ppl_vae.data.conversion import Conversion
 from ppl_vae.data.data_set import Binarize, DataSet, Dequantize
 from ppl_vae.data.digits import Digits
+from ppl_vae.data.fingerprint import check_same_data, fingerprint_in
 from ppl_vae.data.frey_face import FreyFace
 from ppl_vae.data.image_folder import ImageFolder
 from ppl_vae.data.mnist import EMNIST, KMNIST, MNIST, FashionMNIST
 from ppl_vae.data.omniglot import Omniglot
 from ppl_vae.data.source import Images, Source, split_tenths
-from ppl_vae.data.split import Data, Split, check_sizes
+from ppl_vae.data.split import Data, Split
 from ppl_vae.data.stored import Stored
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Source",
     "Split",
     "Stored",
-    "check_sizes",
+    "check_same_data",
+    "fingerprint_in",
     "split_tenths",
 ]

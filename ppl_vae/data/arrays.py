@@ -1,9 +1,9 @@
 """A user's own arrays."""
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
@@ -11,8 +11,10 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.ranges import check_choice
 from models.spec import Domain
 from ppl_vae.data.conversion import Conversion
+from ppl_vae.data.levels import DEEPEST, grey_levels, two_values
 from ppl_vae.data.own_files import OwnFiles
 from ppl_vae.data.source import Images, split_tenths
 from ppl_vae.data.split import Data
@@ -22,45 +24,64 @@ from ppl_vae.errors import InputError, unreadable
 __all__ = ["Arrays"]
 
 _RESAVE = "save it again with numpy.save or numpy.savez, as plain numbers"
-_SURVEYED = 2**22  # pixels looked at together
 
 
 @dataclass(frozen=True)
 class Arrays(OwnFiles):
     """The images in a NumPy file: `.npy`, or `.npz` with `images` and, optionally, `labels`.
 
-    Of shape (N, H, W) or (N, C, H, W), and of type bool (binary images), uint8 (256 grey levels) or
-    float16, float32 or float64 (finite). In a fixed order, eight tenths are to train on, one for
-    validation and one for the test. Files of any size are mapped into memory piece by piece, except
-    a `.npz` that is compressed.
+    Of shape (N, H, W) or (N, C, H, W), and of one of these types: bool; whole numbers of 0 to
+    65,535, which are grey levels of as many bits (8, 10, 12, 14 or 16) as the largest needs; or
+    finite floating-point numbers. Images of two values are binary. In a fixed order, eight tenths
+    are to train on, one for validation and one for the test. Files of any size are mapped into
+    memory piece by piece, except a `.npz` that is compressed.
+
+    Labels are whole numbers, -1 where one is unknown; where they skip some, each that there is
+    names a class.
 
     Args:
         path: The file.
+        scale: `standard` takes the mean of all values of the training images from each
+            floating-point value, and divides by their standard deviation.
     """
 
     path: Path
+    scale: Literal["none", "standard"] = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("--data.scale", self.scale, ("none", "standard"))
 
     @property
     def default_domain(self) -> Domain:
-        return "binary" if self._read()[0].dtype == np.bool_ else "real"
+        array = self._read()[0]
+        if self.rules == 1 or array.dtype == np.bool_:
+            return "binary" if array.dtype == np.bool_ else "real"
+        _check(array, self._file)
+        return "binary" if two_values(self._pixels(array)) else "real"
 
     def load(self, domain: Domain, seed: int) -> Data:
-        array, labels = self._read()
+        array, given, left_out = self._read()
         _check(array, self._file)
-        real = array.dtype.kind == "f"
-        levels = None if real else 2 if array.dtype == np.bool_ else 256
-        pixels = self._pixels(array)
-        unit = _within_unit(pixels, self._file) if real else True
-        conversion = Conversion.choose(self, domain, levels, unit)
-        images = Images(pixels, None if labels is None else _labels(labels, self._file))
-        return conversion(self._hold(split_tenths(images), pixels.dtype.itemsize), seed)
+        labels, names = (None, None) if given is None else _labels(given, self._file, self.rules)
+        pixels, levels, remark = self._held(self._pixels(array)), None, ""
+        if self.rules == 1 or array.dtype == np.bool_:
+            levels = {"b": 2, "u": 256}.get(array.dtype.kind)
+        elif not pixels.dtype.is_floating_point or (domain == "binary" and two_values(pixels)):
+            pixels, levels, remark = grey_levels(pixels, str(self._file))
+        conversion = Conversion.choose(self, domain, levels)
+        source = split_tenths(Images(pixels, labels), names)
+        return conversion(replace(source, remarks=(remark, left_out)), seed)
 
     @property
     def _file(self) -> Path:
         return Path(self.path).expanduser()
 
-    def _read(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """The images, mapped where that can be, and labels; nothing pickled is ever read."""
+    def _read(self) -> tuple[np.ndarray, np.ndarray | None, str]:
+        """The images, mapped where that can be, labels, and a remark on what else there is.
+
+        Nothing pickled is ever read.
+        """
         path = self._file
         if path.suffix not in (".npy", ".npz"):
             raise InputError(
@@ -73,7 +94,7 @@ class Arrays(OwnFiles):
         try:
             with open(path, "rb") as file:
                 if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
-                    return npy.open_memmap(path, mode="r"), None
+                    return npy.open_memmap(path, mode="r"), None, ""
                 file.seek(0)
                 stored = np.load(file, allow_pickle=False)
                 names = stored.files
@@ -90,7 +111,8 @@ class Arrays(OwnFiles):
                 f"expected an array named images in {path}; got {', '.join(names) or 'none'}; "
                 "save it with numpy.savez(FILE, images=...)"
             )
-        return images, labels
+        others = [name for name in names if name not in ("images", "labels")]
+        return images, labels, f"left out {', '.join(others)}" if others else ""
 
     def _member(self, stored: Any) -> np.ndarray:
         """The images of an archive, held where they fit (their sum is checked), or mapped."""
@@ -112,22 +134,32 @@ class Arrays(OwnFiles):
         return np.memmap(self._file, dtype, "r", at, shape, "F" if columns_first else "C")
 
     def _pixels(self, array: np.ndarray) -> Tensor | Stored:
-        """(N, C, H, W) uint8 or float32."""
-        real = array.dtype.kind == "f"
-        dtype = np.dtype(np.float32 if real else np.uint8)
+        """(N, C, H, W) uint8, int32 or float32."""
+        dtype = np.dtype({"b": np.uint8, "f": np.float32}.get(array.dtype.kind, np.int32))
+        dtype = np.dtype(np.uint8) if array.dtype == np.uint8 else dtype
         count, *shape = array.shape if array.ndim == 4 else (len(array), 1, *array.shape[1:])
         if isinstance(array, np.memmap) and array.flags.c_contiguous:
             read = _Mapped(self._file, array.dtype, array.offset, array.shape, dtype)
             image_shape = (shape[0], shape[1], shape[2])
-            kind = torch.float32 if real else torch.uint8
+            kind = torch.from_numpy(np.empty(0, dtype)).dtype
             return Stored(read, torch.arange(count), image_shape, kind, self._workers())
         if not self._fits(array.size * dtype.itemsize):
             raise InputError(
                 f"the images of {self._file} are more than is held in memory, and lie in it column "
                 "by column; save them again with numpy.save(FILE, numpy.ascontiguousarray(images))"
             )
-        with np.errstate(over="ignore"):
-            return torch.from_numpy(np.array(array.reshape(count, *shape), dtype, order="C"))
+        images = _cast(array.reshape(count, *shape), dtype)
+        return torch.from_numpy(np.array(images, order="C"))
+
+
+def _cast(array: np.ndarray, dtype: np.dtype) -> NDArray[Any]:
+    """As the type; whole numbers beyond all grey levels stay beyond them."""
+    if dtype == np.int32:
+        array = array.clip(
+            max(-1, np.iinfo(array.dtype).min), min(DEEPEST, np.iinfo(array.dtype).max)
+        )
+    with np.errstate(over="ignore"):
+        return array.astype(dtype)
 
 
 @dataclass(frozen=True)
@@ -145,8 +177,7 @@ class _Mapped:
             array = np.memmap(self.path, self.stored, "r", self.offset, self.shape)
         except (OSError, ValueError) as error:
             raise unreadable(self.path, error, "restore the file as it was") from error
-        with np.errstate(over="ignore"):
-            images = array[rows].astype(self.dtype)
+        images = _cast(array[rows], self.dtype)
         return np.asarray(images if images.ndim == 4 else images[:, None])
 
 
@@ -155,23 +186,6 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     if npy.read_magic(file) == (1, 0):
         return npy.read_array_header_1_0(file)
     return npy.read_array_header_2_0(file)
-
-
-def _within_unit(pixels: Tensor | Stored, path: Path) -> bool:
-    """Whether all values are in [0, 1]; all have to be finite."""
-    size = max(1, _SURVEYED // pixels.shape[1:].numel())
-    unit, finite = True, 0
-    for start in range(0, len(pixels), size):
-        piece = pixels[start : start + size]
-        finite += int(piece.isfinite().sum())
-        unit = unit and bool((piece >= 0).all() and (piece <= 1).all())
-    values = pixels.shape.numel()
-    if finite < values:
-        raise InputError(
-            f"expected finite images; got {values - finite:,} of {values:,} values NaN or infinite "
-            f"(as float32) in {path}; remove or replace them"
-        )
-    return unit
 
 
 def _check(array: np.ndarray, path: Path) -> None:
@@ -187,20 +201,20 @@ def _check(array: np.ndarray, path: Path) -> None:
             "transpose them with images.transpose(0, 3, 1, 2)"
         )
     if array.ndim == 4 and array.shape[1] not in (1, 3):
+        few = 1 if array.shape[1] == 2 else 3
         raise InputError(
             f"expected one channel (grey) or three (colour); got {array.shape[1]} in {path}, of "
-            f"shape {array.shape}; choose some with images[:, :3]"
+            f"shape {array.shape}; choose some with images[:, :{few}]"
         )
-    if array.dtype.kind == "f" and array.dtype.itemsize <= 8:
-        return
-    if array.dtype not in (np.bool_, np.uint8):
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise InputError(
-            f"expected images of type bool, uint8, float16, float32 or float64; got {array.dtype} "
-            f"in {path}; convert to uint8 grey levels 0 to 255 with images.astype('uint8')"
+            f"expected images of type bool, integer, float16, float32 or float64; got "
+            f"{array.dtype} in {path}; save them as one of these"
         )
 
 
-def _labels(labels: np.ndarray, path: Path) -> Tensor:
+def _labels(labels: np.ndarray, path: Path, rules: int) -> tuple[Tensor, tuple[str, ...] | None]:
+    """The labels, and the names of the classes where their numbers are not 0, 1, ..."""
     if labels.ndim != 1 or labels.dtype.kind not in "iub":
         raise InputError(
             f"expected labels of shape (N,) and an integer type; got {labels.dtype} of shape "
@@ -211,4 +225,9 @@ def _labels(labels: np.ndarray, path: Path) -> Tensor:
             f"expected labels of 0, 1, ..., or -1 where one is unknown; got {labels.min()} to "
             f"{labels.max()} for {len(labels):,} images in {path}; number the classes 0, 1, ..."
         )
-    return torch.from_numpy(labels.astype(np.int64))
+    labels = labels.astype(np.int64)
+    there = np.unique(labels[labels >= 0])
+    if rules == 1 or np.array_equal(there, np.arange(len(there))):
+        return torch.from_numpy(labels), None
+    numbered = np.where(labels < 0, -1, there.searchsorted(labels))
+    return torch.from_numpy(numbered), tuple(map(str, there.tolist()))

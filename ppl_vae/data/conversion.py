@@ -7,6 +7,8 @@ Below, v is a grey level 0, ..., L - 1, and v / (L - 1) its intensity.
     bytes     v where L = 256, else 255 v / (L - 1), rounded
     real      (v + u) / L with u uniform on [0, 1), or v / (L - 1)
 
+Floating-point values stay as they are, or are standardised by those of the training images.
+
 Noise on training images is fresh in each batch. Validation and test images get theirs once, from a
 seed that is the same in every run, so that all runs are compared on the same images.
 """
@@ -21,6 +23,8 @@ from torch import Tensor
 
 from models.spec import Domain
 from ppl_vae.data.data_set import DataSet
+from ppl_vae.data.fingerprint import images_fingerprint
+from ppl_vae.data.levels import check_values, mean_and_deviation, values_remark
 from ppl_vae.data.source import Images, Source
 from ppl_vae.data.split import Data, Split
 from ppl_vae.data.stored import Stored
@@ -35,20 +39,26 @@ _CHUNK = 4096  # images converted at a time while loading, so that no float copy
 
 
 def bernoulli_draw(raw: Tensor, top: int, noise: Tensor | None = None) -> Tensor:
-    """1 with probability raw / top, else 0; by noise uniform on [0, 1), fresh unless given."""
+    """1 with probability raw / top, else 0.
+
+    Args:
+        raw: Grey levels.
+        top: The largest grey level.
+        noise: Uniform on [0, 1), of the shape of `raw`; fresh by default.
+    """
     probability = raw.float() / top
     noise = torch.rand(raw.shape, device=raw.device) if noise is None else noise
     return (noise < probability).float()
 
 
 def dequantised(raw: Tensor, levels: int, noise: Tensor | None = None) -> Tensor:
-    """(raw + u) / levels with u uniform on [0, 1), fresh unless given.
+    """(raw + u) / levels with u uniform on [0, 1), fresh by default.
 
-    The noise stops 2^-16 short of 1, the spacing of float32 below 256, so that no sum is rounded up
-    into the next level: floor(levels * result) is always `raw`.
+    The noise stops short of 1 by the spacing of float32 below 256, or below `levels`, so that no
+    sum is rounded up into the next level: floor(levels * result) is always `raw`.
     """
     noise = torch.rand(raw.shape, device=raw.device) if noise is None else noise
-    return (raw.float() + noise * (1 - 2**-16)) / levels
+    return (raw.float() + noise * (1 - 2**-24 * max(levels, 256))) / levels
 
 
 def _as_float(raw: Tensor) -> Tensor:
@@ -67,6 +77,10 @@ def _stretched(raw: Tensor, top: int) -> Tensor:
     return (raw.float() * 255 / top).round()
 
 
+def _standardised(raw: Tensor, mean: float, deviation: float) -> Tensor:
+    return (raw.float() - mean) / deviation
+
+
 @dataclass(frozen=True)
 class Conversion:
     """How the images of one data set reach one domain: every choice made, none left on `auto`.
@@ -77,6 +91,7 @@ class Conversion:
         levels: L, 2 for binary images, or None for floating-point ones.
         binarize: The binarisation.
         dequantize: The dequantisation.
+        scale: Whether floating-point images are standardised; None where that is no option.
         chosen: Which of the two was resolved from `auto`, for the note.
     """
 
@@ -85,19 +100,17 @@ class Conversion:
     levels: int | None
     binarize: Literal["none", "dynamic", "fixed", "threshold"]
     dequantize: Literal["uniform", "none"]
+    scale: Literal["none", "standard"] | None = None
     chosen: tuple[str, ...] = ()
 
     @classmethod
-    def choose(
-        cls, data_set: DataSet, domain: Domain, levels: int | None, unit: bool = True
-    ) -> "Conversion":
+    def choose(cls, data_set: DataSet, domain: Domain, levels: int | None) -> "Conversion":
         """Resolves a data set's `auto` choices, before its images have to be read.
 
         Args:
             data_set: Whose options count.
             domain: The domain that the likelihood needs.
             levels: L, 2 for binary images, or None for floating-point ones.
-            unit: Whether floating-point images lie in [0, 1].
 
         Raises:
             InputError: If the images do not fit the domain, with the remedy.
@@ -105,18 +118,24 @@ class Conversion:
         name = type(data_set).__name__
         binarize, dequantize = data_set.binarize, data_set.dequantize
         if binarize == "auto":
-            drawn = domain == "binary" and levels != 2 and data_set.default_domain == "binary"
-            binarize = "dynamic" if drawn else "none"
+            drawn = domain == "binary" and data_set.default_domain == "binary"
+            binarize = "dynamic" if drawn and levels != 2 else "none"
         if dequantize == "auto":
             dequantize = "uniform" if domain == "real" and levels is not None else "none"
-        _refuse_misfits(name, domain, levels, unit, binarize, dequantize)
+        scale = getattr(data_set, "scale", None)
+        scale = scale if scale in ("none", "standard") else None  # another meaning in another class
+        _refuse_misfits(name, domain, levels, binarize, dequantize, scale)
+        if levels == 2:
+            binarize = "none"  # they are binary already
         chosen = tuple(c for c in ("binarize", "dequantize") if getattr(data_set, c) == "auto")
-        return cls(name, domain, levels, binarize, dequantize, chosen)
+        return cls(name, domain, levels, binarize, dequantize, scale, chosen)
 
-    @property
-    def _prepare(self) -> Callable[..., Tensor]:
+    def _prepare(self, source: Source) -> Callable[..., Tensor]:
         """From stored pixels to the domain."""
         top = 1 if self.levels is None else self.levels - 1
+        if self.scale == "standard":
+            mean, deviation = mean_and_deviation(source.train.pixels)
+            return partial(_standardised, mean=mean, deviation=deviation)
         if self.binarize == "threshold":
             return _as_float
         if self.binarize != "none":
@@ -127,9 +146,9 @@ class Conversion:
             return partial(_stretched, top=top)
         return _as_float if top == 1 or self.domain == "bytes" else partial(_scaled, top=top)
 
-    def _split(self, images: Images, seed: int | None) -> Split:
+    def _split(self, images: Images, prepare: Callable[..., Tensor], seed: int | None) -> Split:
         """One split, its noise fresh in each batch or, given a seed, drawn here once."""
-        raw, prepare = images.pixels, self._prepare
+        raw = images.pixels
         if self.binarize == "threshold":
             half = 0.5 if self.levels is None else self.levels // 2
             if isinstance(raw, Stored):
@@ -156,18 +175,23 @@ class Conversion:
             seed: The run's seed, for `fixed` binarisation of the training images.
 
         Raises:
-            InputError: If `fixed` is asked for of training images that stay on disk.
+            InputError: If the pixels are not what they were said to be, or `fixed` is asked for of
+                training images that stay on disk.
         """
         if self.binarize == "fixed" and isinstance(source.train.pixels, Stored):
             raise InputError(
                 f"--data.binarize fixed draws the training images of {self.name} once, and they "
                 "are more than is held in memory; choose dynamic, or a larger --data.memory_gib"
             )
+        pixels = [images.pixels for images in source.splits]
+        values = check_values(self.name, pixels, self.levels, self.domain, self.binarize)
+        remark = values_remark(values, self.scale) if self.levels is None else ""
+        prepare = self._prepare(source)
         _, channels, height, width = source.train.pixels.shape
         return Data(
-            train=self._split(source.train, seed if self.binarize == "fixed" else None),
-            validation=self._split(source.validation, EVALUATION_SEED),
-            test=self._split(source.test, EVALUATION_SEED + 1),
+            train=self._split(source.train, prepare, seed if self.binarize == "fixed" else None),
+            validation=self._split(source.validation, prepare, EVALUATION_SEED),
+            test=self._split(source.test, prepare, EVALUATION_SEED + 1),
             name=self.name,
             domain=self.domain,
             image_shape=(channels, height, width),
@@ -175,17 +199,20 @@ class Conversion:
             binarize=self.binarize,
             dequantize=self.dequantize,
             class_names=source.class_names,
-            note=self._note(source),
+            note="; ".join(filter(None, (self._note(source), remark, *source.remarks))),
+            fingerprint=tuple(map(images_fingerprint, source.splits)),
+            scale=self.scale,
         )
 
     def _note(self, source: Source) -> str:
-        sizes = " / ".join(f"{len(s):,}" for s in (source.train, source.validation, source.test))
+        sizes = " / ".join(f"{len(images):,}" for images in source.splits)
         choices = {"binarize": self.binarize, "dequantize": self.dequantize}
         said = [
             f"{option} {value}{' (auto)' if option in self.chosen else ''}"
             for option, value in choices.items()
             if value != "none" or (option == "dequantize" and self.domain == "real")
         ]
+        said += ["standardised"] if self.scale == "standard" else []
         shape = " x ".join(str(size) for size in source.train.pixels.shape[1:])
         parts = [f"{self.domain} data", *said, f"{sizes} training / validation / test images"]
         pixels, where = source.train.pixels, "in memory"
@@ -196,40 +223,38 @@ class Conversion:
 
 
 def _refuse_misfits(
-    name: str, domain: Domain, levels: int | None, unit: bool, binarize: str, dequantize: str
+    name: str,
+    domain: Domain,
+    levels: int | None,
+    binarize: str,
+    dequantize: str,
+    scale: str | None,
 ) -> None:
     """Raises the one line that says what does not fit and what to do."""
     misfit = f"a likelihood for {domain} data does not fit"
-    if levels == 2 and domain != "binary":
-        raise InputError(
-            f"{misfit} the binary images of {name}; choose --likelihood Bernoulli, or store them "
-            "as uint8 grey levels"
-        )
-    if levels == 2 and binarize != "none":
-        raise InputError(f"the images of {name} are binary already; leave out --data.binarize")
+    floats = f"the floating-point values of {name}"
     if binarize != "none" and domain != "binary":
         raise InputError(
             f"{misfit} the 0s and 1s of --data.binarize {binarize}; leave that out, or choose "
             "--likelihood Bernoulli"
         )
-    if levels is None and not unit and domain != "real":
-        raise InputError(
-            f"{misfit} the values of {name} outside [0, 1]; scale them to [0, 1], or choose "
-            "--likelihood Gaussian"
-        )
-    if levels is None and domain == "bytes":
-        raise InputError(
-            f"{misfit} the floating-point values of {name}; convert them to uint8, or choose "
-            "--likelihood Gaussian"
-        )
-    if domain == "binary" and binarize == "none" and levels != 2:
+    if domain == "binary" and binarize == "none" and levels not in (None, 2):
         raise InputError(
             f"{misfit} the grey levels of {name}; add --data.binarize dynamic, or choose "
             "--likelihood Gaussian"
         )
+    if domain == "bytes" and levels is not None and levels > 256:
+        raise InputError(
+            f"{misfit} the {levels:,} grey levels of {name}; choose --likelihood Gaussian"
+        )
     if dequantize == "uniform" and (domain != "real" or levels is None):
-        kind = f"{domain} data" if domain != "real" else f"the floating-point values of {name}"
         raise InputError(
             f"--data.dequantize uniform is for grey levels under a likelihood for real data, not "
-            f"for {kind}; leave it out"
+            f"for {f'{domain} data' if domain != 'real' else floats}; leave it out"
+        )
+    if scale == "standard" and (domain != "real" or levels is not None):
+        raise InputError(
+            f"--data.scale standard is for floating-point values under a likelihood for real data, "
+            f"not for {f'{domain} data' if domain != 'real' else f'the grey levels of {name}'}; "
+            "leave it out"
         )

@@ -1,14 +1,14 @@
-"""What a data set is: a name, its options, and `load`."""
+"""The base class of data sets: options, and `load`."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, Self, get_args
 
-from models.ranges import check_flag
+from models.ranges import check_choice, check_flag
 from models.spec import Domain
 from ppl_vae.data.split import Data
-from ppl_vae.errors import InputError
 
 __all__ = ["Binarize", "DataSet", "Dequantize"]
 
@@ -20,9 +20,9 @@ Dequantize = Literal["auto", "uniform", "none"]
 class DataSet(ABC):
     """A source of images whose fields are its whole configuration.
 
-    To bring one's own: subclass it as a frozen dataclass, say its `default_domain`, and let
-    `load` read the images into a `Source` and hand that to a `Conversion`. Nothing is read before
-    `load`, and the same fields always give the same splits.
+    To add a data set, subclass it as a frozen dataclass, set its `default_domain`, and let `load`
+    read the images into a `Source` and pass that to a `Conversion`. The same fields always give the
+    same splits.
 
     Args:
         binarize: How grey levels become 0 or 1: `dynamic` draws each training batch afresh,
@@ -33,19 +33,15 @@ class DataSet(ABC):
             `none` only scales them; `auto` is `uniform` under a likelihood for real data.
 
     Raises:
-        InputError: If a choice is unknown.
-        ValueError: If a flag is no truth value or a path no path.
+        ValueError: If a choice is unknown, a flag is no truth value or a path no path.
     """
 
     binarize: Binarize = "auto"
     dequantize: Dequantize = "auto"
 
     def __post_init__(self) -> None:
-        for name, choices in (("binarize", Binarize), ("dequantize", Dequantize)):
-            value = getattr(self, name)
-            if value not in get_args(choices):
-                expected = ", ".join(get_args(choices))
-                raise InputError(f"expected --data.{name} of {expected}; got {value!r}")
+        check_choice("--data.binarize", self.binarize, get_args(Binarize))
+        check_choice("--data.dequantize", self.dequantize, get_args(Dequantize))
         for field in fields(self):
             option, value = f"--data.{field.name}", getattr(self, field.name)
             if field.type is bool:
@@ -56,7 +52,15 @@ class DataSet(ABC):
     @property
     @abstractmethod
     def default_domain(self) -> Domain:
-        """The domain of the data where nobody has chosen a likelihood."""
+        """The domain of the data where no likelihood is chosen."""
+
+    def of_run(self, options: Mapping[str, Any]) -> Self:
+        """The data set as a run has it whose config holds these options.
+
+        A subclass overrides this where an option that is newer than the config has another value
+        for old runs than for new ones.
+        """
+        return self
 
     @abstractmethod
     def load(self, domain: Domain, seed: int) -> Data:

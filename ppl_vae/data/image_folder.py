@@ -1,28 +1,31 @@
 """A user's own pictures."""
 
 import os
-from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models.spec import Domain
 from ppl_vae.data.conversion import Conversion
+from ppl_vae.data.fingerprint import mark_of
+from ppl_vae.data.folders import Layout, pictures_below
+from ppl_vae.data.levels import grey_levels
 from ppl_vae.data.own_files import OwnFiles
-from ppl_vae.data.source import Images, split_tenths
+from ppl_vae.data.pictures import Header, read_header, read_pixels
+from ppl_vae.data.source import Images, Source, split_by_name, split_tenths
 from ppl_vae.data.split import Data
 from ppl_vae.data.stored import Stored
-from ppl_vae.errors import InputError, unreadable
+from ppl_vae.errors import InputError
 from ppl_vae.machine.progress import Progress
 
 __all__ = ["ImageFolder"]
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".pgm", ".tif", ".tiff")
 _MANY = 20_000  # images whose headers take long enough to say so
 
 
@@ -30,96 +33,104 @@ _MANY = 20_000  # images whose headers take long enough to say so
 class ImageFolder(OwnFiles):
     """The images in a folder, all of one size; the folders in it, if any, are the labels.
 
-    PNG, JPEG, BMP, GIF (its first frame), WebP, PGM and TIFF, of 8 bits. If all are grey they have
-    one channel, else three. Transparency is laid over white. In a fixed order, eight tenths are to
-    train on, one for validation and one for the test.
+    PNG, JPEG, BMP, GIF, WebP, PGM and TIFF, of 8 or 16 bits, of which the first page or frame is
+    read. If all are grey they have one channel, else three. Transparency is laid over white. Images
+    of two values are binary.
+
+    The label is the folder's place in natural order (2 before 10); images in `unlabeled` have none.
+    Eight tenths are to train on, one is for validation and one for the test, each image by a hash
+    of its name. Folders named `train`, `val` and `test` are the splits instead, and the folders in
+    them the labels; where `val` or `test` is missing it is cut from `train`.
 
     Args:
         path: The folder.
     """
 
     path: Path
-    default_domain: ClassVar[Domain] = "real"
+
+    @property
+    def default_domain(self) -> Domain:
+        if self.rules == 1:
+            return "real"
+        values: NDArray[Any] = np.empty(0)
+        for name in pictures_below(self._folder)[0]:
+            file = self._folder / os.fsdecode(name)
+            header = read_header(file)
+            pixels = read_pixels(file, 3 if header.colour else 1, header.deep)
+            values = np.union1d(values, pixels)
+            if len(values) > 2:
+                break
+        return "binary" if len(values) == 2 else "real"
 
     def load(self, domain: Domain, seed: int) -> Data:
-        conversion = Conversion.choose(self, domain, 256)
-        folder = Path(self.path).expanduser()
-        names = _image_files(folder)
-        labels, classes = None, None
-        if b"/" in names[0]:
-            owners = [os.fsdecode(name).partition("/")[0] for name in names]
-            classes = tuple(sorted(set(owners)))
-            numbers = {name: number for number, name in enumerate(classes)}
-            labels = torch.tensor([numbers[owner] for owner in owners])
-        image_shape = _image_shape(folder, names)
-        read = _Files(folder, names, image_shape)
+        names, left_out = pictures_below(self._folder)
+        layout = Layout.of_earlier_releases(names) if self.rules == 1 else Layout.of(names)
+        image_shape, deep, marks, pages = _look(self._folder, names)
+        deep = deep and self.rules > 1
+        read = _Files(self._folder, names, image_shape, deep)
+        dtype = torch.int32 if deep else torch.uint8
         rows = torch.arange(len(names))
-        images = Images(Stored(read, rows, image_shape, torch.uint8, self._workers()), labels)
-        return conversion(self._hold(split_tenths(images, classes), 1), seed)
-
-
-def _image_files(folder: Path) -> NDArray[np.bytes_]:
-    """The images in a folder, or in the folders in it, in the order of their names: (N,)."""
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
-        raise InputError(
-            f"expected a folder of images at {folder}; there is {found}; name one with "
-            "--data.path DIR"
+        pixels = self._held(Stored(read, rows, image_shape, dtype, self._workers()))
+        if self.rules == 1:
+            conversion = Conversion.choose(self, domain, 256)
+            source = split_tenths(Images(pixels, layout.labels, marks), layout.classes)
+            return conversion(source, seed)
+        pixels, levels, found = grey_levels(pixels, str(self._folder))
+        conversion = Conversion.choose(self, domain, levels)
+        images = Images(pixels, layout.labels, marks)
+        train, validation, test = (
+            images[places] for places in split_by_name(names.tolist(), layout.splits)
         )
-    # Bytes of one length: Python's own text would take several times as much, in each process.
-    names = np.array([os.fsencode(name) for name in _below(folder, "")], dtype=np.bytes_)
-    if not len(names):
-        raise InputError(
-            f"expected images ({', '.join(_SUFFIXES)}) in {folder}; found none; name another "
-            "folder with --data.path DIR"
-        )
-    flat = names[np.char.find(names, b"/") < 0]
-    if 0 < len(flat) < len(names):
-        raise InputError(
-            f"expected the images of {folder} either all in it or all in folders that are their "
-            f"labels; got both, {os.fsdecode(flat[0])} among them; move one kind elsewhere"
-        )
-    return names
+        remarks = tuple(filter(None, (found, layout.remark, left_out, pages)))
+        return conversion(Source(train, validation, test, layout.classes, remarks), seed)
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.path).expanduser()
 
 
-def _below(folder: Path, prefix: str) -> Iterator[str]:
-    """The paths of the images below a folder, seen from the first one."""
-    try:
-        with os.scandir(folder / prefix) as entries:
-            found = sorted(
-                (entry.name, entry.is_dir(follow_symlinks=False))
-                for entry in entries
-                if not entry.name.startswith(".")
-                and (entry.is_dir(follow_symlinks=False) or entry.is_file())
-            )
-    except OSError as error:
-        raise unreadable(folder / prefix, error, "allow reading it, or move it away") from error
-    for name, is_folder in found:
-        if is_folder:
-            yield from _below(folder, f"{prefix}{name}/")
-        elif name.lower().endswith(_SUFFIXES):
-            yield prefix + name
+def _look(
+    folder: Path, names: NDArray[np.bytes_]
+) -> tuple[tuple[int, int, int], bool, Tensor, str]:
+    """(C, H, W), whether there are 16 bits, the marks of all files, and a remark on their pages.
 
-
-def _image_shape(folder: Path, names: NDArray[np.bytes_]) -> tuple[int, int, int]:
-    """(C, H, W) of all images, from their headers, so that a misfit is found at once."""
+    The headers of all images are read, so that a misfit is found at once.
+    """
     many = len(names) >= _MANY
     progress = Progress(f"looking at {folder}", len(names), "images") if many else None
-    first, colour = None, False
+    marks = torch.empty(len(names), dtype=torch.int64)
+    first: tuple[Path, Header] | None = None
+    colour, pages, of = False, 0, ""
     with progress or nullcontext():
-        for name in names:
+        for place, name in enumerate(names):
             file = folder / os.fsdecode(name)
-            size, coloured = _open(file, _head)
-            first, colour = first or (file, size), colour or coloured
-            if size != first[1]:
-                width, height = first[1]
-                raise InputError(
-                    f"expected images of one size; got {first[0]} of {width} x {height} and {file} "
-                    f"of {size[0]} x {size[1]} pixels; resize them"
-                )
+            header = read_header(file)
+            marks[place] = mark_of(name, file)
+            colour = colour or header.colour
+            first = first or (file, header)
+            _check_alike(*first, file, header)
+            if header.pages > 1:
+                pages, of = pages + header.pages - 1, of or os.fsdecode(name)
             if progress:
                 progress.advance(1)
-    return (3 if colour else 1, size[1], size[0])
+    assert first is not None
+    width, height = first[1].size
+    remark = f"left out {pages:,} further pages or frames ({of})" if pages else ""
+    return (3 if colour else 1, height, width), first[1].deep, marks, remark
+
+
+def _check_alike(first: Path, one: Header, file: Path, other: Header) -> None:
+    if one.size != other.size:
+        raise InputError(
+            f"expected images of one size; got {first} of {one.size[0]} x {one.size[1]} and {file} "
+            f"of {other.size[0]} x {other.size[1]} pixels; resize them"
+        )
+    if one.deep != other.deep:
+        eight, sixteen = (file, first) if one.deep else (first, file)
+        raise InputError(
+            f"expected images all of 8 bits or all of 16; got {eight} of 8 and {sixteen} of 16; "
+            "save them alike"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,63 +140,19 @@ class _Files:
     folder: Path
     names: NDArray[np.bytes_]
     image_shape: tuple[int, int, int]
+    deep: bool
 
-    def __call__(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def __call__(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         channels, height, width = self.image_shape
-        pixels = np.empty((len(rows), *self.image_shape), dtype=np.uint8)
+        dtype = np.int32 if self.deep else np.uint8
+        pixels = np.empty((len(rows), *self.image_shape), dtype=dtype)
         for place, row in enumerate(rows):
             file = self.folder / os.fsdecode(self.names[row])
-            image = _open(
-                file, lambda image: np.asarray(_flat(image, "L" if channels == 1 else "RGB"))
-            )
-            if image.shape[:2] != (height, width):
+            image = read_pixels(file, channels, self.deep)
+            if image.shape[1:] != (height, width):
                 raise InputError(
                     f"expected {file} of {width} x {height} pixels, as its header said; got "
-                    f"{image.shape[1]} x {image.shape[0]}; restore it, or save it again"
+                    f"{image.shape[2]} x {image.shape[1]}; restore it, or save it again"
                 )
-            pixels[place] = image if channels == 1 else image.transpose(2, 0, 1)
+            pixels[place] = image
         return pixels
-
-
-def _open(file: Path, read: Callable[[Any], Any]) -> Any:
-    """What `read` makes of an image file, or the line that names the file."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            return read(image)
-    except InputError:
-        raise
-    except Exception as error:
-        remedy = "it is damaged or no image; replace or remove it"
-        raise unreadable(file, error, remedy) from error
-
-
-def _head(image: Any) -> tuple[tuple[int, int], bool]:
-    """Width and height as the image is to be seen, and whether it has colour."""
-    from PIL import Image
-
-    if image.mode.startswith(("I", "F")):
-        raise InputError(
-            f"expected 8-bit images; {image.filename} has more bits (mode {image.mode}); convert "
-            "it to 8 bits, or use --data Arrays"
-        )
-    if image.mode == "P":
-        palette = np.array(image.getpalette() or [], dtype=np.uint8).reshape(-1, 3)
-        grey = bool((palette == palette[:, :1]).all())
-    else:
-        grey = image.mode in ("1", "L", "LA")
-    # PNG's own `getexif` would decode the pixels, to look behind them too.
-    turned = Image.Image.getexif(image).get(0x0112, 1) >= 5  # the orientations that swap the sides
-    return (image.size[::-1] if turned else image.size), not grey
-
-
-def _flat(image: Any, mode: str) -> Any:
-    """The image turned upright and laid over white, in the mode."""
-    from PIL import Image, ImageOps
-
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert(mode)

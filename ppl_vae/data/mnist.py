@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, cast, get_args
 
 from torch import Tensor
 
+from models.ranges import check_choice
 from models.spec import Domain
 from ppl_vae.data.conversion import Conversion
 from ppl_vae.data.data_set import DataSet
@@ -107,9 +108,7 @@ class EMNIST(DataSet):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.split not in get_args(EMNISTSplit):
-            expected = ", ".join(get_args(EMNISTSplit))
-            raise InputError(f"expected --data.split of {expected}; got {self.split!r}")
+        check_choice("--data.split", self.split, get_args(EMNISTSplit))
 
     def load(self, domain: Domain, seed: int) -> Data:
         conversion = Conversion.choose(self, domain, 256)

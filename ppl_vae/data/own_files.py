@@ -1,15 +1,18 @@
-"""What data sets of a user's own files share: whether their images are held in memory."""
+"""Data sets of a user's own files: by which rules they are read, and what is held in memory."""
 
 import os
 from abc import ABC
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
 import torch
+from torch import Tensor
 
 from models.ranges import check_count, check_number
 from ppl_vae.data.data_set import DataSet
-from ppl_vae.data.source import Images, Source
 from ppl_vae.data.stored import Stored
 
 __all__ = ["OwnFiles"]
@@ -26,16 +29,18 @@ class OwnFiles(DataSet, ABC):
 
     Args:
         memory_gib: Images of more GiB than this, as bytes or as float32, are read from disk
-            throughout the run; a quarter of the memory that is free, unless given.
+            throughout the run; by default a quarter of the free memory.
         workers: How many processes read images from disk ahead of their use, 0 for none but the
-            run's own; one for each further core, at most 8, unless given.
+            run's own; by default one for each further core, at most 8.
+        rules: By which rules files are read and split: 2, or 1 as runs of earlier releases did.
 
     Raises:
-        ValueError: If a number is negative or of the wrong type.
+        ValueError: If a number is out of its range or of the wrong type.
     """
 
     memory_gib: float | None = None
     workers: int | None = None
+    rules: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,6 +48,10 @@ class OwnFiles(DataSet, ABC):
             check_number("--data.memory_gib", self.memory_gib, least=0)
         if self.workers is not None:
             check_count("--data.workers", self.workers, least=0)
+        check_number("--data.rules", self.rules, least=1, most=2)
+
+    def of_run(self, options: Mapping[str, Any]) -> Self:
+        return self if "rules" in options else replace(self, rules=1)
 
     def _fits(self, size: int) -> bool:
         """Whether so many bytes of images are to be held in memory."""
@@ -53,19 +62,19 @@ class OwnFiles(DataSet, ABC):
     def _workers(self) -> int:
         if self.workers is not None:
             return self.workers
-        cores = len(os.sched_getaffinity(0)) // _local_processes()
-        return min(8, max(1, cores - 1))
+        return min(8, max(1, _cores() // _local_processes() - 1))
 
-    def _hold(self, source: Source, itemsize: int) -> Source:
-        """The same images in memory where they fit, pixels of `itemsize` bytes."""
-        splits = (source.train, source.validation, source.test)
-        if not self._fits(sum(split.pixels.shape.numel() for split in splits) * itemsize):
-            return source
-        train, validation, test = (
-            Images(each.pixels.held(), each.labels) if isinstance(each.pixels, Stored) else each
-            for each in splits
-        )
-        return replace(source, train=train, validation=validation, test=test)
+    def _held(self, pixels: Tensor | Stored) -> Tensor | Stored:
+        """The same images, in memory where they fit."""
+        fits = self._fits(pixels.shape.numel() * pixels.dtype.itemsize)
+        return pixels.held() if isinstance(pixels, Stored) and fits else pixels
+
+
+def _cores() -> int:
+    """How many cores this process may use; all of the machine where the system does not say."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return getattr(os, "process_cpu_count", os.cpu_count)() or 1
 
 
 def _local_processes() -> int:
@@ -74,11 +83,15 @@ def _local_processes() -> int:
 
 
 def _free_memory() -> int:
-    """Bytes that are free: of the machine, of the container, and of the GPU where there is one."""
-    free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
+    """Bytes that are free: of the machine, of the container, and of the GPU where there is one.
+
+    Half of the machine's where the system tells no more, and 4 GiB where it tells nothing.
+    """
+    free = [4 * _GIB]
+    with suppress(AttributeError, ValueError, OSError):
+        free = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2]
+    with suppress(OSError):
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free = [int(lines["MemAvailable"].split()[0]) * 1024]
     group = Path("/sys/fs/cgroup")
     if (group / "memory.max").exists() and (limit := (group / "memory.max").read_text()) != "max\n":

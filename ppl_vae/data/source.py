@@ -1,14 +1,18 @@
 """Images as they are stored, and how they are cut into splits."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_vae.data.stored import Stored
 from ppl_vae.errors import InputError
 
-__all__ = ["Images", "Source", "fixed_order", "split_tenths"]
+__all__ = ["Images", "Source", "fixed_order", "split_by_name", "split_tenths"]
 
 _ORDER_SEED = 20131220
 
@@ -21,6 +25,8 @@ class Images:
         pixels: (N, C, H, W), uint8 grey levels (0 and 1 where the images are binary) or float32;
             `Stored` where they stay in their files.
         labels: (N,) int64, or None.
+        marks: (N,) int64, a number for each image that changes with it, where reading all of them
+            to see whether they have changed would take long.
 
     Raises:
         InputError: If there are none, or not one label for each.
@@ -28,11 +34,14 @@ class Images:
 
     pixels: Tensor | Stored
     labels: Tensor | None = None
+    marks: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.pixels.shape)
         if len(shape) != 4 or 0 in shape:
             raise InputError(f"expected images of shape (N, C, H, W), N >= 1; got {shape}")
+        if self.labels is not None and self.labels.is_floating_point():
+            raise InputError(f"expected labels of an integer type; got {self.labels.dtype}")
         if self.labels is not None and self.labels.shape != shape[:1]:
             raise InputError(
                 f"expected one label for each of {shape[0]:,} images; got labels of shape "
@@ -43,10 +52,12 @@ class Images:
         return len(self.pixels)
 
     def __getitem__(self, index: slice | Tensor) -> "Images":
-        labels = None if self.labels is None else self.labels[index]
+        labels, marks = (
+            None if each is None else each[index] for each in (self.labels, self.marks)
+        )
         if isinstance(self.pixels, Stored):
-            return Images(self.pixels.select(index), labels)
-        return Images(self.pixels[index], labels)
+            return Images(self.pixels.select(index), labels, marks)
+        return Images(self.pixels[index], labels, marks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +68,20 @@ class Source:
         train: The training images.
         validation: The validation images.
         test: The test images.
-        class_names: What the labels 0, 1, ... mean, where it is known.
+        class_names: The names of the labels 0, 1, ..., where they are known.
+        remarks: Phrases that the first line of a run adds on the data.
     """
 
     train: Images
     validation: Images
     test: Images
     class_names: tuple[str, ...] | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def splits(self) -> tuple[Images, Images, Images]:
+        """The training, validation and test images."""
+        return self.train, self.validation, self.test
 
 
 def fixed_order(count: int) -> Tensor:
@@ -77,11 +95,48 @@ def split_tenths(images: Images, class_names: tuple[str, ...] | None = None) -> 
     Raises:
         InputError: If there are fewer than three images.
     """
-    if len(images) < 3:
-        raise InputError(
-            f"expected at least 3 images, one for each of training, validation and test; got "
-            f"{len(images)}; add images"
-        )
+    _check_enough(len(images), 3)
     tenth = max(1, len(images) // 10)
     test, validation, train = fixed_order(len(images)).tensor_split([tenth, 2 * tenth])
     return Source(images[train], images[validation], images[test], class_names)
+
+
+def split_by_name(
+    names: Sequence[bytes], given: NDArray[np.int64] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The places of training, validation and test images, each by a hash of its own name alone.
+
+    So a file that comes, goes or gets another name leaves all others where they are. (Where a
+    split would be empty it gets one image of another.) Within a split images stand in the order of
+    their hashes.
+
+    Args:
+        names: Of N images.
+        given: (N,), 0, 1 or 2 for training, validation and test images, where that is known. Of
+            the training images a tenth each goes to those of the other two that have none.
+
+    Raises:
+        InputError: If there are too few images.
+    """
+    hashes = [hashlib.sha256(name).digest()[:8] for name in names]
+    share = np.frombuffer(b"".join(hashes), ">u8") / 2.0**64
+    given = np.zeros(len(names), np.int64) if given is None else given
+    order = share.argsort(kind="stable")
+    parts = [order[given[order] == split] for split in range(3)]
+    empty = [split for split in (2, 1) if not len(parts[split])]
+    _check_enough(len(parts[0]), 1 + len(empty))
+    for tenths, split in enumerate(empty, 1):
+        left = len(empty) - tenths + 1
+        count = int(share[parts[0]].searchsorted(tenths / 10))
+        count = min(max(count, 1), len(parts[0]) - left)
+        parts[split], parts[0] = parts[0][:count], parts[0][count:]
+    train, validation, test = map(torch.from_numpy, parts)
+    return train, validation, test
+
+
+def _check_enough(count: int, least: int) -> None:
+    if count < least:
+        raise InputError(
+            f"expected at least {least} images, one for each of training, validation and test; got "
+            f"{count}; add images"
+        )

@@ -37,7 +37,7 @@ class Split:
         return self.prepare(self.raw[index])
 
     def batch(self, index: Index, labelled: bool) -> tuple[Tensor, ...]:
-        """What programs take: (x,), or (x, y) where they are of labelled images.
+        """The arguments of the programs: (x,), or (x, y) where they are of labelled images.
 
         Labels that are not known are -1.
         """
@@ -68,13 +68,15 @@ class Split:
         The classes have as many as each other, up to one. The global random state is left alone.
 
         Raises:
-            InputError: If count is not 1 or more, or a class has too few images with labels.
+            InputError: If there are fewer than one for each class, or a class has too few images
+                with labels.
         """
         labels = torch.full((len(self),), -1) if self.labels is None else self.labels.cpu()
         known = int((labels >= 0).sum())
-        if not 1 <= count <= known:
+        if not classes <= count <= known:
             raise InputError(
-                f"--labels: expected 1 to {known:,}, the training images with labels; got {count:,}"
+                f"--labels: expected {classes:,}, one for each class, to {known:,}, the training "
+                f"images with labels; got {count:,}"
             )
         generator = torch.Generator().manual_seed(seed)
         kept = torch.full_like(labels, -1)
@@ -82,6 +84,11 @@ class Split:
         for label in range(classes):
             places = (labels == label).nonzero().flatten()
             wanted = count // classes + (label in extra)
+            if not len(places):
+                raise InputError(
+                    f"--labels: class {label} has no training image with a label; label some, or "
+                    "number the classes without it"
+                )
             if len(places) < wanted:
                 raise InputError(
                     f"--labels: expected at most {len(places) * classes:,}, since class {label} "
@@ -118,18 +125,20 @@ class Data:
     """A loaded data set.
 
     Args:
-        train: What is fitted; its noise is fresh in each batch.
-        validation: What stops or compares fits; always the same images, bit for bit.
-        test: What is reported; always the same images, bit for bit.
+        train: The images to fit; their noise is fresh in each batch.
+        validation: The images that stop or compare fits; always the same, bit for bit.
+        test: The images to report on; always the same, bit for bit.
         name: The data set.
-        domain: What `prepare` gives.
+        domain: The domain that `prepare` gives.
         image_shape: (C, H, W).
         levels: How many grey levels the original has (256, 17 for `Digits`, 2 where it is
             binary), or None where it is not quantised.
         binarize: The binarisation in use.
         dequantize: The dequantisation in use.
-        class_names: What the labels 0, 1, ... mean, where it is known.
-        note: One line for the person who runs it: sizes and what was chosen.
+        class_names: The names of the labels 0, 1, ..., where they are known.
+        note: The first line of a run: sizes, choices, and remarks on the data.
+        scale: Whether floating-point values are standardised.
+        fingerprint: Of each split, as `ppl_vae.data.fingerprint` has it; without one, its size.
     """
 
     train: Split
@@ -143,11 +152,18 @@ class Data:
     dequantize: Literal["uniform", "none"]
     class_names: tuple[str, ...] | None
     note: str
+    scale: Literal["none", "standard"] | None = None
+    fingerprint: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.fingerprint:
+            sizes = (str(len(split)) for split in (self.train, self.validation, self.test))
+            object.__setattr__(self, "fingerprint", tuple(sizes))
 
     @property
     def sizes(self) -> list[int]:
-        """How many training, validation and test images there are."""
-        return [len(split) for split in (self.train, self.validation, self.test)]
+        """How many training, validation and test images were read; repeated ones count once."""
+        return [int(each.partition("-")[0]) for each in self.fingerprint]
 
     @property
     def classes(self) -> int:
@@ -156,16 +172,33 @@ class Data:
             return 0
         return len(self.class_names) if self.class_names else int(self.train.labels.max()) + 1
 
+    def label_of(self, label: int | str) -> int:
+        """The number of a class, given that or its name.
+
+        Where all names are numbers, as those of folders may be, a number is such a name.
+
+        Raises:
+            InputError: If there is no class of that name.
+        """
+        names = self.class_names or ()
+        if str(label) in names:
+            return names.index(str(label))
+        if isinstance(label, str) or (names and all(name.isdecimal() for name in names)):
+            there = ", ".join(names[:20]) or "no names of classes"
+            raise InputError(f"--label: expected one of {there}; got {label}")
+        return label
+
     @property
     def reference_measure(self) -> str:
-        """What a density or mass of these images is taken with respect to, as a phrase."""
+        """The measure that a density or mass of these images refers to, as a phrase."""
         if self.domain == "binary":
             return "counting measure on {0, 1}"
         if self.domain == "bytes":
             return "counting measure on {0, ..., 255}"
         line = "[0, 1]" if self.domain == "unit" else "the real line"
         if self.levels is None:
-            return f"Lebesgue measure on {line}, floating-point values as they are"
+            how = "standardised" if self.scale == "standard" else "as they are"
+            return f"Lebesgue measure on {line}, floating-point values {how}"
         if self.dequantize == "uniform":
             return (
                 f"Lebesgue measure on [0, 1], {self.levels} grey levels dequantised with uniform "
@@ -180,21 +213,3 @@ class Data:
         """The same data with every split on a device."""
         train, validation, test = (s.to(device) for s in (self.train, self.validation, self.test))
         return replace(self, train=train, validation=validation, test=test)
-
-
-def check_sizes(name: str, sizes: list[int], expected: list[int] | None) -> None:
-    """Refuses data that are not those of a run any more: splits are drawn from all images.
-
-    Args:
-        name: The data set.
-        sizes: `Data.sizes` now.
-        expected: Those of the run, where they are known.
-
-    Raises:
-        InputError: If the two differ.
-    """
-    if expected not in (None, sizes):
-        raise InputError(
-            f"expected the {sum(expected or ()):,} images that the run was trained with; {name} "
-            f"has {sum(sizes):,} by now; put the old ones back, or train again"
-        )

@@ -1,4 +1,4 @@
-"""Images that stay in their files, read where they are indexed or ahead of that elsewhere."""
+"""Images that stay in their files: read when they are indexed, or ahead by other processes."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -18,12 +18,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from ppl_vae.errors import InputError, reason
 
-__all__ = ["DrawnOnce", "Index", "Stored"]
+__all__ = ["DrawnOnce", "Index", "Stored", "pieces"]
 
 Index = Tensor | slice | list[int]
 Reader = Callable[[NDArray[np.int64]], NDArray[Any]]
 
-_PIECE = 2**20  # pixels that are read or drawn at a time where all are wanted
+_PIECE = 2**20  # pixels that are drawn at a time
+_READ = 2**16  # pixels that are read at a time where all are wanted
 _CPU = torch.device("cpu")
 _AHEAD = 4  # batches that each process reads ahead
 
@@ -39,9 +40,9 @@ class Stored:
         image_shape: (C, H, W).
         dtype: Of the images that `read` gives.
         workers: How many processes read ahead; with 0 this one reads.
-        finish: What is done in this process to images that were read, given their places.
-        places: (N,) int64, what `finish` is told.
-        device: Where images go.
+        finish: Applied in this process to images that were read, with their places.
+        places: (N,) int64, the places that `finish` takes.
+        device: The device that images go to.
     """
 
     read: Reader
@@ -78,10 +79,11 @@ class Stored:
 
     def held(self) -> Tensor:
         """All images in memory."""
-        size = max(1, _PIECE // prod(self.image_shape))
         images = torch.empty(self.shape, dtype=self.dtype, device=self.device)
-        for start in range(0, len(self), size):
-            images[start : start + size] = self[start : start + size]
+        start = 0
+        for piece in pieces(self):
+            images[start : start + len(piece)] = piece
+            start += len(piece)
         return images
 
     def __getitem__(self, index: Index) -> Tensor:
@@ -123,14 +125,24 @@ class Stored:
     def _finished(self, images: Tensor) -> Tensor:
         if self.finish is not None and self.places is not None:
             images = self.finish(images, self.places)
-        if self.device.type == "cuda":  # nobody waits for a copy from memory that stays in place
+        if self.device.type == "cuda":  # a copy from pinned memory does not block
             images = images.pin_memory()
         return images.to(self.device, non_blocking=True)
 
 
+def pieces(images: Tensor | Stored, step: int = 1) -> Iterator[Tensor]:
+    """All images in turn, or one of every `step`, as many at a time as are read together."""
+    size = step * max(1, _READ // prod(images.shape[1:]))
+    for start in range(0, len(images), size):
+        yield images[start : start + size : step]
+
+
 def _quiet_iterator(loader: DataLoader) -> Iterator[Any]:
-    """Starts the processes. That one is lost is told where its batch is due, not in mid-step."""
-    if threading.current_thread() is not threading.main_thread():
+    """Starts the processes, without torch's handler that would raise in mid-step if one is lost.
+
+    The loader raises where the batch of a lost process is due.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
         return iter(loader)
     before = signal.getsignal(signal.SIGCHLD)
     iterator = iter(loader)
@@ -139,9 +151,9 @@ def _quiet_iterator(loader: DataLoader) -> Iterator[Any]:
 
 
 def _end_with_parent(worker: int) -> None:
-    """Lets a process that reads end with the one that it reads for, however that one ends.
+    """Ends a reading process when its parent ends, however that ends.
 
-    One that is handing over a batch, which nobody takes any more, would wait for ever.
+    Else a process that hands over a batch would wait for ever.
     """
     parent = multiprocessing.parent_process()
 
@@ -159,7 +171,7 @@ def _as_it_is(images: Any) -> Any:
 
 
 class _Batches(Dataset):
-    """What the processes that read run."""
+    """The data set that reading processes run."""
 
     def __init__(self, read: Reader) -> None:
         self.read = read
@@ -174,8 +186,8 @@ class _Batches(Dataset):
 class DrawnOnce:
     """Converts images with noise that is the same whenever it is asked for.
 
-    The noise is what one generator gives in one pass over all images. Its states along the way are
-    kept, one for a million pixels, and the noise itself is drawn again.
+    The noise is that of one generator in one pass over all images. Its states along the way are
+    kept, one for a million pixels, and the noise is drawn again from the nearest.
 
     Args:
         convert: From stored images and noise, both (B, C, H, W), to images; the noise is a keyword.

@@ -21,7 +21,7 @@ def open_torchvision(name: str, root: Path, download: bool, **options: Any) -> A
         name: The class in `torchvision.datasets`.
         root: The folder with the files.
         download: Whether to fetch missing files.
-        **options: What else that class takes.
+        **options: Further arguments of that class.
 
     Raises:
         InputError: If torchvision cannot be imported, or files are missing or damaged.

@@ -40,9 +40,13 @@ def likely_classes(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> Te
         guide: Its guide.
         x: Images (B, C, H, W).
         *labels: Their labels (B,) where the model is one of labelled images.
+
+    Raises:
+        ValueError: As for `posterior_mean`.
     """
     if not model.labelled:
         return None
+    model.spec.check_images(x)
     if not model.enumerated:
         return labels[0]
     try:
@@ -66,6 +70,9 @@ def decoded_mean(
         y: Classes.
         engine: `compiled` computes it by a graph of tensor operations that is compared with the
             networks, up to rounding; `auto` does so for 1,000,000 rows or more.
+
+    Raises:
+        ValueError: If z has another dimension than that which the decoder takes.
     """
     parts = [z.reshape(-1, z.shape[-1])]
     if y is not None:
@@ -88,7 +95,12 @@ def posterior_mean(
         x: Images (B, C, H, W).
         y: Their classes (B,), where q(z|x, y) is meant.
         engine: As for `decoded_mean`.
+
+    Raises:
+        ValueError: If the images are not those that the model is for: of another shape or type, or
+            outside of its domain.
     """
+    model.spec.check_images(x)
     batch = (x,) if y is None else (x, y)
     return _InPieces("encoding", _Encoding(model, guide), engine, len(x))(*batch)
 

@@ -34,14 +34,15 @@ Arrays = dict[str, NDArray[Any]]
 _ORDERING = 64  # test images whose traversals order the latents
 
 
-def sample(run: Run, count: int = 64, seed: int = 0, label: int | None = None) -> Arrays:
+def sample(run: Run, count: int = 64, seed: int = 0, label: int | str | None = None) -> Arrays:
     """Draws images from the model: z ~ p(z), x ~ p(x|z).
 
     Args:
         run: A trained run.
         count: How many images.
         seed: What the draws follow from.
-        label: Of one class y only, for a model that has classes: z ~ p(z|y), x ~ p(x|z, y).
+        label: Of one class y only, by its number or name, for a model that has classes:
+            z ~ p(z|y), x ~ p(x|z, y).
 
     Returns:
         `z` (count, D), `mean` (count, C, H, W), which is E[x|z], and `draw` of that shape; for a
@@ -268,8 +269,10 @@ def _value(trace: Any, site: str) -> Tensor:
     return trace.nodes[site]["value"]
 
 
-def _class(run: Run, label: int) -> Tensor:
+def _class(run: Run, label: int | str) -> Tensor:
     """A class as a tensor, checked."""
+    if run.model.labelled:
+        label = run.data.label_of(label)
     if isinstance(run.model, Mixture):
         classes = len(run.model.logits)
     elif run.model.labelled:
@@ -278,7 +281,7 @@ def _class(run: Run, label: int) -> Tensor:
         raise InputError(
             f"{type(run.model).__name__} has no classes to draw from; leave out the label"
         )
-    if not 0 <= label < classes:
+    if isinstance(label, str) or not 0 <= label < classes:
         raise InputError(f"expected a label of 0 to {classes - 1}; got {label}")
     return torch.tensor(label, device=run.device)
 

@@ -135,7 +135,7 @@ def choose_images(
     split: Split,
     count: int,
     images: Sequence[int] | None,
-    label: int | None,
+    label: int | str | None,
     choose: Choose,
     seed: int,
 ) -> Tensor:
@@ -146,7 +146,7 @@ def choose_images(
         split: Where they are from.
         count: How many.
         images: These and no others.
-        label: Only those with this label.
+        label: Only those with this label, a number or the name of a class.
         choose: `random`, the `first`, or the `worst` by k-hat of 200 draws, among four times as
             many taken at random.
         seed: What `random` and `worst` follow from.
@@ -172,7 +172,7 @@ def choose_images(
     if label is not None:
         if split.labels is None:
             raise InputError(f"--label: {run.data.name} has no labels; leave it out")
-        candidates = (split.labels == label).nonzero().flatten().cpu()
+        candidates = (split.labels == run.data.label_of(label)).nonzero().flatten().cpu()
         if not len(candidates):
             there = ", ".join(map(str, split.labels.unique().tolist()[:20]))
             raise InputError(f"--label: expected one of {there}; got {label}")

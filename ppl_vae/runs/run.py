@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 
 from guides import Guide
 from models import Model, Spec
-from ppl_vae.data import Data, DataSet, check_sizes
+from ppl_vae.data import Data, DataSet, check_same_data, fingerprint_in
 from ppl_vae.machine.devices import choose_device
 from ppl_vae.pairs.building import build_pair, choose_domain
 from ppl_vae.pairs.pieces import ROLES, restore
@@ -34,7 +35,7 @@ class Run:
         model: p(x, z), in evaluation mode.
         guide: q(z|x), in evaluation mode.
         device: Where both are.
-        sizes: How many training, validation and test images it was trained with, where known.
+        fingerprint: Of the data that it was trained on, empty where it is not known.
     """
 
     path: Path
@@ -44,18 +45,18 @@ class Run:
     model: Model
     guide: Guide
     device: torch.device
-    sizes: list[int] | None = None
+    fingerprint: Sequence[str] = ()
 
     @cached_property
     def data(self) -> Data:
         """The data set that the run was trained on, on its device; read when first asked for.
 
         Raises:
-            InputError: If it cannot be read, or has another number of images by now.
+            InputError: If it cannot be read, or is another one by now.
         """
         data_set: DataSet = self.pieces["data"]
         data = data_set.load(choose_domain(self.pieces), self.config["seed"])
-        check_sizes(data.name, data.sizes, self.sizes)
+        check_same_data(data, self.fingerprint)
         return data.to(self.device)
 
     @property
@@ -90,9 +91,11 @@ def load(path: str | Path, device: str = "auto", allow_code: bool = False) -> Ru
     pair = nn.ModuleDict({"model": model, "guide": guide})
     load_parameters(pair, tensors, checkpoint)
     pair.to(target).eval()
-    return Run(path, config, pieces, spec, model, guide, target, state.get("sizes"))
+    return Run(path, config, pieces, spec, model, guide, target, fingerprint_in(state))
 
 
 def restore_pieces(config: dict[str, Any], allow_code: bool) -> dict[str, Any]:
-    """The pieces that a config names, by role."""
-    return {role: restore(role, config.get(role), allow_code) for role in ROLES}
+    """The pieces that a run's config names, by role."""
+    pieces = {role: restore(role, config.get(role), allow_code) for role in ROLES}
+    pieces["data"] = pieces["data"].of_run(config["data"].get("init_args") or {})
+    return pieces

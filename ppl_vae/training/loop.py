@@ -13,7 +13,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from ppl_vae.data import Data, check_sizes
+from ppl_vae.data import Data, check_same_data, fingerprint_in
 from ppl_vae.errors import InputError
 from ppl_vae.machine.interrupts import asked_to_stop
 from ppl_vae.machine.processes import LostProcess
@@ -51,8 +51,6 @@ class Training:
             best parameters; None trains all epochs and keeps the last.
         seed: What the order of the images follows from.
         checkpoint_seconds: Seconds between checkpoints.
-        sizes: How many training, validation and test images the data set has, which checkpoints
-            tell; those of `data` unless given.
     """
 
     def __init__(
@@ -68,7 +66,6 @@ class Training:
         patience: int | None,
         seed: int,
         checkpoint_seconds: float,
-        sizes: list[int] | None = None,
     ) -> None:
         self.step = step
         self.ranks = step.ranks
@@ -89,7 +86,6 @@ class Training:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=data.train.raw.device)
         self.rows: list[Row] = []
         self.best: dict[str, Tensor] = {}
-        self.sizes = sizes or data.sizes
         self.captured: dict[int, CapturedStep] = {}  # by the size of their batches
         self.engine_before: str | None = None
         self.seconds = 0.0
@@ -286,7 +282,7 @@ class Training:
         }
         state = {
             "spec": self.spec,
-            "sizes": self.sizes,
+            "fingerprint": self.data.fingerprint,
             "engine": self.engine,
             "steps": self.steps,
             "seconds": self.seconds,
@@ -294,7 +290,8 @@ class Training:
             "random": random_data,
         }
         if self.best:
-            write_checkpoint(folder / BEST, self.best, {"spec": self.spec, "sizes": self.sizes})
+            known = {"spec": self.spec, "fingerprint": self.data.fingerprint}
+            write_checkpoint(folder / BEST, self.best, known)
         write_checkpoint(folder / LAST, tensors, state)
         write_metrics(folder, self.rows)
 
@@ -307,7 +304,7 @@ class Training:
         tensors, state = read_checkpoint(folder / LAST)
         if "steps" not in state:
             raise InputError(f"{folder / LAST} has parameters only; training cannot go on from it")
-        check_sizes(self.data.name, self.sizes, state.get("sizes"))
+        check_same_data(self.data, fingerprint_in(state))
         if self.patience and state["rows"]:
             self.best = read_checkpoint(folder / BEST)[0]
             load_parameters(self.step.pair, self.best, folder / BEST)

@@ -92,7 +92,6 @@ def prepare(
     model, guide = build_pair(spec, pieces)
     model.to(device)
     guide.to(device)
-    sizes = data.sizes  # labels that are repeated would make more of them
     if config.get("labels") is not None:
         data = _keep_labels(data, model, config)
     check_labels(model, data)
@@ -123,7 +122,6 @@ def prepare(
         patience=config["patience"],
         seed=config["seed"],
         checkpoint_seconds=config["checkpoint_seconds"],
-        sizes=sizes,
     )
     run = Run(path, config, pieces, spec, model, guide, device)
     run.data = data

@@ -1,0 +1,106 @@
+"""The fingerprint of a data set: for each split the number of its images and a digest.
+
+A digest is of the images, in their order, and of their labels: data with equal fingerprints have
+the same images in the same splits.
+"""
+
+import hashlib
+import sys
+from collections.abc import Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ppl_vae.data.source import Images
+from ppl_vae.data.split import Data
+from ppl_vae.data.stored import pieces
+from ppl_vae.errors import InputError
+
+__all__ = ["check_same_data", "fingerprint_in", "images_fingerprint", "mark_of"]
+
+_DIGESTED = 2**28  # bytes of a split; of a larger one every second image, or every third, ...
+_PART = 4096  # bytes at either end of a file
+
+
+def images_fingerprint(images: Images) -> str:
+    """The fingerprint of a split, as COUNT-DIGEST.
+
+    The digest is of the marks of the images where they have some, else of their pixels, as they
+    are stored.
+    """
+    digest = hashlib.sha256()
+    if images.marks is None:
+        size = images.pixels.shape.numel() * images.pixels.dtype.itemsize
+        for piece in pieces(images.pixels, ceil(size / _DIGESTED)):
+            digest.update(_bytes(piece))
+    else:
+        digest.update(_bytes(images.marks))
+    if images.labels is not None:
+        digest.update(_bytes(images.labels))
+    return f"{len(images)}-{digest.hexdigest()[:32]}"
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.cpu().contiguous().numpy()
+
+
+def mark_of(name: bytes, path: Path) -> int:
+    """A 64-bit number for a file: of its name, its size, and the bytes at its two ends.
+
+    That is a whole file of up to 8 KiB, and nearly any change of a compressed one.
+    """
+    with open(path, "rb") as file:
+        head = file.read(_PART)
+        size = file.seek(0, 2)
+        file.seek(max(len(head), size - _PART))
+        digest = hashlib.sha256(b"%s\0%d\0%s%s" % (name, size, head, file.read()))
+    return int.from_bytes(digest.digest()[:8], "little", signed=True)
+
+
+def fingerprint_in(state: Mapping[str, Any]) -> Sequence[str]:
+    """The fingerprint in the state of a checkpoint; older ones have the sizes alone, or nothing."""
+    return state.get("fingerprint") or [str(size) for size in state.get("sizes") or ()]
+
+
+def check_same_data(data: Data, expected: Sequence[str]) -> None:
+    """Refuses data that are not those of a run any more.
+
+    Where the run has no digests, that is said, and only the numbers of images are compared.
+
+    Args:
+        data: What was read now.
+        expected: The fingerprint of the run's data, empty where it is not known.
+
+    Raises:
+        InputError: If the two differ.
+    """
+    now, before = (
+        [each.partition("-")[::2] for each in prints] for prints in (data.fingerprint, expected)
+    )
+    total = sum(int(count) for count, _ in before)
+    differ = [
+        name
+        for name, (count, digest), (old_count, old_digest) in zip(
+            ("training", "validation", "test"), now, before, strict=False
+        )
+        if count != old_count or (digest and old_digest and digest != old_digest)
+    ]
+    remedy = "put the old ones back, or train again"
+    if differ and sum(data.sizes) != total:
+        raise InputError(
+            f"expected the {total:,} images that the run was trained with; {data.name} has "
+            f"{sum(data.sizes):,} by now; {remedy}"
+        )
+    if differ:
+        raise InputError(
+            f"expected the images that the run was trained with; of {data.name} the "
+            f"{' and '.join(differ)} images are others by now (renamed, moved or changed); {remedy}"
+        )
+    if now[0][1] and not (before and before[0][1]):
+        print(
+            "note: the run is of an earlier release and has no fingerprint of its data; whether "
+            f"{data.name} is still what it was trained on cannot be checked",
+            file=sys.stderr,
+        )

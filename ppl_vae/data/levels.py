@@ -1,0 +1,240 @@
+"""The values of images: how many grey levels they are, and whether they fit a domain."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import inf, sqrt
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.spec import Domain
+from ppl_vae.data.stored import Reader, Stored, pieces
+from ppl_vae.errors import InputError
+
+__all__ = [
+    "DEEPEST",
+    "Values",
+    "check_values",
+    "grey_levels",
+    "mean_and_deviation",
+    "two_values",
+    "values_of",
+    "values_remark",
+]
+
+DEEPEST = 2**16
+"""The most grey levels that images can have."""
+
+_BITS = (8, 10, 12, 14, 16)  # of cameras and scanners
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of images.
+
+    Args:
+        least: The smallest that is finite.
+        most: The largest that is finite.
+        whole: Whether all are whole numbers.
+        not_finite: How many are NaN or infinite.
+    """
+
+    least: float = inf
+    most: float = -inf
+    whole: bool = True
+    not_finite: int = 0
+
+    def __or__(self, other: "Values") -> "Values":
+        """The values of both."""
+        return Values(
+            min(self.least, other.least),
+            max(self.most, other.most),
+            self.whole and other.whole,
+            self.not_finite + other.not_finite,
+        )
+
+
+def values_of(pixels: Tensor | Stored) -> Values:
+    """Looks at all values, those of a file in the order in which they lie in it."""
+    if isinstance(pixels, Stored):
+        pixels = replace(pixels, rows=pixels.rows.sort().values)
+    found = Values()
+    for piece in pieces(pixels):
+        finite = piece[piece.isfinite()] if piece.is_floating_point() else piece
+        found |= Values(not_finite=piece.numel() - finite.numel())
+        if finite.numel():
+            whole = not piece.is_floating_point() or bool((finite == finite.round()).all())
+            found |= Values(finite.min().item(), finite.max().item(), whole)
+    return found
+
+
+def check_values(
+    name: str,
+    pixels: Sequence[Tensor | Stored],
+    levels: int | None,
+    domain: Domain,
+    binarize: str,
+) -> Values:
+    """Checks that pixels are what the data set says of them, and fit a domain.
+
+    Grey levels that stay in files have been checked by `grey_levels`.
+
+    Args:
+        name: The data set.
+        pixels: Of each split, as they are stored.
+        levels: L, or None for floating-point values.
+        domain: The domain that the likelihood needs.
+        binarize: How they are to become 0 or 1.
+
+    Returns:
+        The values.
+
+    Raises:
+        InputError: If they do not.
+    """
+    dtype = pixels[0].dtype
+    if dtype.is_floating_point != (levels is None):
+        expected = "floating-point values" if levels is None else f"integers below {levels}"
+        raise InputError(
+            f"expected {expected} from {name}, with levels={levels} in Conversion.choose; got "
+            f"{dtype}; give levels=None for floating-point values, else how many grey levels "
+            "there are"
+        )
+    values = Values()
+    for part in pixels:
+        if levels is None or isinstance(part, Tensor):
+            values |= values_of(part)
+    least, most = f"{values.least:g}", f"{values.most:g}"
+    if levels is not None and not -1 < values.least <= values.most < levels and values != Values():
+        raise InputError(
+            f"expected grey levels of 0 to {levels - 1} from {name}; got {least} to {most}; give "
+            "Conversion.choose the number of levels that there are"
+        )
+    if values.not_finite:
+        total = sum(part.shape.numel() for part in pixels)
+        raise InputError(
+            f"expected finite images; got {values.not_finite:,} of {total:,} values NaN or "
+            f"infinite (as float32) in {name}; remove or replace them"
+        )
+    if levels is not None or domain == "real":
+        return values
+    misfit = f"a likelihood for {domain} data does not fit the"
+    if not 0 <= values.least <= values.most <= 1:
+        scaled = (
+            "images / images.max()"
+            if values.least >= 0
+            else "(images - images.min()) / numpy.ptp(images)"
+        )
+        raise InputError(
+            f"{misfit} values of {name}, which are {least} to {most}; scale them to [0, 1] with "
+            f"{scaled}, or choose --likelihood Gaussian"
+        )
+    if domain == "binary" and binarize == "none":
+        raise InputError(
+            f"{misfit} floating-point values of {name}; add --data.binarize dynamic, or choose "
+            "--likelihood Gaussian"
+        )
+    if domain == "bytes":
+        raise InputError(
+            f"{misfit} floating-point values of {name}; convert them to uint8 with "
+            "(255 * images).round().astype('uint8'), or choose --likelihood Gaussian"
+        )
+    return values
+
+
+def values_remark(values: Values, scale: str | None) -> str:
+    """The range of real numbers, and what to do where they look like grey levels."""
+    said = f"values of {values.least:g} to {values.most:g}"
+    grey = values.least >= 0 and 1 < values.most < 256 and (values.whole or values.most > 100)
+    if not grey or scale == "standard":
+        return said
+    remedy = (
+        "save them as uint8 with images.round().astype('uint8')"
+        if values.most > 100
+        else f"divide them by {values.most:g}"
+    )
+    other = ", or add --data.scale standard" if scale else ""
+    return f"{said}, which look like grey levels: {remedy}{other}"
+
+
+def mean_and_deviation(pixels: Tensor | Stored) -> tuple[float, float]:
+    """The mean and the standard deviation (1 where that is 0) of all values."""
+    count = pixels.shape.numel()
+    mean = sum(piece.double().sum().item() for piece in pieces(pixels)) / count
+    squares = sum((piece.double() - mean).square().sum().item() for piece in pieces(pixels))
+    return mean, sqrt(squares / count) or 1.0
+
+
+def two_values(pixels: Tensor | Stored) -> tuple[float, float] | None:
+    """The two values that all pixels have; None where there are more, or only one.
+
+    int32 of `DEEPEST` stands for all that are larger, and so is no value.
+    """
+    found = np.empty(0)
+    for piece in pieces(pixels):
+        found = np.union1d(found, piece.numpy())
+        if len(found) > 2:
+            return None
+    known = pixels.dtype != torch.int32 or (abs(found) < DEEPEST).all()
+    return (float(found[0]), float(found[1])) if len(found) == 2 and known else None
+
+
+def grey_levels(pixels: Tensor | Stored, name: str) -> tuple[Tensor | Stored, int, str]:
+    """The same images as grey levels 0, ..., L - 1, with L and a remark on it.
+
+    L is 2 where there are two values, and else 2 to the power of the fewest bits of 8, 10, 12, 14
+    and 16 that hold the largest.
+
+    Args:
+        pixels: Whole numbers (N, C, H, W), uint8 or int32.
+        name: What to call them in errors.
+
+    Raises:
+        InputError: If a value is below 0 or above 65,535.
+    """
+    pair = two_values(pixels)
+    if pair is not None:
+        binary = _mapped(pixels, partial(_at_least, value=pair[1]))
+        return binary, 2, f"two values ({pair[0]:g} and {pair[1]:g})"
+    if pixels.dtype == torch.uint8:
+        return pixels, 256, ""
+    values = values_of(pixels)
+    if not 0 <= values.least <= values.most < DEEPEST:
+        raise InputError(
+            f"expected grey levels of 0 to {DEEPEST - 1:,} in {name}; there are values outside of "
+            "that; save them as real numbers with images.astype('float32')"
+        )
+    bits = next(bits for bits in _BITS if values.most < 2**bits)
+    if bits == 8:
+        return _mapped(pixels, _as_bytes), 256, ""
+    return pixels, 2**bits, f"grey levels of {bits} bits (the largest is {values.most:,.0f})"
+
+
+def _at_least(images: Tensor, value: float) -> Tensor:
+    return (images >= value).to(torch.uint8)
+
+
+def _as_bytes(images: Tensor) -> Tensor:
+    return images.to(torch.uint8)
+
+
+def _mapped(pixels: Tensor | Stored, function: Callable[[Tensor], Tensor]) -> Tensor | Stored:
+    """The images that a function makes of these, uint8."""
+    if isinstance(pixels, Stored):
+        return replace(pixels, read=_Mapped(pixels.read, function), dtype=torch.uint8)
+    return function(pixels)
+
+
+@dataclass(frozen=True)
+class _Mapped:
+    """Reads images and applies a function to them."""
+
+    read: Reader
+    function: Callable[[Tensor], Tensor]
+
+    def __call__(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        return self.function(torch.from_numpy(self.read(rows))).numpy()
