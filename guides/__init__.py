@@ -1,6 +1,6 @@
 """The inference side: q(z|x) as Pyro programs.
 
-Every class here can be named on the command line and replaced by one's own subclass of `Guide`.
+Every class here can be named on the command line and replaced by your own subclass of `Guide`.
 """
 
 from guides.bottom_up import BottomUp

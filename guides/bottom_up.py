@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import pyro
-import pyro.distributions as dist
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from guides.guide import Guide
@@ -13,6 +11,7 @@ from models.hierarchical import Hierarchical
 from models.model import Model
 from models.networks.mlp import MLP
 from models.networks.network import NetworkFactory
+from models.normals import normal_of
 from models.spec import Spec
 
 __all__ = ["BottomUp", "two_layers"]
@@ -37,7 +36,7 @@ class BottomUp(Guide):
     Burda, Grosse and Salakhutdinov (2016), equation (1) and section 5.
 
     Args:
-        spec: What it is built for.
+        spec: The data's shape and domain, and D.
         model: A model of two layers, which says how large z2 is.
         network: Builds the encoder of x from its input and output shapes.
         hidden: Widths of the tanh layers between z1 and z2.
@@ -62,11 +61,7 @@ class BottomUp(Guide):
 
     def forward(self, x: Tensor) -> Tensor:
         with pyro.plate("data", len(x), dim=-1):
-            z1 = pyro.sample("z1", _normal(self.encoder(self.spec.network_input(x))))
-            pyro.sample("z2", _normal(self.upper(z1)))
+            features = self.encoder(self.spec.network_input(x))
+            z1 = pyro.sample("z1", normal_of(features).to_event(1))
+            pyro.sample("z2", normal_of(self.upper(z1)).to_event(1))
             return z1
-
-
-def _normal(features: Tensor) -> TorchDistribution:
-    loc, log_variance = features.chunk(2, dim=-1)
-    return dist.Normal(loc, (log_variance / 2).exp()).to_event(1)

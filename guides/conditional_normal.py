@@ -1,7 +1,6 @@
 """The encoder of images with labels."""
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
@@ -10,6 +9,7 @@ from guides.guide import Guide
 from models.labelled import check_classes, with_class
 from models.networks.mlp import MLP
 from models.networks.network import NetworkFactory
+from models.normals import normal_of
 from models.ranges import check_count
 from models.spec import Spec
 
@@ -24,7 +24,7 @@ class ConditionalNormal(Guide):
     network with one hidden layer makes mu and log sigma^2 of h and y.
 
     Args:
-        spec: What it is built for; the number of classes is `spec.classes`.
+        spec: The data's shape and domain, and D; the number of classes is `spec.classes`.
         network: Builds f from its input and output shapes.
         features: How many h has, and units the hidden layer.
 
@@ -60,6 +60,4 @@ class ConditionalNormal(Guide):
         return torch.tanh(self.encoder(self.spec.network_input(x)))
 
     def _normal(self, features: Tensor, y: Tensor) -> TorchDistribution:
-        head = self.head(with_class(features, y, self.classes))
-        loc, log_variance = head.chunk(2, dim=-1)
-        return dist.Normal(loc, (log_variance / 2).exp()).to_event(1)
+        return normal_of(self.head(with_class(features, y, self.classes))).to_event(1)

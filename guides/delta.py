@@ -22,7 +22,7 @@ class Delta(Guide):
     which has no log p(z), it is the deterministic autoencoder.
 
     Args:
-        spec: What it is built for.
+        spec: The data's shape and domain, and D.
         network: Builds the encoder g from its input and output shapes.
     """
 

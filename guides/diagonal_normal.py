@@ -1,13 +1,13 @@
 """The encoder of Kingma and Welling."""
 
 import pyro
-import pyro.distributions as dist
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from guides.guide import Guide
 from models.networks.mlp import MLP
 from models.networks.network import NetworkFactory
+from models.normals import normal_of
 from models.spec import Spec
 
 __all__ = ["DiagonalNormal"]
@@ -19,7 +19,7 @@ class DiagonalNormal(Guide):
     Kingma and Welling (2014), equation (9) and appendix C.2.
 
     Args:
-        spec: What it is built for.
+        spec: The data's shape and domain, and D.
         network: Builds the encoder from its input and output shapes.
     """
 
@@ -31,8 +31,7 @@ class DiagonalNormal(Guide):
         return self.encoder(self.spec.network_input(x))
 
     def posterior_of(self, features: Tensor) -> TorchDistribution:
-        loc, log_variance = features.chunk(2, dim=-1)
-        return dist.Normal(loc, (log_variance / 2).exp()).to_event(1)
+        return normal_of(features).to_event(1)
 
     def forward(self, x: Tensor) -> Tensor:
         with pyro.plate("data", len(x), dim=-1):

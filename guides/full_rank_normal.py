@@ -21,7 +21,7 @@ class FullRankNormal(Guide):
     Kingma and Welling (2019), section 2.5.1.
 
     Args:
-        spec: What it is built for.
+        spec: The data's shape and domain, and D.
         network: Builds the encoder from its input and output shapes.
     """
 

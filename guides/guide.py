@@ -14,21 +14,21 @@ __all__ = ["Guide"]
 class Guide(Program):
     """An amortized posterior q(z|x), whose `forward` is the Pyro program itself.
 
-    Who implements one
+    A subclass
 
     - takes the `Spec` as its first argument, `network` too where it wants the architecture
       that the user chose, and `model` where it needs the model, of which it keeps bound methods
       (a module that it kept would count among its own); the other arguments are its options;
     - writes `forward` with one plate `data` at dim -1 and exactly the model's latent sites;
-    - names its parts otherwise than the model does, whose parameters stock Pyro tells by name;
+    - gives its parts other names than the model's, since stock Pyro tells parameters by name;
     - gives `encode` and `posterior_of` where q(z|x) is one distribution with parameters computed
       from x, or overrides `posterior` where it is a distribution otherwise.
 
     Attributes:
-        latents: Names of the latent sites of the models that it is for.
-        has_density: Whether log q(z|x) is a density. That of a guide that is a point is not:
-            whatever needs the density then refuses the guide, with `check_density`. A guide around
-            another one has what that one has.
+        latents: Names of the latent sites of the models that it fits.
+        has_density: Whether log q(z|x) is a density. False where the guide is a point: whatever
+            needs the density then refuses the guide, with `check_density`. A guide around another
+            one takes this from it.
     """
 
     latents: ClassVar[tuple[str, ...]] = ("z",)
@@ -38,7 +38,7 @@ class Guide(Program):
         """Refuses a guide without a density.
 
         Args:
-            purpose: What needs the density, for the message.
+            purpose: Names what needs the density, for the message.
 
         Raises:
             NotImplementedError: If log q(z|x) is no density.

@@ -14,6 +14,7 @@ from guides.guide import Guide
 from models.networks.autoregressive import AffineAutoregressive, masked_networks
 from models.networks.mlp import MLP
 from models.networks.network import NetworkFactory
+from models.normals import normal_of
 from models.ranges import check_count
 from models.spec import Spec
 
@@ -38,7 +39,7 @@ class IAF(Guide):
     takes D, one for each entry in turn, and so do the gradients `stl` and `dreg` of `IWAE`.
 
     Args:
-        spec: What it is built for.
+        spec: The data's shape and domain, and D.
         network: Builds the encoder from its input and output shapes.
         flows: T, how many maps; every second one has the entries in reverse order.
         hidden: Widths of the hidden layers of each map's network.
@@ -66,14 +67,12 @@ class IAF(Guide):
         return self.encoder(self.spec.network_input(x))
 
     def posterior_of(self, features: Tensor) -> TorchDistribution:
-        size = self.spec.latent_dim
-        loc, log_variance, context = features.split([size, size, self.context], dim=-1)
+        normal, context = features.split([2 * self.spec.latent_dim, self.context], dim=-1)
         maps = [
             AffineAutoregressive(partial(_gated, network, context), order)
             for network, order in zip(self.networks, self.orders, strict=True)
         ]
-        start = dist.Normal(loc, (log_variance / 2).exp()).to_event(1)
-        return dist.TransformedDistribution(start, maps)
+        return dist.TransformedDistribution(normal_of(normal).to_event(1), maps)
 
     def forward(self, x: Tensor) -> Tensor:
         with pyro.plate("data", len(x), dim=-1):

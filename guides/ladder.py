@@ -6,12 +6,14 @@ from typing import ClassVar
 import pyro
 import pyro.distributions as dist
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from guides.bottom_up import two_layers
 from guides.guide import Guide
 from models.model import Model
 from models.networks.mlp import MLP
 from models.networks.network import NetworkFactory
+from models.normals import normal_of
 from models.ranges import check_count
 from models.spec import Spec
 
@@ -31,7 +33,7 @@ class Ladder(Guide):
     there, with a rate of 0. The objective `Beta` with a warm-up leads past it (ibid., section 2.3).
 
     Args:
-        spec: What it is built for.
+        spec: The data's shape and domain, and D.
         model: A model of two layers, which gives p(z1|z2).
         network: Builds the encoder of x from its input and output shapes.
         features: How many features of x the upper layers get.
@@ -55,19 +57,16 @@ class Ladder(Guide):
         check_count("features", features)
         hierarchical = two_layers(model)
         self.lower_prior = hierarchical.lower_prior
-        self.sizes = [spec.latent_dim, spec.latent_dim, features]
+        self.sizes = [2 * spec.latent_dim, features]
         self.encoder = network(spec.image_shape, (sum(self.sizes),))
         self.top = MLP((features,), (2 * hierarchical.top_dim,), hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         below = self.encoder(self.spec.network_input(x))
-        loc, log_variance, features = below.split(self.sizes, dim=-1)
-        top_loc, top_log_variance = self.top(features).chunk(2, dim=-1)
+        seen, features = below.split(self.sizes, dim=-1)
         with pyro.plate("data", len(x), dim=-1):
-            top = dist.Normal(top_loc, (top_log_variance / 2).exp()).to_event(1)
-            z2 = pyro.sample("z2", top)
-            seen = dist.Normal(loc, (log_variance / 2).exp())
-            both = precision_weighted(seen, self.lower_prior(z2))
+            z2 = pyro.sample("z2", normal_of(self.top(features)).to_event(1))
+            both = precision_weighted(normal_of(seen), self.lower_prior(z2))
             return pyro.sample("z1", both.to_event(1))
 
 
@@ -76,8 +75,9 @@ def precision_weighted(first: dist.Normal, second: dist.Normal) -> dist.Normal:
 
     1 / sigma^2 = 1 / sigma_1^2 + 1 / sigma_2^2 and
     mu = sigma^2 (mu_1 / sigma_1^2 + mu_2 / sigma_2^2); Sonderby et al. (2016), section 2.
+    Computed from the ratio of the two, since float32 has no room for the powers of a small scale
+    that gradients contain.
     """
-    precisions = first.scale**-2, second.scale**-2
-    variance = 1 / (precisions[0] + precisions[1])
-    loc = variance * (precisions[0] * first.loc + precisions[1] * second.loc)
-    return dist.Normal(loc, variance.sqrt())
+    odds = 2 * (second.scale.log() - first.scale.log())  # log sigma_2^2 / sigma_1^2
+    loc = odds.sigmoid() * first.loc + (-odds).sigmoid() * second.loc
+    return dist.Normal(loc, first.scale * (logsigmoid(odds) / 2).exp())

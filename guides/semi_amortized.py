@@ -27,7 +27,7 @@ class SemiAmortized(Guide):
     network gives for x, and each datum climbs its own ELBO, estimated from fresh draws of z.
 
     Args:
-        spec: What it is built for.
+        spec: The data's shape and domain, and D.
         model: The model whose ELBO it climbs.
         network: The architecture of the other guide's encoder.
         guide: The other guide, which has to have `encode` and `posterior_of`.

@@ -23,7 +23,7 @@ class SemiSupervisedNormal(ConditionalNormal):
     all its values, each with its probability.
 
     Args:
-        spec: What it is built for; the number of classes is `spec.classes`.
+        spec: The data's shape and domain, and D; the number of classes is `spec.classes`.
         network: Builds the classifier and f from their input and output shapes.
         features: How many h has, and units the hidden layer.
 

@@ -1,10 +1,8 @@
 """The generative side: p(z) p(x|z) as Pyro programs.
 
-Every class here can be named on the command line and replaced by one's own subclass of `Model`,
+Every class here can be named on the command line and replaced by your own subclass of `Model`,
 `Prior`, `Likelihood` or `Network`.
 """
-
-import pyro.settings
 
 from models.autoencoder import Autoencoder
 from models.conditional import Conditional
@@ -67,9 +65,5 @@ __all__ = [
     "StandardNormal",
     "VampPrior",
 ]
-
-# Two pairs in one process must never share parameters through Pyro's global store. A PyroModule
-# decides this when it is constructed, so it has to be set before the first one is.
-pyro.settings.set(module_local_params=True)
 
 map_constants()

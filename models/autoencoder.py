@@ -29,13 +29,13 @@ class Autoencoder(Model):
     point z = g(x): then the objective `ELBO` is this error, averaged over the images, plus the
     constant.
 
-    The error says nothing about where codes lie, so z has no density here: the program draws z
-    from N(0, I) and adds nothing for it to log p(x, z). Draws of x from it show what a decoder
-    makes of codes that it has never seen. A guide that is a density cannot stand beside it: the
-    wider it were, the better.
+    The error does not depend on where codes lie, so z has no density here: the program draws z
+    from N(0, I), which contributes nothing to log p(x, z). Draws of x show what the decoder makes
+    of codes that it has never seen. The guide has to be a point: a density would gain by becoming
+    wider without end.
 
     Args:
-        spec: What it is built for; its domain must be `real`, with pixels in [0, 1].
+        spec: The data's shape and domain, and D; its domain must be `real`, with pixels in [0, 1].
         network: Builds the decoder f from its input and output shapes.
 
     Raises:
@@ -49,7 +49,7 @@ class Autoencoder(Model):
         super().__init__(spec)
         if spec.domain != self.domain:
             raise ValueError(f"Autoencoder needs real data; got {spec.domain} data")
-        self.start = StandardNormal(spec)
+        self.code_noise = StandardNormal(spec)
         self.decoder = network((spec.latent_dim,), spec.image_shape)
         self.scale = sqrt(spec.pixels / 8)
 
@@ -58,5 +58,5 @@ class Autoencoder(Model):
 
     def forward(self, x: Tensor | None = None, size: int = 1) -> Tensor:
         with pyro.plate("data", size if x is None else len(x), dim=-1):
-            z = pyro.sample("z", self.start().mask(False))
+            z = pyro.sample("z", self.code_noise().mask(False))
             return pyro.sample("x", self.decode(z), obs=x)

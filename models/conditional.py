@@ -13,12 +13,12 @@ class Conditional(Labelled):
     """p(x, z|y) = p(z) p(x|z, y), the class y an input that every image has to have.
 
     The conditional variational autoencoder of Sohn, Lee and Yan (2015), equation (4), with a prior
-    that does not depend on y. What is bounded and measured is log p(x|y).
+    that does not depend on y. The bound and all measures are of log p(x|y).
 
     Args:
-        spec: What it is built for; the number of classes is `spec.classes`.
-        prior: p(z); a standard normal unless given.
-        likelihood: p(x|z, y); Bernoulli for binary and Gaussian for real data unless given.
+        spec: The data's shape and domain, and D; the number of classes is `spec.classes`.
+        prior: p(z); a standard normal by default.
+        likelihood: p(x|z, y); by default Bernoulli for binary and Gaussian for real data.
         network: Builds the decoder from its input and output shapes.
 
     Raises:

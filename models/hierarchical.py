@@ -14,6 +14,7 @@ from models.likelihoods.likelihood import Likelihood
 from models.model import Model
 from models.networks.mlp import MLP
 from models.networks.network import NetworkFactory
+from models.normals import normal_of
 from models.priors.prior import Prior
 from models.priors.standard_normal import StandardNormal
 from models.ranges import check_count
@@ -29,11 +30,11 @@ class Hierarchical(Model):
     times 100 tanh units, of Burda, Grosse and Salakhutdinov (2016), section 5.
 
     Args:
-        spec: What it is built for; `latent_dim` is the dimension of z1.
-        prior: p(z2); a standard normal unless given.
-        likelihood: p(x|z1); Bernoulli for binary and Gaussian for real data unless given.
+        spec: The data's shape and domain, and D; `latent_dim` is the dimension of z1.
+        prior: p(z2); a standard normal by default.
+        likelihood: p(x|z1); by default Bernoulli for binary and Gaussian for real data.
         network: Builds the decoder of x from z1 from its input and output shapes.
-        top_dim: The dimension of z2; half of that of z1 unless given.
+        top_dim: The dimension of z2; half of that of z1 by default.
         hidden: Widths of the tanh layers between z2 and z1.
 
     Raises:
@@ -73,8 +74,7 @@ class Hierarchical(Model):
 
     def lower_prior(self, z2: Tensor) -> dist.Normal:
         """p(z1|z2), independent normals of shape (..., D), for z2 of shape (..., top_dim)."""
-        loc, log_variance = self.between(z2).chunk(2, dim=-1)
-        return dist.Normal(loc, (log_variance / 2).exp())
+        return normal_of(self.between(z2))
 
     def decode(self, z: Tensor) -> TorchDistribution:
         """p(x|z1)."""

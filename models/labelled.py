@@ -1,4 +1,4 @@
-"""What models of labelled images share: classes y, and a decoder of z and y."""
+"""Models of labelled images: their classes y, and a decoder of z and y."""
 
 from typing import ClassVar
 
@@ -20,16 +20,15 @@ from models.spec import Spec
 
 __all__ = ["Labelled", "check_classes", "point_mass", "with_class"]
 
-# The logarithm of a probability that is nought: exp of it is 0 exactly, and so is 0 times it, which
-# minus infinity would turn into NaN.
-_NEVER = -1e4
+# Stands for log 0: its exp is 0 exactly, and 0 times it is 0, where minus infinity gives NaN.
+_LOG_ZERO = -1e4
 
 
 def check_classes(spec: Spec, instead: str) -> int:
     """The number of classes of the data.
 
     Raises:
-        ValueError: If the data have no labels; the message ends with what to take instead.
+        ValueError: If the data have no labels; the message ends with the remedy.
     """
     if spec.classes < 1:
         raise ValueError(
@@ -58,16 +57,16 @@ def with_class(features: Tensor, y: Tensor, classes: int) -> Tensor:
 
 def point_mass(y: Tensor, like: Tensor) -> Tensor:
     """The log-probabilities (..., C) of a class that is certain to be y, (...), typed like (C,)."""
-    return _NEVER * (1 - one_hot(y, like.shape[-1])).to(like)
+    return _LOG_ZERO * (1 - one_hot(y, like.shape[-1])).to(like)
 
 
 class Labelled(Model):
     """A model whose decoder takes the class beside z: p(x|z, y) a likelihood around a network.
 
     Args:
-        spec: What it is built for; the number of classes is `spec.classes`.
-        prior: p(z); a standard normal unless given.
-        likelihood: p(x|z, y); Bernoulli for binary and Gaussian for real data unless given.
+        spec: The data's shape and domain, and D; the number of classes is `spec.classes`.
+        prior: p(z); a standard normal by default.
+        likelihood: p(x|z, y); by default Bernoulli for binary and Gaussian for real data.
         network: Builds the decoder from its input and output shapes.
 
     Raises:

@@ -28,8 +28,8 @@ class Mixture(Model):
     as draws from N(0, I), from the seed, weights equal and scales at one.
 
     Args:
-        spec: What it is built for.
-        likelihood: p(x|z); Bernoulli for binary and Gaussian for real data unless given.
+        spec: The data's shape and domain, and D.
+        likelihood: p(x|z); by default Bernoulli for binary and Gaussian for real data.
         network: Builds the decoder from its input and output shapes.
         components: How many clusters there are.
 

@@ -21,7 +21,7 @@ _MEAN_OF = 1000  # images
 class Model(Program):
     """A generative model p(x, z), whose `forward` is the Pyro program itself.
 
-    Who implements one
+    A subclass
 
     - takes the `Spec` as its first argument and names the pieces that it wants (`prior`,
       `likelihood`, `network`) as further arguments; the other arguments are its options;
@@ -32,14 +32,14 @@ class Model(Program):
 
     Attributes:
         latents: Names of the latent sites that are drawn.
-        enumerated: Names of discrete latent sites besides, which are summed out exactly: in the
+        enumerated: Names of further, discrete latent sites, which are summed out exactly: in the
             program each has `infer={"enumerate": "parallel"}`. A guide may leave them out, or have
             them with the same mark.
         labelled: Whether the programs of model and guide take labels y after the images x: (B,)
             int64, -1 where there is none.
         has_prior: Whether p(z) is a density. A model without one, where log p(x, z) is
             log p(x|z), goes with a guide that is a point.
-        spec: What the model was built for.
+        spec: The data's shape and domain, and D.
     """
 
     latents: ClassVar[tuple[str, ...]] = ("z",)
@@ -65,7 +65,7 @@ class Model(Program):
 
     @classmethod
     def prior_spec(cls, spec: Spec, **options: Any) -> Spec:
-        """What the prior that the user chose is built for: `spec`, where p(z) is over all of z.
+        """The spec for the prior that the user chose: `spec` itself where p(z) is over all of z.
 
         Args:
             spec: What the model is built for.
@@ -79,7 +79,7 @@ class Model(Program):
             prior.connect(posterior)
 
     def initialise(self, images: Callable[[int], Tensor]) -> None:
-        """Starts from training images, before training and never again.
+        """Starts from training images, once, before training.
 
         The priors in this model take them as `Prior.initialise` says; and where a model keeps its
         likelihood as `likelihood` and its network as `decoder`, the decoder begins at their mean,
@@ -92,9 +92,9 @@ class Model(Program):
             prior.initialise(images)
         likelihood, decoder = getattr(self, "likelihood", None), getattr(self, "decoder", None)
         if isinstance(likelihood, Likelihood) and isinstance(decoder, Network):
-            features = likelihood.features_of(images(_MEAN_OF).mean(0))
+            features = likelihood.features_for_mean(images(_MEAN_OF).mean(0))
             if features is not None:
-                decoder.start(features)
+                decoder.initialise_output(features)
 
     def _priors(self) -> list[Prior]:
         return [module for module in self.modules() if isinstance(module, Prior)]

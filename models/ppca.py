@@ -24,7 +24,7 @@ class ProbabilisticPCA(Model):
     oracle for everything else. Images are treated as vectors of P = C H W values.
 
     Args:
-        spec: What it is built for; its domain must be `real` and D < P.
+        spec: The data's shape and domain, and D; its domain must be `real` and D < P.
         initial_scale: sigma before training, in units of x.
 
     Raises:

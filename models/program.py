@@ -1,9 +1,10 @@
-"""What models and guides have in common: both are Pyro programs with neural modules."""
+"""The base of models and guides: Pyro programs with neural modules."""
 
 from abc import ABCMeta
 from typing import Any
 from weakref import ref
 
+import pyro
 from pyro.nn import PyroModule
 
 from models.spec import Spec
@@ -18,8 +19,13 @@ class _AbstractPyroModule(type(PyroModule), ABCMeta):  # type: ignore[misc]
 class Program(PyroModule, metaclass=_AbstractPyroModule):  # type: ignore[metaclass]
     """A Pyro program over a plate of data, with its parameters in modules.
 
+    Pyro keeps parameters in one global store, in which two pairs in one process would share entries
+    of the same name. While a program runs, and only then, its parameters are local to its modules
+    (Pyro's setting `module_local_params`): for the whole process that setting would break other
+    people's PyroModules and autoguides.
+
     Args:
-        spec: What it is built for.
+        spec: The data's shape and domain, and D.
     """
 
     def __init__(self, spec: Spec) -> None:
@@ -27,8 +33,15 @@ class Program(PyroModule, metaclass=_AbstractPyroModule):  # type: ignore[metacl
         self.spec = spec
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # `pyro.infer.SVI` asks each parameter site for its unconstrained value. Pyro attaches one
-        # to every PyroParam, but with module-local parameters it leaves out plain nn.Parameters.
-        for parameter in self.parameters():
-            parameter.unconstrained = ref(parameter)  # type: ignore[attr-defined]
-        return super().__call__(*args, **kwargs)
+        # A context that was made without the setting lacks this.
+        vars(self._pyro_context).setdefault("param_state", {"params": {}, "constraints": {}})
+        try:
+            with pyro.settings.context(module_local_params=True):
+                return super().__call__(*args, **kwargs)
+        finally:
+            # `pyro.infer.SVI` asks each parameter site for its unconstrained value. With
+            # module-local parameters Pyro attaches none to plain nn.Parameters, and takes it from
+            # those in the store, which may be those of a guide from outside the project.
+            stored = (parameter for _, parameter in pyro.get_param_store().named_parameters())
+            for parameter in (*self.parameters(), *stored):
+                parameter.unconstrained = ref(parameter)  # type: ignore[attr-defined]

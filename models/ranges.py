@@ -27,7 +27,7 @@ def check_number(
 
     Args:
         name: Of the option.
-        value: What was given.
+        value: Its value.
         above: It has to be larger.
         least: The least that is allowed.
         most: The most that is allowed.
@@ -58,7 +58,7 @@ def check_sizes(name: str, sizes: Any, fewest: int = 0) -> None:
 
     Args:
         name: Of the option.
-        sizes: What was given.
+        sizes: Its value.
         fewest: How many there have to be.
     """
     if not isinstance(sizes, (list, tuple)) or not all(map(_is_count, sizes)):

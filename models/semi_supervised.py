@@ -20,9 +20,9 @@ class SemiSupervised(Labelled):
     of unlabelled images, equations (6) and (7).
 
     Args:
-        spec: What it is built for; the number of classes is `spec.classes`.
-        prior: p(z); a standard normal unless given.
-        likelihood: p(x|z, y); Bernoulli for binary and Gaussian for real data unless given.
+        spec: The data's shape and domain, and D; the number of classes is `spec.classes`.
+        prior: p(z); a standard normal by default.
+        likelihood: p(x|z, y); by default Bernoulli for binary and Gaussian for real data.
         network: Builds the decoder from its input and output shapes.
 
     Raises:

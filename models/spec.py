@@ -1,4 +1,4 @@
-"""What the data and the user fix before anything is constructed."""
+"""The facts that data and user fix before anything is constructed."""
 
 from dataclasses import dataclass
 from math import inf, prod
@@ -22,7 +22,7 @@ class Spec:
 
     Args:
         image_shape: (C, H, W) of one image.
-        domain: What the pixels are: `binary` {0, 1}, `unit` [0, 1], `bytes` {0, ..., 255} or
+        domain: Of the pixels: `binary` {0, 1}, `unit` [0, 1], `bytes` {0, ..., 255} or
             `real`. A likelihood is a mass or density on exactly one domain.
         latent_dim: D, the dimension of z.
         classes: How many labels 0, 1, ... the data have; 0 where they have none.

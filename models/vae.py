@@ -22,9 +22,9 @@ class VAE(Model):
     Kingma and Welling (2014), figure 1 (solid arrows) and section 3.
 
     Args:
-        spec: What it is built for.
-        prior: p(z); a standard normal unless given.
-        likelihood: p(x|z); Bernoulli for binary and Gaussian for real data unless given.
+        spec: The data's shape and domain, and D.
+        prior: p(z); a standard normal by default.
+        likelihood: p(x|z); by default Bernoulli for binary and Gaussian for real data.
         network: Builds the decoder from its input and output shapes.
     """
 

@@ -4,13 +4,17 @@ from functools import partial
 
 import pytest
 import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
+from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from guides import DiagonalNormal, FullRankNormal
-from models import MLP, VAE, MixtureOfNormals, Spec
+from guides import ConditionalNormal, DiagonalNormal, FullRankNormal
+from models import MLP, VAE, Conditional, MixtureOfNormals, Spec
 from ppl_vae.densities.weights import log_terms
 from ppl_vae.errors import InputError
 from ppl_vae.objectives import ELBO, Beta
+from ppl_vae.objectives.estimators import closed_form_kl, distortion_and_rates
 from ppl_vae.pairs.checks import check_objective
 from ppl_vae.training.step import SVIStep
 
@@ -132,6 +136,78 @@ def test_where_dimensions_depend_on_each_other_a_site_is_one_group():
         loss = seeded_loss(Beta(free_bits=threshold.item()), model, guide, x)
         expected = torch.maximum(rate, threshold) - terms.log_likelihood.mean()
         torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("guide", [DiagonalNormal, FullRankNormal])
+def test_the_kl_of_normals_is_that_of_their_covariances_and_of_draws(guide):
+    """KL(N(m, S) || N(0, I)) = (tr S + m m - D - log det S) / 2; and as an average over draws."""
+    model, q, x = build(guide)
+    posterior = q.posterior(x)
+    full = guide is FullRankNormal
+    covariance = posterior.covariance_matrix if full else posterior.variance.diag_embed()
+    traces = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
+    expected = (traces + posterior.mean.square().sum(-1) - 3 - covariance.logdet()).mean() / 2
+    parts = []
+    for analytic_kl in (True, False):
+        torch.manual_seed(1)
+        parts.append(distortion_and_rates(model, q, (x,), 20_000, analytic_kl))
+    (distortion, rates), (again, drawn) = parts
+    torch.testing.assert_close(rates.sum(), expected)
+    assert torch.equal(distortion, again)
+    z = posterior.sample((20_000,))
+    ratios = (posterior.log_prob(z) - model.prior().log_prob(z)).mean(1)
+    allowed = 4 * ratios.std() / len(ratios) ** 0.5
+    assert (ratios.mean() - expected).abs() < allowed
+    assert (drawn.sum() - expected).abs() < allowed
+    for objective in (ELBO(20_000, analytic_kl=True), Beta(analytic_kl=True, particles=20_000)):
+        torch.testing.assert_close(seeded_loss(objective, model, q, x), distortion + expected)
+
+
+def test_the_kl_of_a_full_covariance_from_a_diagonal_one_is_torchs_of_two_full_ones():
+    loc, scale = torch.randn(2, 5, 3).double(), torch.rand(5, 3).double() + 0.1
+    triangle = torch.randn(5, 3, 3).double().tril(-1) + scale.diag_embed().flip(0)
+    q = MultivariateNormal(loc[0], scale_tril=triangle)
+    p = Independent(Normal(loc[1], scale), 1)
+    other = MultivariateNormal(loc[1], (scale**2).diag_embed())
+    torch.testing.assert_close(closed_form_kl("z", q, p), kl_divergence(q, other))
+    torch.testing.assert_close(closed_form_kl("z", p, q), kl_divergence(other, q))
+
+
+@pytest.mark.parametrize(
+    ("analytic_kl", "stock"), [(False, Trace_ELBO), (True, TraceMeanField_ELBO)]
+)
+def test_masks_and_scales_count_as_in_pyros_estimators(analytic_kl, stock):
+    def seen(program):
+        mask = torch.tensor([True, False, True, True, False])
+
+        def forward(*args, **kwargs):
+            with poutine.scale(scale=0.7), poutine.mask(mask=mask):
+                return type(program).forward(program, *args, **kwargs)
+
+        return forward
+
+    model, guide, x = build()
+    for program in (model, guide):
+        program.forward = seen(program)
+    torch.manual_seed(1)
+    expected = stock(max_plate_nesting=1).differentiable_loss(model, guide, x) / len(x)
+    torch.manual_seed(1)
+    distortion, rates = distortion_and_rates(
+        model, guide, (x,), 1, analytic_kl=stock is TraceMeanField_ELBO
+    )
+    torch.testing.assert_close(distortion + rates.sum(), expected)
+
+
+def test_free_bits_of_images_with_their_classes():
+    spec = Spec((1, 3, 4), "binary", 3, classes=2)
+    model, guide = Conditional(spec).double(), ConditionalNormal(spec).double()
+    x, y = torch.rand(5, 1, 3, 4).round().double(), torch.tensor([0, 1, 1, 0, 1])
+    both = [
+        seeded_loss(objective, model, guide, x, labels=y)
+        for objective in (ELBO(analytic_kl=True), Beta(free_bits=1e-9, analytic_kl=True))
+    ]
+    torch.testing.assert_close(*both)
+    assert seeded_loss(Beta(free_bits=50.0), model, guide, x, labels=y) > 150
 
 
 def test_a_closed_form_that_does_not_exist_is_refused():

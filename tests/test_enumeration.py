@@ -30,7 +30,7 @@ from ppl_vae.compiler.trial_runs import stage
 from ppl_vae.data import Split
 from ppl_vae.densities.weights import log_terms, log_weights
 from ppl_vae.measures.estimates import estimate
-from ppl_vae.objectives import ELBO, IWAE, SemiSupervisedELBO
+from ppl_vae.objectives import ELBO, IWAE, Beta, SemiSupervisedELBO
 from ppl_vae.pairs.checks import check_pair
 
 CLASSES, PARTICLES = 3, 4
@@ -415,7 +415,8 @@ def test_pairs_that_can_work_are_not() -> None:
 
 def test_estimators_without_meaning_are_refused() -> None:
     model, guide = semi_supervised()
-    for objective in (ELBO(analytic_kl=True), IWAE(3, "stl"), IWAE(3, "dreg")):
+    refused = [ELBO(analytic_kl=True), Beta(free_bits=0.1), IWAE(3, "stl"), IWAE(3, "dreg")]
+    for objective in refused:
         with pytest.raises(NotImplementedError):
             objective.loss(model, guide, images(), LABELS)
     clusters, plain = mixture()

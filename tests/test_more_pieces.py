@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from scipy.integrate import quad
 from scipy.special import logsumexp
 
 from guides import DiagonalNormal, FullRankNormal
@@ -68,21 +67,6 @@ def test_draws_of_bytes_follow_the_masses(likelihood):
     assert scipy.stats.chisquare(observed, expected).pvalue > 1e-4
     mean = float((BYTES.numpy() * masses).sum())
     assert pixel.mean.item() == pytest.approx(mean, rel=1e-6)
-
-
-@pytest.mark.parametrize("logit", [-4.0, -0.01, 0.0, 0.3, 5.0])
-def test_a_continuous_bernoulli_is_a_density_on_the_unit_interval(logit):
-    features = torch.tensor([logit], dtype=torch.float64).reshape(1, 1, 1)
-    pixel = ContinuousBernoulli(Spec((1, 1, 1), "unit", 2))(features)
-
-    def density(x: float) -> float:
-        return pixel.log_prob(torch.full((1, 1, 1), x, dtype=torch.float64)).exp().item()
-
-    assert quad(density, 0, 1)[0] == pytest.approx(1, abs=1e-5)
-    # p(x) = r exp(r x) / (exp(r) - 1) for the natural parameter r, written out by hand
-    by_hand = logit * np.exp(0.3 * logit) / np.expm1(logit) if logit else 1.0
-    assert density(0.3) == pytest.approx(by_hand, rel=1e-4)
-    assert pixel.mean.item() == pytest.approx(quad(lambda x: x * density(x), 0, 1)[0], abs=1e-4)
 
 
 def test_a_mixture_prior_is_scipys_mixture_and_its_draws_follow_it():

@@ -1,8 +1,10 @@
 """What every objective promises: ranges, finite gradients, staging, and refusals in one line."""
 
+from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -26,6 +28,7 @@ from ppl_vae.objectives import (
 )
 from ppl_vae.pairs.checks import check_objective
 from ppl_vae.pairs.pieces import describe, restore
+from ppl_vae.training.step import SVIStep
 
 SPEC = Spec((1, 3, 4), "binary", 3)
 EVERY = [
@@ -161,3 +164,50 @@ def test_a_point_is_welcome_elsewhere(vae, objective):
 def test_options_out_of_range_are_refused(kind, options, said):
     with pytest.raises(ValueError, match=said):
         kind(**options)
+
+
+@dataclass(frozen=True)
+class Weighted(Objective):
+    """An ELBO with a weight on the rate, from a table of epochs."""
+
+    weights: tuple
+
+    def schedule(self, epoch: float) -> dict[str, Any]:
+        names = self.weights[int(epoch)]
+        return names if isinstance(names, dict) else {"beta": names}
+
+    def loss(self, model, guide, x, beta=1.0):
+        return Beta().loss(model, guide, x, beta=beta)
+
+
+@pytest.mark.parametrize("first", [0, np.float64(0), np.int64(0), False, torch.tensor(0)], ids=repr)
+def test_a_scheduled_number_of_any_type_is_a_real_one(vae, first):
+    model, guide, x = vae
+    step = SVIStep(model, guide, Weighted((first, 0.5)))
+    for epoch, beta in ((0.0, 0.0), (1.0, 0.5)):
+        expected = loss_and_gradients(Beta().loss, vae[:2], model, guide, x, beta=beta)[0]
+        torch.manual_seed(7)
+        got = step((x,), 0.0, epoch)
+        torch.testing.assert_close(got, expected, rtol=1e-6, atol=0)
+        assert got.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        (float("nan"), "beta at epoch 1 as a finite number; got nan"),
+        (None, "beta at epoch 1 as a finite number; got None"),
+        (
+            {"gamma": 0.5},
+            "the names of epoch 0, beta, at every epoch; got gamma at epoch 1",
+        ),
+        ({}, "the names of epoch 0, beta, at every epoch; got none at epoch 1"),
+    ],
+)
+def test_a_schedule_that_cannot_be_followed_is_refused(vae, later, said):
+    model, guide, _ = vae
+    step = SVIStep(model, guide, Weighted((0, later)))
+    with pytest.raises(InputError, match=f"Weighted.schedule: expected {said}"):
+        step.set(1e-3, 1.0)
+    with pytest.raises(InputError, match="at epoch 0 as a finite number; got inf"):
+        SVIStep(model, guide, Weighted((float("inf"),)))

@@ -5,13 +5,12 @@ import sys
 import threading
 from typing import Any
 
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro.distributions import constraints
 from pyro.nn import PyroParam
-from silently_wrong import SILENTLY_WRONG, Frozen
+from silently_wrong import SILENTLY_WRONG
 from test_staging import loss_and_gradients
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
@@ -63,14 +62,6 @@ def test_a_parameter_without_elements_is_staged():
     x = torch.ones(6, 1, 5, 4)
     compiled = compile_staged(stage(VAE(spec), _Empty(spec), ELBO(), (x,)), (x,))
     assert compiled(x)[1]["guide.empty"].shape == (3, 0)
-
-
-def test_a_parameter_that_no_module_owns_is_refused_where_pyro_allows_it():
-    spec = Spec((1, 5, 4), "binary", 3)
-    with pyro.settings.context(module_local_params=False):
-        model, guide = VAE(spec), Frozen(spec)
-        with pytest.raises(NotStageable, match="has a parameter shift that no module owns"):
-            stage(model, guide, ELBO(), (torch.rand(6, 1, 5, 4).round(),))
 
 
 class _Constrained(DiagonalNormal):

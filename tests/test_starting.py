@@ -29,8 +29,8 @@ SHAPE = (2, 3, 2)
 SHARES = torch.linspace(0.02, 0.98, 12, dtype=torch.float64).reshape(SHAPE)
 
 
-def features_of(likelihood: Likelihood, mean: Tensor) -> Tensor:
-    features = likelihood.features_of(mean)
+def features_for_mean(likelihood: Likelihood, mean: Tensor) -> Tensor:
+    features = likelihood.features_for_mean(mean)
     assert features is not None
     assert features.shape == likelihood.features
     return features
@@ -44,7 +44,7 @@ def mean_of_bytes(likelihood: Likelihood, features: Tensor) -> Tensor:
 
 def test_the_mean_of_a_beta_binomial_by_enumeration() -> None:
     likelihood = BetaBinomial(Spec(SHAPE, "bytes", 2)).double()
-    got = mean_of_bytes(likelihood, features_of(likelihood, 255 * SHARES))
+    got = mean_of_bytes(likelihood, features_for_mean(likelihood, 255 * SHARES))
     torch.testing.assert_close(got, 255 * SHARES, rtol=0, atol=1e-9)
 
 
@@ -55,7 +55,7 @@ def test_the_mean_of_a_discretized_logistic_by_enumeration() -> None:
     """
     likelihood = DiscretizedLogistic(Spec(SHAPE, "bytes", 2)).double()
     mean = 255 * SHARES
-    features = features_of(likelihood, mean)
+    features = features_for_mean(likelihood, mean)
     scale = likelihood(features).base_dist.scale
     below = scale * softplus(-mean / scale)
     above = scale * softplus((mean - 255) / scale)
@@ -66,10 +66,10 @@ def test_the_mean_of_a_discretized_logistic_by_enumeration() -> None:
 
 
 def test_the_mean_of_a_continuous_bernoulli_by_quadrature() -> None:
-    """As far out as its parameter can be told from 0 and 1 in float32."""
+    """As far out as a start may lie."""
     shares = SHARES.clamp(0.08, 0.92)
     likelihood = ContinuousBernoulli(Spec(SHAPE, "unit", 2))
-    density = likelihood(features_of(likelihood, shares)).base_dist
+    density = likelihood(features_for_mean(likelihood, shares)).base_dist
     x, weights = np.polynomial.legendre.leggauss(100)
     points = torch.tensor((x + 1) / 2).reshape(-1, 1, 1, 1).expand(100, *SHAPE)
     masses = density.log_prob(points).exp() * torch.tensor(weights / 2).reshape(-1, 1, 1, 1)
@@ -79,16 +79,16 @@ def test_the_mean_of_a_continuous_bernoulli_by_quadrature() -> None:
 
 def test_the_mean_of_a_bernoulli_and_its_edges() -> None:
     likelihood = Bernoulli(Spec(SHAPE, "binary", 2))
-    odds = features_of(likelihood, SHARES).exp()
+    odds = features_for_mean(likelihood, SHARES).exp()
     torch.testing.assert_close(odds / (1 + odds), SHARES)
-    empty = features_of(likelihood, torch.zeros(SHAPE))
+    empty = features_for_mean(likelihood, torch.zeros(SHAPE))
     torch.testing.assert_close(empty, torch.full(SHAPE, log(1e-3 / (1 - 1e-3))))
 
 
 @pytest.mark.parametrize("scale", ["shared", "pixel", "network"])
 def test_a_gaussian_keeps_its_initial_scale(scale: str) -> None:
     likelihood = Gaussian(Spec(SHAPE, "real", 2), scale).double()
-    density = likelihood(features_of(likelihood, SHARES)).base_dist
+    density = likelihood(features_for_mean(likelihood, SHARES)).base_dist
     untrained = likelihood(torch.zeros(*likelihood.features, dtype=torch.float64)).base_dist
     assert torch.equal(density.mean, SHARES)
     assert torch.equal(density.stddev, untrained.stddev)
@@ -106,7 +106,7 @@ def test_a_network_begins_around_given_outputs(network) -> None:
     before = decoder(z).detach()
     biases = [module for module in decoder.modules() if getattr(module, "bias", None) is not None]
     bias = biases[-1].bias.detach().clone()
-    decoder.start(outputs)
+    decoder.initialise_output(outputs)
     if len(bias) == 2:
         outputs = outputs.mean((1, 2), keepdim=True).expand_as(outputs)
     shape = (2, 8, 8) if len(bias) == 128 else (2, 1, 1)
@@ -118,7 +118,7 @@ def test_a_network_begins_around_given_outputs(network) -> None:
 def test_a_network_that_cannot_begin_anywhere_is_left_alone() -> None:
     decoder = MaxPooling((3,), (1, 28, 28))
     before = [parameter.clone() for parameter in decoder.parameters()]
-    decoder.start(torch.randn(1, 28, 28))
+    decoder.initialise_output(torch.randn(1, 28, 28))
     assert all(torch.equal(a, b) for a, b in zip(before, decoder.parameters(), strict=True))
 
 

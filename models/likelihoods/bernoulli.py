@@ -28,5 +28,5 @@ class Bernoulli(Likelihood):
     def forward(self, features: Tensor) -> TorchDistribution:
         return dist.Bernoulli(logits=features).to_event(3)
 
-    def features_of(self, mean: Tensor) -> Tensor:
+    def features_for_mean(self, mean: Tensor) -> Tensor:
         return mean.logit(EDGE)

@@ -1,7 +1,7 @@
 """A likelihood of bytes with two parameters a pixel and no rounding."""
 
 from math import log
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -16,13 +16,31 @@ from models.spec import Domain, Shape, Spec
 __all__ = ["BetaBinomial"]
 
 
+class _Bytes(dist.BetaBinomial):
+    """Pyro's distribution, with draws that are right where a and b are both small.
+
+    Pyro divides gamma variables. Where both round to 0 its draws are 127 or 128, although the mass
+    lies at 0 and 255. Their logarithms do not round: if g ~ Gamma(a + 1) and e ~ Exponential(1),
+    then g exp(-e / a) ~ Gamma(a).
+    """
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        logs = [
+            dist.Gamma(c + 1, 1.0).sample(sample_shape).log()
+            - dist.Exponential(c).sample(sample_shape)
+            for c in (self.concentration1, self.concentration0)
+        ]
+        return dist.Binomial(self.total_count, logits=logs[0] - logs[1]).sample()
+
+
 class BetaBinomial(Likelihood):
     """p(x|z) = prod_i int Binomial(x_i; 255, y) Beta(y; a_i, b_i) dy, a mass on {0, ..., 255}.
 
     a and b are the softplus of the network's features, plus a floor.
 
     Args:
-        spec: What it is built for.
+        spec: The data's shape and domain, and D.
         floor: The smallest a and b allowed; towards 0 the mass gathers at 0 and 255.
 
     Raises:
@@ -43,9 +61,9 @@ class BetaBinomial(Likelihood):
 
     def forward(self, features: Tensor) -> TorchDistribution:
         a, b = (self.floor + softplus(half) for half in features.chunk(2, dim=-3))
-        return dist.BetaBinomial(a, b, total_count=255).to_event(3)
+        return _Bytes(a, b, total_count=255).to_event(3)
 
-    def features_of(self, mean: Tensor) -> Tensor:
+    def features_for_mean(self, mean: Tensor) -> Tensor:
         # E[x] = 255 a / (a + b); the sum a + b is what features of 0 give.
         share = (mean / 255).clamp(EDGE, 1 - EDGE)
         counts = 2 * log(2) * torch.cat([share, 1 - share])

@@ -9,5 +9,5 @@ __all__ = ["default_likelihood"]
 
 
 def default_likelihood(spec: Spec) -> Likelihood:
-    """That of a model that was given none: Bernoulli for binary data, else Gaussian."""
+    """The default likelihood of models: Bernoulli for binary data, else Gaussian."""
     return Bernoulli(spec) if spec.domain == "binary" else Gaussian(spec)

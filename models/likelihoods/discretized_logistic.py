@@ -54,7 +54,8 @@ class LogisticBytes(TorchDistribution):
             self._validate_sample(value)
         upper = logsigmoid((value + 0.5 - self.loc) / self.scale)
         lower = logsigmoid((self.loc - value + 0.5) / self.scale)
-        inside = upper + lower + torch.log(-torch.expm1(-1 / self.scale))
+        # As exp(-log s): the derivative of 1 / s, its square, would vanish where s is huge.
+        inside = upper + lower + torch.log(-torch.expm1(-self.scale.log().neg().exp()))
         return torch.where(value < 0.5, upper, torch.where(value > _TOP - 0.5, lower, inside))
 
     @torch.no_grad()
@@ -82,7 +83,7 @@ class DiscretizedLogistic(Likelihood):
     logarithm of the scale: loc = 127.5 (1 + f), scale = floor + initial_scale exp(g).
 
     Args:
-        spec: What it is built for.
+        spec: The data's shape and domain, and D.
         initial_scale: The scale where g = 0, in bytes.
         floor: The smallest scale allowed, in bytes.
 
@@ -109,6 +110,6 @@ class DiscretizedLogistic(Likelihood):
         scale = self.floor + (self.initial_log_scale + log_scale).exp()
         return LogisticBytes(_TOP / 2 * (1 + location), scale).to_event(3)
 
-    def features_of(self, mean: Tensor) -> Tensor:
+    def features_for_mean(self, mean: Tensor) -> Tensor:
         # Nearly: beside the edges of the range the tails that are cut off shift the mean.
         return torch.cat([2 * mean / _TOP - 1, torch.zeros_like(mean)])

@@ -16,16 +16,16 @@ __all__ = ["Gaussian"]
 
 
 class Gaussian(Likelihood):
-    """log p(x|z) = log N(x; mu, sigma^2 I), with mu and, where asked, sigma from the network.
+    """log p(x|z) = log N(x; mu, sigma^2 I), with mu and optionally sigma from the network.
 
     Kingma and Welling (2014), appendix C.2, equation (12), with sigma = floor + exp(s) where the
-    paper has sigma = exp(s / 2): without a floor the density of a pixel that is predicted
-    perfectly is unbounded, and training ends in it.
+    paper has sigma = exp(s / 2): without a floor the density of a perfectly predicted pixel is
+    unbounded, and training would end there.
 
     Args:
-        spec: What it is built for.
-        scale: Who learns s: `shared` has one for all pixels, `pixel` one for each pixel,
-            `network` one for each pixel and image, computed from z as in the paper.
+        spec: The data's shape and domain, and D.
+        scale: How many s there are: `shared` learns one for all pixels, `pixel` one for each pixel;
+            `network` computes one for each pixel and image from z, as in the paper.
         initial_scale: The scale before training, in units of x.
         floor: The smallest scale allowed, in units of x. The default is about the standard
             deviation of rounding to one of 256 levels in [0, 1].
@@ -67,5 +67,5 @@ class Gaussian(Likelihood):
             loc, log_scale = features, self.log_scale
         return dist.Normal(loc, self.floor + log_scale.exp()).to_event(3)
 
-    def features_of(self, mean: Tensor) -> Tensor:
+    def features_for_mean(self, mean: Tensor) -> Tensor:
         return torch.cat([mean, torch.zeros_like(mean)]) if self.scale == "network" else mean

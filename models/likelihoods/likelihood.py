@@ -10,7 +10,7 @@ from models.spec import Domain, Shape, Spec
 
 __all__ = ["EDGE", "Likelihood"]
 
-# How near to its bounds a mean pixel may lie before training: what no image has may come yet.
+# How near to its bounds a mean pixel may start: a value that no image has yet may still come.
 EDGE = 1e-3
 
 
@@ -18,10 +18,10 @@ class Likelihood(nn.Module, ABC):
     """Turns features of the decoder network into a distribution over images.
 
     Args:
-        spec: What it is built for.
+        spec: The data's shape and domain, and D.
 
     Attributes:
-        domain: The one domain of data that it is a mass or density for.
+        domain: The one domain of data on which it is a mass or density.
 
     Raises:
         ValueError: If the spec's domain is another.
@@ -46,7 +46,7 @@ class Likelihood(nn.Module, ABC):
     def forward(self, features: Tensor) -> TorchDistribution:
         """p(x|z), with batch shape (...) and event shape (C, H, W), from (..., F, H, W)."""
 
-    def features_of(self, mean: Tensor) -> Tensor | None:
+    def features_for_mean(self, mean: Tensor) -> Tensor | None:
         """The features (F, H, W) at which E[x|z] is a given image, before training.
 
         A decoder that begins there need not first unlearn that every pixel is as likely as not,
@@ -56,6 +56,6 @@ class Likelihood(nn.Module, ABC):
             mean: The image (C, H, W), inside the range of the means that there are.
 
         Returns:
-            None, unless said: then the decoder begins as it is.
+            None by default: the decoder then begins as it is.
         """
         return None

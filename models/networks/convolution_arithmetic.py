@@ -1,4 +1,4 @@
-"""The arithmetic of convolutions, and a convolution as the matrix that it is.
+"""The arithmetic of convolutions, and a convolution as a matrix.
 
 Dumoulin and Visin (2016). i is the size of the input along one side, o that of the output, k the
 size of the kernel, s the stride, p the zero padding on either side.

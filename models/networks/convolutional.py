@@ -82,5 +82,5 @@ class Convolutional(Network):
     def compute(self, x: Tensor) -> Tensor:
         return self.layers(x)
 
-    def start(self, outputs: Tensor) -> None:
+    def initialise_output(self, outputs: Tensor) -> None:
         set_bias(self.layers[-1], outputs)

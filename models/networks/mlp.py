@@ -29,7 +29,7 @@ class Linear(Network):
     def compute(self, x: Tensor) -> Tensor:
         return self.linear(x.flatten(1))
 
-    def start(self, outputs: Tensor) -> None:
+    def initialise_output(self, outputs: Tensor) -> None:
         set_bias(self.linear, outputs)
 
 
@@ -70,5 +70,5 @@ class MLP(Network):
     def compute(self, x: Tensor) -> Tensor:
         return self.layers(x.flatten(1))
 
-    def start(self, outputs: Tensor) -> None:
+    def initialise_output(self, outputs: Tensor) -> None:
         set_bias(self.layers[-1], outputs)

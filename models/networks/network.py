@@ -43,8 +43,8 @@ class Network(nn.Module, ABC):
         outputs: The shape of one output.
 
     Attributes:
-        precision: What to compute in, where it is not the type of the inputs; the outputs have
-            that type in either case.
+        precision: The type to compute in, where it is not that of the inputs; the outputs have the
+            type of the inputs in either case.
     """
 
     precision: torch.dtype | None = None
@@ -72,8 +72,8 @@ class Network(nn.Module, ABC):
         return self.compute(x.reshape(-1, *self.inputs)).reshape(*batch, *self.outputs)
 
     def _cast_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """All parameters but those of layers that keep averages in their type, to normalise by."""
-        seen: set[nn.Parameter] = set()  # of one under two names the first one stands for both
+        """All parameters except those of layers with averages, such as batch normalisation."""
+        seen: set[nn.Parameter] = set()  # a shared parameter is listed once, under its first name
         for name, module in self.named_modules():
             if not any(b.is_floating_point() for b in module.buffers(recurse=False)):
                 for own, parameter in module.named_parameters(name, recurse=False):
@@ -85,11 +85,11 @@ class Network(nn.Module, ABC):
     def compute(self, x: Tensor) -> Tensor:
         """Maps (B, *inputs) to the B prod(outputs) values of (B, *outputs), in any shape."""
 
-    def start(self, outputs: Tensor) -> None:
-        """Makes an untrained network begin around given outputs; for networks that can.
+    def initialise_output(self, outputs: Tensor) -> None:
+        """Centres an untrained network's outputs; networks without a bias to set ignore it.
 
         Args:
-            outputs: What to begin around, (*outputs).
+            outputs: The centre of the first outputs, (*outputs).
         """
         return
 

@@ -108,5 +108,5 @@ class Residual(Network):
     def compute(self, x: Tensor) -> Tensor:
         return self.layers(x)
 
-    def start(self, outputs: Tensor) -> None:
+    def initialise_output(self, outputs: Tensor) -> None:
         set_bias(self.layers[-1], outputs)

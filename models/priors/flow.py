@@ -26,7 +26,7 @@ class Flow(Prior):
     takes one evaluation of each network, which is what training needs; a draw takes D.
 
     Args:
-        spec: What it is built for.
+        spec: The data's shape and domain, and D.
         flows: How many maps; every second one has the entries in reverse order.
         hidden: Widths of the hidden layers of each map's network.
 

@@ -18,7 +18,7 @@ class MixtureOfNormals(Prior):
     Means start as draws from N(0, I), from the seed; weights are equal and scales one.
 
     Args:
-        spec: What it is built for.
+        spec: The data's shape and domain, and D.
         components: K, the number of normals.
 
     Raises:

@@ -15,7 +15,7 @@ class Prior(nn.Module, ABC):
     """A module whose `forward` returns a distribution over z with event shape (D,).
 
     Args:
-        spec: What it is built for; D is `spec.latent_dim`.
+        spec: The data's shape and domain, and D; D is `spec.latent_dim`.
     """
 
     def __init__(self, spec: Spec) -> None:
@@ -29,8 +29,7 @@ class Prior(nn.Module, ABC):
     def connect(self, posterior: Callable[[Tensor], TorchDistribution]) -> None:
         """Takes q(z|x), once the pair is built; for priors that are made of it.
 
-        Keep the function itself, which no module lists among its parts: the guide's parameters
-        stay the guide's.
+        Keep the function and not the guide, whose parameters would become the model's too.
 
         Args:
             posterior: From images (N, C, H, W) to q(z|x), batch shape (N,) and event shape (D,).
@@ -38,7 +37,7 @@ class Prior(nn.Module, ABC):
         return
 
     def initialise(self, images: Callable[[int], Tensor]) -> None:
-        """Starts from data, before training and never again; for priors that have something of it.
+        """Starts from data, once, before training; for priors that are initialised by images.
 
         Args:
             images: Gives so many training images, (N, C, H, W), chosen from the run's seed.

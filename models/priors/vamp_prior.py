@@ -28,7 +28,7 @@ class VampPrior(Prior):
     and that of a `SemiSupervisedNormal` is a sum over classes, K times the number of classes.
 
     Args:
-        spec: What it is built for.
+        spec: The data's shape and domain, and D.
         components: K, the number of pseudo-inputs.
 
     Raises:

@@ -278,7 +278,12 @@ def _by_copies(joint: Joint) -> Family | None:
 def _with(guide: nn.Module, values: Features, work: Callable[[], Any]) -> Any:
     """Does all of the work with other parameters: a flow looks at them for its density too."""
     named = {f"guide.{name}": value for name, value in values.items()}
-    return functional_call(_Working(guide), named, (work,))
+    # Pyro's store has the parameters of a guide that stock SVI trained, and prefers its own.
+    store, own = pyro.get_param_store(), set(guide.parameters())
+    state = store.get_state()
+    state["params"] = {k: value for k, value in state["params"].items() if value not in own}
+    with store.scope(state):
+        return functional_call(_Working(guide), named, (work,))
 
 
 class _Working(nn.Module):

@@ -1,6 +1,6 @@
-"""Objectives: what stochastic variational inference minimises.
+"""Objectives: the losses of stochastic variational inference.
 
-Every class here can be named on the command line and replaced by one's own subclass of
+Every class here can be named on the command line and replaced by your own subclass of
 `Objective`.
 """
 

@@ -1,19 +1,14 @@
 """The evidence lower bound with a weight on the rate, and bits for free."""
 
 from dataclasses import dataclass
-from typing import Any
 
-import pyro
-import torch
-from pyro import poutine
 from torch import Tensor
-from torch.distributions import Distribution, Independent
 
 from guides import Guide
 from models import Model
 from models.ranges import check_count, check_flag, check_number
 from ppl_vae.densities.weights import log_terms
-from ppl_vae.objectives.estimators import closed_form_kl
+from ppl_vae.objectives.estimators import distortion_and_rates
 from ppl_vae.objectives.objective import Objective
 
 __all__ = ["Beta"]
@@ -83,51 +78,8 @@ class Beta(Objective):
             terms = log_terms(model, guide, x, self.particles, labels=labels)
             weighted = beta * (terms.log_guide - terms.log_prior) - terms.log_likelihood
             return terms.sum(weighted).mean() / self.particles
-        if model.labelled or model.enumerated:
-            raise NotImplementedError(
-                "free bits and a closed-form KL are of z alone, and the model has classes; leave "
-                "free_bits and analytic_kl out"
-            )
-        distortion, rates = _distortion_and_rates(model, guide, x, self.particles, self.analytic_kl)
-        return distortion + beta * torch.cat(rates).clamp(min=self.free_bits).sum()
-
-
-def _distortion_and_rates(
-    model: Model, guide: Guide, x: Tensor, particles: int, analytic_kl: bool
-) -> tuple[Tensor, list[Tensor]]:
-    """Averages over the batch: the distortion (), and of each site the rates of its groups (G,)."""
-    plate = pyro.plate("particles", particles, dim=-2)
-    with plate:
-        guide_trace = poutine.trace(guide).get_trace(x)
-    with plate:
-        model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(x)
-    sampled = [name for name in guide_trace.nodes if name in model.latents]
-    if analytic_kl and sampled != [name for name in model_trace.nodes if name in model.latents]:
-        raise NotImplementedError(
-            "a closed-form KL needs a guide that samples its sites in the model's order; leave "
-            "analytic_kl out"
+        batch = (x,) if labels is None else (x, labels)
+        distortion, rates = distortion_and_rates(
+            model, guide, batch, self.particles, self.analytic_kl
         )
-    observed: Any = model_trace.nodes["x"]
-    distortion = -observed["fn"].log_prob(observed["value"]).mean()
-    rates = []
-    for name in sampled:
-        site: Any = guide_trace.nodes[name]
-        prior: Any = model_trace.nodes[name]
-        q, p = _groups(site["fn"], prior["fn"])
-        if analytic_kl:
-            rate = closed_form_kl(name, q, p)
-        else:
-            rate = q.log_prob(site["value"]) - p.log_prob(site["value"])
-        rates.append(rate.expand(particles, len(x), *rate.shape[2:]).mean((0, 1)).flatten())
-    return distortion, rates
-
-
-def _groups(q: Distribution, p: Distribution) -> tuple[Distribution, Distribution]:
-    """The two dimension by dimension where both have independent ones, else as they are."""
-    single = []
-    for distribution in (q, p):
-        while isinstance(distribution, Independent):
-            distribution = distribution.base_dist
-        single.append(distribution)
-    whole = any(distribution.event_shape for distribution in single)
-    return (q, p) if whole else (single[0], single[1])
+        return distortion + beta * rates.clamp(min=self.free_bits).sum()

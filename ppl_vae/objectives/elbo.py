@@ -8,7 +8,7 @@ from guides import Guide
 from models import Model
 from models.ranges import check_count, check_flag
 from ppl_vae.densities.weights import log_terms
-from ppl_vae.objectives.estimators import TensorTraceELBO, TensorTraceMeanFieldELBO
+from ppl_vae.objectives.estimators import TensorTraceELBO, distortion_and_rates
 from ppl_vae.objectives.objective import Objective
 
 __all__ = ["ELBO"]
@@ -38,20 +38,17 @@ class ELBO(Objective):
         check_flag("analytic_kl", self.analytic_kl)
 
     def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        batch = (x,) if labels is None else (x, labels)
+        if self.analytic_kl:
+            distortion, rates = distortion_and_rates(model, guide, batch, self.particles, True)
+            return distortion + rates.sum()
         if model.enumerated:
-            if self.analytic_kl:
-                raise NotImplementedError(
-                    "a KL with classes that are summed out has no closed form; leave analytic_kl "
-                    "out"
-                )
             terms = log_terms(model, guide, x, self.particles, labels=labels)
             return -terms.sum(terms.log_weights).mean() / self.particles
-        estimator = TensorTraceMeanFieldELBO if self.analytic_kl else TensorTraceELBO
-        # One plate, `data` at dim -1: told, Pyro need not run the pair once more to guess it.
-        elbo = estimator(
+        # One plate, `data` at dim -1: without max_plate_nesting Pyro runs the pair to count plates.
+        elbo = TensorTraceELBO(
             num_particles=self.particles,
             vectorize_particles=self.particles > 1,
             max_plate_nesting=1,
         )
-        batch = (x,) if labels is None else (x, labels)
         return elbo.differentiable_loss(model, guide, *batch) / len(x)

@@ -1,34 +1,31 @@
-"""Pyro's ELBO estimators, with losses that stay tensors.
+"""The evidence lower bound as tensors: from draws, and with rates in closed form.
 
-Pyro's own read each log-probability on the host, to report a float and to warn of a NaN. On a GPU
-every such read waits for the device, and no tracer can follow it. Values and gradients here are
-those of the estimators that they extend.
+Pyro's own estimators read each log-probability on the host, to report a float and to warn of a NaN.
+On a GPU every such read waits for the device, and no tracer can follow it. Values and gradients
+here are those of Pyro's.
 """
 
 from typing import Any
 
+import pyro
+import torch
+from pyro import poutine
 from pyro.distributions.util import is_identically_zero, scale_and_mask
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import Trace_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import (
+    Distribution,
+    Independent,
+    MultivariateNormal,
+    Normal,
+    kl_divergence,
+)
 
-__all__ = ["TensorTraceELBO", "TensorTraceMeanFieldELBO", "closed_form_kl"]
+from guides import Guide
+from models import Model
 
-
-def closed_form_kl(site: str, q: Distribution, p: Distribution) -> Tensor:
-    """KL(q || p) in nats, with the batch shape of the two.
-
-    Raises:
-        NotImplementedError: If it has no closed form; the message names the site.
-    """
-    try:
-        return kl_divergence(q, p)
-    except NotImplementedError as error:
-        raise NotImplementedError(
-            f"KL(q || p) at site {site!r} has no closed form; leave analytic_kl out, or choose a "
-            "prior and a guide of normals"
-        ) from error
+__all__ = ["TensorTraceELBO", "closed_form_kl", "distortion_and_rates"]
 
 
 class TensorTraceELBO(Trace_ELBO):
@@ -51,37 +48,90 @@ class TensorTraceELBO(Trace_ELBO):
         return loss
 
 
-class TensorTraceMeanFieldELBO(TraceMeanField_ELBO):
-    """`TraceMeanField_ELBO`: the KL in closed form, E_q[log p(x|z)] from draws of z."""
+def distortion_and_rates(
+    model: Model, guide: Guide, batch: tuple[Tensor, ...], particles: int, analytic_kl: bool
+) -> tuple[Tensor, Tensor]:
+    """-E_q[log p(x|z)] and KL(q(z|x) || p(z)), averaged over the batch, in nats per datum.
 
-    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """The negative ELBO, summed over the batch, in nats.
+    A site has a rate for each of its dimensions where both q and p have independent ones, as
+    normals with diagonal covariance do, and else one.
 
-        Raises:
-            NotImplementedError: If the KL of a site has no closed form, or the guide draws the
-                latent sites in another order than the model.
-        """
-        losses = [self._loss(*traces) for traces in self._get_traces(model, guide, args, kwargs)]
-        return sum(losses[1:], losses[0]) / self.num_particles
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        batch: Images (B, C, H, W), and labels (B,) where the programs take them.
+        particles: K, draws of z for each datum.
+        analytic_kl: Whether the rates are in closed form; otherwise they are averages over draws.
 
-    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
-        model_trace, guide_trace = Trace_ELBO._get_trace(self, model, guide, args, kwargs)
-        orders = [list(trace.stochastic_nodes) for trace in (model_trace, guide_trace)]
-        # KL(q(a|x) || p(a|b)) is a term of the bound where b is drawn before a in both: otherwise
-        # b follows from a. Pyro warns of it and goes on.
-        if orders[0] != orders[1]:
-            raise NotImplementedError(
-                "the KL is a sum of closed forms where the guide draws the latent sites in the "
-                f"model's order {orders[0]}; it draws {orders[1]}; leave analytic_kl out"
-            )
-        return model_trace, guide_trace
+    Returns:
+        The distortion, (), and the rates of all sites, (G,).
 
-    def _loss(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
-        sites: dict[str, Any] = dict(model_trace.nodes)
-        guide_sites: dict[str, Any] = dict(guide_trace.nodes)
-        loss = -sum(sites[name]["log_prob_sum"] for name in model_trace.observation_nodes)
-        for name in model_trace.stochastic_nodes:
-            site = guide_sites[name]
-            divergence = closed_form_kl(name, site["fn"], sites[name]["fn"])
-            loss = loss + scale_and_mask(divergence, site["scale"], site["mask"]).sum()
-        return loss
+    Raises:
+        NotImplementedError: If the model sums classes out; with analytic_kl, if the KL of a site
+            has no closed form, or the guide draws the sites in another order than the model.
+    """
+    if model.enumerated:
+        raise NotImplementedError(
+            "where classes are summed out, the rate has no closed form and no dimensions; leave "
+            "analytic_kl and free_bits out"
+        )
+    plate = pyro.plate("particles", particles, dim=-2)
+    guide_trace = poutine.trace(plate(guide)).get_trace(*batch)
+    model_trace = poutine.trace(plate(poutine.replay(model, guide_trace))).get_trace(*batch)
+    nodes: dict[str, Any] = dict(model_trace.nodes)
+    drawn: dict[str, Any] = dict(guide_trace.nodes)
+    order, sampled = ([n for n in trace if n in model.latents] for trace in (nodes, drawn))
+    # KL(q(a|x) || p(a|b)) is a term of the bound where b is drawn before a in both: otherwise
+    # b follows from a.
+    if analytic_kl and sampled != order:
+        raise NotImplementedError(
+            "the KL is a sum of closed forms where the guide draws the latent sites in the "
+            f"model's order {order}; it draws {sampled}; leave analytic_kl out"
+        )
+    observed = [nodes[name] for name in model_trace.observation_nodes]
+    distortion = -torch.cat([_means(x["fn"].log_prob(x["value"]), x) for x in observed]).sum()
+    rates = []
+    for name in sampled:
+        site, prior = drawn[name], nodes[name]
+        q, p = _by_dimension(site["fn"], prior["fn"])
+        if analytic_kl:
+            rates.append(_means(closed_form_kl(name, q, p), site))
+        else:
+            log_q, log_p = q.log_prob(site["value"]), p.log_prob(site["value"])
+            rates.append(_means(log_q, site) - _means(log_p, prior))
+    return distortion, torch.cat(rates)
+
+
+def _means(term: Tensor, node: dict[str, Any]) -> Tensor:
+    """A term (K, B) or (K, B, D) of a site, averaged over particles and batch, (1,) or (D,)."""
+    first = term.unsqueeze(0) if term.dim() == 2 else term.movedim(-1, 0)
+    return scale_and_mask(first, node["scale"], node["mask"]).mean((1, 2))
+
+
+def _by_dimension(q: Distribution, p: Distribution) -> tuple[Distribution, Distribution]:
+    """The two dimension by dimension where both have independent ones, else as they are."""
+    bases = [part.base_dist if isinstance(part, Independent) else part for part in (q, p)]
+    whole = any(base.event_shape for base in bases)
+    return (q, p) if whole else (bases[0], bases[1])
+
+
+def closed_form_kl(site: str, q: Distribution, p: Distribution) -> Tensor:
+    """KL(q || p) in nats, with the batch shape of the two.
+
+    Torch and Pyro know it of two normals of the same kind, and of a diagonal one from one of full
+    rank. A diagonal p is here taken as one of full rank where q is one.
+
+    Raises:
+        NotImplementedError: If it has no closed form; the message names the site.
+    """
+    if isinstance(q, MultivariateNormal) and isinstance(p, Independent):
+        base = p.base_dist
+        if isinstance(base, Normal) and p.reinterpreted_batch_ndims == 1:
+            p = MultivariateNormal(base.loc, scale_tril=base.scale.diag_embed())
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError as error:
+        raise NotImplementedError(
+            f"KL(q || p) at site {site!r} has no closed form; leave analytic_kl out, or choose a "
+            "prior and a guide of normals"
+        ) from error

@@ -53,7 +53,7 @@ class IWAE(Objective):
         if self.gradient == "dreg" and torch.is_grad_enabled():
             weights = terms.log_weights.detach().softmax(0).unsqueeze(-1)
             for z in terms.latents.values():
-                # What comes back through z_k has one factor v_k from the bound; this is the other.
+                # The gradient through z_k has one factor v_k from the bound; this is the other.
                 z.register_hook(lambda gradient: weights * gradient)
         bound = terms.log_sum_exp(terms.log_weights) - log(self.particles)
         return -bound.mean()

@@ -35,8 +35,8 @@ class MMD(Objective):
         weight: The weight of MMD^2, alpha + lambda - 1 in Zhao et al.
         alpha: How much of the rate is left out, at most 1.
         kernel: The kernel.
-        bandwidth: Its width, in units of z; sqrt(2 D) unless given, the distance that is typical
-            of two draws from N(0, I).
+        bandwidth: Its width, in units of z; by default sqrt(2 D), the typical distance between two
+            draws from N(0, I).
 
     Raises:
         ValueError: If weight < 0, alpha > 1, the kernel is unknown or bandwidth <= 0.

@@ -2,12 +2,14 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from math import isfinite
+from typing import Any, ClassVar, SupportsFloat
 
 from torch import Tensor, nn
 
 from guides import Guide
 from models import Model
+from ppl_vae.errors import InputError
 
 __all__ = ["Objective", "PairLoss"]
 
@@ -29,21 +31,41 @@ class Objective(ABC):
         Args:
             model: p(x, z).
             guide: q(z|x).
-            *batch: What the programs take: images x (B, C, H, W), and labels y (B,) where the
+            *batch: Arguments of the programs: images x (B, C, H, W), and labels y (B,) where the
                 model is one of labelled images.
-            **scheduled: What `schedule` names, as scalars.
+            **scheduled: The numbers of `schedule`, as scalars.
 
         Returns:
             A scalar in nats per datum whose gradient is the estimator to follow.
         """
 
     def schedule(self, epoch: float) -> dict[str, float]:
-        """The numbers in the loss that change during training, by name; none unless said.
+        """The numbers in the loss that change during training, by name; by default none.
 
         Args:
             epoch: Passes over the training images done so far, with a fraction.
         """
         return {}
+
+    def scheduled(self, epoch: float) -> dict[str, float]:
+        """The numbers of `schedule` as floats, whatever their types.
+
+        Raises:
+            InputError: If a value is not a finite number, or the names are not those of epoch 0.
+        """
+        values, names = self.schedule(epoch), self.schedule(0.0).keys()
+        whose = f"{type(self).__name__}.schedule"
+        if values.keys() != names:
+            raise InputError(
+                f"{whose}: expected the names of epoch 0, {', '.join(names) or 'none'}, at every "
+                f"epoch; got {', '.join(values) or 'none'} at epoch {epoch:g}"
+            )
+        for name, value in values.items():
+            if not isinstance(value, SupportsFloat) or not isfinite(value):
+                raise InputError(
+                    f"{whose}: expected {name} at epoch {epoch:g} as a finite number; got {value!r}"
+                )
+        return {name: float(value) for name, value in values.items()}
 
 
 class PairLoss(nn.Module):

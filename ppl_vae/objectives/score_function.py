@@ -34,7 +34,7 @@ class ScoreFunction(Objective):
 
     Args:
         particles: K, draws of z for each datum.
-        baseline: What is taken off log w_k.
+        baseline: The number that is subtracted from log w_k.
 
     Raises:
         ValueError: If particles < 1, or < 2 with the baseline leave_one_out, or the baseline is

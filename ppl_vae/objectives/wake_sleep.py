@@ -25,7 +25,7 @@ class WakeSleep(Objective):
     wake phase draws z ~ q(z|x) for each datum and follows the gradient of log p(x, z) in theta
     alone; the sleep phase draws as many (z, x) from the model and follows that of log q(z|x) in
     phi alone. No gradient goes through a draw, so neither program need be reparameterised. The
-    second term is the expected KL(p(z|x) || q(z|x)) over the model's own images but for a constant,
+    second term is the expected KL(p(z|x) || q(z|x)) over the model's own images up to a constant,
     the reverse of the bound's: the sum is not a bound, though both have their optimum where q is
     the posterior of the true model.
 
@@ -43,9 +43,7 @@ class WakeSleep(Objective):
 
     def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
         guide.check_density("the sleep phase")
-        constant: Any = torch.no_grad()(
-            guide.__call__
-        )  # a program, which is all that is asked of it
+        constant: Any = torch.no_grad()(guide.__call__)  # log_terms needs only a program
         terms = log_terms(model, constant, x, self.particles)
         terms.check_draws("the wake phase")
         wake = -(terms.log_prior + terms.log_likelihood).mean()

@@ -197,7 +197,7 @@ def check_objective(objective: Objective, model: Model, guide: Guide, *batch: Te
     """
     device = batch[0].device
     try:
-        inspect.signature(objective.loss).bind(model, guide, *batch, **objective.schedule(0.0))
+        inspect.signature(objective.loss).bind(model, guide, *batch, **objective.scheduled(0.0))
     except TypeError as error:
         raise InputError(
             f"{type(objective).__name__} takes no labels, and {type(model).__name__} is a model of "
@@ -205,7 +205,7 @@ def check_objective(objective: Objective, model: Model, guide: Guide, *batch: Te
         ) from error
     with torch.no_grad(), isolated(device, model, guide), pyro.validation_enabled(True):
         try:
-            objective.loss(model, guide, *batch, **objective.schedule(0.0))
+            objective.loss(model, guide, *batch, **objective.scheduled(0.0))
         except NotImplementedError as error:
             reason = _reason(error)
             raise InputError(

@@ -57,7 +57,7 @@ class SVIStep:
         # The loss reads what changes in training from tensors, so that a graph need not change.
         self.scheduled = {
             name: torch.tensor(value, device=device)
-            for name, value in objective.schedule(0.0).items()
+            for name, value in objective.scheduled(0.0).items()
         }
         self._eager = with_gradients(self.pair)
         self._modules = list(self.pair.modules())
@@ -135,7 +135,7 @@ class SVIStep:
             epoch: Passes over the data done so far, for objectives that change in training.
         """
         self._adam.set_rate(learning_rate)
-        for name, value in self.objective.schedule(epoch).items():
+        for name, value in self.objective.scheduled(epoch).items():
             self.scheduled[name].fill_(value)
 
     def update(self, batch: tuple[Tensor, ...], weight: float = 1.0) -> Tensor:
