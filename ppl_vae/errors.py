@@ -1,6 +1,8 @@
-"""Bad input, and files that cannot be read, each said in one line."""
+"""Bad input, and files that cannot be read, each said in one line; checks that raise it."""
 
-__all__ = ["InputError", "reason", "unreadable"]
+from collections.abc import Sequence
+
+__all__ = ["InputError", "check_images", "check_least", "reason", "unreadable"]
 
 
 class InputError(ValueError):
@@ -10,10 +12,26 @@ class InputError(ValueError):
     """
 
 
+def check_least(**values: tuple[float, float]) -> None:
+    """Raises an InputError if a value, the first of each pair, is below the second."""
+    for name, (value, least) in values.items():
+        if not value >= least:
+            raise InputError(f"expected {name} >= {least}; got {value}")
+
+
+def check_images(images: Sequence[int], size: int) -> None:
+    """Raises an InputError unless there is at least one index, and each is one of `size` images."""
+    if not images:
+        raise InputError("expected at least one index of an image; got an empty list")
+    for image in images:
+        if not 0 <= image < size:
+            raise InputError(f"expected images of 0 to {size - 1:,}; got {image}")
+
+
 def reason(error: BaseException) -> str:
-    """What a library says went wrong, on one line."""
-    text = " ".join(str(error).split()).rstrip(".")
-    return text or type(error).__name__
+    """A library's own words on one line, without the table of shapes that Pyro puts below them."""
+    text = str(error).partition("Trace Shapes")[0]
+    return " ".join(text.split()).rstrip(".") or type(error).__name__
 
 
 def unreadable(what: object, error: BaseException, remedy: str) -> InputError:

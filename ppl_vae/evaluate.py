@@ -1,6 +1,7 @@
 """Measure a run: `python -m ppl_vae.evaluate RUN`."""
 
 import time
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,11 +18,11 @@ from ppl_vae.machine.progress import Progress, table
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.classes import class_scores
 from ppl_vae.measures.estimates import estimate
-from ppl_vae.measures.scores import _mean_and_error, active_units, bits_per_dim
-from ppl_vae.runs.directory import write_json
+from ppl_vae.measures.scores import active_units, bits_per_dim, collapse, quantity, scored
+from ppl_vae.runs.results import plain, writable, write_numbers
 from ppl_vae.runs.run import Run
 
-__all__ = ["EVALUATION", "evaluate", "main"]
+__all__ = ["EVALUATION", "active_units", "bits_per_dim", "evaluate", "main"]
 
 EVALUATION = "evaluation.json"
 
@@ -35,8 +36,9 @@ def evaluate(
     data_points: int | None = None,
     seed: int = 0,
     engine: Engine = "auto",
+    out: Path | None = None,
 ) -> dict[str, Any]:
-    """Measures a trained pair and writes RUN/evaluation.json.
+    """Measures a trained pair and writes evaluation.json (evaluation-SPLIT.json of other splits).
 
     For each image x, with z_1, ..., z_K drawn from q(z|x) and w_k = p(x, z_k) / q(z_k|x):
 
@@ -46,10 +48,11 @@ def evaluate(
     - log_likelihood: log mean_k w_k, which is below log p(x) on average and tends to it with K
       (Burda, Grosse and Salakhutdinov, 2016, theorem 1).
 
-    A model that sums its classes out is measured without the labels, one that takes the class as
-    given with them: x|y stands for x then. Where q(z|x) is a point it has no density: then the
-    distortion is reported, beside the squared error of the reconstruction, and null for the rest
-    with the reason.
+    A model that sums its classes out is measured without the labels. One that takes the class y as
+    given is measured with them: all of this is given y then, and the log-likelihood log p(x|y).
+    Where q(z|x) is a point it has no density: then the distortion is reported, beside the squared
+    error of the reconstruction, and null for the rest with the reason. A number that is not finite
+    is null too, with the reason under `not_finite`.
 
     Each is averaged over the images, in nats per datum, and has the standard error of that
     average, which covers the choice of the images and the draws of z.
@@ -59,19 +62,23 @@ def evaluate(
         split: The images to measure on.
         particles: K, draws of z for each image.
         data_points: Measure on the first so many images only; all unless given.
-        seed: What the draws of z follow from.
+        seed: The seed of the draws of z.
         engine: `eager` runs the Pyro programs; `compiled` a graph of tensor operations that is
             compared with them, up to rounding; `auto` compiles where it pays, for 3,000,000 draws
             or more, and the encoder for 1,000,000 images or more.
+        out: The folder to write to; the run directory unless given.
 
     Returns:
-        What `evaluation.json` says: the above with `..._nats_per_datum` and `..._standard_error`,
-        `bits_per_dim` with its reference measure, `active_units`, the scores of
+        The content of the file: the above with `..._nats_per_datum` and `..._standard_error`,
+        `quantity` (log p(x) or log p(x|y)), `bits_per_dim` with its reference measure,
+        `active_units`, whether the posterior has collapsed (see
+        `ppl_vae.measures.scores.collapse`), the scores of
         `ppl_vae.measures.classes.class_scores` for a model with classes, and the circumstances.
 
     Raises:
-        InputError: If a number is below 1, or the split has fewer images.
-        OSError: If the file cannot be written.
+        InputError: If a number is below 1, the split has fewer images, or the folder cannot be
+            written to; this is found out before anything is measured.
+        OSError: If the file cannot be written at the end; the numbers are printed then.
     """
     if particles < 1:
         raise InputError(f"--particles: expected at least 1; got {particles}")
@@ -84,6 +91,7 @@ def evaluate(
             f"--data_points: expected 1 to {len(images):,}, the images of the {split} split; "
             f"got {wanted:,}"
         )
+    path = writable(out or run.path) / _name(split)
     images = images.first(wanted)
     particles = particles if run.guide.has_density else 1  # every draw from a point is the same
     began = time.monotonic()
@@ -94,16 +102,30 @@ def evaluate(
         )
         means = split_means(run.model, run.guide, images, engine)
         scores = class_scores(run.model, run.guide, images)
-    result = {
+    measured = {
+        "elbo_nats_per_datum": estimates.elbo,
+        "rate_nats_per_datum": estimates.rate,
+        "distortion_nats_per_datum": estimates.distortion,
+        "log_likelihood_nats_per_datum": estimates.log_likelihood,
+        "bits_per_dim": bits_per_dim(estimates.log_likelihood, run.data),
+    }
+    if not run.guide.has_density:
+        measured = {"distortion_nats_per_datum": estimates.distortion} | {
+            "squared_error_per_pixel": _squared_errors(run, images, means)
+        }
+    result: dict[str, Any] = {
         "data": run.data.name,
         "split": split,
         "reference_measure": run.data.reference_measure,
-        **_mean_and_error("elbo_nats_per_datum", estimates.elbo),
-        **_mean_and_error("rate_nats_per_datum", estimates.rate),
-        **_mean_and_error("distortion_nats_per_datum", estimates.distortion),
-        **_mean_and_error("log_likelihood_nats_per_datum", estimates.log_likelihood),
-        **_mean_and_error("bits_per_dim", bits_per_dim(estimates.log_likelihood, run.data)),
-        **active_units(means),
+        "quantity": quantity(run.model),
+    }
+    for name, values in measured.items():
+        result |= scored(name, values)
+    units = active_units(means)
+    collapsed = collapse(result.get("rate_nats_per_datum"), units["active_units"]) is not None
+    result |= {
+        **units,
+        "posterior_collapse": collapsed if run.guide.has_density else None,
         **scores,
         "particles": particles,
         "data_points": wanted,
@@ -112,17 +134,28 @@ def evaluate(
         "device": str(run.device),
     }
     if not run.guide.has_density:
-        result |= _of_a_point(run, images, means)
-    write_json(run.path / EVALUATION, result)
+        undefined = [f"{name}_nats_per_datum" for name in ("elbo", "rate", "log_likelihood")]
+        for name in (*undefined, "bits_per_dim"):
+            result |= {name: None, f"{name}_standard_error": None}
+        result["undefined"] = f"q(z|x) of {type(run.guide).__name__} is a point, without a density"
+    infinite = {name: int((~values.isfinite()).sum()) for name, values in measured.items()}
+    if any(infinite.values()):
+        result["not_finite"] = {
+            name: f"{result[name]}: {count:,} of {wanted:,} images have no finite value"
+            for name, count in infinite.items()
+            if count
+        }
+    result = plain(result)
+    write_numbers(path, result)
     return result
 
 
-def _of_a_point(run: Run, images: Split, means: Tensor) -> dict[str, Any]:
-    """What takes the place of the bounds where q(z|x) has no density."""
-    undefined = (
-        "elbo_nats_per_datum", "rate_nats_per_datum", "log_likelihood_nats_per_datum",
-        "bits_per_dim",
-    )  # fmt: skip
+def _name(split: str) -> str:
+    return EVALUATION if split == "test" else f"evaluation-{split}.json"
+
+
+def _squared_errors(run: Run, images: Split, means: Tensor) -> Tensor:
+    """Of the reconstruction of each image, per pixel, (N,)."""
     with torch.no_grad():
         errors = [
             (x - decoded_mean(run.model, z)).square().flatten(1).mean(1)
@@ -132,11 +165,7 @@ def _of_a_point(run: Run, images: Split, means: Tensor) -> dict[str, Any]:
                 strict=True,
             )
         ]
-    return {
-        **{f"{name}{end}": None for name in undefined for end in ("", "_standard_error")},
-        "undefined": f"q(z|x) of {type(run.guide).__name__} is a point, without a density",
-        **_mean_and_error("squared_error_per_pixel", torch.cat(errors)),
-    }
+    return torch.cat(errors)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -155,15 +184,17 @@ def _main(arguments: list[str]) -> None:
         f"{run.path}: {result['data']}, {result['data_points']:,} images of the {result['split']} "
         f"split, in {result['seconds']:.1f} seconds"
     )
-    print(table(title, _rows(result) | {"written": str(run.path / EVALUATION)}))
+    path = (options["out"] or run.path) / _name(result["split"])
+    print(table(title, _rows(result) | {"written": str(path)}))
 
 
 def _rows(result: dict[str, Any]) -> dict[str, str]:
+    log_p = result["quantity"]
     labels = {
-        "ELBO": "elbo_nats_per_datum",
+        "ELBO" if log_p == "log p(x)" else f"ELBO of {log_p}": "elbo_nats_per_datum",
         "rate": "rate_nats_per_datum",
         "distortion": "distortion_nats_per_datum",
-        f"log p(x), {result['particles']:,} particles": "log_likelihood_nats_per_datum",
+        f"{log_p}, {result['particles']:,} particles": "log_likelihood_nats_per_datum",
         "bits_per_dim": "bits_per_dim",
         "active units": "active_units",
         "classification error": "classification_error_percent",
@@ -188,12 +219,12 @@ def _rows(result: dict[str, Any]) -> dict[str, str]:
         fine = {"bits_per_dim": 4, "squared_error_per_pixel": 4, "active_units": 0}
         digits = fine.get(name, 2)
         spread = "" if error is None else f" +- {error:.2g}"
-        rows[label] = (
-            "not defined for one image" if value is None else f"{value:.{digits}f}{spread}{unit}"
-        )
+        missing = result.get("not_finite", {}).get(name, "not defined for one image")
+        rows[label] = missing if value is None else f"{value:.{digits}f}{spread}{unit}"
     if "undefined" in result:
-        rows["ELBO, log p(x)"] = f"none: {result['undefined']}"
-    return rows
+        rows[f"ELBO, {log_p}"] = f"none: {result['undefined']}"
+    advice = collapse(result["rate_nats_per_datum"], result["active_units"])
+    return rows if advice is None else rows | {"note": advice}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Compare what runs learned with PCA and k-means: `python -m ppl_vae.features RUN [RUN ...]`."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from ppl_vae.machine.files import whole_file
 from ppl_vae.machine.progress import Progress
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.pictures import plots
-from ppl_vae.runs.directory import PICTURES, write_json
+from ppl_vae.pictures.figures import literal
+from ppl_vae.runs.directory import PICTURES
+from ppl_vae.runs.results import plain, writable, write_numbers
 from ppl_vae.runs.run import Run
 
 __all__ = ["FEATURES", "features", "main"]
@@ -46,6 +49,7 @@ def features(
     data_points: int | None = None,
     clusters: int | None = None,
     seed: int = 0,
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """Compares the features E[z|x] of runs with those of PCA and k-means, on the same images.
 
@@ -59,24 +63,28 @@ def features(
     - linear_probe_accuracy: of logistic regression on the features.
 
     All are fitted to training images and measured on test images, each with its standard error
-    over the test images. Where the data have no labels only the first is there. Written are
-    features.json and two pictures in the first run's directory, and each run's features with their
-    labels as RUN/features.npz.
+    over the test images. Images whose label is not known, -1, are left out of the scores that need
+    labels; where no label is known only the first score is there. Written are features.json and two
+    pictures in the first run's directory, and each run's features with their labels as
+    RUN/features.npz.
 
     Args:
         *runs: Trained runs on the same data.
         train_points: Fit to at most the first so many training images.
         data_points: Measure on the first so many test images only; all unless given.
         clusters: How many for k-means; as many as there are labels, or else 10, unless given.
-        seed: What binarisation, k-means and the bootstrap follow from.
+        seed: The seed of binarisation, k-means and the bootstrap.
+        out: The folder to write everything to; features.npz of further runs is named
+            features-2.npz, ... there.
 
     Returns:
-        What `features.json` says.
+        The content of `features.json`.
 
     Raises:
         InputError: If there is no run, one needs the class to encode an image, the runs' images
-            differ, or a number is out of range.
-        OSError: If a file cannot be written.
+            differ, a number is out of range, or a folder cannot be written to; this is found out
+            before anything is computed.
+        OSError: If a file cannot be written at the end; the scores are printed then.
     """
     _check_encoders(runs)
     _check_same_data(runs)
@@ -97,6 +105,9 @@ def features(
     count = (classes or _CLUSTERS) if clusters is None else clusters
     if not 2 <= count <= len(train):
         raise InputError(f"--clusters: expected 2 to {len(train):,}; got {count}")
+    places = _places(runs, out)
+    for place in places:
+        writable(place.parent)
     began = time.monotonic()
     labels, skipped = _labels(train, test)
     dimensions = sorted({run.spec.latent_dim for run in runs})
@@ -109,7 +120,7 @@ def features(
             codes.append(code)
             rows.append(scores_of(code, flat[1], labels, count, seed))
             progress.advance(1, code.name)
-    result = {
+    result: dict[str, Any] = {
         "data": first.data.name,
         "domain": first.data.domain,
         "split": "test",
@@ -123,11 +134,23 @@ def features(
         "seed": seed,
         "device": str(first.device),
     }
-    for run, code in zip(runs, codes[-len(runs) :], strict=True):
-        _save(run.path / ARRAYS, code, labels)
-    _draw(first, result, codes, x[1], labels)
-    write_json(first.path / FEATURES, result)
+    result = plain(result)
+    numbers, *pictures = places[: -len(runs)]
+    write_numbers(numbers, result)
+    for path, code in zip(places[-len(runs) :], codes[-len(runs) :], strict=True):
+        _save(path, code, labels)
+    _draw(first, result, codes, x[1], labels, pictures)
     return result
+
+
+def _places(runs: Sequence[Run], out: Path | None) -> list[Path]:
+    """The scores, the two pictures, and the features of each run."""
+    folder = out or runs[0].path / PICTURES
+    pictures = [folder / SCORES_PICTURE, folder / RECONSTRUCTIONS_PICTURE]
+    if out is None:
+        return [runs[0].path / FEATURES, *pictures, *(run.path / ARRAYS for run in runs)]
+    names = [ARRAYS, *(f"features-{number}.npz" for number in range(2, len(runs) + 1))]
+    return [out / FEATURES, *pictures, *(out / name for name in names)]
 
 
 def _check_encoders(runs: tuple[Run, ...]) -> None:
@@ -166,8 +189,10 @@ def _labels(train: Split, test: Split) -> tuple[TwoSplits | None, str | None]:
     if train.labels is None or test.labels is None:
         return None, f"{reason}: the data have no labels"
     labels = train.labels.cpu().numpy(), test.labels.cpu().numpy()
-    if min(len(np.unique(part)) for part in labels) < 2:
-        return None, f"{reason}: the images have one label only"
+    known = min(len(np.unique(part[part >= 0])) for part in labels)
+    if known < 2:
+        why = "the images have one label only" if known else "no label is known"
+        return None, f"{reason}: {why}"
     return labels, None
 
 
@@ -187,21 +212,25 @@ def _save(path: Path, code: Code, labels: TwoSplits | None) -> None:
 
 
 def _draw(
-    run: Run, result: dict[str, Any], codes: list[Code], x: Tensor, labels: TwoSplits | None
+    run: Run,
+    result: dict[str, Any],
+    codes: list[Code],
+    x: Tensor,
+    labels: TwoSplits | None,
+    pictures: Sequence[Path],
 ) -> None:
-    folder = run.path / PICTURES
-    folder.mkdir(exist_ok=True)
     rows = result["representations"]
     shown = {name: label for name, label in _SCORES.items() if any(name in row for row in rows)}
     note = (
         f"{result['data']}, {result['data_points']:,} test images, fitted to "
         f"{result['train_points']:,} training images; bars are two standard errors either way"
     )
-    plots.score_chart(rows, shown, folder / SCORES_PICTURE, note)
+    plots.score_chart(rows, shown, pictures[0], note)
     if labels is None:
         chosen = list(range(min(_SHOWN, len(x))))
-    else:  # one image of each label, in their order
-        chosen = list(np.unique(labels[1], return_index=True)[1][:_SHOWN])
+    else:  # one image of each known label, in their order
+        there, places = np.unique(labels[1], return_index=True)
+        chosen = list(places[there >= 0][:_SHOWN])
     originals = run.spec.network_input(x[chosen]).numpy()
     rebuilt = {
         code.name: code.reconstruction[chosen].reshape(originals.shape)
@@ -212,8 +241,8 @@ def _draw(
     plots.image_grid(
         [plots.to_display(images, domain, like=originals)
          for images in (originals, *rebuilt.values())],
-        folder / RECONSTRUCTIONS_PICTURE,
-        row_labels=["original", *rebuilt],
+        pictures[1],
+        row_labels=["original", *map(literal, rebuilt)],
     )  # fmt: skip
 
 
@@ -238,13 +267,7 @@ def _main(arguments: list[str]) -> None:
     print(_table(result["representations"]))
     if result["without_labels"]:
         print(f"  {result['without_labels']}")
-    folder = runs[0].path / PICTURES
-    for path in (
-        runs[0].path / FEATURES,
-        *(run.path / ARRAYS for run in runs),
-        folder / SCORES_PICTURE,
-        folder / RECONSTRUCTIONS_PICTURE,
-    ):
+    for path in _places(runs, options["out"]):
         print(f"  written  {path}")
 
 

@@ -235,7 +235,7 @@ def draw_pictures(run: Run, rows: list[Row]) -> None:
         display(rebuilt["original"]), display(rebuilt["mean"]), folder / "reconstructions.png"
     )
     plots.image_grid(
-        display(drawn["mean"]), folder / "samples.png", title="$E[x|z]$, $z \\sim p(z)$"
+        display(drawn["mean"]), folder / "samples.png", title=plots.sample_titles(run.model)[0]
     )
     x, *labels = test.batch(slice(0, 2), run.model.labelled)
     graphical_model(run.model, run.guide, x, folder / "graphical_model.png", *labels)

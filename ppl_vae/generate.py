@@ -1,6 +1,7 @@
 """Show what a trained pair has learned: `python -m ppl_vae.generate RUN WHAT`."""
 
 import re
+from collections.abc import Sequence
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Literal
@@ -22,7 +23,8 @@ from ppl_vae.latents.views import (
 from ppl_vae.latents.views_by_class import analogies, clusters
 from ppl_vae.machine.files import whole_file
 from ppl_vae.pictures import plots
-from ppl_vae.pictures.figures import tiled
+from ppl_vae.pictures.figures import literal, tiled
+from ppl_vae.runs.results import writable
 from ppl_vae.runs.run import Run
 
 __all__ = [
@@ -52,6 +54,7 @@ def generate(
     latents: int = 10,
     label: int | str | None = None,
     seed: int = 0,
+    out: Path | None = None,
 ) -> list[Path]:
     """Shows what a trained pair has learned, as a picture and as arrays in RUN/generated/.
 
@@ -72,10 +75,12 @@ def generate(
         latents: How many latents `traverse` shows.
         label: Of which class, by its number or name, `sample` draws, under a model that has
             classes; of all unless given.
-        seed: What all draws follow from.
+        seed: The seed of all draws.
+        out: The folder to write to; RUN/generated/ unless given.
 
     Returns:
-        The files written: WHAT.png, WHAT.npz and, for `traverse`, traverse.gif.
+        The files written: WHAT.png, WHAT.npz and, for `traverse`, traverse.gif; WHAT is
+        sample-label-Y for samples of the class Y.
 
     Raises:
         InputError: If something given is wrong; nothing is written then.
@@ -103,25 +108,25 @@ def generate(
         arrays = clusters(run, 10 if count is None else count, seed)
     else:
         raise InputError(f"expected {_CHOICES}; got {what!r}")
-    folder = run.path / "generated"
-    folder.mkdir(parents=True, exist_ok=True)
-    written = _draw(run, what, arrays, folder)
-    written.append(folder / f"{what}.npz")
+    folder = writable(out or run.path / "generated")
+    name = what if label is None else f"{what}-label-{label}"
+    written = _draw(run, what, arrays, folder / f"{name}.png", label)
+    written.append(folder / f"{name}.npz")
     with whole_file(written[-1]) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     return written
 
 
-def _draw(run: Run, what: What, arrays: Arrays, folder: Path) -> list[Path]:
+def _draw(run: Run, what: What, arrays: Arrays, path: Path, label: int | str | None) -> list[Path]:
     limits = run.data.test[slice(0, 256)].cpu().numpy()
 
     def display(name: str) -> NDArray[np.float64]:
         return plots.to_display(arrays[name], run.spec.domain, like=limits)
 
-    path = folder / f"{what}.png"
     mean = display("mean")
+    expectation = plots.sample_titles(run.model)[0].partition(",  ")[0]
     if what == "sample":
-        _draw_samples(mean, display("draw"), path)
+        _draw_samples(mean, display("draw"), path, plots.sample_titles(run.model, label))
     elif what == "reconstruct":
         plots.reconstructions(display("original"), mean, path)
     elif what == "manifold":
@@ -134,10 +139,10 @@ def _draw(run: Run, what: What, arrays: Arrays, folder: Path) -> list[Path]:
             axis_labels=("$z_0$", "$z_1$"),
         )
     elif what == "traverse":
-        return _draw_traversal(mean, display("original"), arrays, folder)
+        return _draw_traversal(mean, display("original"), arrays, path, expectation)
     elif what == "analogies":
         tiles = np.concatenate([display("original")[:, None], mean], axis=1)
-        names = run.data.class_names or tuple(str(y) for y in range(mean.shape[1]))
+        names = map(literal, run.data.class_names or map(str, range(mean.shape[1])))
         title = "$E[x|z, y]$: in a row one style $z$, in a column one class $y$"
         plots.image_grid(tiles, path, title=title, column_labels=["image", *names])
     elif what == "clusters":
@@ -149,23 +154,25 @@ def _draw(run: Run, what: What, arrays: Arrays, folder: Path) -> list[Path]:
         original = display("original")
         tiles = np.concatenate([original[:, :1], mean, original[:, 1:]], axis=1)
         labels = ["image", *_numbers(arrays["t"]), "image"]
-        title = "$E[x|z]$ along $z = (1 - t)\\,z_a + t\\,z_b$"
+        title = f"{expectation} along $z = (1 - t)\\,z_a + t\\,z_b$"
         plots.image_grid(tiles, path, title=title, column_labels=labels)
     return [path]
 
 
-def _draw_samples(mean: NDArray, draw: NDArray, path: Path) -> None:
+def _draw_samples(mean: NDArray, draw: NDArray, path: Path, titles: Sequence[str]) -> None:
     columns = ceil(sqrt(len(mean)))
     halves = [tiled(images, columns) for images in (mean, draw)]
     plots.image_grid(
         np.concatenate(halves, axis=1),
         path,
         blocks=(len(halves[0]), columns),
-        block_titles=("$E[x|z]$,  $z \\sim p(z)$", "$x \\sim p(x|z)$,  the same $z$"),
+        block_titles=titles,
     )
 
 
-def _draw_traversal(mean: NDArray, original: NDArray, arrays: Arrays, folder: Path) -> list[Path]:
+def _draw_traversal(
+    mean: NDArray, original: NDArray, arrays: Arrays, path: Path, expectation: str
+) -> list[Path]:
     latents, images = mean.shape[:2]
     order = arrays["order"][:latents]
     names = [f"$z_{{{latent}}}$" for latent in order]
@@ -178,12 +185,12 @@ def _draw_traversal(mean: NDArray, original: NDArray, arrays: Arrays, folder: Pa
         for image in range(images)
     ]
     quantiles = [f"{100 * value:.0f} %" for value in arrays["probabilities"]]
-    paths = [folder / "traverse.png", folder / "traverse.gif"]
+    paths = [path, path.with_suffix(".gif")]
     plots.image_grid(
         tiles.reshape(-1, *tiles.shape[2:]),
         paths[0],
         title="One latent at a time over its quantiles under $q(z)$  "
-        "(effect: RMS change of $E[x|z]$)",
+        f"(effect: RMS change of {expectation})",
         row_labels=labels,
         column_labels=["image", *quantiles],
         blocks=(images if images > 1 else latents, tiles.shape[2]),

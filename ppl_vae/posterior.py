@@ -2,36 +2,38 @@
 
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
-from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from ppl_vae.command_line.parser import Parser
 from ppl_vae.command_line.verbs import add_run, pop_run, run_verb
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, check_least, reason
 from ppl_vae.inference.datatree import to_datatree
 from ppl_vae.inference.netcdf import needs_arviz, write_datatree
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.files import whole_file
 from ppl_vae.machine.progress import Progress, table
 from ppl_vae.machine.randomness import seeded
+from ppl_vae.measures.scores import collapse
 from ppl_vae.report.calibrated import BINS, calibrated
 from ppl_vae.report.comparison import comparison
 from ppl_vae.report.gap import gap
 from ppl_vae.report.guide_quality import guide_quality
-from ppl_vae.report.inspection import Choose, Effort, Inspection, choose_images
+from ppl_vae.report.inspection import Choose, Effort, Inspection, Selection, choose_images
 from ppl_vae.report.intervals import intervals
 from ppl_vae.report.latent import latent
-from ppl_vae.report.page import page
+from ppl_vae.report.page import page, rendered
 from ppl_vae.report.section import Section, Unanswered
 from ppl_vae.report.true_posterior import true_posterior
-from ppl_vae.runs.directory import write_json
+from ppl_vae.runs.results import plain, writable, write_numbers
 from ppl_vae.runs.run import Run, load
+
+if TYPE_CHECKING:
+    from xarray import DataTree
 
 __all__ = ["POSTERIOR", "REPORT", "main", "posterior"]
 
@@ -60,8 +62,13 @@ def posterior(
     temperatures: int = 400,
     simulations: int = 2000,
     seed: int = 0,
+    out: Path | None = None,
 ) -> dict[str, Any]:
-    """Answers what a trained pair's inference is worth, in RUN/posterior.nc, .html and .json.
+    """Inspects the inference of a trained pair, in RUN/posterior.nc, .html and .json.
+
+    Other images than random ones of the test split have files of their own, such as
+    posterior-validation-worst.html. A section that cannot be computed says so, and the others are
+    written.
 
     Args:
         run: A trained run.
@@ -80,19 +87,21 @@ def posterior(
         nuts_draws: Of each of its four chains.
         temperatures: Of annealed importance sampling.
         simulations: Images drawn from the model for simulation-based calibration.
-        seed: What all draws follow from.
+        seed: The seed of all draws.
+        out: The folder to write to; the run directory unless given.
 
     Returns:
-        What `posterior.json` says.
+        The content of `posterior.json`; the error of a section that failed is under its `failed`.
 
     Raises:
-        InputError: If something given is wrong, or the guide has no density; nothing is written.
-        OSError: If the files cannot be written.
+        InputError: If something given is wrong, the guide has no density, or the folder cannot be
+            written to; this is found out before anything is computed.
+        OSError: If the files cannot be written at the end; the numbers are printed then.
     """
     check_seed(seed)
     _check_once([run, *(others or [])])
     effort = Effort(particles, gap_images, gap_steps, shown, nuts_draws, temperatures, simulations)
-    _check(draws=(draws, 100), predictive_draws=(predictive_draws, 1), **_least(effort))
+    check_least(draws=(draws, 100), predictive_draws=(predictive_draws, 1), **_least(effort))
     if draws % _CHAINS:
         raise InputError(f"--draws: expected a multiple of {_CHAINS}; got {draws}")
     if not getattr(run.guide, "has_density", True):
@@ -101,11 +110,19 @@ def posterior(
             "said about it as a posterior; train a run with another guide"
         )
     needs_arviz()
-    data = getattr(run.data, split)
+    folder = writable(out or run.path)
     began = time.monotonic()
+    data = getattr(run.data, split)
     chosen = choose_images(run, data, count, images, label, choose, seed)
-    inspection = _inspect(run, others or [], split, chosen, draws, predictive_draws, effort, seed)
-    write_datatree(inspection.tree, run.path / POSTERIOR)
+    inspection = Inspection(
+        run=run,
+        others=others or [],
+        split_name=split,
+        selection=chosen,
+        tree=_draw(run, split, chosen, draws, predictive_draws, seed),
+        effort=effort,
+        seed=seed,
+    )
     sections = [_answer(place, inspection) for place in range(len(_QUESTIONS))]
     result = {
         "run": str(run.path),
@@ -113,72 +130,89 @@ def posterior(
         "data": run.data.name,
         "split": split,
         "reference_measure": run.data.reference_measure,
-        "images": chosen.tolist(),
+        "quantity": inspection.log_p,
+        "choose": chosen.how,
+        "label": label,
+        "candidates": chosen.candidates,
+        "images": chosen.images.tolist(),
         "draws": draws,
-        **{
-            section.name: _plain(
-                section.numbers | {"unanswered": section.unanswered, "seconds": section.seconds}
-            )
-            for section in sections
-        },
+        **{section.name: section.content() for section in sections},
         "seconds": time.monotonic() - began,
         "seed": seed,
         "device": str(run.device),
+        "null": "not known, or not finite: where k-hat is above 0.7, importance sampling has no "
+        "standard error and no upper end",
     }
     facts = [
         f"{type(run.model).__name__} with guide {type(run.guide).__name__}, {run.data.note}",
-        f"{len(chosen):,} images of the {split} split, {draws:,} draws of z for each; seed {seed}; "
+        f"{chosen.phrase()}, from the {split} split, {draws:,} draws of z for each; seed {seed}; "
         f"{result['seconds']:.0f} seconds",
     ]
-    with whole_file(run.path / REPORT) as file:
-        file.write(page(f"Inference of {run.path}", facts, sections).encode())
-    write_json(run.path / NUMBERS, result)
+    result = plain(result)
+    netcdf, report, numbers = _paths(folder, result)
+    write_numbers(numbers, result)
+    write_datatree(inspection.tree, netcdf)
+    with whole_file(report) as file:
+        file.write(page(f"Inference of {run.path}", facts, sections, chosen.how, split).encode())
     return result
 
 
-def _inspect(
-    run: Run,
-    others: list[Run],
-    split: str,
-    chosen: torch.Tensor,
-    draws: int,
-    predictive_draws: int,
-    effort: Effort,
-    seed: int,
-) -> Inspection:
+def _paths(folder: Path, result: dict[str, Any]) -> list[Path]:
+    """The draws, the report and the numbers; the names say which images they are of."""
+    split = "" if result["split"] == "test" else f"-{result['split']}"
+    how = "" if result["choose"] == "random" else f"-{result['choose']}"
+    label = "" if result["label"] is None else f"-label-{result['label']}"
+    names = (Path(name) for name in (POSTERIOR, REPORT, NUMBERS))
+    return [folder / f"{name.stem}{split}{how}{label}{name.suffix}" for name in names]
+
+
+def _draw(
+    run: Run, split: str, chosen: Selection, draws: int, predictive_draws: int, seed: int
+) -> "DataTree":
     """Draws z and x for the images, which all sections share."""
-    data = getattr(run.data, split)
-    labels = None if data.labels is None else data.labels[chosen].tolist()
-    progress = Progress(f"drawing for {run.path}", draws * len(chosen), "draws")
+    labels = getattr(run.data, split).labels
+    size = len(chosen.images)
+    progress = Progress(f"drawing for {run.path}", draws * size, "draws")
     with progress, seeded(run.device, seed):
-        tree = to_datatree(
+        return to_datatree(
             run.model,
             run.guide,
-            data.batch(chosen, run.model.labelled),
+            chosen.batch,
             draws=draws // _CHAINS,
             chains=_CHAINS,
             predictive_draws=max(1, predictive_draws // _CHAINS),
-            images=chosen.tolist(),
-            labels=labels,
+            images=chosen.images.tolist(),
+            labels=None if labels is None else labels[chosen.images].tolist(),
             advance=progress.advance,
         )
-    return Inspection(run, others, split, chosen, tree, effort, seed)
 
 
 def _answer(place: int, inspection: Inspection) -> Section:
-    """One section; one that this run cannot answer says why."""
+    """One section; one that has no answer, or whose computation fails, says why."""
     name, question, answer = _QUESTIONS[place]
-    section = Section(name, question)
+    section = Section(name, question.replace("log p(x)", inspection.log_p))
     began = time.monotonic()
+    said = {
+        "log_p": inspection.log_p,
+        "x": "x" if inspection.log_p == "log p(x)" else "x, y",
+        "which": inspection.selection.phrase,
+        "split": inspection.split_name,
+    }
     try:
         with seeded(inspection.run.device, inspection.seed), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of plots; what is wrong with numbers is in the text
+            warnings.simplefilter("ignore")  # of plots; the text says what is wrong with numbers
             answer(inspection, section)
+        section.html = rendered(section, **said)
     except (Unanswered, InputError) as error:
         section.unanswered = str(error)
+    except Exception as error:
+        section.failed = f"{type(error).__name__}: {reason(error)}"
+        traceback.print_exc()
     section.seconds = time.monotonic() - began
-    told = "not answered" if section.unanswered else f"{section.seconds:.0f} s"
-    print(f"{place + 1}/{len(_QUESTIONS)} {question} {told}", file=sys.stderr, flush=True)
+    took = (
+        f"{section.seconds:.0f} s" if section.html else "failed" if section.failed else "no answer"
+    )
+    print(f"{place + 1}/{len(_QUESTIONS)} {question} {took}", file=sys.stderr, flush=True)
     return section
 
 
@@ -199,26 +233,11 @@ def _least(effort: Effort) -> dict[str, tuple[int, int]]:
     return {name: (value, least.get(name, 1)) for name, value in asdict(effort).items()}
 
 
-def _check(**values: tuple[int, int]) -> None:
-    for name, (value, least) in values.items():
-        if value < least:
-            raise InputError(f"--{name}: expected at least {least}; got {value}")
-
-
 def _check_once(runs: list[Run]) -> None:
     paths = [each.path.resolve() for each in runs]
     for place, path in enumerate(paths):
         if path in paths[:place]:
             raise InputError(f"expected every run once; got {runs[place].path} twice")
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no infinity and no NaN: null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -236,23 +255,28 @@ def _main(arguments: list[str]) -> None:
     others = options.pop("others")
     run = pop_run(options)
     result = posterior(run, [load(path, device, allow_code) for path in others], **options)
+    paths = _paths(options["out"] or run.path, result)
+    chosen = "" if result["choose"] == "random" else f" ({result['choose']})"
     print(
         table(
-            f"{run.path}: {result['data']}, {len(result['images']):,} images of the "
+            f"{run.path}: {result['data']}, {len(result['images']):,} images{chosen} of the "
             f"{result['split']} split, in {result['seconds']:.1f} seconds",
-            _rows(run, result),
+            _rows(result) | {"written": ", ".join(map(str, paths))},
         )
     )
+    if any(result[name]["failed"] for name, *_ in _QUESTIONS):
+        sys.exit(1)
 
 
-def _rows(run: Run, result: dict[str, Any]) -> dict[str, str]:
-    """The answers in one line each."""
+def _rows(result: dict[str, Any]) -> dict[str, str]:
+    """The questions without an answer, in one line each."""
     rows = {}
     for name, question, _ in _QUESTIONS:
-        if result[name]["unanswered"]:
-            rows[question] = f"not answered: {result[name]['unanswered']}"
-    written = (REPORT, NUMBERS, POSTERIOR)
-    return rows | {"written": ", ".join(str(run.path / name) for name in written)}
+        for how in ("unanswered", "failed"):
+            if result[name][how]:
+                rows[question] = f"{how.replace('un', 'not ')}: {result[name][how]}"
+    advice = collapse(result["latent"].get("rate_nats_per_datum"))
+    return rows | ({"note": advice} if advice else {})
 
 
 if __name__ == "__main__":

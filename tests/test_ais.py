@@ -55,6 +55,20 @@ def test_intervals_cover_as_often_as_they_say(start: str, level: float) -> None:
         assert covered >= 1000 * level - 3 * sqrt(1000 * level * (1 - level))
 
 
+def test_intervals_of_a_narrow_guide_cover_as_often_as_they_say() -> None:
+    """Skewed weights, a short way and few chains; Student's t of C - 1 would cover 91 to 93 %."""
+    model = ppca()
+    x = model(size=100)
+    exact = model.log_likelihood(x)
+    covered = 0
+    for _ in range(8):
+        found = ais(
+            model, Posterior(model, 0.5), x, temperatures=10, leapfrog_steps=3, start="guide"
+        )
+        covered += int(((found.lower <= exact) & (exact <= found.upper)).sum())
+    assert covered >= 800 * 0.985 - 3 * sqrt(800 * 0.985 * 0.015)
+
+
 def test_weights_have_the_expectation_p() -> None:
     """With two temperatures and poor steps too: the mean over many chains is p(x)."""
     model = ppca()

@@ -1,6 +1,7 @@
 """Labels kept, classes scored, and pictures by class."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ from ppl_vae.evaluate import evaluate
 from ppl_vae.fit import fit
 from ppl_vae.generate import generate, interpolate, reconstruct, sample, traverse
 from ppl_vae.latents.views_by_class import analogies, clusters
-from ppl_vae.measures.classes import clustering_scores
 from ppl_vae.objectives import SemiSupervisedELBO
+from ppl_vae.pictures import plots
 
 PAIRS = {
     "m2": {
@@ -118,26 +119,6 @@ def test_a_run_has_its_labels_so_often(tmp_path: Path) -> None:
             fit(**{**PAIRS["m2"], **common, **wrong}, run=tmp_path / "refused")
 
 
-def test_clustering_scores_are_those_of_the_best_assignment() -> None:
-    """All assignments tried, one by one."""
-    from itertools import permutations
-
-    generator = np.random.default_rng(0)
-    labels = generator.integers(4, size=200)
-    clusters = np.where(
-        generator.random(200) < 0.7, (labels + 1) % 4, generator.integers(5, size=200)
-    )
-    best = max(
-        accuracy_score(labels, np.array(names)[clusters]) for names in permutations(range(5))
-    )
-    scores = clustering_scores(clusters, labels)
-    assert scores["clustering_accuracy_percent"] == pytest.approx(100 * best)
-    perfect = clustering_scores((labels + 1) % 4, labels)
-    assert perfect["clustering_accuracy_percent"] == 100
-    assert perfect["normalized_mutual_information"] == pytest.approx(1)
-    assert perfect["adjusted_rand_index"] == pytest.approx(1)
-
-
 def test_evaluate_scores_the_classes(runs) -> None:
     for name, run in runs.items():
         evaluate(ppl_vae.load(run.path, "cpu"), particles=2)
@@ -183,6 +164,31 @@ def test_an_analogy_is_the_decoder_at_each_class(runs) -> None:
     ]
     with pytest.raises(InputError, match="Mixture's does not"):
         analogies(runs["clusters"])
+
+
+def test_pictures_of_a_class_say_which(runs, tmp_path, monkeypatch) -> None:
+    titles: list[tuple] = []
+    monkeypatch.setattr(plots, "image_grid", lambda *_, **o: titles.append(o["block_titles"]))
+    for name, mean, draw in (
+        ("conditional", "$E[x|z, y=3]$,  $z \\sim p(z)$", "$x \\sim p(x|z, y=3)$,  the same $z$"),
+        ("m2", "$E[x|z, y=3]$,  $z \\sim p(z)$", "$x \\sim p(x|z, y=3)$,  the same $z$"),
+        ("clusters", "$E[x|z]$,  $z \\sim p(z|y=3)$", "$x \\sim p(x|z)$,  the same $z$"),
+    ):
+        written = generate(runs[name], "sample", count=4, label=3, out=tmp_path / name)
+        assert [path.name for path in written] == ["sample-label-3.png", "sample-label-3.npz"]
+        generate(runs[name], "sample", count=4, out=tmp_path / name)
+        assert titles.pop(0) == (mean, draw)
+        assert titles.pop() == tuple(
+            t.replace("y=3", "y").replace("|y)", ")") for t in (mean, draw)
+        )
+        assert not (runs[name].path / "generated" / "sample-label-3.npz").exists()
+
+
+@pytest.mark.parametrize("name", ["$^{", "a $ b", "$x$", "\\frac"])
+def test_class_names_are_text(runs, tmp_path, name: str) -> None:
+    run = replace(runs["conditional"])
+    run.data = replace(run.data, class_names=(name,) * 10)
+    assert generate(run, "analogies", count=2, out=tmp_path)[0].read_bytes()[:4] == b"\x89PNG"
 
 
 def test_clusters_are_drawn_from_their_normals(runs) -> None:

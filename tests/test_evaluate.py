@@ -13,15 +13,14 @@ import torch
 from torch import Tensor
 
 import ppl_vae.fit
-from guides import DiagonalNormal, Guide
-from models import MLP, Linear, ProbabilisticPCA
+from guides import ConditionalNormal, DiagonalNormal, Guide
+from models import MLP, Conditional, Linear, ProbabilisticPCA
 from ppl_vae.data import Arrays, Digits
 from ppl_vae.densities.weights import log_terms, log_weights
 from ppl_vae.errors import InputError
-from ppl_vae.evaluate import evaluate, main
+from ppl_vae.evaluate import bits_per_dim, evaluate, main
 from ppl_vae.fit import fit
 from ppl_vae.measures.estimates import estimate
-from ppl_vae.measures.scores import active_units, bits_per_dim
 from ppl_vae.runs.run import Run
 
 TERMS = ("elbo", "rate", "distortion", "log_likelihood")
@@ -191,11 +190,13 @@ def test_the_report(digits: Callable[..., Run]) -> None:
     run = digits()
     result = evaluate(run, particles=3, data_points=20)
     measured = [*(f"{name}_nats_per_datum" for name in TERMS), "bits_per_dim", "active_units"]
-    circumstances = ["data", "split", "reference_measure", "particles", "data_points", "seconds"]
+    circumstances = ["data", "split", "reference_measure", "quantity", "particles", "data_points"]
     assert set(result) == {
         *measured,
         *(f"{name}_standard_error" for name in measured),
         *circumstances,
+        "posterior_collapse",
+        "seconds",
         "seed",
         "device",
     }
@@ -224,20 +225,6 @@ def test_bits_per_dim_of_dequantised_data() -> None:
     np.testing.assert_allclose(bits, np.log2(17) - 1, rtol=1e-12)
     raw = Digits(dequantize="none").load("real", 0)
     np.testing.assert_allclose(bits_per_dim(torch.zeros(3, dtype=torch.float64), raw), 0)
-
-
-def test_active_units() -> None:
-    """Variances of 0.02, 0.005, 0 and 4: two of the four are used."""
-    rng = np.random.default_rng(1)
-    means = rng.normal(size=(4000, 4)) * np.sqrt([0.02, 0.005, 0, 4]) + [0, 5, 7, -3]
-    result = active_units(torch.from_numpy(means))
-    assert result == {"active_units": 2, "active_units_standard_error": 0.0}
-    # A unit on the edge is counted in about half of the resamples.
-    edge = rng.normal(size=(400, 1))
-    edge *= np.sqrt(0.01 / edge.var(ddof=1))
-    both = active_units(torch.from_numpy(np.hstack([edge * (1 + 1e-9), 3 * edge])))
-    assert both["active_units"] == 2
-    assert both["active_units_standard_error"] == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -292,6 +279,20 @@ def test_the_command_prints_what_it_writes(
         error = result[f"{name}_nats_per_datum_standard_error"]
         assert f"{mean:.2f} +- {error:.2g} nats_per_datum" in printed
     assert str(run.path / "evaluation.json") in printed
+
+
+def test_what_is_given_the_class_says_so(
+    digits: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = digits(model=Conditional, guide=ConditionalNormal)
+    assert evaluate(run, particles=2, data_points=20)["quantity"] == "log p(x|y)"
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main([str(run.path), "--particles", "2", "--data_points", "20"])
+    printed = capsys.readouterr().out
+    assert "log p(x|y), 2 particles" in printed
+    assert "ELBO of log p(x|y)" in printed
+    assert "log p(x)" not in printed
 
 
 def test_both_engines_measure_the_same(

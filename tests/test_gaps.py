@@ -26,7 +26,7 @@ from oracles import (
 from torch import Tensor
 
 from guides import IAF, BottomUp, DiagonalNormal, FullRankNormal, Guide
-from models import MLP, VAE, Hierarchical, Linear, Spec
+from models import MLP, VAE, Hierarchical, Linear, ProbabilisticPCA, Spec
 from ppl_vae.densities.joint import Joint
 from ppl_vae.errors import InputError
 from ppl_vae.inference.families import _by_copies
@@ -41,7 +41,7 @@ def check_sum(gaps: Gaps) -> None:
 
 
 def within(value: Tensor, expected: Tensor | float, error: Tensor, floor: float = 1e-6) -> bool:
-    return bool(((value - expected).abs() < 4 * error + floor).all())
+    return bool(error.isfinite().all() and ((value - expected).abs() < 4 * error + floor).all())
 
 
 def test_the_exact_posterior_has_no_gaps() -> None:
@@ -105,7 +105,9 @@ def test_a_pair_by_hand_with_a_positive_latent() -> None:
     gaps = gap_decomposition(counts_model, counts_lognormal_guide, x, particles=5000)
     check_sum(gaps)
     assert gaps.converged.all()
-    assert within(gaps.log_likelihood, exact, gaps.log_likelihood_standard_error)
+    # Towards 0 a gamma density has the heavier tail: no log-normal has weights of finite variance.
+    assert gaps.log_likelihood_standard_error.isinf().all()
+    assert (gaps.log_likelihood - exact).abs().max() < 0.01
     # The best log-normal has a closed form: E log p is linear in E z and E log z.
     shape = 3 + x.sum(-1)
     variance = 1 / shape
@@ -144,6 +146,19 @@ def test_a_class_that_is_summed_out() -> None:
     for gap in ("approximation_gap", "amortization_gap"):
         assert (getattr(gaps, gap) > -4 * getattr(gaps, f"{gap}_standard_error")).all()
     assert gaps.amortization_gap.mean() > 0.1
+
+
+def test_where_k_hat_is_large_no_error_is_claimed() -> None:
+    """A posterior correlated in six dimensions: the spread of the draws claims a few tenths."""
+    model = ProbabilisticPCA(Spec((1, 4, 4), "real", 6)).double().requires_grad_(False)
+    model.loadings.copy_(torch.randn(16, 1) + 0.3 * torch.randn(16, 6))
+    model.log_scale.zero_()
+    x = model(size=20)
+    gaps = gap_decomposition(model, MeanField(model, 0.0), x, particles=500, steps=60)
+    assert (doubtful := gaps.k_hat > 0.7).sum() > 10
+    for error in (gaps.approximation_gap_standard_error, gaps.log_likelihood_standard_error):
+        assert torch.equal(error.isinf(), doubtful)
+    assert (gaps.log_likelihood - model.log_likelihood(x))[doubtful].abs().mean() > 1
 
 
 class SharedScale(Guide):

@@ -324,8 +324,8 @@ def test_the_command_line_lists_what_can_be_generated(tmp_path, capsys, given, g
     [
         ("sample", {"count": 0}, "expected count >= 1; got 0"),
         ("sample", {"seed": -1}, "expected seed >= 0; got -1"),
-        ("reconstruct", {"images": [0, 100]}, "expected images of 0 to 99, .*; got 100"),
-        ("reconstruct", {"images": [-1]}, "expected images of 0 to 99, .*; got -1"),
+        ("reconstruct", {"images": [0, 100]}, "expected images of 0 to 99; got 100"),
+        ("reconstruct", {"images": [-1]}, "expected images of 0 to 99; got -1"),
         ("reconstruct", {"images": []}, "expected at least one"),
         ("reconstruct", {"count": 101}, "expected at most 100 test images.*; got 101"),
         ("manifold", {}, "latent_dim 5: train one with --latent_dim 2"),

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from ppl_vae.densities.joint import Batch, Joint, Latents, Program, simulate
 from ppl_vae.densities.unconstrained import Unconstrained
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, check_least
 from ppl_vae.inference.annealing import Annealing
 from ppl_vae.machine.memory import MEMORY_BYTES
 
 __all__ = ["AIS", "Bidirectional", "ais", "bidirectional", "interval"]
 
 _NEGLIGIBLE = 8.0  # nats below the mean, at which a weight adds nothing to it
+_SKEWNESS = 4  # times fewer degrees of freedom than of normal weights
 _ROUNDINGS = 16  # of the type, that a log-weight may be wrong by
 
 
@@ -71,14 +72,18 @@ def interval(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Standard error of log mean_c w_c, and an interval for the log of the expectation of w.
 
-    Two intervals are joined, each with the quantile of Student's t of C - 1 degrees of freedom:
-    the delta method's, log mean w +- t sd(w) / (sqrt(C) mean w), and that of Cox for weights that
-    are log-normal, m + s^2 / 2 +- t sqrt(s^2 / C + s^4 / (2 (C - 1))), m and s^2 the mean and
-    variance of log w (Zhou and Gao, 1997). The first alone is too short where the largest weights
-    have not been met. For the second, weights below exp(-8) of the mean, which together change it
-    by less than a two-thousandth, count as that: chains that are stuck in another mode say nothing
-    about the largest weights. The lower end is no further down than Markov's inequality allows,
-    P(mean w > p / a) <= a.
+    Two intervals are joined. The delta method's is log mean w +- t sd(w) / (sqrt(C) mean w), with
+    the quantile of Student's t of (C - 1) / 4 degrees of freedom, at least 1. C - 1 would be right
+    for normal weights, and these are skewed: with 16 chains from a guide of half the posterior's
+    covariance through 10 temperatures, intervals at 99 % would then cover log p(x) in 92 % of the
+    cases; with a quarter of the degrees they do in 98 to 99 %. Cox's is that for weights that are
+    log-normal, m + s^2 / 2 +- t sqrt(s^2 / C + s^4 / (2 (C - 1))), m and s^2 the mean and variance
+    of log w, with C - 1 degrees of freedom (Zhou and Gao, 1997): the first is too short where the
+    largest weights have not been met. For it, weights below exp(-8) of the mean, which together
+    change it by less than a two-thousandth, count as that: chains that are stuck in another mode
+    say nothing about the largest weights. The lower end is no further down than Markov's
+    inequality allows, P(mean w > p / a) <= a. No interval knows of weights that no chain has met:
+    where all chains miss a mode it is too low.
 
     Args:
         log_weights: (C, B) in nats, C >= 2.
@@ -89,15 +94,16 @@ def interval(
 
     chains = len(log_weights)
     quantile = float(student.ppf((1 + level) / 2, chains - 1))
+    wide = float(student.ppf((1 + level) / 2, max(1.0, (chains - 1) / _SKEWNESS)))
     mean = log_weights.logsumexp(0) - log(chains)
     error = (log_weights - mean).exp().std(0) / sqrt(chains)
     counted = torch.maximum(log_weights, mean - _NEGLIGIBLE)
     variance = counted.var(0)
     centre = counted.mean(0) + variance / 2
     spread = (variance / chains + variance.square() / (2 * (chains - 1))).sqrt()
-    lower = torch.minimum(mean - quantile * error, centre - quantile * spread)
+    lower = torch.minimum(mean - wide * error, centre - quantile * spread)
     lower = torch.maximum(lower, mean - log(2 / (1 - level)))
-    upper = torch.maximum(mean + quantile * error, centre + quantile * spread)
+    upper = torch.maximum(mean + wide * error, centre + quantile * spread)
     margin = rounding * log_weights.abs().amax(0)
     return error, lower - margin, upper + margin
 
@@ -214,13 +220,9 @@ def bidirectional(
 
 
 def _check(chains: int, temperatures: int, leapfrog_steps: int, start: str, level: float) -> None:
-    for name, value, least in (
-        ("chains", chains, 2),
-        ("temperatures", temperatures, 1),
-        ("leapfrog_steps", leapfrog_steps, 1),
-    ):
-        if value < least:
-            raise InputError(f"expected {name} >= {least}; got {value}")
+    check_least(
+        chains=(chains, 2), temperatures=(temperatures, 1), leapfrog_steps=(leapfrog_steps, 1)
+    )
     if start not in ("prior", "guide"):
         raise InputError(f"expected start of prior, guide; got {start!r}")
     if not 0 < level < 1:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ppl_vae.densities.joint import Batch, Joint, Program
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, check_least
 from ppl_vae.inference.families import Draw, Family, Features, family_by, family_of
-from ppl_vae.inference.pareto import pareto_k
+from ppl_vae.inference.pareto import RELIABLE, pareto_k
 from ppl_vae.machine.memory import MEMORY_BYTES
 
 __all__ = ["Gaps", "gap_decomposition"]
@@ -36,10 +36,11 @@ class Gaps:
         amortization_gap: best_elbo - elbo: what the guide's network loses of it.
         elbo_standard_error: Of the estimate from draws, as are the next four.
         best_elbo_standard_error: See there.
-        log_likelihood_standard_error: See there.
-        approximation_gap_standard_error: See there.
+        log_likelihood_standard_error: See there; infinite where k_hat is above 0.7.
+        approximation_gap_standard_error: See there; infinite where k_hat is above 0.7.
         amortization_gap_standard_error: See there.
-        k_hat: Of the fitted distribution's weights; above 0.7 log p(x) is too low.
+        k_hat: Of the fitted distribution's weights. Above 0.7 their variance is infinite and the
+            draws do not show how wrong log p(x) is: mostly too low, seldom far too high.
         converged: Whether the fit stopped by itself, at a bound that had settled, (B,) bool.
     """
 
@@ -83,8 +84,8 @@ def gap_decomposition(
     the fit goes back to where it was and on with smaller steps.
 
     log p(x) is importance-sampled with the fitted distribution as the proposal, which is better
-    than the amortized one; its error is for finite variance, see `k_hat`. The two gaps always sum
-    to the whole.
+    than the amortized one; its error is known up to a k-hat of 0.7. The two gaps always sum to the
+    whole.
 
     Args:
         model: p(x, z).
@@ -105,13 +106,7 @@ def gap_decomposition(
     Raises:
         InputError: If a number is out of range, or the family cannot be fitted.
     """
-    for name, value, least in (
-        ("particles", particles, 25),
-        ("steps", steps, 1),
-        ("fit_particles", fit_particles, 1),
-    ):
-        if value < least:
-            raise InputError(f"expected {name} >= {least}; got {value}")
+    check_least(particles=(particles, 25), steps=(steps, 1), fit_particles=(fit_particles, 1))
     if not learning_rate > 0:
         raise InputError(f"expected learning_rate > 0; got {learning_rate}")
     if (family is None) != (features is None):
@@ -144,15 +139,17 @@ def gap_decomposition(
 def _split(
     amortized: Tensor, best: Tensor, converged: Tensor, log_likelihood: Tensor | None
 ) -> Gaps:
-    particles = len(best)
+    particles, k_hat = len(best), pareto_k(best).k_hat
     elbo, best_elbo = amortized.mean(0), best.mean(0)
     elbo_error, best_error = (w.std(0) / sqrt(particles) for w in (amortized, best))
     if log_likelihood is None:
         log_p = best.logsumexp(0) - log(particles)
         relative = (best - log_p).exp()  # of mean 1
-        log_p_error = relative.std(0) / sqrt(particles)
-        # The same draws give best_elbo: what they share cancels.
-        approximation_error = (relative - best).std(0) / sqrt(particles)
+        # The same draws give best_elbo, and what they share cancels in the gap.
+        errors = [each.std(0) / sqrt(particles) for each in (relative, relative - best)]
+        log_p_error, approximation_error = (
+            error.masked_fill(k_hat > RELIABLE, torch.inf) for error in errors
+        )
     else:
         log_p = log_likelihood.to(best)
         log_p_error, approximation_error = torch.zeros_like(log_p), best_error
@@ -167,7 +164,7 @@ def _split(
         log_likelihood_standard_error=log_p_error,
         approximation_gap_standard_error=approximation_error,
         amortization_gap_standard_error=torch.hypot(elbo_error, best_error),
-        k_hat=pareto_k(best).k_hat,
+        k_hat=k_hat,
         converged=converged,
     )
 

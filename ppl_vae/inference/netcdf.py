@@ -25,8 +25,9 @@ def write_datatree(tree: "DataTree", path: Path) -> None:
         for group in ("prior_predictive", "posterior_predictive")
         if group in tree.children
     }
-    with whole_file(path) as file:
-        tree.to_netcdf(file.name, engine="h5netcdf", encoding=encoding)
+    content = tree.to_netcdf(None, engine="h5netcdf", encoding=encoding)
+    with whole_file(path) as file:  # HDF5 itself ends the process where a disk is full
+        file.write(content)
 
 
 def read_datatree(path: str | Path) -> "DataTree":

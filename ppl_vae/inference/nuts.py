@@ -10,7 +10,7 @@ from torch import Tensor
 from ppl_vae.compiler.tracing_of_functions import traced
 from ppl_vae.densities.joint import Batch, Joint, Latents, Program
 from ppl_vae.densities.unconstrained import Unconstrained
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, check_least
 from ppl_vae.inference.trees import Samples, sample_nuts
 from ppl_vae.machine.memory import MEMORY_BYTES
 
@@ -86,9 +86,7 @@ def nuts_posterior(
     Raises:
         InputError: If a number is out of range, or the pair has no common continuous latents.
     """
-    for name, value, least in (("draws", draws, 4), ("warmup", warmup, 1), ("chains", chains, 1)):
-        if value < least:
-            raise InputError(f"expected {name} >= {least}; got {value}")
+    check_least(draws=(draws, 4), warmup=(warmup, 1), chains=(chains, 1))
     if not 0 < target_acceptance < 1:
         raise InputError(f"expected 0 < target_acceptance < 1; got {target_acceptance}")
     joint = Joint.of(model, guide, x)

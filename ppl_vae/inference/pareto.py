@@ -10,7 +10,10 @@ from torch import Tensor
 
 from ppl_vae.errors import InputError
 
-__all__ = ["ImportanceWeightedBounds", "ParetoK", "iwae_curve", "pareto_k"]
+__all__ = ["RELIABLE", "ImportanceWeightedBounds", "ParetoK", "iwae_curve", "pareto_k"]
+
+RELIABLE = 0.7
+"""The k-hat above which estimates from importance weights are not to be trusted."""
 
 _FEWEST = 25  # draws, so that the fifth of them that is the tail has five
 _BATCH = 1000
@@ -22,8 +25,8 @@ class ParetoK:
 
     Attributes:
         k_hat: Shape of the generalised Pareto distribution of the largest weights. The weights
-            have 1 / k moments; estimates are reliable below 0.7 (with 1,000 draws or more). 0
-            where the largest weights are all equal: nothing is heavy.
+            have 1 / k moments; estimates are reliable below 0.7 (with 1,000 draws or more) and may
+            be far off, either way, above. 0 where the largest weights are all equal.
         ess: (sum_k w_k)^2 / sum_k w_k^2, between 1 and K.
         log_likelihood: log p(x) in nats from the smoothed weights; less variable than
             log mean_k w_k, and no longer a bound.

@@ -1,4 +1,4 @@
-"""Baselines and scores from scikit-learn, which is imported where it is used."""
+"""Baselines from scikit-learn, which is imported where it is used."""
 
 import warnings
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_vae.measures.clustering import Labels, mean_and_error
+from ppl_vae.measures.clustering import Labels
+from ppl_vae.measures.scores import scored
 
 __all__ = ["cluster", "linear_probe", "principal_components"]
 
@@ -22,10 +23,10 @@ def principal_components(
     """Principal component analysis: the linear code with the least squared error on `train`.
 
     Args:
-        train: What it is fitted to, (n, P).
-        test: What it is applied to, (N, P).
+        train: The data to fit, (n, P).
+        test: The data to encode, (N, P).
         dimension: How many components, at most min(n, P).
-        seed: What scikit-learn's randomised solver follows from.
+        seed: The seed of scikit-learn's randomised solver.
 
     Returns:
         The codes (n, D) and (N, D), and the reconstruction of `test` (N, P).
@@ -38,13 +39,13 @@ def principal_components(
 
 
 def cluster(train: Floats, test: Floats, clusters: int, seed: int) -> tuple[Labels, Floats]:
-    """k-means, the best of ten beginnings (Lloyd, 1982; Arthur and Vassilvitskii, 2007).
+    """k-means, the best of ten initialisations (Lloyd, 1982; Arthur and Vassilvitskii, 2007).
 
     Args:
-        train: What it is fitted to, (n, F).
-        test: What is assigned to the clusters, (N, F).
+        train: The data to fit, (n, F).
+        test: The data to assign to clusters, (N, F).
         clusters: How many, at most n.
-        seed: What the beginnings follow from.
+        seed: The seed of the initial centroids.
 
     Returns:
         The cluster of each of `test`, (N,), and its centroid, (N, F).
@@ -79,6 +80,6 @@ def linear_probe(
     right = classifier.predict(test) == test_labels
     steps = int(classifier[-1].n_iter_.max())
     return {
-        **mean_and_error("linear_probe_accuracy", right),
+        **scored("linear_probe_accuracy", right),
         "linear_probe_converged": steps < _ITERATIONS,
     }

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ppl_vae.latents.baselines import cluster, linear_probe, principal_components
 from ppl_vae.latents.encoding import decoded_mean, posterior_mean
-from ppl_vae.measures.clustering import clustering_scores, mean_and_error
+from ppl_vae.measures.clustering import clustering_scores
+from ppl_vae.measures.scores import scored
 from ppl_vae.runs.run import Run
 
 __all__ = ["Code", "TwoSplits", "codes_of", "flat_input", "scores_of"]
@@ -21,13 +22,13 @@ TwoSplits = tuple[NDArray, NDArray]  # of training and of test images
 
 @dataclass(frozen=True)
 class Code:
-    """What one of them makes of the images; each array has one row for each image.
+    """One description of the images; each array has one row for each image.
 
     Attributes:
-        name: What it is.
+        name: The method, or the run.
         train: The features of the training images, (n, F), where it gives any.
         test: Those of the test images, (N, F).
-        reconstruction: What the test images look like from them alone, (N, P).
+        reconstruction: The test images decoded from them, (N, P).
         assigned: The cluster of each test image, (N,), where that is all it gives.
     """
 
@@ -59,7 +60,7 @@ def codes_of(
         flat: The same as networks see them.
         dimensions: Of PCA; at most as many as there are images and pixels.
         clusters: Of k-means.
-        seed: What both follow from.
+        seed: The seed of both.
     """
     yield Code("pixels", *flat)
     assigned, centroids = cluster(*flat, clusters, seed)
@@ -86,11 +87,12 @@ def scores_of(
     """The scores of one code that it has, with their standard errors; `features` explains them.
 
     Args:
-        code: What is scored.
+        code: The code to score.
         pixels: The test images as networks see them, (N, P).
-        labels: Of training and test images, where they are to be used.
+        labels: Of training and test images, where they are to be used; images whose label is not
+            known, -1, are left out of the scores that need it.
         clusters: Of k-means on the features.
-        seed: What k-means and the bootstrap follow from.
+        seed: The seed of k-means and of the bootstrap.
     """
     row: dict[str, Any] = {
         "name": code.name,
@@ -98,7 +100,7 @@ def scores_of(
     }
     if code.reconstruction is not None:
         errors = np.square(code.reconstruction - pixels).mean(1)
-        row |= mean_and_error("reconstruction_squared_error_per_pixel", errors)
+        row |= scored("reconstruction_squared_error_per_pixel", errors)
     if labels is None:
         return row
     if code.assigned is not None:
@@ -108,4 +110,7 @@ def scores_of(
     if code.reconstruction is not None:  # on the pixels themselves it is k-means, with its own row
         assigned, _ = cluster(code.train, code.test, clusters, seed)
         row |= clustering_scores(labels[1], assigned, seed)
-    return row | linear_probe(code.train, labels[0], code.test, labels[1])
+    (train, train_labels), (test, test_labels) = (
+        (part[y >= 0], y[y >= 0]) for part, y in zip((code.train, code.test), labels, strict=True)
+    )
+    return row | linear_probe(train, train_labels, test, test_labels)

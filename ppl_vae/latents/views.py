@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import Tensor
 
 from models import Mixture
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, check_images, check_least
 from ppl_vae.latents.encoding import decoded_mean, likely_classes, posterior_mean
 from ppl_vae.latents.quantiles import aggregate_quantiles, prior_quantiles
 from ppl_vae.machine.randomness import seeded
@@ -19,7 +19,6 @@ from ppl_vae.runs.run import Run
 __all__ = [
     "Arrays",
     "arrays_of",
-    "check_least",
     "choose_images",
     "encode",
     "interpolate",
@@ -40,7 +39,7 @@ def sample(run: Run, count: int = 64, seed: int = 0, label: int | str | None = N
     Args:
         run: A trained run.
         count: How many images.
-        seed: What the draws follow from.
+        seed: The seed of the draws.
         label: Of one class y only, by its number or name, for a model that has classes:
             z ~ p(z|y), x ~ p(x|z, y).
 
@@ -79,7 +78,7 @@ def reconstruct(
         run: A trained run.
         images: Which test images, counted from 0; the first `count` unless given.
         count: How many images, where `images` is not given.
-        seed: What draws follow from, where a mean has no closed form.
+        seed: The seed of draws, where a mean has no closed form.
 
     Returns:
         `images` (N,), `original` (N, C, H, W), `z` (N, D) and `mean` (N, C, H, W), E[x|z].
@@ -103,7 +102,7 @@ def manifold(run: Run, rows: int = 20, seed: int = 0) -> Arrays:
     Args:
         run: A trained run with latent_dim 2.
         rows: Images from bottom to top, and from left to right.
-        seed: What draws follow from, where the prior's quantiles have no closed form.
+        seed: The seed of draws, where the prior's quantiles have no closed form.
 
     Returns:
         `probabilities` (rows,), `z` (rows, rows, 2) and `mean` (rows, rows, C, H, W), E[x|z], both
@@ -148,7 +147,7 @@ def traverse(
         count: How many images, where `images` is not given.
         steps: Positions of the latent.
         latents: How many latents to show, at most; all are ordered.
-        seed: What the draws from q(z) follow from, and those for a mean without a closed form.
+        seed: The seed of the draws from q(z), and of means without a closed form.
 
     Returns:
         `images` (N,), `original` (N, C, H, W), `z` (N, D) the posterior means, `probabilities`
@@ -203,7 +202,7 @@ def interpolate(
             third to the fourth, ...; the first 2 `count` unless given.
         count: How many pairs, where `images` is not given.
         steps: Images on the line, both ends included.
-        seed: What draws follow from, where a mean has no closed form.
+        seed: The seed of draws, where a mean has no closed form.
 
     Returns:
         `images` (P, 2), `original` (P, 2, C, H, W), `t` (steps,), `z` (P, steps, D) with the
@@ -242,13 +241,6 @@ def encode(run: Run, chosen: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
     return x, y, posterior_mean(run.model, run.guide, x, y)
 
 
-def check_least(**values: tuple[int, int]) -> None:
-    """Raises an InputError if a value, the first of each pair, is below the second."""
-    for name, (value, least) in values.items():
-        if value < least:
-            raise InputError(f"expected {name} >= {least}; got {value}")
-
-
 def choose_images(run: Run, images: Sequence[int] | None, count: int) -> Tensor:
     """The indices of test images, checked."""
     size = len(run.data.test)
@@ -257,11 +249,7 @@ def choose_images(run: Run, images: Sequence[int] | None, count: int) -> Tensor:
         if count > size:
             raise InputError(f"expected at most {size} test images, which is all; got {count}")
         images = range(count)
-    elif not images:
-        raise InputError("expected at least one of the test images; got an empty list")
-    for image in images:
-        if not 0 <= image < size:
-            raise InputError(f"expected images of 0 to {size - 1}, the test images; got {image}")
+    check_images(images, size)
     return torch.as_tensor(list(images), device=run.device)
 
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 
 from models import Mixture
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, check_least
 from ppl_vae.latents.encoding import decoded_mean
-from ppl_vae.latents.views import Arrays, arrays_of, check_least, choose_images, encode
+from ppl_vae.latents.views import Arrays, arrays_of, choose_images, encode
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.runs.run import Run
 
@@ -25,7 +25,7 @@ def analogies(
         run: A trained run of a model whose decoder takes a class.
         images: Which test images, counted from 0; the first `count` unless given.
         count: How many images, where `images` is not given.
-        seed: What draws follow from, where a mean has no closed form.
+        seed: The seed of draws, where a mean has no closed form.
 
     Returns:
         `images` (N,), `original` (N, C, H, W), `y` (N,) the class that each was encoded with, `z`
@@ -57,7 +57,7 @@ def clusters(run: Run, count: int = 10, seed: int = 0) -> Arrays:
     Args:
         run: A trained run of `Mixture`.
         count: How many images of each cluster.
-        seed: What the draws follow from.
+        seed: The seed of the draws.
 
     Returns:
         `order` (components,) the clusters, the most probable first, `probabilities` p(y) in that

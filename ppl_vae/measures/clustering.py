@@ -1,51 +1,50 @@
-"""How well clusters agree with labels."""
+"""How well clusters agree with labels; scikit-learn is imported where it is used."""
 
 from collections.abc import Callable
-from math import sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["clustering_accuracy", "clustering_scores", "mean_and_error"]
-
+__all__ = ["clustering_accuracy", "clustering_scores"]
 
 Labels = NDArray[np.integer[Any]]
 
+_RESAMPLES = 200
 
-_RESAMPLES = 100
 
-
-def clustering_accuracy(labels: Labels, assigned: Labels) -> float:
+def clustering_accuracy(labels: Labels, clusters: Labels) -> float:
     """The share of data whose cluster stands for their label, at the best one-to-one matching.
 
-    The matching is that of Kuhn (1955), as in Xie, Girshick and Farhadi (2016), equation (10).
+    The matching is that of Kuhn (1955), as in Xie, Girshick and Farhadi (2016), equation (10);
+    data of clusters that are left over count as wrong.
 
     Args:
         labels: (N,).
-        assigned: Clusters, (N,).
+        clusters: (N,).
     """
     from scipy.optimize import linear_sum_assignment
     from sklearn.metrics.cluster import contingency_matrix
 
-    table = contingency_matrix(labels, assigned)
+    table = contingency_matrix(labels, clusters)
     return table[linear_sum_assignment(table, maximize=True)].sum() / len(labels)
 
 
-def clustering_scores(labels: Labels, assigned: Labels, seed: int) -> dict[str, float]:
-    """How well clusters agree with labels: accuracy, and two scores that need no matching.
+def clustering_scores(labels: Labels, clusters: Labels, seed: int = 0) -> dict[str, float | None]:
+    """The accuracy, and two scores that need no matching; of data whose label is known.
 
     Normalised mutual information, by the arithmetic mean of the entropies, and the Rand index
     adjusted for chance (Hubert and Arabie, 1985). The standard errors are over bootstrap resamples
-    of the data; the matching is made anew in each.
+    of the data, each with a matching of its own.
 
     Args:
-        labels: (N,).
-        assigned: Clusters, (N,).
-        seed: What the resamples follow from.
+        labels: (N,), -1 where a label is not known.
+        clusters: (N,).
+        seed: The seed of the resamples.
     """
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+    labels, clusters = labels[labels >= 0], clusters[labels >= 0]
     scores: dict[str, Callable[[Labels, Labels], float]] = {
         "clustering_accuracy": clustering_accuracy,
         "normalized_mutual_information": normalized_mutual_info_score,
@@ -53,15 +52,10 @@ def clustering_scores(labels: Labels, assigned: Labels, seed: int) -> dict[str, 
     }
     rng = np.random.default_rng(seed)
     picks = rng.integers(len(labels), size=(_RESAMPLES, len(labels)))
-    result = {}
+    result: dict[str, float | None] = {}
     for name, score in scores.items():
-        result[name] = float(score(labels, assigned))
-        resampled = [score(labels[pick], assigned[pick]) for pick in picks]
-        result[f"{name}_standard_error"] = float(np.std(resampled, ddof=1))
+        result[name] = float(score(labels, clusters))
+        resampled = [score(labels[pick], clusters[pick]) for pick in picks]
+        error = float(np.std(resampled, ddof=1)) if len(labels) > 1 else None
+        result[f"{name}_standard_error"] = error
     return result
-
-
-def mean_and_error(name: str, values: NDArray[Any]) -> dict[str, float]:
-    """A mean over the data and its standard error; of accuracies that is the binomial one."""
-    mean, spread = float(np.mean(values)), float(np.std(values))
-    return {name: mean, f"{name}_standard_error": spread / sqrt(len(values))}

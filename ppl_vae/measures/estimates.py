@@ -63,7 +63,7 @@ def estimate(
         guide: q(z|x).
         images: N images, with labels where the model takes them as given.
         particles: K, draws of z for each image.
-        memory_bytes: Bound on the temporaries of one piece; what suits the device unless given.
+        memory_bytes: Bound on the temporaries of one piece; by the device unless given.
         advance: Told how many images are done, after each piece.
         engine: `eager` runs the Pyro programs for every piece; `compiled` a graph of tensor
             operations, compared with them; `auto` compiles where there are 3,000,000 draws or more.

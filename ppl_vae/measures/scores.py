@@ -1,20 +1,58 @@
-"""Scores of a pair on a data set: bits per dimension, active units, means with their errors."""
+"""The numbers that are reported of a pair: means with their standard errors, bits, active units."""
 
 from math import log, sqrt
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from models import Model
 from ppl_vae.data import Data
 
-__all__ = ["active_units", "bits_per_dim"]
-
+__all__ = [
+    "active_latents",
+    "active_units",
+    "bits_per_dim",
+    "collapse",
+    "mean_and_error",
+    "quantity",
+    "scored",
+]
 
 _ACTIVE = 0.01  # variance of E_q[z] above which a latent is used
-
-
 _RESAMPLES = 200
+_COLLAPSED = 0.1  # nats, a rate below which z says nothing about x
+
+
+def mean_and_error(values: ArrayLike | Tensor) -> tuple[float, float | None]:
+    """The mean of N numbers, and its standard error s / sqrt(N) with s^2 over N - 1.
+
+    Of accuracies, 0 or 1 each, that is the binomial error. A single number has none.
+
+    Args:
+        values: (N,).
+    """
+    array = torch.as_tensor(np.asarray(values.cpu() if isinstance(values, Tensor) else values))
+    array = array.double()
+    error = (array.std() / sqrt(len(array))).item() if len(array) > 1 else None
+    return array.mean().item(), error
+
+
+def scored(name: str, values: ArrayLike | Tensor) -> dict[str, float | None]:
+    """`mean_and_error` under the names `name` and `name_standard_error`."""
+    mean, error = mean_and_error(values)
+    return {name: mean, f"{name}_standard_error": error}
+
+
+def quantity(model: Model) -> str:
+    """The log-likelihood that a pair estimates: given y where the model takes the class as given.
+
+    Args:
+        model: The model. One that sums its classes out is measured as one of images alone.
+    """
+    return "log p(x|y)" if model.labelled and not model.enumerated else "log p(x)"
 
 
 def bits_per_dim(log_likelihood: Tensor, data: Data) -> Tensor:
@@ -26,7 +64,7 @@ def bits_per_dim(log_likelihood: Tensor, data: Data) -> Tensor:
 
     Args:
         log_likelihood: log p(x), (N,) in nats.
-        data: What the images are.
+        data: The data set of the images.
     """
     channels, height, width = data.image_shape
     nats = -log_likelihood / (channels * height * width)
@@ -35,11 +73,25 @@ def bits_per_dim(log_likelihood: Tensor, data: Data) -> Tensor:
     return nats / log(2)
 
 
-def active_units(means: Tensor) -> dict[str, Any]:
-    """How many latent dimensions the posterior means use: Var_x(E_q[z_d]) > 0.01.
+def active_latents(means: Tensor) -> list[int]:
+    """The latents with Var_x(E_q[z_d]) > 0.01, those that vary most first; all of a single image.
 
-    Burda, Grosse and Salakhutdinov (2016, section 5.2). The standard error is that of the count
-    over bootstrap resamples of the images.
+    Burda, Grosse and Salakhutdinov (2016, section 5.2).
+
+    Args:
+        means: E_q[z] of N images, (N, D).
+    """
+    if len(means) < 2:
+        return list(range(means.shape[1]))
+    variance = means.double().var(0)
+    order = variance.argsort(descending=True, stable=True).tolist()
+    return [latent for latent in order if variance[latent] > _ACTIVE]
+
+
+def active_units(means: Tensor) -> dict[str, Any]:
+    """How many latents are active, see `active_latents`.
+
+    The standard error is that of the count over bootstrap resamples of the images.
 
     Args:
         means: E_q[z] of N images, (N, D).
@@ -48,18 +100,28 @@ def active_units(means: Tensor) -> dict[str, Any]:
         return {"active_units": None, "active_units_standard_error": None}
     generator = torch.Generator().manual_seed(_RESAMPLES)
     means = means.double().cpu()
-    counts = []
-    for _ in range(_RESAMPLES):
-        picked = torch.randint(len(means), (len(means),), generator=generator)
-        counts.append((means[picked].var(0) > _ACTIVE).sum().item())
+    picks = torch.randint(len(means), (_RESAMPLES, len(means)), generator=generator)
+    counts = torch.tensor([len(active_latents(means[pick])) for pick in picks])
     return {
-        "active_units": int((means.var(0) > _ACTIVE).sum()),
-        "active_units_standard_error": torch.tensor(counts).double().std().item(),
+        "active_units": len(active_latents(means)),
+        "active_units_standard_error": counts.double().std().item(),
     }
 
 
-def _mean_and_error(name: str, values: Tensor) -> dict[str, float | None]:
-    """The mean over the images and its standard error; of a single image there is none."""
-    values = values.double()
-    error = (values.std() / sqrt(len(values))).item() if len(values) > 1 else None
-    return {name: values.mean().item(), f"{name}_standard_error": error}
+def collapse(rate: float | None, active: int | None = None) -> str | None:
+    """The advice for a posterior that has collapsed to the prior; None where it has not.
+
+    Bowman et al. (2016, section 3); a decoder that ignores z is a local optimum of the ELBO.
+
+    Args:
+        rate: KL(q(z|x) || p(z)) on average, in nats, where it is known.
+        active: How many latents are active, where it is known.
+    """
+    if rate is None or not (rate < _COLLAPSED or active == 0):
+        return None
+    units = "" if active is None else f" and {active} latents are active"
+    return (
+        f"posterior collapse: the rate is {rate:.2f} nats{units}, so that z says nothing about x; "
+        "try --objective Beta with --objective.warmup_epochs or --objective.free_bits, or another "
+        "--network (fewer layers, Residual)"
+    )

@@ -20,6 +20,7 @@ __all__ = [
     "GREEN",
     "INK",
     "ORANGE",
+    "literal",
     "new_figure",
     "pixels_of",
     "save",
@@ -30,13 +31,18 @@ __all__ = [
 _DPI = 150
 INK = "#222222"
 FAINT = "#777777"
-# Told apart by colour-blind readers too (Okabe and Ito, 2008).
+# Colour-blind readers can tell these apart too (Okabe and Ito, 2008).
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
-_SHEET_WIDTH = 1400  # what a sheet of many small images is enlarged to, in pixels
-_LARGEST_TILE = 112  # what one image on a sheet is enlarged to, in pixels
+_SHEET_WIDTH = 1400  # pixels, to which a sheet of many small images is enlarged
+_LARGEST_TILE = 112  # pixels, to which one image on a sheet is enlarged
 _PAD = 16
 _LINE = 20  # the height of a line of text, in pixels
 _TEXT, _TITLE = 8.5, 10.0  # font sizes, in points
+
+
+def literal(text: str) -> str:
+    """A user's text, such as a class or a path, which matplotlib must not read as mathematics."""
+    return text.replace("$", r"\$")
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -50,13 +56,13 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as a PNG whose bytes depend on nothing but its content."""
+    """Writes a figure as a PNG; its bytes depend on its content alone."""
     with whole_file(path) as file:
         figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
 
 
 def pixels_of(figure: Figure) -> NDArray[np.uint8]:
-    """What a figure looks like, (H, W, 3)."""
+    """The pixels of a figure, (H, W, 3)."""
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""The graphical model, drawn from what the programs do rather than from what they are called."""
+"""The graphical model, drawn by running the programs rather than by their names."""
 
 import math
 import operator
@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ppl_vae.pictures.figures import FAINT, INK, new_figure, save
+from ppl_vae.pictures.figures import FAINT, INK, literal, new_figure, save
 from ppl_vae.pictures.relations import Relations, relations
 
 __all__ = ["Relations", "graphical_model", "relations"]
@@ -81,7 +81,7 @@ def graphical_model(
 _INCHES = 0.8  # of paper for one unit of the axes
 _RADIUS = 0.45
 _PITCH = (1.45, 1.5)  # between columns and between levels
-_MARGIN = 0.24  # around what is in a plate
+_MARGIN = 0.24  # around the sites of a plate
 
 
 def _places(model: Relations, guide: Relations) -> dict[str, tuple[float, float]]:
@@ -166,7 +166,7 @@ class _Panel:
             )  # fmt: skip
             size = self.found.sizes[name]
             times = "$N$" if size == self.repeats else f"{size:,}"
-            label = f"{name.removesuffix('__CLONE')} × {times}"
+            label = f"{literal(name.removesuffix('__CLONE'))} × {times}"
             axes.text(right + shift - 0.12, bottom + 0.17, label, ha="right", va="center",
                       fontsize=8, color=INK, math_fontfamily="cm")  # fmt: skip
         for site, (x, y) in self.places.items():
@@ -240,5 +240,6 @@ def _fitting(text: str, largest: float) -> float:
 def _math(site: str) -> str:
     """z1 as z with a subscript; a longer name upright."""
     stem = site.rstrip("0123456789")
-    text = stem if len(stem) == 1 else f"\\mathrm{{{stem}}}".replace("_", "\\_")
+    upright = literal(f"\\mathrm{{{stem}}}").replace("_", "\\_")
+    text = stem if len(stem) == 1 else upright
     return f"{text}_{{{site[len(stem) :]}}}" if stem and stem != site else text

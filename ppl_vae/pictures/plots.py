@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from models.spec import Domain
+from models import Domain, Model
 from ppl_vae.machine.files import whole_file
 from ppl_vae.pictures.figures import (
     BLUE,
     FAINT,
     INK,
     ORANGE,
+    literal,
     new_figure,
     pixels_of,
     save,
@@ -26,6 +27,7 @@ __all__ = [
     "image_grid",
     "learning_curves",
     "reconstructions",
+    "sample_titles",
     "score_chart",
     "to_display",
 ]
@@ -41,7 +43,7 @@ def to_display(
 
     Args:
         images: Images of any shape, in units of the domain.
-        domain: What the pixels are.
+        domain: The domain of the pixels.
         like: The images that min and max are taken from, so that several pictures share one
             scale; `images` themselves unless given.
 
@@ -84,7 +86,7 @@ def image_grid(
         column_labels: One for each column; every k-th where they would overlap.
         blocks: Rows and columns after which a wider gap comes.
         block_titles: One for each block of columns, above it.
-        axis_labels: What changes from left to right and from bottom to top. The sheet is then
+        axis_labels: The quantities along the rows and up the columns. The sheet is then
             one surface without gaps, and column labels stand below it.
 
     Raises:
@@ -95,6 +97,22 @@ def image_grid(
         tiles, title, row_labels, column_labels, blocks, block_titles, axis_labels=axis_labels
     )
     save(figure, path)
+
+
+def sample_titles(model: Model, label: int | str | None = None) -> tuple[str, str]:
+    """The distributions that the means and the draws of samples are from.
+
+    Args:
+        model: The model that was sampled.
+        label: The class, by its number or name, where one was chosen.
+    """
+    y = "y" if label is None else f"y={label}"
+    if isinstance(label, str) and not label.isdecimal():
+        y = f"y=${literal(label)}$"  # a name stands outside of the mathematics
+    given = f", {y}" if model.labelled else ""
+    within = f"|{y}" if label is not None and not model.labelled else ""
+    first = f"$E[x|z{given}]$,  $z \\sim p(z{within})$"
+    return first, f"$x \\sim p(x|z{given})$,  the same $z$"
 
 
 def reconstructions(originals: ArrayLike, reconstructions: ArrayLike, path: Path) -> None:
@@ -177,7 +195,7 @@ def learning_curves(
             `validation_rate_nats_per_datum`, `validation_distortion_nats_per_datum`. Empty or
             missing values are left out.
         path: The PNG to write.
-        data_note: What it was trained on, printed small below.
+        data_note: The training data, printed small below.
         unit: The unit on the axes.
         point: Whether q(z|x) is a point, so that the bound is log p(x, z) there and no ELBO.
     """
@@ -226,7 +244,7 @@ def learning_curves(
     figure.align_ylabels()
     if data_note:
         size = min(8, 8 * 140 / len(data_note))  # about as many letters as fit
-        figure.text(0.012, 0.012, data_note, fontsize=size, color=FAINT)
+        figure.text(0.012, 0.012, literal(data_note), fontsize=size, color=FAINT)
     save(figure, path)
 
 
@@ -236,13 +254,13 @@ def score_chart(
     """Draws scores as points with bars of two standard errors, one panel for each score.
 
     Args:
-        rows: What is compared: each has `name` and, for each score that it has, the value under
+        rows: The methods: each has `name` and, for each score that it has, the value under
             the score's name and its error under `..._standard_error`.
         scores: The titles of the panels, by score.
         path: The PNG to write.
         note: Printed small below.
     """
-    names = [str(row["name"]) for row in rows]
+    names = [literal(str(row["name"])) for row in rows]
     height = 1.25 + 0.3 * len(rows)
     left = min(0.3, 0.012 + 0.0068 * max(map(len, names)))
     figure = new_figure(max(5.0, 2.2 * len(scores) + 1), height)
@@ -265,7 +283,7 @@ def score_chart(
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.tick_params(labelsize=8.5, colors=INK)
         axes.tick_params(axis="y", length=0)
-    figure.text(0.012, 0.1 / height, note, fontsize=7.5, color=FAINT)
+    figure.text(0.012, 0.1 / height, literal(note), fontsize=7.5, color=FAINT)
     save(figure, path)
 
 
@@ -285,7 +303,7 @@ def _line(
 
 
 def _robust_limits(axes: Any, curves: Sequence[NDArray[np.float64]]) -> None:
-    """Fits the axis to what follows the first tenth of the epochs."""
+    """Fits the axis to the epochs after the first tenth."""
     tails = [values[max(1, len(values) // 10) if len(values) >= 10 else 0 :] for values in curves]
     tail = np.concatenate(tails)
     tail = tail[np.isfinite(tail)]

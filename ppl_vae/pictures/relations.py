@@ -24,7 +24,7 @@ _PARAMETER = "parameter "  # no Python identifier has a space, so no site of a p
 
 @dataclass(frozen=True)
 class Relations:
-    """What a program's sites are and how they depend on each other, found by running it.
+    """The sites of a program and their dependencies, found by running it.
 
     Attributes:
         parents: For each site, the sites that its density takes directly, in the order of the
@@ -45,7 +45,7 @@ class Relations:
 
 
 class _Flow:
-    """A transformed distribution that says what its draw was computed from.
+    """A transformed distribution that keeps the provenance of its draw.
 
     Its density would need the inverse of the transform, which many do not have.
     """

@@ -9,7 +9,7 @@ from ppl_vae.inference.calibration import Calibration, simulation_based_calibrat
 from ppl_vae.pictures.figures import BLUE, new_figure
 from ppl_vae.report.inspection import Inspection
 from ppl_vae.report.predicted import predicted
-from ppl_vae.report.section import Picture, Section, number, picture_of, plain
+from ppl_vae.report.section import Picture, Section, picture_of, plain
 
 __all__ = ["BINS", "calibrated", "verdict"]
 
@@ -20,7 +20,7 @@ _LEVEL = 0.95
 
 
 def calibrated(inspection: Inspection, section: Section) -> None:
-    """Simulation-based calibration of the guide, and checks of what the model predicts."""
+    """Simulation-based calibration of the guide, and posterior-predictive checks."""
     calibration = simulation_based_calibration(
         inspection.run.model,
         inspection.run.guide,
@@ -47,22 +47,12 @@ def calibrated(inspection: Inspection, section: Section) -> None:
         "p_value": calibration.p_value[inspection.latent].cpu().tolist(),
         "ends_over_uniform": ends.tolist(),
     }
-    mean_ends = ends[active].mean().item()
-    section.text = [
-        verdict(len(failed), len(active), inspection.effort.simulations)
-        + f" The outermost bins hold {number(mean_ends)} times what they would if the guide were "
-        "the posterior" + (": it is too narrow." if mean_ends > 1.3 else "."),
-        "Simulation-based calibration (Talts et al., 2018): z and x are drawn from the model, and "
-        "each "
-        f"z_d is ranked among {_RANKS} draws from q(z|x). A histogram with its mass at both ends "
-        "belongs to a guide that is too narrow, a hump to one that is too wide, a slope to one "
-        "that is "
-        f"biased. A histogram of uniform ranks stays in the grey band with probability "
-        f"{100 * _LEVEL:.0f} %. The images are the model's own: this says nothing about how well "
-        f"the "
-        "model fits the data.",
-    ]
-    section.pictures = [_histograms(calibration, counts, active)]
+    section.facts = {
+        "verdict": verdict(len(failed), len(active), inspection.effort.simulations),
+        "ends": ends[active].mean().item(),
+        "shown": min(len(active), _PANELS),
+    }
+    section.pictures = {"ranks": _histograms(calibration, counts, active)}
     predicted(inspection, section)
 
 
@@ -105,13 +95,4 @@ def _histograms(calibration: Calibration, counts: Tensor, active: list[int]) -> 
         if place % columns == 0:
             axes.set_ylabel("images", fontsize=8.5)
     figure.subplots_adjust(hspace=0.42, wspace=0.12)
-    return picture_of(
-        figure,
-        "Ranks of the true z_d among draws from the guide"
-        + (
-            f", the first {len(chosen)} of {len(active)} active latents"
-            if len(active) > len(chosen)
-            else ""
-        )
-        + "; grey, where the whole histogram of a calibrated guide stays.",
-    )
+    return picture_of(figure)

@@ -1,17 +1,20 @@
 """Which model is better?"""
 
 from itertools import combinations
-from math import sqrt
+from math import inf, sqrt
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ppl_vae.densities.joint import Joint
+from ppl_vae.data import Split
 from ppl_vae.machine.randomness import seeded
+from ppl_vae.measures.scores import quantity, scored
+from ppl_vae.pictures.figures import literal
 from ppl_vae.report.inspection import Inspection
-from ppl_vae.report.section import Picture, Section, Table, Unanswered, number, picture_of, plain
+from ppl_vae.report.page import number
+from ppl_vae.report.section import Picture, Section, Unanswered, picture_of, plain
 from ppl_vae.runs.run import Run
 
 __all__ = ["comparable", "comparison"]
@@ -36,9 +39,8 @@ def comparison(inspection: Inspection, section: Section) -> None:
         if reason is not None:
             refused[str(other.path)] = reason
             continue
-        batch = inspection.split.batch(inspection.images, other.model.labelled)
         with seeded(other.device, inspection.seed):
-            weights = Joint.of(other.model, other.guide, batch).log_weights(particles)
+            weights = inspection.joint_of(other).log_weights(particles)
         log_p[str(other.path)] = _log_mean(weights.cpu().numpy())
     if len(log_p) < 2:
         raise Unanswered("; ".join(f"{name} {reason}" for name, reason in refused.items()))
@@ -55,94 +57,62 @@ def comparison(inspection: Inspection, section: Section) -> None:
         "refused": refused,
     }
     best = max(names, key=lambda name: log_p[name].mean())
-    decided = [
-        pair
-        for pair in pairs
-        if best in (pair["first"], pair["second"])
-        and abs(pair["nats_per_datum"]) < 2 * pair["nats_per_datum_standard_error"]
-    ]
-    section.text = [
-        f"{best} has the highest log p(x), {number(log_p[best].mean())} nats per datum on the same "
-        f"{size:,} images"
-        + (
-            "; its lead over "
-            + " and ".join(p["second"] if p["first"] == best else p["first"] for p in decided)
-            + " is within two standard errors."
-            if decided
-            else ", and its lead over every other is more than two standard errors."
-        ),
-        f"log p(x) is importance-sampled with {particles:,} draws for each image. It is too low "
-        f"where "
-        "k-hat is large, and by different amounts for different guides: a difference smaller than "
-        "the "
-        "gaps of the sections above may be one of guides, not of models. Differences are paired: "
-        "the "
-        "standard error is that of the mean of the differences, image by image, which leaves out "
-        "how "
-        "much images differ among themselves.",
-        "ArviZ's comparison takes log p(x) of each image as its pointwise log predictive density; "
-        f"elpd is the sum over the images. {_held_out(inspection.split_name)} Leave-one-out by "
-        "Pareto smoothing would leave out an image of which z is drawn, a latent of that image "
-        "alone, and is no measure of a model with local latents. The weights are those of "
-        "stacking: the mixture of the models with the highest log density.",
-        *(f"{name} is not compared: it {reason}." for name, reason in refused.items()),
-    ]
-    section.tables = [
-        Table(
-            f"Paired differences of log p(x), {size:,} images, nats per datum",
-            ["first − second", "difference", "standard error"],
+    section.facts = {
+        "best": best,
+        "undecided": [
+            pair["second"] if pair["first"] == best else pair["first"]
+            for pair in pairs
+            if best in (pair["first"], pair["second"])
+            and not abs(pair["nats_per_datum"])
+            >= 2 * (pair["nats_per_datum_standard_error"] or inf)
+        ],
+        "pairs": [
             [
-                [
-                    f"{pair['first']} − {pair['second']}",
-                    number(pair["nats_per_datum"]),
-                    number(pair["nats_per_datum_standard_error"]),
-                ]
-                for pair in pairs
-            ],
-        ),
-        Table(
-            f"ArviZ's compare, nats over all {size:,} images",
-            ["run", "elpd", "standard error", "difference", "its standard error", "weight"],
+                f"{pair['first']} − {pair['second']}",
+                number(pair["nats_per_datum"]),
+                number(pair["nats_per_datum_standard_error"]),
+            ]
+            for pair in pairs
+        ],
+        "rows": [
             [
-                [
-                    row["run"],
-                    *(number(row[k], 1) for k in ("elpd", "se", "elpd_diff", "dse")),
-                    number(row["weight"]),
-                ]
-                for row in table
-            ],
-        ),
-    ]
-    section.pictures = [_picture(elpds)]
-
-
-def _held_out(split: str) -> str:
-    """Whether log p(x) of these images says how well a model predicts."""
-    if split == "train":
-        return (
-            "The images are those that the models were trained on: this is how well they fit, "
-            "and not how well they predict."
-        )
-    return (
-        "The images were not trained on and the parameters are point estimates, so that nothing "
-        "has to be left out."
-    )
+                row["run"],
+                *(number(row[k], 1) for k in ("elpd", "se", "elpd_diff", "dse")),
+                number(row["weight"]),
+            ]
+            for row in table
+        ],
+    }
+    section.pictures = {"elpd": _picture(elpds)}
 
 
 def comparable(inspection: Inspection, other: Run) -> str | None:
     """Why a run cannot be compared on the same images, or None."""
     run = inspection.run
+    if quantity(other.model) != inspection.log_p:
+        return (
+            f"estimates {quantity(other.model)}, which is another quantity than {inspection.log_p}"
+        )
     if other.spec.image_shape != run.spec.image_shape:
         shapes = [" x ".join(map(str, r.spec.image_shape)) for r in (other, run)]
         return f"has images of {shapes[0]}, not {shapes[1]}"
     if other.data.reference_measure != run.data.reference_measure:
         return f"has densities with respect to the {other.data.reference_measure}"
     theirs = getattr(other.data, inspection.split_name)
-    if len(theirs) != len(inspection.split) or not torch.equal(
-        theirs[inspection.images.to(other.device)].cpu(), inspection.batch()[0].cpu()
-    ):
+    if len(theirs) != len(inspection.split) or not _same_images(inspection, other, theirs):
         return "was trained on other data: its images are not the same"
     return None
+
+
+def _same_images(inspection: Inspection, other: Run, theirs: Split) -> bool:
+    """In the training split the stored images and their conversion: its noise is always fresh."""
+    index = inspection.images
+    if inspection.split_name != "train":
+        return torch.equal(theirs[index.to(other.device)].cpu(), inspection.batch()[0].cpu())
+    conversions = [(data.binarize, data.dequantize) for data in (other.data, inspection.run.data)]
+    return conversions[0] == conversions[1] and torch.equal(
+        theirs.raw[index.to(other.device)].cpu(), inspection.split.raw[index].cpu()
+    )
 
 
 def _log_mean(log_weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -151,14 +121,8 @@ def _log_mean(log_weights: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _pair(log_p: dict[str, NDArray[np.float64]], first: str, second: str) -> dict[str, Any]:
-    difference = log_p[first] - log_p[second]
-    error = difference.std(ddof=1) / sqrt(len(difference)) if len(difference) > 1 else float("nan")
-    return {
-        "first": first,
-        "second": second,
-        "nats_per_datum": float(difference.mean()),
-        "nats_per_datum_standard_error": float(error),
-    }
+    difference = scored("nats_per_datum", log_p[first] - log_p[second])
+    return {"first": first, "second": second, **difference}
 
 
 def _arviz(
@@ -168,25 +132,30 @@ def _arviz(
     from arviz_stats import ELPDData, compare
     from xarray import DataArray
 
+    # Stacking takes exponentials; a constant for each image keeps them in range.
+    size, common = len(next(iter(log_p.values()))), np.max(list(log_p.values()), axis=0)
+    unbiased = sqrt(size / max(1, size - 1))  # ArviZ divides a variance by N
     elpds = {
-        name: ELPDData(
+        literal(name): ELPDData(
             kind="loo",
             elpd=float(values.sum()),
-            se=float(np.sqrt(len(values) * values.var())),
+            se=unbiased * float(np.sqrt(size * values.var())),
             p=0.0,
             n_samples=particles,
-            n_data_points=len(values),
+            n_data_points=size,
             scale="log",
             warning=False,
             good_k=0.7,
-            elpd_i=DataArray(values, dims=["image"]),
+            elpd_i=DataArray(values - common, dims=["image"]),
         )
         for name, values in log_p.items()
     }
     frame = compare(elpds)
+    frame["dse"] *= unbiased
     columns = ("rank", "elpd", "se", "elpd_diff", "dse", "weight")
+    names = {literal(name): name for name in log_p}
     rows = [
-        {"run": str(name)} | {column: float(row[column]) for column in columns}
+        {"run": names[name]} | {column: float(row[column]) for column in columns}
         for name, row in frame.iterrows()
     ]
     return rows, frame
@@ -201,6 +170,4 @@ def _picture(frame: Any) -> Picture:
     axes.set_title("")
     axes.set_xlabel("elpd, nats over all images (higher is better)")
     plain(axes)
-    return picture_of(
-        figure, "ArviZ's comparison: elpd, the sum of log p(x) over the images, nats."
-    )
+    return picture_of(figure)

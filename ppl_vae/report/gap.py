@@ -1,6 +1,7 @@
 """Where does the gap between the ELBO and log p(x) come from?"""
 
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 from torch import Tensor
@@ -8,24 +9,19 @@ from torch import Tensor
 from ppl_vae.densities.joint import Batch
 from ppl_vae.inference.ais import ais
 from ppl_vae.inference.gaps import Gaps, gap_decomposition
+from ppl_vae.inference.pareto import RELIABLE
+from ppl_vae.measures.scores import scored
 from ppl_vae.pictures.figures import BLUE, FAINT, ORANGE, new_figure
 from ppl_vae.report.inspection import Inspection
-from ppl_vae.report.section import (
-    Picture,
-    Section,
-    Table,
-    mean_and_error,
-    number,
-    picture_of,
-    plain,
-)
+from ppl_vae.report.page import number
+from ppl_vae.report.section import Picture, Section, picture_of, plain
 
 __all__ = ["gap"]
 
 _PARTICLES = 2000
 _CHAINS = 8
 _LEAPFROG_STEPS = 5
-_RELIABLE = 0.7  # k-hat
+_ENDS = ("", "_standard_error")
 _SHORTER = 4  # times than the annealing of the few images that get intervals
 
 
@@ -36,80 +32,56 @@ def gap(inspection: Inspection, section: Section) -> None:
     gaps = gap_decomposition(
         run.model, run.guide, batch, particles=_PARTICLES, steps=inspection.effort.gap_steps
     )
-    gaps, doubtful, told = _annealed(inspection, batch, gaps)
-    whole = gaps.approximation_gap + gaps.amortization_gap
+    doubtful = gaps.k_hat > RELIABLE
+    section.facts = {"size": size, "steps": inspection.effort.gap_steps}
+    if doubtful.any():
+        gaps, section.facts["annealing_gain"], section.facts["annealing_standard_error"] = (
+            _annealed(inspection, batch, gaps, doubtful)
+        )
     rows = {
-        "log p(x)": ("log_likelihood", gaps.log_likelihood),
+        inspection.log_p: ("log_likelihood", gaps.log_likelihood),
         "ELBO, the family fitted to each image": ("best_elbo", gaps.best_elbo),
         "ELBO of the guide": ("elbo", gaps.elbo),
         "approximation gap": ("approximation_gap", gaps.approximation_gap),
         "amortization gap": ("amortization_gap", gaps.amortization_gap),
-        "gap": ("gap", whole),
+        "gap": ("gap", gaps.approximation_gap + gaps.amortization_gap),
     }
     section.numbers = {
         "images": size,
         "particles": _PARTICLES,
         "temperatures": _temperatures(inspection),
         "chains": _CHAINS,
-    }
-    table = []
-    for label, (name, values) in rows.items():
-        mean, error = mean_and_error(values)
-        section.numbers[f"{name}_nats_per_datum"] = mean
-        section.numbers[f"{name}_nats_per_datum_standard_error"] = error
-        table.append([label, number(mean), number(error)])
-    unsettled = 1 - gaps.converged.double().mean().item()
-    section.numbers |= {
         "k_hat_above_0_7_fraction": doubtful.double().mean().item(),
-        "not_converged_fraction": unsettled,
+        "not_converged_fraction": 1 - gaps.converged.double().mean().item(),
     }
+    for name, values in rows.values():
+        section.numbers |= scored(f"{name}_nats_per_datum", values)
+    section.facts["rows"] = [
+        [label, *(number(section.numbers[f"{name}_nats_per_datum{e}"]) for e in _ENDS)]
+        for label, (name, _) in rows.items()
+    ]
     for name in ("approximation_gap", "amortization_gap"):
-        section.numbers[f"{name}_nats"] = getattr(gaps, name).tolist()
-        error = getattr(gaps, f"{name}_standard_error")
-        section.numbers[f"{name}_nats_standard_error"] = error.tolist()
-    approximation, amortization = (
-        number(each.mean().item()) for each in (gaps.approximation_gap, gaps.amortization_gap)
-    )
-    section.text = [
-        f"Of the {number(whole.mean().item())} nats between log p(x) and the ELBO, {approximation} "
-        "remain when the guide's family is fitted to each image by itself: the family's limit, or "
-        f"approximation gap. The other {amortization} are the amortization gap: what one network "
-        "for all images loses of it.",
-        "The split is that of Cremer, Li and Duvenaud (2018). log p(x) is importance-sampled from "
-        f"the fitted distribution with {_PARTICLES:,} draws, {told} The estimates are below "
-        "log p(x) on average, so that the approximation gap is at least about what is said here.",
-    ]
-    if unsettled:
-        section.text.append(
-            f"On {100 * unsettled:.0f} % of the images the fit had not converged after "
-            f"{inspection.effort.gap_steps:,} steps, so that some of what is called approximation "
-            "gap there is amortization; --gap_steps raises the limit."
-        )
-    section.tables = [
-        Table(
-            f"Means over {size:,} images, nats per datum; the standard error covers the choice of "
-            "the images and the draws",
-            ["", "nats per datum", "standard error"],
-            table,
-        )
-    ]
-    section.pictures = [_bars(gaps)]
+        for end in _ENDS:
+            section.numbers[f"{name}_nats{end}"] = getattr(gaps, f"{name}{end}").tolist()
+    section.pictures = {"bars": _bars(gaps)}
 
 
 def _temperatures(inspection: Inspection) -> int:
     return max(1, inspection.effort.temperatures // _SHORTER)
 
 
-def _annealed(inspection: Inspection, batch: Batch, gaps: Gaps) -> tuple[Gaps, Tensor, str]:
-    """log p(x) by annealing where importance sampling is not to be trusted, and in words why.
+def _annealed(
+    inspection: Inspection, batch: Batch, gaps: Gaps, doubtful: Tensor
+) -> tuple[Gaps, float, float]:
+    """log p(x) by annealing where importance sampling is not to be trusted.
 
-    The fitted distribution is no good proposal where the family is what limits: log p(x) would come
-    out too low, and with it the approximation gap. Of the two lower bounds that is taken which is
-    higher on average over these images; image by image it would be the one with the luckier draws.
+    The fitted distribution is no good proposal where the family is the limit: log p(x) would come
+    out too low mostly, and with it the approximation gap. The lower bound is taken that is higher
+    on average over these images; image by image it would be the one with the luckier draws.
+
+    Returns:
+        The gaps, and how much higher and how uncertain annealing was on average, in nats.
     """
-    doubtful = gaps.k_hat > _RELIABLE
-    if not doubtful.any():
-        return gaps, doubtful, f"whose k-hat is below {_RELIABLE} on every image."
     run = inspection.run
     found = ais(
         run.model,
@@ -120,19 +92,15 @@ def _annealed(inspection: Inspection, batch: Batch, gaps: Gaps) -> tuple[Gaps, T
         leapfrog_steps=_LEAPFROG_STEPS,
         start="guide",
     )
-    told = (
-        f"whose k-hat is above {_RELIABLE} on {100 * doubtful.double().mean().item():.0f} % of the "
-        "images. There log p(x) would be too low, and was annealed from the guide to the posterior "
-        f"as well, {_CHAINS} chains through {_temperatures(inspection):,} temperatures with a "
-        f"standard error of {number(found.standard_error.mean().item())} nats an image. That was "
-    )
-    higher = (found.log_likelihood - gaps.log_likelihood[doubtful]).mean().item()
-    if higher <= 0:
-        return gaps, doubtful, told + f"{number(-higher)} nats lower on average, and is not taken."
+    # Weights of few chains are skewed: their interval says more than the spread of the chains.
+    error = (found.upper - found.lower) / (2 * NormalDist().inv_cdf((1 + found.level) / 2))
+    gain = (found.log_likelihood - gaps.log_likelihood[doubtful]).mean().item()
+    if gain <= 0:
+        return gaps, gain, error.mean().item()
     log_p, log_p_error = gaps.log_likelihood.clone(), gaps.log_likelihood_standard_error.clone()
     gap_error = gaps.approximation_gap_standard_error.clone()
-    log_p[doubtful], log_p_error[doubtful] = found.log_likelihood, found.standard_error
-    gap_error[doubtful] = found.standard_error.hypot(gaps.best_elbo_standard_error[doubtful])
+    log_p[doubtful], log_p_error[doubtful] = found.log_likelihood, error
+    gap_error[doubtful] = error.hypot(gaps.best_elbo_standard_error[doubtful])
     better = replace(
         gaps,
         log_likelihood=log_p,
@@ -140,7 +108,7 @@ def _annealed(inspection: Inspection, batch: Batch, gaps: Gaps) -> tuple[Gaps, T
         approximation_gap=log_p - gaps.best_elbo,
         approximation_gap_standard_error=gap_error,
     )
-    return better, doubtful, told + f"{number(higher)} nats higher on average, and is taken."
+    return better, gain, error.mean().item()
 
 
 def _bars(gaps: Gaps) -> Picture:
@@ -164,6 +132,4 @@ def _bars(gaps: Gaps) -> Picture:
     axes.set_ylabel("log p(x) − ELBO, nats")
     axes.legend(frameon=False, fontsize=9)
     plain(axes)
-    return picture_of(
-        figure, "The two gaps of each image, one on the other; below zero where the estimate is."
-    )
+    return picture_of(figure)

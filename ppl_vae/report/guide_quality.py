@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_vae.inference.pareto import (
+    RELIABLE,
     ImportanceWeightedBounds,
     ParetoK,
     iwae_curve,
@@ -14,13 +15,13 @@ from ppl_vae.inference.pareto import (
 from ppl_vae.latents.encoding import decoded_mean
 from ppl_vae.pictures.figures import BLUE, FAINT, INK, new_figure, sheet
 from ppl_vae.report.inspection import Inspection
-from ppl_vae.report.section import Picture, Section, Table, number, picture_of, plain
+from ppl_vae.report.page import number
+from ppl_vae.report.section import Picture, Section, picture_of, plain
 
 __all__ = ["guide_quality"]
 
 _CURVE_IMAGES = 100
 _SHOWN = 10  # of the worst images, and of the best
-_RELIABLE = 0.7
 
 
 def guide_quality(inspection: Inspection, section: Section) -> None:
@@ -29,7 +30,7 @@ def guide_quality(inspection: Inspection, section: Section) -> None:
     draws, size = weights.shape
     diagnosis = pareto_k(weights)
     k_hat, ess = diagnosis.k_hat, diagnosis.ess
-    unreliable = (k_hat > _RELIABLE).double().mean().item()
+    unreliable = (k_hat > RELIABLE).double().mean().item()
     shown = min(_CURVE_IMAGES, size)
     curve = iwae_curve(inspection.joint(shown).log_weights(inspection.effort.particles))
     gain, error = _gain(curve)
@@ -52,49 +53,22 @@ def guide_quality(inspection: Inspection, section: Section) -> None:
         "iwae_gain_nats_per_datum": gain.tolist(),
         "iwae_gain_nats_per_datum_standard_error": error.tolist(),
     }
-    verdict = (
-        "importance sampling from this guide can be relied on for nearly all images"
-        if unreliable < 0.05
-        else f"for {100 * unreliable:.0f} % of the images importance sampling from this guide is "
-        "not reliable: its weights have such heavy tails that log p(x) comes out too low, by an "
-        "amount that the draws do not show"
-    )
-    section.text = [
-        f"Over {size:,} images with {draws:,} draws each, the median k-hat is "
-        f"{number(k_hat.quantile(0.5).item())}: {verdict}.",
-        "k-hat is the shape of the generalised Pareto distribution that fits the largest "
-        "importance "
-        "weights w = p(x, z) / q(z|x) of an image: below 0.5 their variance is finite, above 0.7 "
-        "estimates from them are not to be trusted (Vehtari et al., 2024). The effective sample "
-        "size "
-        f"says how many of the {draws:,} draws still count after weighting; its median is "
-        f"{number(ess.quantile(0.5).item(), 1)}.",
-        f"With {int(curve.particles[-1]):,} draws in one bound, {number(gain[-1].item())} nats are "
-        "gained over the ELBO: a lower bound on the gap between the ELBO and log p(x).",
-    ]
-    section.tables = [
-        Table(
-            f"Over {size:,} images, {draws:,} draws each",
-            ["", *(f"{100 * q:.0f} %" for q in quantiles.tolist()), "largest"],
-            [
-                [
-                    "k-hat",
-                    *map(number, k_hat.quantile(quantiles).tolist()),
-                    number(k_hat.max().item()),
-                ],
-                [
-                    "ESS, draws",
-                    *(number(value, 1) for value in ess.quantile(quantiles).tolist()),
-                    number(ess.max().item(), 1),
-                ],
-            ],
-        )
-    ]
-    section.pictures = [
-        _distributions(diagnosis, draws),
-        _curve(curve, gain, error, shown),
-        _images(inspection, k_hat, worst),
-    ]
+    section.facts = {
+        "head": ["", *(f"{100 * q:.0f} %" for q in quantiles.tolist()), "largest"],
+        "quantiles": [
+            [name, *(number(value, digits) for value in [*each.quantile(quantiles), each.max()])]
+            for name, each, digits in (("k-hat", k_hat, 2), ("ESS, draws", ess, 1))
+        ],
+        "shown": [
+            [(int(inspection.images[place]), k_hat[place].item()) for place in places]
+            for places in (worst[:_SHOWN], worst.flip(0)[:_SHOWN])
+        ],
+    }
+    section.pictures = {
+        "distributions": _distributions(diagnosis, draws),
+        "curve": _curve(curve, gain, error, shown),
+        "images": _images(inspection, worst),
+    }
 
 
 def _gain(curve: ImportanceWeightedBounds) -> tuple[Tensor, Tensor]:
@@ -111,7 +85,7 @@ def _distributions(diagnosis: ParetoK, draws: int) -> Picture:
     k_hat, ess = diagnosis.k_hat.numpy(), diagnosis.ess.numpy()
     left.hist(k_hat, bins=30, color=BLUE)
     low, high = left.get_xlim()
-    for value, side in ((0.5, "right"), (_RELIABLE, "left")):
+    for value, side in ((0.5, "right"), (RELIABLE, "left")):
         if low < value < high:
             left.axvline(value, color=INK, linewidth=0.9, linestyle="--")
             place = left.get_xaxis_transform()
@@ -126,9 +100,7 @@ def _distributions(diagnosis: ParetoK, draws: int) -> Picture:
         plain(axes)
         axes.set_ylabel("images")
     figure.subplots_adjust(wspace=0.28)
-    return picture_of(
-        figure, "Left: k-hat of each image; dashed, the thresholds. Right: effective sample sizes."
-    )
+    return picture_of(figure)
 
 
 def _curve(curve: ImportanceWeightedBounds, gain: Tensor, error: Tensor, images: int) -> Picture:
@@ -144,22 +116,17 @@ def _curve(curve: ImportanceWeightedBounds, gain: Tensor, error: Tensor, images:
     axes.set_xlabel("K, draws in one bound")
     axes.set_ylabel("$L_K -$ ELBO, nats per datum")
     plain(axes)
-    return picture_of(
-        figure,
-        "The bound of K draws (Burda et al., 2016) over the ELBO. Blue: the mean over "
-        f"{images:,} images with two standard errors over them; grey: single images. "
-        "Where it still rises at the right, log p(x) is higher than what is estimated.",
-    )
+    return picture_of(figure)
 
 
-def _images(inspection: Inspection, k_hat: Tensor, worst: Tensor) -> Picture:
+def _images(inspection: Inspection, worst: Tensor) -> Picture:
     count = min(_SHOWN, len(worst))
     places = [worst[:count], worst.flip(0)[:count]]
     rows: list[NDArray[np.float64]] = []
     with torch.no_grad():
         for chosen in places:
-            index = inspection.images[chosen.to(inspection.images.device)]
-            x, *labels = inspection.split.batch(index, inspection.run.model.labelled)
+            places_there = chosen.to(inspection.images.device)
+            x, *labels = (part[places_there] for part in inspection.batch())
             z = torch.as_tensor(inspection.z[:, chosen.numpy()].mean(0)).to(x)
             rows += [
                 inspection.display(x),
@@ -170,15 +137,4 @@ def _images(inspection: Inspection, k_hat: Tensor, worst: Tensor) -> Picture:
         row_labels=["largest k-hat", "reconstruction", "smallest k-hat", "reconstruction"],
         blocks=(2, count),
     )
-    values = [
-        ", ".join(
-            f"{int(inspection.images[place])} ({number(k_hat[place].item())})" for place in chosen
-        )
-        for chosen in places
-    ]
-    return picture_of(
-        figure,
-        "The images that the guide serves worst and best, each above E[x|z] at its mean z. Image "
-        f"(k-hat), from left to right: {values[0]}; and {values[1]}.",
-        exact=True,
-    )
+    return picture_of(figure, exact=True)

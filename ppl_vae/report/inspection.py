@@ -1,4 +1,4 @@
-"""What all sections look at: a run, some of its images, and draws of z for them."""
+"""The common input of all sections: a run, some of its images, and draws of z for them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ from torch import Tensor
 
 from ppl_vae.data import Split
 from ppl_vae.densities.joint import Batch, Joint
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, check_images, check_least
 from ppl_vae.inference.pareto import pareto_k
 from ppl_vae.latents.encoding import posterior_mean
 from ppl_vae.machine.randomness import seeded
+from ppl_vae.measures.scores import active_latents, quantity
 from ppl_vae.pictures.plots import to_display
 from ppl_vae.runs.run import Run
 
 if TYPE_CHECKING:
     from xarray import DataArray, DataTree
 
-__all__ = ["Choose", "Effort", "Inspection", "choose_images"]
+__all__ = ["Choose", "Effort", "Inspection", "Selection", "choose_images"]
 
 Choose = Literal["random", "worst", "first"]
 _POOL = 4  # candidates for each of the worst images
 _POOL_DRAWS = 200
-_ACTIVE = 0.01  # variance of E_q[z] over images above which a latent is used
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,37 @@ class Effort:
     simulations: int
 
 
+@dataclass(frozen=True)
+class Selection:
+    """The images that are looked at, and how they were chosen.
+
+    Attributes:
+        images: Their indices in the split, (N,).
+        batch: The arguments of the programs, drawn once: noise on training images is fresh in each
+            batch, and all sections must speak of the same images.
+        how: `random`, `worst`, `first`, or `index` where the user named them.
+        candidates: How many images the worst were chosen from.
+        label: The label that all have, where one was asked for.
+    """
+
+    images: Tensor
+    batch: Batch
+    how: str
+    candidates: int
+    label: int | str | None = None
+
+    def phrase(self, count: int | None = None) -> str:
+        """The first so many of the images, in words that say how they were chosen."""
+        count = len(self.images) if count is None else count
+        images = f"{count:,} image" + ("" if count == 1 else "s")
+        images += "" if self.label is None else f" with label {self.label}"
+        if self.how == "worst":
+            return f"the {images} with the largest k-hat of {self.candidates:,}"
+        return {"first": f"the first {images}", "index": f"{images} chosen by index"}.get(
+            self.how, images
+        )
+
+
 @dataclass
 class Inspection:
     """A run with the images that are looked at.
@@ -50,16 +81,16 @@ class Inspection:
         run: The run.
         others: Runs to compare it with.
         split_name: Where the images are from: `train`, `validation` or `test`.
-        images: Their indices there, (N,).
+        selection: The images.
         tree: Draws for them, as `ppl_vae.inference.datatree.to_datatree` gives.
         effort: How much to compute.
-        seed: What all draws follow from.
+        seed: The seed of all draws.
     """
 
     run: Run
     others: list[Run]
     split_name: str
-    images: Tensor
+    selection: Selection
     tree: "DataTree"
     effort: Effort
     seed: int
@@ -69,13 +100,29 @@ class Inspection:
         """Where the images are from."""
         return getattr(self.run.data, self.split_name)
 
+    @property
+    def log_p(self) -> str:
+        """The log-likelihood that is estimated, log p(x) or log p(x|y)."""
+        return quantity(self.run.model)
+
+    @property
+    def images(self) -> Tensor:
+        """The indices of the images in the split, (N,)."""
+        return self.selection.images
+
     def batch(self, count: int | None = None) -> Batch:
-        """What the programs take, for the first so many of the images."""
-        return self.split.batch(self.images[:count], self.run.model.labelled)
+        """The arguments of the programs, for the first so many of the images."""
+        return tuple(part[:count] for part in self.selection.batch)
 
     def joint(self, count: int | None = None) -> Joint:
         """The pair with the first so many of the images."""
         return Joint.of(self.run.model, self.run.guide, self.batch(count))
+
+    def joint_of(self, other: Run) -> Joint:
+        """Another pair with the same images, pixel by pixel."""
+        _, *labels = self.split.batch(self.images, other.model.labelled)
+        batch = tuple(part.to(other.device) for part in (self.batch()[0], *labels))
+        return Joint.of(other.model, other.guide, batch)
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
@@ -111,11 +158,7 @@ class Inspection:
 
     def active(self) -> list[int]:
         """The latents with Var_x(E_q[z_d]) > 0.01, those that vary most first."""
-        if len(self.images) < 2:
-            return list(range(self.z.shape[-1]))
-        variance = self.means().double().var(0)
-        order = variance.argsort(descending=True, stable=True).tolist()
-        return [latent for latent in order if variance[latent] > _ACTIVE]
+        return active_latents(self.means())
 
     def display(self, images: Any) -> NDArray[np.float64]:
         """Images as grey or colour values in [0, 1]."""
@@ -124,7 +167,7 @@ class Inspection:
         return to_display(values, self.run.spec.domain, like=like)
 
     def name(self, place: int) -> str:
-        """What stands above the image at a place: its index, and its label where it has one."""
+        """The image at a place: its index, and its label where it is known."""
         labels = self.labels
         label = "" if labels is None or labels[place] < 0 else f", label {labels[place]}"
         return f"image {int(self.images[place])}{label}"
@@ -138,8 +181,8 @@ def choose_images(
     label: int | str | None,
     choose: Choose,
     seed: int,
-) -> Tensor:
-    """The indices of the images to look at, (N,), N <= count.
+) -> Selection:
+    """The images to look at, N <= count.
 
     Args:
         run: The run.
@@ -149,41 +192,44 @@ def choose_images(
         label: Only those with this label, a number or the name of a class.
         choose: `random`, the `first`, or the `worst` by k-hat of 200 draws, among four times as
             many taken at random.
-        seed: What `random` and `worst` follow from.
+        seed: The seed of `random` and `worst`, and of noise on the images.
 
     Raises:
         InputError: If there is no such image or label.
     """
-    size = len(split)
     if images is not None:
         if label is not None:
             raise InputError("expected --images or --label; got both")
-        if not images:
-            raise InputError("expected --images with at least one index; got an empty list")
-        for image in images:
-            if not 0 <= image < size:
-                raise InputError(f"--images: expected 0 to {size - 1:,}; got {image}")
+        check_images(images, len(split))
         if len(set(images)) < len(images):
-            raise InputError("--images: expected each image once")
-        return torch.as_tensor(list(images), device=run.device)
-    if count < 1:
-        raise InputError(f"--count: expected at least 1; got {count}")
-    candidates = torch.arange(size)
-    if label is not None:
-        if split.labels is None:
-            raise InputError(f"--label: {run.data.name} has no labels; leave it out")
-        candidates = (split.labels == run.data.label_of(label)).nonzero().flatten().cpu()
-        if not len(candidates):
-            there = ", ".join(map(str, split.labels.unique().tolist()[:20]))
-            raise InputError(f"--label: expected one of {there}; got {label}")
-    if choose == "first":
-        return candidates[:count].to(run.device)
-    generator = torch.Generator().manual_seed(seed)
-    candidates = candidates[torch.randperm(len(candidates), generator=generator)]
-    if choose == "worst":
-        candidates = candidates[: _POOL * count]
-        batch = split.batch(candidates.to(run.device), run.model.labelled)
-        with seeded(run.device, seed):
+            raise InputError("expected --images with each image once")
+        chosen, how = torch.as_tensor(list(images)), "index"
+    else:
+        check_least(count=(count, 1))
+        chosen, how = _candidates(run, split, label), str(choose)
+        if choose != "first":
+            generator = torch.Generator().manual_seed(seed)
+            chosen = chosen[torch.randperm(len(chosen), generator=generator)]
+        chosen = chosen[: count * (_POOL if choose == "worst" else 1)]
+    candidates, chosen = len(chosen), chosen.to(run.device)
+    with seeded(run.device, seed):
+        batch = split.batch(chosen, run.model.labelled)
+        if how == "worst":
             weights = Joint.of(run.model, run.guide, batch).log_weights(_POOL_DRAWS)
-        candidates = candidates[pareto_k(weights).k_hat.cpu().argsort(descending=True, stable=True)]
-    return candidates[:count].to(run.device)
+            worst = pareto_k(weights).k_hat.argsort(descending=True, stable=True)[:count]
+            chosen, batch = chosen[worst], tuple(part[worst] for part in batch)
+    return Selection(chosen, batch, how, candidates, label)
+
+
+def _candidates(run: Run, split: Split, label: int | str | None) -> Tensor:
+    """The indices of all images, or of those with a label."""
+    if label is None:
+        return torch.arange(len(split))
+    if split.labels is None:
+        raise InputError(f"--label: {run.data.name} has no labels; leave it out")
+    there = split.labels.unique()
+    there = there[there >= 0].tolist()  # -1 stands for an unknown label
+    number = run.data.label_of(label)
+    if number not in there:
+        raise InputError(f"--label: expected one of {', '.join(map(str, there[:20]))}; got {label}")
+    return (split.labels == number).nonzero().flatten().cpu()

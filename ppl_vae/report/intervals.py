@@ -1,26 +1,21 @@
 """How sure is log p(x)? An interval, not a number."""
 
 from math import log, sqrt
+from statistics import NormalDist
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ppl_vae.errors import InputError
 from ppl_vae.inference.ais import AIS, Bidirectional, ais, bidirectional
 from ppl_vae.inference.marginal_likelihood import marginal_likelihood_estimator
-from ppl_vae.inference.pareto import pareto_k
+from ppl_vae.inference.pareto import RELIABLE, pareto_k
+from ppl_vae.measures.scores import mean_and_error
 from ppl_vae.pictures.figures import BLUE, FAINT, GREEN, INK, ORANGE, new_figure
 from ppl_vae.report.inspection import Inspection
-from ppl_vae.report.section import (
-    Picture,
-    Section,
-    Table,
-    counted,
-    mean_and_error,
-    number,
-    picture_of,
-    plain,
-)
+from ppl_vae.report.page import number
+from ppl_vae.report.section import Picture, Section, picture_of, plain
 
 __all__ = ["intervals"]
 
@@ -63,21 +58,16 @@ def intervals(inspection: Inspection, section: Section) -> None:
     )
     level = annealed.level
     methods = {
-        "importance_sampling": _importance(weights, level),
+        "importance_sampling": _importance(weights, k_hat, level),
         "ais": _ends(annealed),
         "ais_from_guide": _ends(nearer),
     }
-    text = ""
+    refused = None
     if inspection.z.shape[-1] <= _FEW:
         try:
             methods["appendix_d"] = _appendix_d(inspection, size, level)
         except InputError as error:
-            text = f" The estimator of AEVB's appendix D was not computed: {error}."
-    else:
-        text = (
-            " The estimator of AEVB's appendix D is left out: it is of use up to about "
-            f"{_FEW} latents, and there are {inspection.z.shape[-1]}."
-        )
+            refused = str(error)
     gap, gap_error = mean_and_error(both.gap.cpu())
     section.numbers = {
         "images": [int(index) for index in inspection.images[:size]],
@@ -100,53 +90,40 @@ def intervals(inspection: Inspection, section: Section) -> None:
         "bidirectional_gap_nats": gap,
         "bidirectional_gap_nats_standard_error": gap_error,
     }
-    section.text = [
-        f"On {counted(size)}, annealing from the guide finds "
-        f"{_beside(methods, 'ais_from_guide')}; annealing from the prior, which knows nothing of "
-        f"the guide, {_beside(methods, 'ais')}. On {counted(len(both.gap))} that the model drew, "
-        "where log p(x) can be enclosed, the bounds of annealing from the guide are "
-        f"{number(gap)} nats apart (± {number(gap_error)}): in expectation it is off by no more "
-        "than that there.",
-        "All but appendix D's estimate lie below log p(x) on average. Where k-hat is below 0.7, "
-        "importance sampling from the guide has the interval to go by; where it is above, "
-        "annealing has. AIS (Neal, 2001; Wu et al., 2017) moves by Hamiltonian Monte Carlo "
-        f"through {effort.temperatures:,} temperatures from the prior, or {short:,} from the "
-        "guide, to the posterior. Chains from the guide can all miss a mode that the guide "
-        "misses; those from the prior have a longer way, and are less exact. The upper bound "
-        "(Grosse et al., 2015) needs an exact draw from the posterior, which only simulated data "
-        "have." + text,
-    ]
     names = [inspection.name(place) for place in range(size)]
-    section.tables = [
-        Table(
-            f"log p(x) in nats, with intervals at {100 * level:.0f} %",
-            ["", "k-hat", *(_LABELS[name] for name in methods)],
+    section.facts = {
+        "size": size,
+        "latents": inspection.z.shape[-1],
+        "few": _FEW,
+        "refused": refused,
+        "nearer": _beside(methods, "ais_from_guide"),
+        "further": _beside(methods, "ais"),
+        "off": max(gap, 0.0) + 2 * (gap_error or 0.0),
+        "head": ["", "k-hat", *(_LABELS[name] for name in methods)],
+        "rows": [
             [
-                [
-                    names[place],
-                    number(k_hat[place].item()),
-                    *(_cell(values, place) for values in methods.values()),
-                ]
-                for place in range(size)
-            ],
-        )
-    ]
-    section.pictures = [_picture(methods, names, level), _enclosed(both)]
+                names[place],
+                number(k_hat[place].item()),
+                *(_cell(values, place) for values in methods.values()),
+            ]
+            for place in range(size)
+        ],
+    }
+    section.pictures = {
+        "intervals": _picture(methods, names, inspection.log_p),
+        "enclosed": _enclosed(both),
+    }
 
 
 def _ends(found: AIS) -> Interval:
     return found.log_likelihood.cpu(), found.lower.cpu(), found.upper.cpu()
 
 
-def _beside(methods: dict[str, Interval], name: str) -> str:
+def _beside(methods: dict[str, Interval], name: str) -> dict[str, float | None]:
     """How much an estimate differs from importance sampling's, and how long its intervals are."""
     value, lower, upper = methods[name]
     more, error = mean_and_error(value - methods["importance_sampling"][0])
-    return (
-        f"{number(abs(more))} nats {'more' if more >= 0 else 'less'} than importance sampling on "
-        f"average{'' if error is None else f' (± {number(error)})'}, with intervals "
-        f"{number((upper - lower).mean().item())} nats long"
-    )
+    return {"more": more, "error": error, "length": (upper - lower).mean().item()}
 
 
 def _cell(values: Interval, place: int) -> str:
@@ -172,41 +149,49 @@ def _appendix_d(inspection: Inspection, size: int, level: float) -> Interval:
     return value, value - half, value + half
 
 
-def _importance(weights: Tensor, level: float) -> Interval:
-    """log mean_k w_k with its normal interval, each (B,)."""
-    from scipy.stats import norm
+def _importance(weights: Tensor, k_hat: Tensor, level: float) -> Interval:
+    """log mean_k w_k with an interval, each (B,).
 
+    It is the normal one where k-hat is below 0.7. Above, the spread of the draws does not show how
+    wrong the estimate is: the lower end is that of Markov's inequality, P(mean w > p / a) <= a,
+    which holds for all weights, and there is no upper end.
+    """
     mean = weights.logsumexp(0) - log(len(weights))
     error = (weights - mean).exp().std(0) / sqrt(len(weights))
-    quantile = float(norm.ppf((1 + level) / 2))
-    return mean, mean - quantile * error, mean + quantile * error
+    half = NormalDist().inv_cdf((1 + level) / 2) * error
+    lower = (mean - half).minimum(mean - log(1 / (1 - level)))
+    doubtful = k_hat > RELIABLE
+    return (
+        mean,
+        torch.where(doubtful, lower, mean - half),
+        (mean + half).masked_fill(doubtful, torch.inf),
+    )
 
 
-def _picture(methods: dict[str, Interval], names: list[str], level: float) -> Picture:
+def _picture(methods: dict[str, Interval], names: list[str], log_p: str) -> Picture:
     """Intervals beside each other, image by image, relative to the first method's estimate."""
     reference = methods["importance_sampling"][0]
     figure = new_figure(1.7 * len(names) + 2, 3)
     axes = figure.subplots()
     colours = (ORANGE, BLUE, GREEN, INK)
+    ends = torch.cat([each - reference for triple in methods.values() for each in triple])
+    ends = ends[ends.isfinite()]
+    arrow = 0.1 * (ends.max() - ends.min()).item()  # above the highest point
     for place, (name, (value, low, high)) in enumerate(methods.items()):
         x = np.arange(len(names)) + 0.16 * (place - (len(methods) - 1) / 2)
-        ends = [(value - low).numpy(), (high - value).numpy()]
-        axes.errorbar(x, (value - reference).numpy(), yerr=ends, fmt="o", color=colours[place],
+        open_ends = high.isinf().numpy()
+        top = (reference + ends.max() + arrow).where(high.isinf(), high)
+        spans = [(value - low).numpy(), (top - value).numpy()]
+        axes.errorbar(x, (value - reference).numpy(), yerr=spans, fmt="o", color=colours[place],
                       label=_LABELS[name], markersize=4, capsize=3)  # fmt: skip
+        axes.plot(x[open_ends], (top - reference).numpy()[open_ends], "^", color=colours[place])
     axes.axhline(0, color=FAINT, linewidth=0.6)
     axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.set_ylabel("log p(x) − importance\nsampling, nats")
+    axes.set_ylabel(f"{log_p} − importance\nsampling, nats")
     axes.legend(frameon=False, fontsize=8.5, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     plain(axes)
-    return picture_of(
-        figure,
-        f"Estimates of log p(x) with intervals at {100 * level:.0f} %, over that of importance "
-        f"sampling. "
-        "An interval knows only of the draws that were made: one from weights with a large k-hat "
-        "is too "
-        "short.",
-    )
+    return picture_of(figure)
 
 
 def _enclosed(both: Bidirectional) -> Picture:
@@ -225,8 +210,4 @@ def _enclosed(both: Bidirectional) -> Picture:
     axes.set_ylabel("nats, from the middle")
     axes.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1, 0.5))
     plain(axes)
-    return picture_of(
-        figure,
-        "Images drawn from the model: stochastic lower and upper bounds of log p(x), by annealing "
-        "from the guide; where they cross, they are as close as their noise.",
-    )
+    return picture_of(figure)

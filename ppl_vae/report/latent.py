@@ -1,6 +1,7 @@
 """What does the latent space hold?"""
 
-from math import log
+from dataclasses import dataclass
+from math import inf, log
 from pathlib import Path
 from typing import Any
 
@@ -9,33 +10,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl_vae.densities.joint import Joint
 from ppl_vae.machine.memory import MEMORY_BYTES
 from ppl_vae.machine.randomness import seeded
-from ppl_vae.measures.scores import active_units
+from ppl_vae.measures.scores import active_units, collapse, mean_and_error, scored
 from ppl_vae.objectives import ELBO
-from ppl_vae.pictures.figures import BLUE, FAINT, INK, new_figure
+from ppl_vae.pictures.figures import BLUE, FAINT, INK, literal, new_figure
 from ppl_vae.report.comparison import comparable
 from ppl_vae.report.inspection import Inspection
-from ppl_vae.report.section import (
-    Picture,
-    Section,
-    Table,
-    mean_and_error,
-    number,
-    panels,
-    picture_of,
-    plain,
-)
+from ppl_vae.report.page import number
+from ppl_vae.report.section import Picture, Section, panels, picture_of, plain
 from ppl_vae.runs.run import Run
 
-__all__ = ["information_bounds", "latent"]
+__all__ = ["InformationBounds", "information_bounds", "latent"]
 
 _PANELS = 12
 _PER_IMAGE = 25  # draws of each chain for each image that stand for q(z)
 _PARTICLES = 64  # for rate and distortion of further runs
 _ENCODED = 5000  # images at most for the scatter
 _MOST = 2000  # images at most for the bounds of mutual information
+_DRAWS = 10  # of z for each of them, at most
+_DENSITIES = 1_000_000  # q(z_i|x_j), at most, unless there are many images
 
 
 def latent(inspection: Inspection, section: Section) -> None:
@@ -47,94 +41,114 @@ def latent(inspection: Inspection, section: Section) -> None:
         inspection.statistic("log_guide"),
         inspection.statistic("log_joint"),
     )
-    (r, r_error), (d, d_error) = mean_and_error(rate), mean_and_error(distortion)
-    low, high, images = information_bounds(inspection)
-    high = min(high, r)
+    r, r_error = mean_and_error(rate)
+    bounds = information_bounds(inspection)
+    (low, low_error), (high, high_error) = bounds.lower, bounds.upper
+    if not high < r:
+        high, high_error = r, r_error
+    runs = _runs(inspection, rate, distortion)
     section.numbers = {
         **active_units(inspection.means()),
         "active_latents": active,
         "latents": dimension,
-        "rate_nats_per_datum": r,
-        "rate_nats_per_datum_standard_error": r_error,
-        "distortion_nats_per_datum": d,
-        "distortion_nats_per_datum_standard_error": d_error,
+        **scored("rate_nats_per_datum", rate),
+        **scored("distortion_nats_per_datum", distortion),
         "mutual_information_lower_bound_nats": low,
+        "mutual_information_lower_bound_nats_standard_error": low_error,
         "mutual_information_upper_bound_nats": high,
-        "mutual_information_images": images,
+        "mutual_information_upper_bound_nats_standard_error": high_error,
+        "mutual_information_images": bounds.images,
+        "mutual_information_draws": bounds.draws,
         "marginal_kl_lower_bound_nats": max(0.0, r - high),
         "marginal_kl_upper_bound_nats": r - low,
+        "runs": runs,
     }
-    saturated = low > log(images) - 0.1
-    section.text = [
-        f"{len(active)} of {dimension} latents are active: E[z_d|x] varies over the images with a "
-        "variance above 0.01. Encoding an image takes "
-        f"{number(r)} nats on average (the rate, KL(q(z|x) || p(z))), and decoding loses "
-        f"{number(d)} nats (the distortion, -log p(x|z)); ELBO = -(rate + distortion).",
-        f"z tells between {number(low)} and {number(high)} nats about x, the bounds of the mutual "
-        "information I(x; z) under the guide. The lower one is that of a classifier that picks z's "
-        f"image out of {images:,}"
-        + (
-            f", and can be no larger than log {images:,} = {number(log(images))}, which it has "
-            f"reached"
-            if saturated
-            else ""
-        )
-        + "; the upper one the smaller of the rate and the leave-one-out bound (Poole et al., "
-        "2019, equations 12 and 13). What remains of the rate is KL(q(z) || p(z)), how far the "
-        f"aggregate posterior is from the prior: {number(max(0.0, r - high))} to "
-        f"{number(r - low)} nats.",
-    ]
-    section.pictures = [_against_prior(inspection, active)]
-    runs = _runs(inspection, rate, distortion)
-    section.numbers["runs"] = runs
+    section.facts = {
+        "collapsed": collapse(r, len(active)),
+        "saturated": low > log(bounds.images) - 0.1,
+        "largest": log(bounds.images),
+        "labelled": inspection.labels is not None,
+        "shown": min(_PANELS, len(active)),
+        "scattered": min(_ENCODED, len(inspection.images)),
+        "rows": [_cells(row) for row in runs],
+    }
+    section.pictures = {"prior": _against_prior(inspection, active)}
     if len(runs) > 1:
-        section.tables = [_table(runs)]
-        section.pictures.append(_rate_distortion(runs))
-    else:
-        section.text.append(
-            "A curve of rate and distortion needs several runs, such as ones with other weights "
-            "beta "
-            "of the rate: python -m ppl_vae.posterior RUN RUN2 ..."
-        )
-    if dimension != 2:
-        section.text.append(
-            f"There is no scatter: it is drawn for a two-dimensional z, and this run has "
-            f"{dimension}."
-        )
-    else:
-        section.pictures.append(_scatter(inspection))
-        if inspection.labels is None:
-            section.text.append("The data have no labels, so that the scatter has one colour.")
+        section.pictures["rate_distortion"] = _rate_distortion(runs)
+    if dimension == 2:
+        section.pictures["scatter"] = _scatter(inspection)
 
 
-def information_bounds(inspection: Inspection) -> tuple[float, float, int]:
-    """Lower and upper bound of I(x; z) under the guide, in nats, and from how many images.
+@dataclass(frozen=True)
+class InformationBounds:
+    """Bounds of I(x; z) under the guide, in nats, each with its standard error where there is one.
+
+    Attributes:
+        lower: The lower bound.
+        upper: The upper bound.
+        images: How many images they are from.
+        draws: How many draws of z for each.
+    """
+
+    lower: tuple[float, float | None]
+    upper: tuple[float, float | None]
+    images: int
+    draws: int
+
+
+def information_bounds(inspection: Inspection) -> InformationBounds:
+    """A lower and an upper bound of the mutual information.
 
     With z_i ~ q(z|x_i) for M images, E[log q(z_i|x_i) - log 1/M sum_j q(z_i|x_j)] is at most I, and
     leaving j = i out of the average gives at least I (Poole, Ozair, van den Oord, Alemi and Tucker,
     On Variational Bounds of Mutual Information, 2019, equations 12 and 13).
+
+    The standard errors are those of the jackknife over images, each with its draws: an image
+    enters by its own z and in the average of every other.
     """
     size = min(_MOST, len(inspection.images))
+    draws = max(1, min(_DRAWS, _DENSITIES // size**2))
     joint = inspection.joint(size)
     with seeded(inspection.run.device, inspection.seed), torch.no_grad():
-        drawn, _ = joint.draw(1)
+        drawn, _ = joint.draw(draws)
+        flat = {site: z.transpose(0, 1).flatten(0, 1) for site, z in drawn.items()}
         rows = max(1, joint.rows(MEMORY_BYTES) // size)
         densities = []
-        for start in range(0, size, rows):
-            # Row i of the (M, M) matrix is z_i under the guide of every image.
+        for start in range(0, size * draws, rows):
+            # Row i of the (M R, M) matrix is a draw for one image under the guide of every image.
             part = {
-                site: z[0, start : start + rows, None].expand(-1, size, *z.shape[2:])
-                for site, z in drawn.items()
+                site: z[start : start + rows, None].expand(-1, size, *z.shape[1:])
+                for site, z in flat.items()
             }
             densities.append(joint.log_guide(part).double())
-    matrix = torch.cat(densities)
-    own = matrix.diagonal()
-    lower = (own - matrix.logsumexp(1) + log(size)).mean().item()
+    matrix = torch.cat(densities).cpu()
+    image = torch.arange(size).repeat_interleave(draws)
+    own = matrix[torch.arange(len(matrix)), image]
+    lower = _jackknife(own - matrix.logsumexp(1) + log(size), matrix, image)
     if size < 2:
-        return max(0.0, lower), float("inf"), size
-    others = matrix.masked_fill(torch.eye(size, dtype=torch.bool, device=matrix.device), -torch.inf)
-    upper = (own - others.logsumexp(1) + log(size - 1)).mean().item()
-    return max(0.0, lower), upper, size
+        return InformationBounds((0.0, None), (inf, None), size, draws)
+    matrix[torch.arange(len(matrix)), image] = -inf
+    upper = _jackknife(own - matrix.logsumexp(1) + log(size - 1), matrix, image)
+    return InformationBounds((max(0.0, lower[0]), lower[1]), upper, size, draws)
+
+
+def _jackknife(terms: Tensor, matrix: Tensor, image: Tensor) -> tuple[float, float | None]:
+    """The mean of the terms, and its standard error by leaving out one image at a time.
+
+    A term has -log 1/m sum_j exp(matrix[., j]) in it. Without column k that sum is smaller, and
+    the draws of image k are left out of the mean.
+    """
+    size = matrix.shape[1]
+    counted = (matrix > -inf).sum(1, keepdim=True)  # m of each row
+    if size < 3:
+        return terms.mean().item(), None
+    share = (matrix - matrix.logsumexp(1, keepdim=True)).exp().clamp(max=1 - 1e-12)
+    left = counted - (matrix > -inf).double()
+    without = terms[:, None] - torch.log1p(-share) + (left / counted).log()
+    others = torch.arange(size) != image[:, None]
+    means = (without * others).sum(0) / others.sum(0)
+    spread = (means - means.mean()).square().sum() * (size - 1) / size
+    return terms.mean().item(), spread.sqrt().item()
 
 
 def _terms(log_prior: Tensor, log_guide: Tensor, log_joint: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,8 +161,7 @@ def _runs(inspection: Inspection, rate: Tensor, distortion: Tensor) -> list[dict
     found = [_row(inspection.run, rate, distortion)]
     for other in inspection.others:
         if comparable(inspection, other) is None:
-            batch = inspection.split.batch(inspection.images, other.model.labelled)
-            joint = Joint.of(other.model, other.guide, batch)
+            joint = inspection.joint_of(other)
             rates, distortions = [], []
             with seeded(other.device, inspection.seed), torch.no_grad():
                 step = max(1, joint.rows() // _PARTICLES)
@@ -165,11 +178,12 @@ def _runs(inspection: Inspection, rate: Tensor, distortion: Tensor) -> list[dict
 def _row(run: Run, rate: Tensor, distortion: Tensor) -> dict[str, Any]:
     objective = run.pieces["objective"]
     beta = 1.0 if isinstance(objective, ELBO) else getattr(objective, "beta", None)
-    row: dict[str, Any] = {"run": str(run.path), "beta": None if beta is None else float(beta)}
-    for name, values in (("rate", rate), ("distortion", distortion)):
-        mean, error = mean_and_error(values)
-        row[f"{name}_nats_per_datum"], row[f"{name}_nats_per_datum_standard_error"] = mean, error
-    return row
+    return {
+        "run": str(run.path),
+        "beta": None if beta is None else float(beta),
+        **scored("rate_nats_per_datum", rate),
+        **scored("distortion_nats_per_datum", distortion),
+    }
 
 
 def _label(row: dict[str, Any], runs: list[dict[str, Any]]) -> str:
@@ -180,21 +194,14 @@ def _label(row: dict[str, Any], runs: list[dict[str, Any]]) -> str:
     return (f"{Path(row['run']).name}, " if shared else "") + f"β = {row['beta']:g}"
 
 
-def _table(runs: list[dict[str, Any]]) -> Table:
+def _cells(row: dict[str, Any]) -> list[str]:
     names = ("rate_nats_per_datum", "distortion_nats_per_datum")
-    return Table(
-        "Rate and distortion on the same images, nats per datum, with standard errors",
-        ["run", "β", "rate", "±", "distortion", "±", "ELBO"],
-        [
-            [
-                row["run"],
-                "–" if row["beta"] is None else f"{row['beta']:g}",
-                *(number(row[f"{n}{e}"]) for n in names for e in ("", "_standard_error")),
-                number(-sum(row[name] for name in names)),
-            ]
-            for row in runs
-        ],
-    )
+    return [
+        row["run"],
+        "–" if row["beta"] is None else f"{row['beta']:g}",
+        *(number(row[f"{n}{e}"]) for n in names for e in ("", "_standard_error")),
+        number(-sum(row[name] for name in names)),
+    ]
 
 
 def _rate_distortion(runs: list[dict[str, Any]]) -> Picture:
@@ -214,7 +221,7 @@ def _rate_distortion(runs: list[dict[str, Any]]) -> Picture:
     axes.set_ylim(limits)
     for row, rate, distortion in zip(runs, rates, distortions, strict=True):
         axes.annotate(
-            _label(row, runs),
+            literal(_label(row, runs)),
             (rate, distortion),
             xytext=(6, 6),
             textcoords="offset points",
@@ -224,12 +231,7 @@ def _rate_distortion(runs: list[dict[str, Any]]) -> Picture:
     axes.set_xlabel("rate, nats per datum")
     axes.set_ylabel("distortion, nats per datum")
     plain(axes)
-    return picture_of(
-        figure,
-        "Rate against distortion of the runs, on the same images; on each grey line the ELBO is "
-        "the "
-        "same.",
-    )
+    return picture_of(figure)
 
 
 def _against_prior(inspection: Inspection, active: list[int]) -> Picture:
@@ -254,16 +256,7 @@ def _against_prior(inspection: Inspection, active: list[int]) -> Picture:
         visuals={"title": {"size": 9}},
         **panels(len(chosen), 4, 2.3, 1.7),
     )
-    return picture_of(
-        plot.viz["figure"].item(),
-        "The prior and the aggregate posterior, the average of q(z|x) over the images, of "
-        + ("the active latents" if active else "the latents")
-        + (
-            f" ({len(chosen)} of {len(active)}: those whose mean varies most)."
-            if len(active) > len(chosen)
-            else "."
-        ),
-    )
+    return picture_of(plot.viz["figure"].item())
 
 
 def _scatter(inspection: Inspection) -> Picture:
@@ -273,32 +266,30 @@ def _scatter(inspection: Inspection) -> Picture:
     figure = new_figure(6.4, 5.4)
     axes = figure.subplots()
     labels = inspection.labels
-    if labels is None:
-        axes.scatter(means[:, 0], means[:, 1], s=8, color=BLUE, alpha=0.6, linewidths=0)
-    else:
-        labels = labels[:_ENCODED]
-        there = np.unique(labels)
-        colours = colormaps["tab10" if len(there) <= 10 else "turbo"]
-        for place, label in enumerate(there):
-            colour = colours(place if len(there) <= 10 else place / (len(there) - 1))
-            names = inspection.run.data.class_names
-            name = names[label] if names and 0 <= label < len(names) else str(label)
-            axes.scatter(
-                means[labels == label, 0],
-                means[labels == label, 1],
-                s=10,
-                color=colour,
-                alpha=0.75,
-                linewidths=0,
-                label=name,
-            )
-        if len(there) <= 30:
-            axes.legend(
-                frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1, 0.5),
-                markerscale=2, title="label",
-            )  # fmt: skip
+    labels = np.full(len(means), -1) if labels is None else labels[:_ENCODED]
+    there = np.unique(labels)
+    few = len(there[there >= 0]) <= 10
+    for label in there:  # -1, which comes first, stands for an unknown one
+        colour = colormaps["tab10"](label) if few else colormaps["turbo"](label / there[-1])
+        names = inspection.run.data.class_names
+        name = names[label] if names and label < len(names) else str(label)
+        chosen = means[labels == label]
+        axes.scatter(
+            chosen[:, 0],
+            chosen[:, 1],
+            s=10,
+            color=colour if label >= 0 else FAINT,
+            alpha=0.75,
+            linewidths=0,
+            label=literal(name) if label >= 0 else "unknown",
+        )
+    if there[-1] >= 0 and len(there) <= 30:
+        axes.legend(
+            frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1, 0.5),
+            markerscale=2, title="label",
+        )  # fmt: skip
     axes.set_xlabel("$z_0$")
     axes.set_ylabel("$z_1$")
     axes.set_aspect("equal")
     plain(axes)
-    return picture_of(figure, f"E[z|x] of {len(means):,} images.")
+    return picture_of(figure)

@@ -10,7 +10,8 @@ from torch import Tensor
 from ppl_vae.latents.views import sample
 from ppl_vae.pictures.figures import BLUE, INK, new_figure, sheet
 from ppl_vae.report.inspection import Inspection
-from ppl_vae.report.section import Picture, Section, Table, number, picture_of, plain
+from ppl_vae.report.page import number
+from ppl_vae.report.section import Picture, Section, picture_of, plain
 
 __all__ = ["nearest", "pixel_differences", "predicted"]
 
@@ -50,24 +51,11 @@ def _totals(inspection: Inspection, section: Section) -> None:
         rows.append(row)
         checks[f"total_ink_{name.replace(' ', '_')}"] = truth
     section.numbers |= checks
-    section.tables.append(
-        Table(
-            "Total ink, the sum of the pixels of an image; p: share of replicated data sets in "
-            "which "
-            "it is at least as large",
-            ["over the images", "data", "x from p(x)", "p", "x given its own z", "p"],
-            rows,
-        )
-    )
-    section.text.append(
-        "Total ink is the sum of the pixels. Images drawn from p(x) test the model; images drawn "
-        "given "
-        "the z of an image test how well it is reconstructed."
-    )
+    section.facts["ink"] = rows
     if len(data_ink) > 1:
-        section.pictures.append(_ink(ink, data_ink, site))
-    section.pictures.append(
-        _pixels(inspection, section, observed.values, drawn["prior_predictive"].values)
+        section.pictures["ink"] = _ink(ink, data_ink, site)
+    section.pictures["pixels"] = _pixels(
+        inspection, section, observed.values, drawn["prior_predictive"].values
     )
 
 
@@ -101,12 +89,7 @@ def _ink(ink: dict[str, Any], data_ink: Any, site: str) -> Picture:
     axes.set_xlabel("total ink, sum of the pixels")
     axes.set_ylabel("share of images")
     plain(axes)
-    return picture_of(
-        figure,
-        "Total ink, the share of images with no more of it: black the data, each thin blue line as "
-        "many "
-        "images drawn from p(x).",
-    )
+    return picture_of(figure)
 
 
 def pixel_differences(data: NDArray[Any], drawn: NDArray[Any]) -> NDArray[np.float64]:
@@ -158,13 +141,8 @@ def _pixels(inspection: Inspection, section: Section, data: NDArray[Any], drawn:
     bar.ax.tick_params(labelsize=8.5)
     for axes in (left, middle, right):
         axes.set_axis_off()
-    colours = ", averaged over the colour channels" if len(apart) > 1 else ""
-    return picture_of(
-        figure,
-        "Pixel by pixel: the mean of the data, that of the model's images, and how far the second "
-        f"is above the first{colours}. {100 * over:.0f} % of the pixels differ by more than "
-        f"{_FAR:.0f} standard errors.",
-    )
+    section.facts["colours"] = len(apart) > 1
+    return picture_of(figure)
 
 
 def nearest(x: Tensor, split: Any, rows: int = _ROWS) -> tuple[Tensor, Tensor]:
@@ -189,9 +167,6 @@ def _neighbours(inspection: Inspection, section: Section) -> None:
     """Does the model repeat training images?"""
     run = inspection.run
     if inspection.split_name == "train":
-        section.text.append(
-            "Nearest training images are not sought for images of the training split."
-        )
         return
     drawn = sample(run, min(_COMPARED, 10 * _NEIGHBOURS), inspection.seed)
     x = torch.as_tensor(drawn["draw"], device=run.device)
@@ -203,25 +178,10 @@ def _neighbours(inspection: Inspection, section: Section) -> None:
         "nearest_training_distance_samples_median": distance.median().item(),
         "nearest_training_distance_data_median": test.median().item(),
     }
-    section.text.append(
-        "The nearest training image is "
-        f"{number(distance.median().item(), 3)} away from an image drawn from p(x) and "
-        f"{number(test.median().item(), 3)} from one of the {inspection.split_name} split (median "
-        f"root "
-        "mean square over the pixels): a model that repeats its training images would be much "
-        "closer "
-        "than data are."
-    )
     count = min(_NEIGHBOURS, len(x))
     images = [x[:count], run.data.train[index[:count]]]
     figure = sheet(
         np.stack([inspection.display(each) for each in images]),
         row_labels=["x from p(x)", "nearest training image"],
     )
-    section.pictures.append(
-        picture_of(
-            figure,
-            "Images drawn from the model, each above the training image that is nearest.",
-            exact=True,
-        )
-    )
+    section.pictures["neighbours"] = picture_of(figure, exact=True)

@@ -1,32 +1,18 @@
-"""What a report is made of: sections that answer one question each."""
+"""The parts of the report: sections that answer one question each, and pictures."""
 
-from collections.abc import Sequence
+from base64 import b64encode
 from dataclasses import dataclass, field
 from io import BytesIO
-from math import sqrt
 from typing import TYPE_CHECKING, Any
-
-from torch import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "Picture",
-    "Section",
-    "Table",
-    "Unanswered",
-    "counted",
-    "mean_and_error",
-    "number",
-    "panels",
-    "picture_of",
-    "plain",
-]
+__all__ = ["Picture", "Section", "Unanswered", "panels", "picture_of", "plain"]
 
 _DPI = 150
-_SCREEN_DPI = 96  # what CSS calls a pixel
+_SCREEN_DPI = 96  # pixels of CSS in an inch
 
 
 class Unanswered(Exception):
@@ -35,61 +21,56 @@ class Unanswered(Exception):
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with the sentence below it.
+    """A picture.
 
     Attributes:
         png: The bytes of the file.
-        caption: What it shows.
         width: In pixels of CSS, at which text has its size.
     """
 
     png: bytes
-    caption: str
     width: int
 
-
-@dataclass(frozen=True)
-class Table:
-    """A small table.
-
-    Attributes:
-        caption: What it shows.
-        columns: The heads.
-        rows: Text, cell by cell.
-    """
-
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    @property
+    def source(self) -> str:
+        """The file as a URL."""
+        return f"data:image/png;base64,{b64encode(self.png).decode()}"
 
 
 @dataclass
 class Section:
-    """The answer to one question.
+    """The answer to one question; its words are those of the template of its name.
 
     Attributes:
         name: Its key in the JSON file.
         question: The head.
-        text: Paragraphs, the answer first.
-        tables: Below the text.
-        pictures: Below the tables.
-        numbers: What the JSON file says, with units in the names.
+        numbers: Its content in the JSON file, with units in the names.
+        facts: Further values for the template.
+        pictures: For the template, by name.
+        html: The template, filled in.
         unanswered: Why there is no answer, where there is none.
-        seconds: What it took.
+        failed: The error, where the computation failed.
+        seconds: How long it took.
     """
 
     name: str
     question: str
-    text: list[str] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
     numbers: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    pictures: dict[str, Picture] = field(default_factory=dict)
+    html: str = ""
     unanswered: str | None = None
+    failed: str | None = None
     seconds: float = 0.0
 
+    def content(self) -> dict[str, Any]:
+        """The section of the JSON file."""
+        kept = {name: getattr(self, name) for name in ("unanswered", "failed", "seconds")}
+        return self.numbers | kept
 
-def picture_of(figure: "Figure", caption: str, exact: bool = False) -> Picture:
-    """Renders a figure, cut to what is drawn unless it is exact to the pixel.
+
+def picture_of(figure: "Figure", exact: bool = False) -> Picture:
+    """Renders a figure; its margins are cut off unless it is exact to the pixel.
 
     A figure of pyplot's is closed.
     """
@@ -108,11 +89,11 @@ def picture_of(figure: "Figure", caption: str, exact: bool = False) -> Picture:
         pyplot.close(figure)
     png = file.getvalue()
     pixels = int.from_bytes(png[16:20], "big")  # where a PNG says how wide it is
-    return Picture(png, caption, round(pixels * _SCREEN_DPI / _DPI))
+    return Picture(png, round(pixels * _SCREEN_DPI / _DPI))
 
 
 def panels(count: int, columns: int, width: float, height: float) -> dict[str, Any]:
-    """How ArviZ is to lay out so many panels, titled by their coordinates alone."""
+    """The layout of so many panels for ArviZ, titled by their coordinates alone."""
     from arviz_base.labels import NoVarLabeller
 
     columns = min(columns, count)
@@ -126,24 +107,6 @@ def panels(count: int, columns: int, width: float, height: float) -> dict[str, A
 
 
 def plain(axes: "Axes") -> None:
-    """Takes away what says nothing."""
+    """Removes frame lines without meaning."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8.5)
-
-
-def mean_and_error(values: Tensor) -> tuple[float, float | None]:
-    """The mean over the images and its standard error; of a single image there is none."""
-    error = (values.std() / sqrt(len(values))).item() if len(values) > 1 else None
-    return values.mean().item(), error
-
-
-def counted(images: int) -> str:
-    """How many images, for people."""
-    return f"{images:,} image" + ("" if images == 1 else "s")
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """A number for people, with a true minus sign; a dash where there is none."""
-    if value is None or value != value:
-        return "–"
-    return f"{value:,.{digits}f}".replace("-", "\u2212")

@@ -11,21 +11,14 @@ from ppl_vae.inference.bridge import bridge_log_likelihood
 from ppl_vae.inference.nuts import NutsPosterior, nuts_posterior
 from ppl_vae.pictures.figures import BLUE, FAINT, GREEN, INK, ORANGE, new_figure
 from ppl_vae.report.inspection import Inspection
-from ppl_vae.report.section import (
-    Picture,
-    Section,
-    Table,
-    counted,
-    number,
-    panels,
-    picture_of,
-    plain,
-)
+from ppl_vae.report.page import number
+from ppl_vae.report.section import Picture, Section, panels, picture_of, plain
 
 __all__ = ["true_posterior"]
 
 _CHAINS = 4
 _WARMUP = 0.5  # of the draws that are kept
+_MIXED = 1.01  # R-hat up to which chains count as mixed; Vehtari et al. (2021)
 _PANELS = 5  # latents shown for each image
 _PAIRS = 2  # pairs of latents shown for each image
 _POINTS = 800
@@ -68,57 +61,38 @@ def true_posterior(inspection: Inspection, section: Section) -> None:
         "standard_deviation_ratio": ratio[:, active].tolist(),
     }
     shown = ratio[:, active]
-    mixed = (r_hat.amax(1) < 1.01).sum().item()
-    section.text = [
-        f"On {counted(size)}, NUTS drew from p(z|x) itself. The guide's standard deviations are "
-        f"{number(float(np.median(shown)))} times the posterior's in the median over the active "
-        f"latents, "
-        f"from {number(float(shown.min()))} to {number(float(shown.max()))}; KL(q(z|x) || p(z|x)) "
-        f"is "
-        f"{number(to_posterior.mean().item())} nats on average.",
-        f"{_CHAINS} chains of {draws:,} draws for each image, started at the guide. R-hat is below "
-        f"1.01 "
-        f"in all latents of {mixed} of {counted(size)} and "
-        f"{int(nuts.divergences.sum())} of {_CHAINS * draws * size:,} draws diverged. "
-        "Chains that start at the guide can all miss a mode that the guide misses.",
-        "The divergences of guide and posterior follow from log p(x) by bridge sampling (Meng and "
-        "Wong, 1996), which takes the draws of both and does not fail where the guide is too "
-        "narrow: "
-        "KL(q || p) = log p(x) - E_q log w, KL(p || q) = E_p log w - log p(x).",
-    ]
-    if mixed < size:
-        section.text.append(
-            "Where R-hat is above 1.01 the chains have not mixed and these numbers are rough; "
-            "--nuts_draws takes more."
-        )
-    section.tables = [
-        Table(
-            "NUTS beside the guide; divergences of the distributions in nats, ratios of standard "
-            "deviations (guide / NUTS) over the active latents",
-            ["", "diverged", "largest R-hat", "smallest ESS", "KL(q || p)", "KL(p || q)",
-             "least ratio", "median", "largest"],
+    largest = r_hat.amax(1).numpy().round(3)  # as the table shows it
+    section.facts = {
+        "size": size,
+        "first": names[0],
+        "mixing": _MIXED,
+        "mixed": int((largest <= _MIXED).sum()),
+        "ratio": {
+            "median": float(np.median(shown)),
+            "least": float(shown.min()),
+            "largest": float(shown.max()),
+        },
+        "to_posterior": to_posterior.mean().item(),
+        "rows": [
             [
-                [
-                    names[place],
-                    str(int(nuts.divergences[place])),
-                    number(r_hat[place].max().item(), 3),
-                    number(ess[place].min().item(), 0),
-                    number(to_posterior[place].item()),
-                    number(from_posterior[place].item()),
-                    *(number(float(f(shown[place]))) for f in (np.min, np.median, np.max)),
-                ]
-                for place in range(size)
-            ],
-        )
-    ]  # fmt: skip
+                names[place],
+                str(int(nuts.divergences[place])),
+                number(float(largest[place]), 3),
+                number(ess[place].min().item(), 0),
+                number(to_posterior[place].item()),
+                number(from_posterior[place].item()),
+                *(number(float(f(shown[place]))) for f in (np.min, np.median, np.max)),
+            ]
+            for place in range(size)
+        ],
+    }
+    section.pictures = {
+        "marginals": _marginals(inspection, exact, guide, active),
+        "ratios": _ratios(shown, active, names),
+        "ranks": _ranks(inspection, exact, active),
+    }
     if dimension > 1:
-        section.pictures.append(_pairs(inspection, exact, guide, names))
-    section.pictures = [
-        _marginals(inspection, exact, guide, active),
-        *section.pictures,
-        _ratios(shown, active, names),
-        _ranks(inspection, exact, active),
-    ]
+        section.pictures["pairs"] = _pairs(inspection, exact, guide, names)
 
 
 def _divergences(
@@ -178,12 +152,7 @@ def _marginals(
         **panels(len(chosen) * size, len(chosen), 1.9, 1.5),
     )
     figure = plot.viz["figure"].item()
-    return picture_of(
-        figure,
-        "Marginals of z: black the true posterior (NUTS), orange the guide. One row for each "
-        "image, "
-        "one column for each of the first active latents.",
-    )
+    return picture_of(figure)
 
 
 def _pairs(
@@ -212,12 +181,7 @@ def _pairs(
                 axes.set_title(names[place], fontsize=9)
             plain(axes)
     figure.subplots_adjust(wspace=0.5, hspace=0.35)
-    return picture_of(
-        figure,
-        "Draws from the true posterior (black) and from the guide (orange), of the latents that "
-        "are "
-        "most correlated in the posterior of each image.",
-    )
+    return picture_of(figure)
 
 
 def _ratios(ratio: NDArray[Any], active: list[int], names: list[str]) -> Picture:
@@ -239,9 +203,7 @@ def _ratios(ratio: NDArray[Any], active: list[int], names: list[str]) -> Picture
     axes.set_ylabel("standard deviation,\nguide / NUTS")
     axes.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1, 0.5))
     plain(axes)
-    return picture_of(
-        figure, "How wide the guide is beside the true posterior; below 1 it is too narrow."
-    )
+    return picture_of(figure)
 
 
 def _ranks(inspection: Inspection, exact: NDArray[Any], active: list[int]) -> Picture:
@@ -253,9 +215,4 @@ def _ranks(inspection: Inspection, exact: NDArray[Any], active: list[int]) -> Pi
     some = exact[:, :: -(-exact.shape[1] // _RANKED)]
     tree = _group(some[:, :, :1, chosen], [f"image {int(inspection.images[0])}"], chosen)
     plot = plot_rank(tree, visuals={"title": {"size": 9}}, **panels(len(chosen), _PANELS, 1.9, 1.6))
-    return picture_of(
-        plot.viz["figure"].item(),
-        f"Ranks of the four chains of {inspection.name(0)}, for the first active latents (ArviZ): "
-        f"where "
-        "chains have mixed, the lines stay in the grey band.",
-    )
+    return picture_of(plot.viz["figure"].item())

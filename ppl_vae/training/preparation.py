@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from models import Model, Network, Spec
 from ppl_vae.compiler.compiling import check_engine
 from ppl_vae.data import Data
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, reason
 from ppl_vae.machine.devices import choose_device, seed_everything
 from ppl_vae.machine.processes import Ranks
 from ppl_vae.machine.randomness import isolated, seeded
 from ppl_vae.pairs.building import build_pair, choose_domain
-from ppl_vae.pairs.checks import _reason, check_labels, check_objective, check_pair
+from ppl_vae.pairs.checks import check_labels, check_objective, check_pair
 from ppl_vae.runs.run import Run
 from ppl_vae.training.loop import Training
 from ppl_vae.training.precision import PRECISIONS, matrix_precision, slow_precision
@@ -183,7 +183,7 @@ def check_step(step: SVIStep, *batch: Tensor) -> None:
             lower = "" if step.precision is None else f" in {step.precision}".replace("torch.", "")
             raise InputError(
                 f"{type(step.model).__name__} with guide {type(step.guide).__name__} cannot be "
-                f"trained on a batch of {len(batch[0])}{lower}: {_reason(error)}; choose another "
+                f"trained on a batch of {len(batch[0])}{lower}: {reason(error)}; choose another "
                 f"{'--precision' if lower else '--batch_size'}"
             ) from error
         finally:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ppl_vae.machine.progress import table
+from ppl_vae.measures.scores import collapse, quantity
 from ppl_vae.pairs.pieces import outside_classes
 from ppl_vae.runs.directory import PICTURES, SUMMARY, write_json
 from ppl_vae.runs.run import Run
@@ -59,9 +60,12 @@ def report(run: Run) -> str:
     )
     pictures = sorted((run.path / PICTURES).iterdir())
     rows |= {picture.stem.replace("_", " "): str(picture) for picture in pictures}
+    advice = collapse(summary["validation_rate_nats_per_datum"]) if bounded else None
+    rows |= {"note": advice} if advice else {}
     rows["next"] = f"python -m ppl_vae.evaluate {run.path}"
     if outside_classes(run.config):
         rows["next"] += " --allow_code true"
-    meaning = "ELBO = -(rate + distortion)" if bounded else "distortion = -log p(x|z)"
+    given = "" if quantity(run.model) == "log p(x)" else f" of {quantity(run.model)}"
+    meaning = f"ELBO{given} = -(rate + distortion)" if bounded else "distortion = -log p(x|z)"
     title = f"{run.path}: {summary['data']}, validation images ({meaning})"
     return table(title, {"measure": summary["reference_measure"], **rows})

@@ -1,0 +1,44 @@
+"""Small runs and quick settings for the tests of the report."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from models import MLP
+from ppl_vae.data import Digits
+from ppl_vae.fit import fit
+from ppl_vae.report.inspection import Effort, Inspection, Selection, choose_images
+from ppl_vae.runs.run import Run
+
+QUICK: dict[str, Any] = {
+    "count": 12,
+    "draws": 100,
+    "predictive_draws": 8,
+    "particles": 50,
+    "gap_images": 3,
+    "gap_steps": 10,
+    "shown": 2,
+    "nuts_draws": 8,
+    "temperatures": 4,
+    "simulations": 100,
+}
+
+
+def train(path: Path, **options: Any) -> Run:
+    """A run of the digits that takes a second."""
+    chosen = {"network": partial(MLP, hidden=(8,)), "latent_dim": 2, "epochs": 2, "device": "cpu"}
+    return fit(run=path, **{"data": Digits(), **chosen, **options})
+
+
+def first_images(run: Run, count: int, split: str = "test") -> Selection:
+    """The first images of a split."""
+    return choose_images(run, getattr(run.data, split), count, None, None, "first", 0)
+
+
+def inspection_of(run: Run, count: int, split: str = "test", **effort: int) -> Inspection:
+    """An inspection of the first images, without draws."""
+    quick = {name: QUICK[name] for name in Effort.__annotations__}
+    tree: Any = None
+    return Inspection(
+        run, [], split, first_images(run, count, split), tree, Effort(**quick | effort), 0
+    )
