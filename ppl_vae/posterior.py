@@ -100,13 +100,19 @@ def posterior(
             f"{run.path}: {type(run.guide).__name__} has no density q(z|x), so that nothing can be "
             "said about it as a posterior; train a run with another guide"
         )
+    for each in (run, *(others or [])):
+        if each.model.labelled and each.model.enumerated:
+            raise InputError(
+                f"{each.path}: {type(each.guide).__name__} has a discrete site, the class; the "
+                "report is about continuous latents; leave this run out"
+            )
     needs_arviz()
     data = getattr(run.data, split)
     began = time.monotonic()
     chosen = choose_images(run, data, count, images, label, choose, seed)
     inspection = _inspect(run, others or [], split, chosen, draws, predictive_draws, effort, seed)
-    write_datatree(inspection.tree, run.path / POSTERIOR)
     sections = [_answer(place, inspection) for place in range(len(_QUESTIONS))]
+    write_datatree(inspection.tree, run.path / POSTERIOR)
     result = {
         "run": str(run.path),
         "others": [str(other.path) for other in inspection.others],

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_vae.densities.joint import Joint
-from ppl_vae.machine.memory import MEMORY_BYTES
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.scores import active_units
 from ppl_vae.objectives import ELBO
@@ -118,7 +117,7 @@ def information_bounds(inspection: Inspection) -> tuple[float, float, int]:
     joint = inspection.joint(size)
     with seeded(inspection.run.device, inspection.seed), torch.no_grad():
         drawn, _ = joint.draw(1)
-        rows = max(1, joint.rows(MEMORY_BYTES) // size)
+        rows = joint.rows(size)
         densities = []
         for start in range(0, size, rows):
             # Row i of the (M, M) matrix is z_i under the guide of every image.
