@@ -109,6 +109,12 @@ def posterior(
             f"{run.path}: {type(run.guide).__name__} has no density q(z|x), so that nothing can be "
             "said about it as a posterior; train a run with another guide"
         )
+    for each in (run, *(others or [])):
+        if each.model.labelled and each.model.enumerated:
+            raise InputError(
+                f"{each.path}: {type(each.guide).__name__} has a discrete site, the class; the "
+                "report is about continuous latents; leave this run out"
+            )
     needs_arviz()
     folder = writable(out or run.path)
     began = time.monotonic()

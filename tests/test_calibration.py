@@ -6,7 +6,6 @@ import scipy.stats
 import torch
 from oracles import Posterior, counts_guide, counts_lognormal_guide, counts_model, ppca
 
-from ppl_vae.errors import InputError
 from ppl_vae.inference.calibration import simulation_based_calibration
 
 
@@ -80,5 +79,5 @@ def test_the_band_holds_whole_histograms() -> None:
 )
 def test_numbers_out_of_range_are_refused(options: dict) -> None:
     model = ppca()
-    with pytest.raises(InputError, match="expected"):
+    with pytest.raises(ValueError, match="expected"):
         simulation_based_calibration(model, Posterior(model), **options)

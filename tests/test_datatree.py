@@ -6,6 +6,7 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
+import scipy.stats
 import torch
 from torch import Tensor, nn
 
@@ -13,9 +14,13 @@ from guides import DiagonalNormal
 from models import VAE, Linear, ProbabilisticPCA, Spec
 from ppl_vae.errors import InputError
 from ppl_vae.inference import datatree
-from ppl_vae.inference.datatree import to_datatree
+from ppl_vae.inference.ais import bidirectional
+from ppl_vae.inference.calibration import simulation_based_calibration
+from ppl_vae.inference.datatree import loo_pit_datatree, nuts_datatree, to_datatree
 from ppl_vae.inference.netcdf import read_datatree, write_datatree
+from ppl_vae.inference.nuts import nuts_posterior
 from ppl_vae.inference.pareto import pareto_k
+from ppl_vae.inference.simulation import simulate
 
 GROUPS = {
     "posterior",
@@ -211,7 +216,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["draws", "chains", "predictive_draws"])
 def test_counts_are_checked(pair, name: str) -> None:
-    with pytest.raises(InputError, match=f"expected {name} >= 1; got 0"):
+    with pytest.raises(ValueError, match=f"expected {name} >= 1; got 0"):
         to_datatree(*pair, **{name: 0})
 
 
@@ -229,3 +234,79 @@ def test_a_guide_without_density_is_refused(pair) -> None:
 
     with pytest.raises(InputError, match="Delta"):
         to_datatree(model, point, x)
+
+
+def test_arviz_plots_what_it_needs_from_the_tree(pair, tmp_path: Path) -> None:
+    """Leaving one out beside the predictive draws; energies and traces of NUTS."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from arviz_plots import plot_energy, plot_loo_pit, plot_rank, plot_trace
+    from arviz_stats import bfmi, loo_pit
+
+    tree = to_datatree(*pair, draws=50, chains=4, predictive_draws=25)
+    assert tree["log_likelihood"]["x"].sizes["draw"] == 25
+    plot_loo_pit(loo_pit_datatree(tree), backend="matplotlib")
+    values = loo_pit(loo_pit_datatree(tree))["x"].values
+    assert values.shape == (5,)
+    assert ((values >= 0) & (values <= 1)).all()
+    found = nuts_posterior(*pair, draws=60, warmup=30)
+    tree["nuts"] = nuts_datatree(found, images=[9, 3, 4, 1, 0])
+    write_datatree(tree, tmp_path / "posterior.nc")
+    chains = read_datatree(tmp_path / "posterior.nc")["nuts"]
+    assert chains["posterior"]["z"].dims == ("chain", "draw", "image", "latent")
+    assert chains["sample_stats"]["energy"].sel(image=4).shape == (4, 60)
+    for plot in (plot_trace, plot_rank):
+        plot(chains.sel(image=[9]), backend="matplotlib")
+    plot_energy(chains.sel(image=9), backend="matplotlib")
+    assert (bfmi(chains.sel(image=9))["energy"].values > 0.3).all()
+
+
+def test_energies_are_those_of_the_momenta(pair) -> None:
+    """H = kinetic energy - log p(x, z): the first is half a chi-square of D degrees of freedom."""
+    model, guide, x = pair
+    found = nuts_posterior(model, guide, x, draws=300, warmup=100)
+    kinetic = found.energy + found.log_joint
+    assert (kinetic > 0).all()
+    assert abs(kinetic.mean().item() - 1) < 0.15
+    assert scipy.stats.kstest(2 * kinetic[:, ::10].flatten(), "chi2", args=(2,)).pvalue > 1e-4
+
+
+def test_several_observed_sites_of_any_name() -> None:
+    """Counts and a label beside them: each has its own predictive draws and log-likelihood."""
+
+    def model(counts: Tensor, sign: Tensor) -> None:
+        with pyro.plate("rows", len(counts)):
+            rate = pyro.sample("rate", dist.Gamma(3.0, torch.full((len(counts),), 2.0)))
+            seen = dist.Poisson(rate[..., None].expand(*rate.shape, 5)).to_event(1)
+            pyro.sample("counts", seen, obs=counts)
+            pyro.sample("sign", dist.Bernoulli(logits=rate - 1), obs=sign)
+
+    def guide(counts: Tensor, sign: Tensor) -> None:
+        with pyro.plate("rows", len(counts)):
+            pyro.sample("rate", dist.Gamma(3.0 + counts.sum(-1), 7.0))
+
+    data = torch.poisson(torch.full((6, 5), 2.0)), (torch.rand(6) > 0.5).float()
+    tree = to_datatree(model, guide, data, draws=40, chains=2, predictive_draws=40)
+    rate = torch.as_tensor(tree["posterior"]["rate"].values)
+    expected = {
+        "counts": dist.Poisson(rate[..., None]).log_prob(data[0]).sum(-1),
+        "sign": dist.Bernoulli(logits=rate - 1).log_prob(data[1]),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(tree["log_likelihood"][name].values, value, rtol=1e-4)
+        np.testing.assert_array_equal(tree["observed_data"][name].values, data[name == "sign"])
+    assert tree["posterior_predictive"]["sign"].shape == (2, 40, 6)
+    assert tree["prior_predictive"]["counts"].shape == (2, 40, 6, 5)
+    log_joint = tree["sample_stats"]["log_joint"] - tree["sample_stats"]["log_prior"]
+    np.testing.assert_allclose(log_joint, sum(expected.values()), rtol=1e-4)
+    (counts, sign), latents = simulate(model, 4000, like=data)
+    assert counts.shape == (4000, 5)
+    residual = counts.mean(-1) - latents["rate"]
+    assert abs(residual.mean()) < 4 * (0.3 / 4000) ** 0.5
+    chance = (latents["rate"] - 1).sigmoid()
+    assert abs((sign - chance).mean()) < 4 * 0.5 / 4000**0.5
+    calibrated = simulation_based_calibration(model, guide, data_points=200, like=data)
+    assert calibrated.ranks["rate"].shape == (200,)
+    both = bidirectional(model, guide, 10, chains=4, temperatures=10, leapfrog_steps=2, like=data)
+    assert both.gap.shape == (10,)

@@ -291,7 +291,7 @@ def test_numbers_out_of_range_are_refused() -> None:
         {"particles": 24}, {"steps": 0}, {"fit_particles": 0}, {"learning_rate": 0.0},
         {"family": lambda features: None},
     ):  # fmt: skip
-        with pytest.raises(InputError, match="expected"):
+        with pytest.raises(ValueError, match="expected"):
             gap_decomposition(model, Posterior(model), x, **options)
 
 

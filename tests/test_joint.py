@@ -21,12 +21,13 @@ from torch import Tensor
 
 from guides import DiagonalNormal
 from models import MLP, VAE, Bernoulli, MixtureOfNormals, Spec
-from ppl_vae.densities.joint import Joint, simulate
+from ppl_vae.densities.joint import Joint
 from ppl_vae.densities.unconstrained import Unconstrained
 from ppl_vae.densities.weights import log_weights
 from ppl_vae.errors import InputError
 from ppl_vae.inference.calibration import simulation_based_calibration
 from ppl_vae.inference.nuts import nuts_posterior
+from ppl_vae.inference.simulation import simulate
 
 
 def counts(size: int = 4) -> Tensor:
@@ -78,15 +79,14 @@ def test_scales_of_a_subsampled_plate_do_not_count() -> None:
 
 @pytest.mark.parametrize("memory_bytes", [1, 500, 5_000, 2**20])
 def test_pieces_cover_everything_once(memory_bytes: int) -> None:
-    joint = Joint.of(counts_model, counts_guide, counts(5))
+    joint = Joint.of(counts_model, counts_guide, counts(5), memory_bytes)
     seen = torch.zeros(23, 5)
-    for rows, start, size in joint.pieces(23, memory_bytes):
+    for rows, start, size in joint.pieces(23):
         seen[start : start + size, rows] += 1
-        assert size * (rows.stop - rows.start) <= joint.rows(memory_bytes)
+        assert size * (rows.stop - rows.start) <= joint.rows()
     assert (seen == 1).all()
-    torch.testing.assert_close(
-        joint.log_weights(23, memory_bytes), counts_log_likelihood(joint.batch[0]).expand(23, 5)
-    )
+    exact = counts_log_likelihood(joint.batch[0])
+    torch.testing.assert_close(joint.log_weights(23), exact.expand(23, 5))
 
 
 def test_rows_bound_the_memory_of_a_decoder() -> None:
@@ -94,7 +94,7 @@ def test_rows_bound_the_memory_of_a_decoder() -> None:
     spec = Spec((1, 20, 20), "binary", 2)
     model = VAE(spec, network=lambda i, o: MLP(i, o, hidden=(50,)))
     guide = DiagonalNormal(spec, network=lambda i, o: MLP(i, o, hidden=(50,)))
-    rows = Joint.of(model, guide, torch.zeros(3, 1, 20, 20)).rows(2**20)
+    rows = Joint.of(model, guide, torch.zeros(3, 1, 20, 20), 2**20).rows()
     per_row = 2**20 / rows
     assert 4 * 400 * 2 < per_row < 4 * 400 * 20
 

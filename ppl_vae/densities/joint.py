@@ -1,39 +1,34 @@
-"""log p(x, z) and log q(z|x) of any Pyro pair with local latents, per datum, at a given z."""
+"""log p(x, z) and log q(z|x) of any Pyro pair, per datum, at a given z."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from inspect import signature
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
+from models.ranges import check_count
+from ppl_vae.densities.sites import (
+    Batch,
+    Latents,
+    Nodes,
+    Program,
+    as_batch,
+    log_density,
+    sample_sites,
+    summed_out,
+)
+from ppl_vae.densities.structure import Structure
 from ppl_vae.errors import InputError
 from ppl_vae.machine.memory import MEMORY_BYTES, Allocations
 from ppl_vae.machine.randomness import isolated
 
-__all__ = [
-    "Batch",
-    "Joint",
-    "Latents",
-    "Program",
-    "as_batch",
-    "simulate",
-    "summed_out",
-]
+__all__ = ["Batch", "Joint", "Latents", "Program"]
 
-Program = Callable[..., Any]
-Batch = tuple[Tensor, ...]
-Latents = dict[str, Tensor]
-
-
-def as_batch(x: Tensor | Batch) -> Batch:
-    """The arguments of the programs: images alone, or a tuple of them and what comes with them."""
-    return (x,) if isinstance(x, Tensor) else x
+_FEW = 10  # data that show which sites a pair has
 
 
 @dataclass(frozen=True)
@@ -42,226 +37,281 @@ class Joint:
 
     The pair is any two Pyro programs `model(*batch)` and `guide(*batch)` with one plate over the
     data at dim -1, continuous latents that the two share, and whatever the model observes. Further
-    batch dimensions of the latents stand to the left of the plate. Discrete sites of the model,
-    marked `infer={"enumerate": "parallel"}`, that the guide leaves out are summed out. Numbers are
-    of the single datum: scales of plates and of `poutine.scale` are left out.
+    batch dimensions of the latents stand to the left of the plate. Discrete sites that are marked
+    `infer={"enumerate": "parallel"}` are summed out, also of the guide where it has them. Masks
+    count. The scales of plates and of `poutine.scale` do not: numbers are those of a datum.
 
     Attributes:
         model: p(x, z).
         guide: q(z|x).
         batch: What the programs are called with; the first is x, (B, ...).
-        sites: The latent sites with their event shapes, in the model's order.
-        summed: The discrete sites that are summed out.
+        structure: The sites of the pair.
+        memory_bytes: Bound on the temporaries of one pass.
+        bytes_per_row: What a datum with one z takes of it.
+        priors: The distribution at each latent site, for one datum.
+        as_one: Whether all data are one datum. Then B is 1, and the event of a site begins with
+            the dimension of the plate.
+        place: Which rows of `everything` these data are, (B,), where the guide has parameters for
+            each datum and is called with all data; else None.
+        everything: All data, for such a guide.
     """
 
     model: Program
     guide: Program
     batch: Batch
-    sites: dict[str, torch.Size] = field(default_factory=dict)
-    summed: tuple[str, ...] = ()
+    structure: Structure = field(default_factory=Structure)
+    memory_bytes: int = MEMORY_BYTES
+    bytes_per_row: int = 1
+    priors: dict[str, Any] = field(default_factory=dict)
+    as_one: bool = False
+    place: Tensor | None = None
+    everything: Batch = ()
 
     @classmethod
-    def of(cls, model: Program, guide: Program, x: Tensor | Batch) -> "Joint":
-        """Runs the two programs once, and says what does not fit.
+    def of(
+        cls,
+        model: Program,
+        guide: Program,
+        x: Tensor | Batch,
+        memory_bytes: int = MEMORY_BYTES,
+        as_one: bool = False,
+    ) -> "Joint":
+        """Runs the two programs, and refuses a pair that does not fit.
 
         Args:
             model: p(x, z).
             guide: q(z|x).
             x: Images (B, ...), or a tuple of all that the programs take.
+            memory_bytes: Bound on the temporaries of one pass.
+            as_one: Whether all data count as one datum, which has the densities of all of them
+                together. Latents that the data share need it, and so do guides with one
+                distribution over the latents of all data, as most of Pyro's autoguides.
 
         Raises:
             InputError: If the latent sites differ, one is not per datum, is discrete or has no
                 density, or nothing is observed.
         """
-        joint = cls(model, guide, as_batch(x))
-        modules = [program for program in (model, guide) if isinstance(program, nn.Module)]
-        with torch.no_grad(), isolated(joint.batch[0].device, *modules):
-            guide_sites = joint._trace(guide)
-            latents = {name: node["value"] for name, node in guide_sites.items()}
-            model_sites = joint._trace(poutine.condition(model, data=latents))
-        free = {name for name in model_sites if not model_sites[name]["is_observed"]}
-        summed = tuple(
-            name
-            for name, node in model_sites.items()
-            if name in free and node["infer"].get("enumerate") == "parallel"
-        )
-        free.difference_update(summed)
-        observed = [name for name in model_sites if name not in (*latents, *summed)]
-        if free or not latents.keys() <= model_sites.keys():
-            raise InputError(
-                "expected the guide to sample exactly the model's latent sites; the guide samples "
-                f"{sorted(latents)}, the model {sorted(free | latents.keys() & model_sites.keys())}"
-            )
-        if not latents or not observed:
-            what = "latent site" if not latents else "observed site"
-            raise InputError(f"expected a pair with a {what}; got none (obs=x in the model?)")
-        for name, node in [*guide_sites.items(), *model_sites.items()]:
-            _check_site(name, node, len(joint), name in latents)
-        shapes = {
-            name: model_sites[name]["value"].shape[1:] for name in model_sites if name in latents
-        }
-        return cls(model, guide, joint.batch, shapes, summed)
+        joint = cls(model, guide, as_batch(x), memory_bytes=memory_bytes, as_one=as_one)
+        with joint.trial():
+            some = joint[:_FEW]
+            if not joint._guide_follows():
+                place = torch.arange(len(joint), device=joint.batch[0].device)
+                some = joint = replace(joint, place=place, everything=joint.batch)
+            joint = replace(joint, structure=Structure.of(model, guide, some.batch, as_one))
+            part = joint[:1]
+            latents, log_guide = part.draw(1)
+            with Allocations() as allocations:
+                terms = part.log_terms(latents)
+            if any(term.shape != (1, 1) for term in (log_guide, *terms)):
+                raise InputError(
+                    "expected one log-probability for one datum; got more: a mask of all data in "
+                    "the programs? Hand it over with the data, x = (images, mask)"
+                )
+            nodes, _ = part._run_model(latents)
+            priors = {name: nodes[name]["fn"] for name in joint.sites}
+            joint = replace(joint, priors=priors, bytes_per_row=max(1, allocations.total))
+            joint._check_auxiliary()
+        return joint
 
     def __len__(self) -> int:
-        return len(self.batch[0])
+        return 1 if self.as_one else len(self.batch[0])
 
     def __getitem__(self, rows: Any) -> "Joint":
         """The pair with some of the data: a slice or an index tensor."""
-        return replace(self, batch=tuple(part[rows] for part in self.batch))
+        if self.as_one:
+            return self
+        place = None if self.place is None else self.place[rows]
+        return replace(self, batch=tuple(part[rows] for part in self.batch), place=place)
+
+    @property
+    def sites(self) -> dict[str, torch.Size]:
+        """The latent sites with their event shapes, in the model's order."""
+        return self.structure.sites
+
+    @property
+    def summed(self) -> tuple[str, ...]:
+        """The discrete sites that are summed out."""
+        return self.structure.summed
 
     def draw(self, particles: int) -> tuple[Latents, Tensor]:
         """z_1, ..., z_K from q(z|x), each site (K, B, ...), and log q(z_k|x), (K, B) in nats."""
-        nodes = self._trace(self.guide, particles)
-        shape = (particles, len(self))
-        latents = {
-            name: nodes[name]["value"].expand(*shape, *event) for name, event in self.sites.items()
-        }
-        return latents, self._log_density(nodes, self.sites, shape)
+        nodes = self._run_guide(particles)
+        latents = self._values(nodes, self.sites, particles, len(self._guide_batch[0]))
+        if self.place is not None:
+            latents = {name: value[:, self.place] for name, value in latents.items()}
+        if self.structure.in_guide:  # the class was drawn; its share of the density is all classes'
+            return latents, self.log_guide(latents)
+        return latents, self._log_guide(nodes, particles)
+
+    def generate(self, particles: int, latents: Latents | None = None) -> Latents:
+        """Draws from p(z) p(x|z), or from p(x|z) at latents (K, B, ...): all sites by name."""
+        program = poutine.uncondition(self.model)
+        if latents is not None:
+            program = poutine.condition(program, data=self._inside(latents))
+        nodes = self._run(program, self.batch, particles)
+        names = [*self.sites, *self.structure.observed]
+        return self._values(nodes, names, particles, len(self.batch[0]))
+
+    def observe(self) -> dict[str, tuple[Tensor, Any]]:
+        """What the model observes, by site: the value, (B, ...), and the support."""
+        latents, _ = self.draw(1)
+        nodes, _ = self._run_model(latents)
+        names = self.structure.observed
+        values = self._values(nodes, names, 1, len(self.batch[0]))
+        return {name: (values[name][0], nodes[name]["fn"].support) for name in names}
 
     def log_terms(self, latents: Latents) -> tuple[Tensor, Tensor]:
         """log p(z) and log p(x|z), each (K, B) in nats, at latents (K, B, ...).
 
         Where the model observes more than x, the second is of all that it observes.
         """
-        shape = self._shape(latents)
-        with poutine.enum(first_available_dim=-3):
-            nodes = self._trace(poutine.condition(self.model, data=latents), shape[0])
+        nodes, particles = self._run_model(latents)
         given = (*self.sites, *self.summed)
-        log_prior = self._log_density(nodes, given, shape)
-        observed = [name for name in nodes if name not in given]
-        log_likelihood = self._log_density(nodes, observed, shape)
-        return summed_out(log_prior, log_likelihood) if self.summed else (log_prior, log_likelihood)
+        return self._terms(nodes, [name for name in nodes if name not in given], particles)
+
+    def log_likelihoods(self, latents: Latents) -> Latents:
+        """log p(x|z) of each observed site x alone, (K, B) in nats."""
+        nodes, particles = self._run_model(latents)
+        return {name: self._terms(nodes, [name], particles)[1] for name in self.structure.observed}
 
     def log_guide(self, latents: Latents) -> Tensor:
         """log q(z|x), (K, B) in nats, at latents (K, B, ...)."""
-        shape = self._shape(latents)
-        nodes = self._trace(poutine.condition(self.guide, data=latents), shape[0])
-        return self._log_density(nodes, self.sites, shape)
+        particles, size = next(iter(latents.values())).shape[:2]
+        if self.place is not None:  # the rows of other data may hold any latents
+            row = self.place.new_zeros(len(self.everything[0]))
+            row[self.place] = torch.arange(size, device=row.device)
+            latents = {name: value[:, row] for name, value in latents.items()}
+        given = self.structure.in_the_guide(self._inside(latents), self.priors)
+        return self._log_guide(self._run_guide(particles, given), particles)
 
     @torch.no_grad()
-    def log_weights(self, particles: int, memory_bytes: int = MEMORY_BYTES) -> Tensor:
-        """log p(x, z_k) - log q(z_k|x), z_k ~ q(z|x), (K, B) in nats, float64; in pieces."""
+    def log_weights(self, particles: int) -> Tensor:
+        """log p(x, z_k) - log q(z_k|x), z_k ~ q(z|x), (K, B) in nats, float64; in pieces.
+
+        Raises:
+            ValueError: If particles < 1.
+        """
+        check_count("particles", particles)
         result = self.batch[0].new_zeros(particles, len(self), dtype=torch.float64)
-        for rows, start, size in self.pieces(particles, memory_bytes):
+        for rows, start, size in self.pieces(particles):
             part = self[rows]
             latents, log_guide = part.draw(size)
             log_prior, log_likelihood = part.log_terms(latents)
             result[start : start + size, rows] = (log_prior + log_likelihood - log_guide).double()
         return result
 
-    def pieces(
-        self, particles: int, memory_bytes: int = MEMORY_BYTES
-    ) -> Iterator[tuple[slice, int, int]]:
+    def rows(self, copies: int = 1) -> int:
+        """How many data one pass may take, each of them so many times."""
+        return max(1, self.memory_bytes // (self.bytes_per_row * copies))
+
+    def slices(self, copies: int) -> Iterator[slice]:
+        """Cuts the data into passes below the bound, in which each is taken so many times."""
+        rows = self.rows(copies)
+        for first in range(0, len(self), rows):
+            yield slice(first, min(first + rows, len(self)))
+
+    def pieces(self, particles: int) -> Iterator[tuple[slice, int, int]]:
         """Cuts (K, B) into passes below the bound: the data, the first particle, how many."""
-        rows = self.rows(memory_bytes)
-        size = min(particles, rows)
-        width = max(1, rows // size)
-        for first in range(0, len(self), width):
+        size = min(particles, self.rows())
+        for rows in self.slices(size):
             for start in range(0, particles, size):
-                piece = slice(first, min(first + width, len(self)))
-                yield piece, start, min(size, particles - start)
+                yield rows, start, min(size, particles - start)
 
-    def rows(self, memory_bytes: int = MEMORY_BYTES) -> int:
-        """How many pairs of a datum and a z one pass may take, measured on one of them."""
-        part = self[:1]
-        modules = [
-            program for program in (self.model, self.guide) if isinstance(program, nn.Module)
-        ]
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Runs of the programs that leave no trace: no gradients, random states as they were."""
+        modules = [p for p in (self.model, self.guide) if isinstance(p, nn.Module)]
         with torch.no_grad(), isolated(self.batch[0].device, *modules):
-            latents, _ = part.draw(1)
-            with Allocations() as allocations:
-                part.log_terms(latents)
-        return max(1, memory_bytes // max(1, allocations.total))
+            yield
 
-    def _trace(self, program: Program, particles: int | None = None) -> dict[str, Any]:
-        """The sample sites of a program, by name; with particles at dim -2 where they are given."""
-        if particles is not None:
-            program = pyro.plate("particles", particles, dim=-2)(program)
+    @property
+    def _guide_batch(self) -> Batch:
+        return self.batch if self.place is None else self.everything
+
+    def _run(self, program: Program, batch: Batch, particles: int, each: bool = False) -> Nodes:
+        """The sample sites; `each` value of a discrete site stands at dim -3."""
+        if not each:
+            with pyro.validation_enabled(False):
+                return sample_sites(program, batch, particles)
+
+        def mark(site: Any) -> Any:
+            return {"enumerate": "parallel"} if site["name"] in self.summed else {}
+
+        with poutine.enum(first_available_dim=-3):
+            return self._run(poutine.infer_config(program, mark), batch, particles)
+
+    def _run_guide(self, particles: int, given: Latents | None = None) -> Nodes:
+        if given is None:
+            return self._run(self.guide, self._guide_batch, particles)
+        program = poutine.condition(self.guide, data=given)
+        return self._run(program, self._guide_batch, particles, bool(self.structure.in_guide))
+
+    def _run_model(self, latents: Latents) -> tuple[Nodes, int]:
+        program = poutine.condition(self.model, data=self._inside(latents))
+        particles = len(next(iter(latents.values())))
+        return self._run(program, self.batch, particles, bool(self.summed)), particles
+
+    def _values(self, nodes: Nodes, names: Iterable[str], particles: int, size: int) -> Latents:
+        """Values of sites, (K, B, ...)."""
+        result = {}
+        for name in names:
+            fn, value = nodes[name]["fn"], nodes[name]["value"]
+            plate = fn.batch_shape[-1:] if self.as_one else (size,)
+            value = value.expand(particles, *plate, *fn.event_shape)
+            result[name] = value[:, None] if self.as_one else value
+        return result
+
+    def _inside(self, latents: Latents) -> Latents:
+        """Latents as the programs have them."""
+        return {name: z[:, 0] for name, z in latents.items()} if self.as_one else latents
+
+    def _terms(
+        self, nodes: Nodes, observed: Iterable[str], particles: int
+    ) -> tuple[Tensor, Tensor]:
+        """log p(z) and log p(x|z) of some observed sites, each (K, B)."""
+        shape = (particles, len(self))
+        log_prior = self._log_density(nodes, (*self.sites, *self.summed), shape)
+        log_likelihood = self._log_density(nodes, observed, shape)
+        return summed_out(log_prior, log_likelihood) if self.summed else (log_prior, log_likelihood)
+
+    def _log_density(self, nodes: Nodes, names: Iterable[str], shape: tuple[int, int]) -> Tensor:
         with pyro.validation_enabled(False):
-            trace = prune_subsample_sites(poutine.trace(program).get_trace(*self.batch))
-        return {name: node for name, node in trace.nodes.items() if node["type"] == "sample"}
+            if not self.as_one:
+                return log_density(nodes, names, shape)
+            each = [log_density(nodes, [name], shape).sum(-1, keepdim=True) for name in names]
+        return torch.stack(each).sum(0)
 
-    def _log_density(self, nodes: dict[str, Any], names: Any, shape: tuple[int, int]) -> Tensor:
-        """The sum over sites, (K, B), or (Y, K, B) where it depends on a discrete site."""
-        with pyro.validation_enabled(False):
-            terms = [
-                scale_and_mask(node["fn"].log_prob(node["value"]), 1.0, node["mask"])
-                for node in (nodes[name] for name in names)
-            ]
-        whole = torch.broadcast_shapes(shape, *(term.shape for term in terms))
-        return torch.stack([term.expand(whole) for term in terms]).sum(0)
+    def _log_guide(self, nodes: Nodes, particles: int) -> Tensor:
+        shape = (particles, len(self) if self.place is None else len(self.everything[0]))
+        names = [*self.sites, *(name for name in nodes if name not in self.sites)]
+        log_guide = self._log_density(nodes, names, shape)
+        if log_guide.dim() > 2:
+            log_guide = log_guide.flatten(0, -3).logsumexp(0)
+        return log_guide if self.place is None else log_guide[:, self.place]
 
-    def _shape(self, latents: Latents) -> tuple[int, int]:
-        particles, size = next(iter(latents.values())).shape[:2]
-        return particles, size
+    def _guide_follows(self) -> bool:
+        """Whether the guide, called with a datum, draws the latents of that datum alone."""
+        if len(self) == 1:
+            return True
+        try:
+            nodes = self._run(self.guide, self[:1].batch, 1)
+        except (RuntimeError, ValueError):
+            return False
+        return all(node["fn"].batch_shape[-1] == 1 for node in nodes.values())
 
-
-def summed_out(log_prior: Tensor, log_likelihood: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(z) and log p(x|z), (K, B), from log p(y, z) and log p(x|y, z), over all y."""
-    marginal = log_prior.flatten(0, -3).logsumexp(0)
-    if log_likelihood.dim() == 2:  # given z, the image does not depend on y
-        return marginal, log_likelihood
-    joint = (log_prior + log_likelihood).flatten(0, -3).logsumexp(0)
-    return marginal, joint - marginal
-
-
-def simulate(
-    model: Program, size: int, like: Tensor | Batch | None = None
-) -> tuple[Batch, Latents]:
-    """Draws (x, z) from p(x, z).
-
-    Args:
-        model: Called as `model(size=...)` where it has such a parameter, else with data of the
-            right shape whose observation is undone.
-        size: How many to draw.
-        like: Data that give shapes and types to a model without `size`, and whatever the programs
-            take beside x, such as classes: row by row, from the first again where there are fewer.
-
-    Returns:
-        The data, to call the programs with, and the latents by site, (size, ...).
-
-    Raises:
-        InputError: If the model has no parameter `size` and `like` is not given.
-    """
-    if like is None:
-        if "size" not in signature(getattr(model, "forward", model)).parameters:
+    def _check_auxiliary(self) -> None:
+        """Refuses auxiliary sites that are more than the latents without constraints."""
+        if not self.structure.auxiliary:
+            return
+        why = ""
+        latents, log_guide = self.draw(2)
+        try:
+            same = torch.allclose(self.log_guide(latents), log_guide, rtol=1e-3, atol=1e-2)
+        except (RuntimeError, IndexError) as error:
+            same, why = False, f" ({str(error).splitlines()[0]})"
+        if not same:
             raise InputError(
-                "expected a model that draws by itself, model(size=...), or data to take the "
-                "shapes from; give like=x"
+                "the density of the latents does not follow from the guide's auxiliary sites "
+                f"{sorted(self.structure.auxiliary)}{why}; expected each to hold the unconstrained "
+                "values of the latents that are sampled after it, as in Pyro's autoguides"
             )
-        trace = poutine.trace(model).get_trace(size=size)
-        batch: Batch = ()
-    else:
-        batch = as_batch(like)
-        rows = torch.arange(size, device=batch[0].device) % len(batch[0])
-        batch = tuple(part[rows] for part in batch)
-        trace = poutine.trace(poutine.uncondition(model)).get_trace(*batch)
-    nodes: dict[str, Any] = dict(prune_subsample_sites(trace).nodes)
-    sampled = {name: node["value"] for name, node in nodes.items() if node["type"] == "sample"}
-    if "x" not in sampled:
-        raise InputError(f"expected a model with the site 'x'; got the sites {sorted(sampled)}")
-    return (sampled.pop("x"), *batch[1:]), sampled
-
-
-def _check_site(name: str, node: dict[str, Any], size: int, latent: bool) -> None:
-    fn = node["fn"]
-    while hasattr(fn, "base_dist") and type(fn).__name__ in ("Independent", "MaskedDistribution"):
-        fn = fn.base_dist
-    if latent and type(fn).__name__ == "Delta":
-        raise InputError(
-            f"the guide's site {name!r} is a point mass (Delta), which has no density: importance "
-            "weights do not exist; choose a guide with a density"
-        )
-    if latent and not node["value"].is_floating_point():
-        raise InputError(
-            f"the guide's site {name!r} is discrete ({type(fn).__name__}); this works for "
-            "continuous latents; left out of the guide, and marked infer={'enumerate': 'parallel'} "
-            "in the model, it is summed out"
-        )
-    with pyro.validation_enabled(False):
-        shape = tuple(node["fn"].log_prob(node["value"]).shape)
-    if shape != (size,):
-        raise InputError(
-            f"expected log-probabilities of site {name!r} per datum, shape ({size},); got {shape}; "
-            "put it into the plate over the data at dim -1 and use to_event"
-        )

@@ -1,15 +1,14 @@
 """Latents as vectors of real numbers without constraints, where Hamiltonian dynamics can move."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from pyro import poutine
 from torch import Tensor
-from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 
-from ppl_vae.densities.joint import Joint, Latents
-from ppl_vae.errors import InputError
+from ppl_vae.densities.joint import Joint
+from ppl_vae.densities.sites import Latents
+from ppl_vae.densities.structure import bijection
 
 __all__ = ["Unconstrained"]
 
@@ -32,23 +31,10 @@ class Unconstrained:
         Raises:
             InputError: If a support is not known to have a bijection from the reals.
         """
-        with torch.no_grad():
-            latents, _ = joint[:1].draw(1)
-            nodes = joint[:1]._trace(poutine.condition(joint.model, data=latents), 1)
-        transforms = {}
-        for name in joint.sites:
-            try:
-                support = nodes[name]["fn"].support
-                transforms[name] = biject_to(getattr(support, "base_constraint", support))
-            except NotImplementedError as error:
-                raise InputError(
-                    f"the support of site {name!r} ({type(nodes[name]['fn']).__name__}) has no "
-                    "known bijection from the real numbers"
-                ) from error
-        return cls(joint, transforms)
+        return cls(joint, {name: bijection(name, joint.priors[name]) for name in joint.sites})
 
     def __getitem__(self, rows: slice | Tensor) -> "Unconstrained":
-        return Unconstrained(self.joint[rows], self.transforms)
+        return replace(self, joint=self.joint[rows])
 
     def pack(self, latents: Latents) -> Tensor:
         """u (K, B, D) of latents (K, B, ...)."""
@@ -65,14 +51,7 @@ class Unconstrained:
 
     def draw_prior(self, particles: int) -> Tensor:
         """u (K, B, D) from p(z)."""
-        nodes = self.joint._trace(poutine.uncondition(self.joint.model), particles)
-        shape = (particles, len(self.joint))
-        return self.pack(
-            {
-                name: nodes[name]["value"].expand(*shape, *event)
-                for name, event in self.joint.sites.items()
-            }
-        )
+        return self.pack(self.joint.generate(particles))
 
     def log_terms(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """log-density of u under the prior, and log p(x|z), each (K, B) in nats."""

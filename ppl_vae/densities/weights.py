@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyro
 import torch
@@ -12,10 +11,21 @@ from torch.func import functional_call
 
 from guides import Guide
 from models import Model
-from ppl_vae.densities.joint import Joint, Program, summed_out
+from ppl_vae.densities.joint import Joint
+from ppl_vae.densities.sites import (
+    Batch,
+    Latents,
+    Nodes,
+    Program,
+    as_batch,
+    log_density,
+    sample_sites,
+    summed_out,
+    trace_of,
+)
 from ppl_vae.machine.randomness import repeatable
 
-__all__ = ["LogTerms", "Scoring", "log_terms", "log_weights", "pair_traces"]
+__all__ = ["LogTerms", "Scoring", "log_terms", "log_weights", "pair_sites"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,7 @@ def log_terms(
     particles: int,
     stop_guide: bool = False,
     labels: Tensor | None = None,
+    scaled: bool = True,
 ) -> LogTerms:
     """Draws z_1, ..., z_K from q(z|x) for each datum and evaluates the terms of its weights.
 
@@ -89,54 +100,77 @@ def log_terms(
         stop_guide: Whether log q(z_k|x) is taken with the parameters that it depends on held
             constant, so that their gradient from there comes through z_k alone.
         labels: Their labels (B,) for a model of labelled images, -1 where there is none.
+        scaled: Whether the scales of `poutine.scale` count, as they do in a loss. A measurement
+            leaves them out. Masks count in both.
 
     Raises:
         NotImplementedError: If stop_guide, and the guide has a discrete site, which no gradient
             comes through.
+        ValueError: If particles < 1.
     """
     batch = (x,) if labels is None else (x, labels)
     again = repeatable(x.device) if stop_guide else None
-    guide_trace = _guide_trace(guide, batch, particles)
-    in_guide = tuple(site for site in model.enumerated if site in guide_trace.nodes)
+    drawn, nodes = pair_sites(model, guide, batch, particles, apart=stop_guide)
+    in_guide = tuple(site for site in model.enumerated if site in drawn)
     if again and in_guide:
         raise NotImplementedError(
             f"no gradient comes through the discrete site {in_guide[0]!r} of the guide; choose "
             "--objective ELBO, or IWAE with gradient plain"
         )
-    if again:
-        # What the terms are computed from, apart from what the guide computed later draws from:
-        # who weights the gradient of each z_k must not meet it twice where layers are chained.
-        for site in model.latents:
-            node: Any = guide_trace.nodes[site]
-            node["value"] = node["value"].view_as(node["value"])
-    model_trace = _model_trace(model, guide_trace, batch, particles)
+    latents = {site: nodes[site]["value"] for site in model.latents}
     shape = torch.Size((particles, len(x)))
-    latents = (*model.latents, *model.enumerated)
-    log_prior = _log_probability(model_trace, latents, shape)
-    log_likelihood = _log_probability(model_trace, model_trace.observation_nodes, shape)
+    given = (*model.latents, *model.enumerated)
+    log_prior = log_density(nodes, given, shape, scaled)
+    log_likelihood = log_density(nodes, [n for n in nodes if n not in given], shape, scaled)
     if again:
         scoring = Scoring(model, guide)
         constants = {name: value.detach() for name, value in scoring.named_parameters()}
         with pyro.plate("particles", particles, dim=-2), again():
-            inputs = (guide_trace, model.latents, shape, *batch)
-            log_guide = functional_call(scoring, constants, inputs)
+            inputs = (latents, model.latents, shape, *batch)
+            log_guide = functional_call(scoring, constants, inputs, {"scaled": scaled})
     else:
-        log_guide = _log_probability(guide_trace, (*model.latents, *in_guide), shape)
+        log_guide = log_density(drawn, (*model.latents, *in_guide), shape, scaled)
     if not in_guide:
         if model.enumerated:
             log_prior, log_likelihood = summed_out(log_prior, log_likelihood)
-        drawn = {site: _value(guide_trace, site) for site in model.latents}
-        return LogTerms(log_prior, log_likelihood, log_guide, drawn)
-    log_share = _log_probability(guide_trace, in_guide, shape)
+        return LogTerms(log_prior, log_likelihood, log_guide, latents)
+    log_share = log_density(drawn, in_guide, shape)
     terms = torch.broadcast_tensors(log_prior, log_likelihood, log_guide, log_share)
     rows = terms[0].shape
-    drawn = {site: _expanded(guide_trace, site, rows) for site in model.latents}
+    draws = {}
+    for site in model.latents:
+        event = drawn[site]["fn"].event_shape
+        draws[site] = latents[site].expand(*rows, *event).reshape(-1, rows[-1], *event)
     prior, likelihood, guided, share = (term.flatten(0, -2) for term in terms)
-    return LogTerms(prior, likelihood, guided, drawn, share)
+    return LogTerms(prior, likelihood, guided, draws, share)
+
+
+def pair_sites(
+    model: Model, guide: Guide, batch: Batch, particles: int, apart: bool = False
+) -> tuple[Nodes, Nodes]:
+    """The sites of the guide, and of the model at its draws: K at dim -2, every y at dim -3.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        batch: Images (B, C, H, W), and labels (B,) where the programs take them.
+        particles: K, the number of draws for each datum.
+        apart: Whether the model has the draws as tensors of their own. The gradient that reaches
+            z_k there is that of the terms alone, without what the guide computes later draws from
+            where layers are chained.
+    """
+    with poutine.enum(first_available_dim=-3):
+        trace = trace_of(guide, batch, particles)
+    drawn: Nodes = dict(trace.nodes)
+    if apart:
+        for site in model.latents:
+            drawn[site]["value"] = drawn[site]["value"].view_as(drawn[site]["value"])
+    with poutine.enum():
+        return drawn, sample_sites(poutine.replay(model, trace), batch, particles)
 
 
 class Scoring(nn.Module):
-    """log q(z_k|x) of draws from a guide; its parameters are also the model's, which q may share.
+    """log q(z_k|x) of draws from a guide, with the model's parameters too, which q may share.
 
     The density is taken inside the call: a flow looks at its networks' parameters only then.
     """
@@ -147,63 +181,24 @@ class Scoring(nn.Module):
         self.guide = guide
 
     def forward(
-        self, drawn: poutine.Trace, sites: Sequence[str], shape: torch.Size, *batch: Tensor
+        self,
+        drawn: Latents | poutine.Trace,
+        sites: Sequence[str],
+        shape: torch.Size,
+        *batch: Tensor,
+        scaled: bool = True,
     ) -> Tensor:
-        trace = poutine.trace(poutine.replay(self.guide, drawn)).get_trace(*batch)
-        return _log_probability(trace, sites, shape)
-
-
-def pair_traces(
-    model: Model, guide: Guide, batch: tuple[Tensor, ...], particles: int
-) -> tuple[poutine.Trace, poutine.Trace]:
-    """The guide's trace, and the model's on its draws: particles at dim -2, every y at dim -3.
-
-    Args:
-        model: p(x, z).
-        guide: q(z|x).
-        batch: Images (B, C, H, W), and labels (B,) where the programs take them.
-        particles: K, the number of draws for each datum.
-    """
-    guide_trace = _guide_trace(guide, batch, particles)
-    return guide_trace, _model_trace(model, guide_trace, batch, particles)
-
-
-def _guide_trace(guide: Guide, batch: tuple[Tensor, ...], particles: int) -> poutine.Trace:
-    """Particles at dim -2, every value of a discrete site at dim -3."""
-    with pyro.plate("particles", particles, dim=-2), poutine.enum(first_available_dim=-3):
-        return poutine.trace(guide).get_trace(*batch)
-
-
-def _model_trace(
-    model: Model, guide_trace: poutine.Trace, batch: tuple[Tensor, ...], particles: int
-) -> poutine.Trace:
-    """The model on the guide's draws, the same way."""
-    with poutine.enum(), pyro.plate("particles", particles, dim=-2):
-        return poutine.trace(poutine.replay(model, guide_trace)).get_trace(*batch)
-
-
-def _log_probability(trace: poutine.Trace, sites: Sequence[str], shape: torch.Size) -> Tensor:
-    """The sum over sites, (K, B), or (Y, K, B) where it depends on the discrete site."""
-    nodes: list[Any] = [trace.nodes[site] for site in sites]
-    terms = [node["fn"].log_prob(node["value"]) for node in nodes]
-    shape = torch.broadcast_shapes(shape, *(term.shape for term in terms))
-    return torch.stack([term.expand(shape) for term in terms]).sum(0)
-
-
-def _value(trace: poutine.Trace, site: str) -> Tensor:
-    node: Any = trace.nodes[site]
-    return node["value"]
-
-
-def _expanded(trace: poutine.Trace, site: str, rows: torch.Size) -> Tensor:
-    """The value of a site in each row, (R, B, D)."""
-    node: Any = trace.nodes[site]
-    value = node["value"].expand(*rows, *node["fn"].event_shape)
-    return value.reshape(-1, rows[-1], *node["fn"].event_shape)
+        trace = poutine.trace(poutine.condition(self.guide, data=drawn)).get_trace(*batch)
+        nodes: Nodes = dict(trace.nodes)
+        return log_density(nodes, sites, shape, scaled)
 
 
 def log_weights(
-    model: Program, guide: Program, x: Tensor, particles: int, labels: Tensor | None = None
+    model: Program,
+    guide: Program,
+    x: Tensor | Batch,
+    particles: int,
+    labels: Tensor | None = None,
 ) -> Tensor:
     """log w_k = log p(x, z_k) - log q(z_k|x), z_k ~ q(z|x), (K, B) in nats, per datum.
 
@@ -219,20 +214,24 @@ def log_weights(
     Args:
         model: p(x, z).
         guide: q(z|x).
-        x: Data (B, ...).
+        x: Data (B, ...), or a tuple of all that the programs take.
         particles: K, the number of draws for each datum.
         labels: Their labels (B,) for a model of labelled images, -1 where there is none.
 
     Raises:
         NotImplementedError: If q(z|x) is a point, without a density.
         InputError: If programs from outside the project do not fit each other.
+        ValueError: If particles < 1.
     """
+    batch = (*as_batch(x), *(() if labels is None else (labels,)))
     if not (isinstance(model, Model) and isinstance(guide, Guide)):
-        joint = Joint.of(model, guide, x if labels is None else (x, labels))
+        joint = Joint.of(model, guide, batch)
         latents, log_guide = joint.draw(particles)
         return torch.stack(joint.log_terms(latents)).sum(0) - log_guide
     guide.check_density("an importance weight")
-    terms = log_terms(model, guide, x, particles, labels=labels)
+    images, labels = (*batch, None)[:2]
+    assert images is not None
+    terms = log_terms(model, guide, images, particles, labels=labels, scaled=False)
     if terms.log_share is None:
         return terms.log_weights
     return (terms.log_share + terms.log_weights).unflatten(0, (-1, particles)).logsumexp(0)

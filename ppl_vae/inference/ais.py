@@ -8,10 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ppl_vae.densities.joint import Batch, Joint, Latents, Program, simulate
+from models.ranges import check_choice, check_count
+from ppl_vae.densities.joint import Joint
+from ppl_vae.densities.of_pair import of_pair
+from ppl_vae.densities.sites import Batch, Latents, Program
 from ppl_vae.densities.unconstrained import Unconstrained
-from ppl_vae.errors import InputError, check_least
+from ppl_vae.errors import InputError
 from ppl_vae.inference.annealing import Annealing
+from ppl_vae.inference.simulation import simulate
 from ppl_vae.machine.memory import MEMORY_BYTES
 
 __all__ = ["AIS", "Bidirectional", "ais", "bidirectional", "interval"]
@@ -108,18 +112,16 @@ def interval(
     return error, lower - margin, upper + margin
 
 
+@of_pair
 @torch.no_grad()
 def ais(
-    model: Program,
-    guide: Program,
-    x: Tensor | Batch,
+    joint: Joint,
     *,
     chains: int = 16,
     temperatures: int = 500,
     leapfrog_steps: int = 10,
     start: Literal["prior", "guide"] = "prior",
     level: float = 0.99,
-    memory_bytes: int = MEMORY_BYTES,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> AIS:
     """log p(x) by annealing from p(z) (or q(z|x)) to p(z) p(x|z) with HMC, for each datum.
@@ -131,26 +133,24 @@ def ais(
     sizes are adapted, for each datum and temperature, in a pilot run of their own and then stay.
 
     Args:
-        model: p(x, z).
-        guide: q(z|x); with `start="prior"` only its variances are used, as a metric.
-        x: Images (B, ...), or a tuple of all that the programs take.
+        joint: The pair with its data, or `model, guide, x` in its place. With `start="prior"` only
+            the guide's variances are used, as a metric.
         chains: C, independent of each other.
         temperatures: T, steps between the two distributions.
         leapfrog_steps: In each transition.
         start: Where to anneal from. The guide is closer, but where it misses a part of the
             posterior few chains may ever get there.
         level: The coverage that the interval aims at.
-        memory_bytes: Bound on the temporaries of one gradient.
-        advance: Told how many temperatures are done, of T for each pass over some data.
+        advance: Called with the number of temperatures that are done, T for each pass over data.
 
     Raises:
-        InputError: If a number is out of range, or the pair has no common continuous latents.
+        ValueError: If a number is out of range, or the pair has no common continuous latents.
     """
     _check(chains, temperatures, leapfrog_steps, start, level)
-    whole = Unconstrained.of(Joint.of(model, guide, x))
+    whole = Unconstrained.of(joint)
     columns = []
-    for part in _parts(whole, chains, memory_bytes):
-        path = Annealing.between(part, start, temperatures, leapfrog_steps, chains)
+    for rows in joint.slices(3 * chains):
+        path = Annealing.between(whole[rows], start, temperatures, leapfrog_steps, chains)
         sizes = path.find_step_sizes(chains)
         columns.append(path.anneal(path.begin(chains), sizes, advance))
     log_weights, acceptance = (torch.cat(each, -1) for each in zip(*columns, strict=True))
@@ -194,24 +194,21 @@ def bidirectional(
         advance: See there; 2 T for each pass over some data.
 
     Raises:
-        InputError: If a number is out of range, or the pair has no common continuous latents.
+        ValueError: If a number is out of range, or the pair has no common continuous latents.
     """
     _check(chains, temperatures, leapfrog_steps, start, level)
-    if size < 1:
-        raise InputError(f"expected size >= 1; got {size}")
+    check_count("size", size)
     batch, latents = simulate(model, size, like)
-    whole = Unconstrained.of(Joint.of(model, guide, batch))
+    whole = Unconstrained.of(Joint.of(model, guide, batch, memory_bytes))
     latents = {name: latents[name] for name in whole.joint.sites}
     exact = whole.pack({name: value[None] for name, value in latents.items()})
-    columns, first = [], 0
-    for part in _parts(whole, chains, memory_bytes):
-        path = Annealing.between(part, start, temperatures, leapfrog_steps, chains)
+    columns = []
+    for rows in whole.joint.slices(3 * chains):
+        path = Annealing.between(whole[rows], start, temperatures, leapfrog_steps, chains)
         sizes = path.find_step_sizes(chains)
         there = path.anneal(path.begin(chains), sizes, advance)
-        width = len(part.joint)
-        end = exact[:, first : first + width].expand(chains, width, -1)
+        end = exact[:, rows].expand(chains, -1, -1)
         columns.append((*there, path.anneal(end, sizes, advance, backwards=True)[0]))
-        first += width
     log_weights, acceptance, back = (torch.cat(each, -1) for each in zip(*columns, strict=True))
     below = _result(log_weights, acceptance, level, whole)
     above = log(chains) - back.logsumexp(0)
@@ -220,18 +217,12 @@ def bidirectional(
 
 
 def _check(chains: int, temperatures: int, leapfrog_steps: int, start: str, level: float) -> None:
-    check_least(
-        chains=(chains, 2), temperatures=(temperatures, 1), leapfrog_steps=(leapfrog_steps, 1)
-    )
-    if start not in ("prior", "guide"):
-        raise InputError(f"expected start of prior, guide; got {start!r}")
+    check_count("chains", chains, 2)
+    check_count("temperatures", temperatures)
+    check_count("leapfrog_steps", leapfrog_steps)
+    check_choice("start", start, ("prior", "guide"))
     if not 0 < level < 1:
         raise InputError(f"expected 0 < level < 1; got {level}")
-
-
-def _parts(whole: Unconstrained, chains: int, memory_bytes: int) -> list[Unconstrained]:
-    at_once = max(1, whole.joint.rows(memory_bytes) // (3 * chains))
-    return [whole[slice(first, first + at_once)] for first in range(0, len(whole.joint), at_once)]
 
 
 def _result(log_weights: Tensor, acceptance: Tensor, level: float, whole: Unconstrained) -> AIS:

@@ -28,7 +28,7 @@ def bridge_log_likelihood(
     Args:
         guide_log_weights: log w of draws from the guide, (K, B) in nats.
         posterior_log_weights: log w of draws from p(z|x), (S, B) in nats.
-        ess: How many independent draws those from the posterior are worth, (B,); S unless given.
+        ess: How many independent draws those from the posterior are worth, (B,); S by default.
 
     Raises:
         InputError: If the shapes do not fit.

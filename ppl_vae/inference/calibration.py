@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ppl_vae.densities.joint import Batch, Joint, Program, simulate
+from ppl_vae.densities.joint import Joint
+from ppl_vae.densities.sites import Batch, Program
 from ppl_vae.errors import InputError
+from ppl_vae.inference.simulation import simulate
 from ppl_vae.machine.memory import MEMORY_BYTES
 
 __all__ = ["Calibration", "simulation_based_calibration"]
@@ -66,7 +68,7 @@ def simulation_based_calibration(
         level: Probability that a whole histogram of uniform ranks stays in the band.
         like: Data that give the shapes, for a model that does not take `size`; see `simulate`.
         memory_bytes: Bound on the temporaries of one pass.
-        advance: Told how many data are done.
+        advance: Called with the number of data that are done.
 
     Raises:
         InputError: If a number is out of range, or the pair has no common continuous latents.
@@ -82,8 +84,8 @@ def simulation_based_calibration(
     if not 0 < level < 1:
         raise InputError(f"expected 0 < level < 1; got {level}")
     batch, _ = simulate(model, 2, like)
-    joint = Joint.of(model, guide, batch)
-    at_once = joint.rows(memory_bytes)
+    joint = Joint.of(model, guide, batch, memory_bytes)
+    at_once = joint.rows()
     ranks: dict[str, list[Tensor]] = {name: [] for name in joint.sites}
     for first in range(0, data_points, at_once):
         batch, truth = simulate(model, min(at_once, data_points - first), like)

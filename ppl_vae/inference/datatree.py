@@ -1,55 +1,49 @@
 """A pair's draws for given data as an `xarray.DataTree`, in the groups that ArviZ knows."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pyro import poutine
-from torch import Tensor, nn
 
-from ppl_vae.densities.joint import Batch, Joint, Program
+from models.ranges import check_count
+from ppl_vae.densities.joint import Joint
+from ppl_vae.densities.of_pair import of_pair
 from ppl_vae.errors import InputError
 from ppl_vae.inference.datatree_layout import LOGARITHMS, Values, lay_out
 from ppl_vae.inference.netcdf import needs_arviz
-from ppl_vae.machine.memory import MEMORY_BYTES
-from ppl_vae.machine.randomness import isolated
+from ppl_vae.inference.nuts import NutsPosterior
 
 if TYPE_CHECKING:
     from xarray import DataTree
 
-__all__ = ["PREDICTIVE_BYTES", "to_datatree"]
+__all__ = ["PREDICTIVE_BYTES", "loo_pit_datatree", "nuts_datatree", "to_datatree"]
 
 PREDICTIVE_BYTES = 128 * 2**20  # bound on the images of each predictive group
 
 
+@of_pair
 def to_datatree(
-    model: Program,
-    guide: Program,
-    x: Tensor | Batch,
+    joint: Joint,
     *,
     draws: int = 250,
     chains: int = 4,
     predictive_draws: int = 25,
     images: Sequence[int] | None = None,
     labels: Sequence[int] | None = None,
-    memory_bytes: int = MEMORY_BYTES,
     advance: Callable[[int], None] = lambda images: None,
 ) -> "DataTree":
-    """Draws z from the guide for each datum and lays out all that ArviZ can use.
+    """Draws z from the guide for each datum and lays them out in the groups of ArviZ.
 
-    The pair is any two Pyro programs with one plate over the data at dim -1, continuous latents in
-    it that the two share, and one observed site. Draws from a guide are independent: the chains
-    only give ArviZ the shape that it expects.
+    Draws from a guide are independent: the chains only give ArviZ the shape that it expects.
 
     - `posterior`: z ~ q(z|x), (chain, draw, image, latent);
     - `prior`: z ~ p(z), the same but for fewer draws;
     - `posterior_predictive`: x ~ p(x|z) for the first draws of `posterior`;
     - `prior_predictive`: x ~ p(x|z) for the draws of `prior`;
-    - `log_likelihood`: log p(x|z), (chain, draw, image) in nats;
+    - `log_likelihood`: log p(x|z) of each observed site, (chain, draw, image) in nats, for the
+      draws of `posterior_predictive`, as leaving one out wants both;
     - `sample_stats`: `log_prior` log p(z), `log_joint` log p(x, z), `log_guide` log q(z|x) and
       `log_weight` log p(x, z) - log q(z|x), (chain, draw, image) in nats;
     - `observed_data`: x;
@@ -60,69 +54,95 @@ def to_datatree(
     has fewer draws than asked for, at least one in each chain.
 
     Args:
-        model: p(x, z), called as model(*x).
-        guide: q(z|x), called as guide(*x).
-        x: B data, (B, ...); a tuple where the programs take more than one argument.
+        joint: The pair with its data, or `model, guide, x` in its place.
         draws: Draws for each datum and chain.
         chains: Chains.
         predictive_draws: Predictive draws for each datum and chain, at most.
-        images: What the coordinate `image` says of each datum; 0, ..., B - 1 unless given.
+        images: The coordinate `image` of each datum; 0, ..., B - 1 by default.
         labels: The label of each datum, -1 where it is not known.
-        memory_bytes: Bound on the temporaries of one pass.
-        advance: Told how many draws of z were made and scored, over all data, after each pass.
+        advance: Called after each pass with the number of draws of z that were made and scored.
 
     Raises:
-        InputError: If a count is below 1 or does not fit x, ArviZ's packages are absent, or the
-            pair is not such a pair.
+        ValueError: If a count is below 1 or does not fit x, or ArviZ's packages are absent.
     """
-    counts = {"draws": draws, "chains": chains, "predictive_draws": predictive_draws}
-    for name, count in counts.items():
-        if count < 1:
-            raise InputError(f"expected {name} >= 1; got {count}")
+    check_count("draws", draws)
+    check_count("chains", chains)
+    check_count("predictive_draws", predictive_draws)
     needs_arviz()
-    joint = Joint.of(model, guide, x)
     for name, given in (("images", images), ("labels", labels)):
         if given is not None and len(given) != len(joint):
             raise InputError(f"expected {name} of {len(joint)} data; got {len(given)}")
-    observed = _Observed.of(joint)
-    most = PREDICTIVE_BYTES // (chains * len(joint) * observed.bytes)
-    few = min(predictive_draws, draws, max(1, most))
+    observed = _observed(joint)
+    size = chains * sum(value.nbytes for value in observed.values())
+    few = min(predictive_draws, draws, max(1, PREDICTIVE_BYTES // size))
     with torch.no_grad():
-        values = _inferred(joint, observed, chains, draws, memory_bytes, advance)
-        values |= _predicted(joint, observed, chains, few, memory_bytes, values["posterior"])
-    values["observed_data"] = {observed.name: observed.value.astype(observed.dtype)}
+        values = _inferred(joint, chains, draws, few, advance)
+        values |= _predicted(joint, observed, chains, few, values["posterior"])
+    values["observed_data"] = dict(observed)
     if labels is not None:
         values["constant_data"] = {"label": np.asarray(labels)}
     index = np.arange(len(joint)) if images is None else np.asarray(images)
-    return lay_out(values, joint.sites, (observed.name, observed.value.shape[1:]), index)
+    shapes = {name: value.shape[1:] for name, value in observed.items()}
+    return lay_out(values, joint.sites, shapes, index)
 
 
-@dataclass(frozen=True)
-class _Observed:
-    """The one observed site: its name, value, and what draws of it are stored as."""
+def nuts_datatree(found: NutsPosterior, images: Sequence[int] | None = None) -> "DataTree":
+    """Draws from p(z|x) by NUTS in the groups and names that ArviZ's plots of chains take.
 
-    name: str
-    value: NDArray[Any]
-    dtype: Any
+    `posterior` holds z, (chain, draw, image, ...); `sample_stats` what `plot_energy`, `plot_trace`
+    and `plot_rank` look for: `energy`, `lp`, `diverging`, `acceptance_rate`, `n_steps` and
+    `step_size`, (chain, draw, image).
 
-    @property
-    def bytes(self) -> int:
-        """What one draw takes."""
-        return prod(self.value.shape[1:]) * np.dtype(self.dtype).itemsize
+    Args:
+        found: The draws.
+        images: The coordinate `image` of each datum; 0, ..., B - 1 by default.
+    """
+    needs_arviz()
+    stats = {
+        "energy": found.energy,
+        "lp": found.log_joint,
+        "diverging": found.diverging,
+        "acceptance_rate": found.acceptance,
+        "n_steps": found.steps,
+        "step_size": found.step_size[:, None].expand_as(found.energy),
+    }
+    values = {"posterior": found.latents, "sample_stats": stats}
+    arrays = {
+        group: {name: value.cpu().numpy() for name, value in each.items()}
+        for group, each in values.items()
+    }
+    index = np.arange(found.energy.shape[-1]) if images is None else np.asarray(images)
+    shapes = {name: value.shape[3:] for name, value in found.latents.items()}
+    return lay_out(arrays, shapes, {}, index, "NUTS on p(z|x)")
 
-    @classmethod
-    def of(cls, joint: Joint) -> "_Observed":
-        modules = [p for p in (joint.model, joint.guide) if isinstance(p, nn.Module)]
-        with torch.no_grad(), isolated(joint.batch[0].device, *modules):
-            latents, _ = joint.draw(1)
-            nodes = joint._trace(poutine.condition(joint.model, data=latents), 1)
-        names = [name for name in nodes if name not in (*joint.sites, *joint.summed)]
-        if len(names) != 1:
-            raise InputError(f"expected a model with one observed site; it observes {names}")
-        node = nodes[names[0]]
-        value = node["value"].expand(len(joint), *node["fn"].event_shape)
-        small = value.min() >= 0 and _largest(node["fn"].support) <= 255
-        return cls(names[0], value.cpu().numpy(), np.uint8 if small else np.float32)
+
+def loo_pit_datatree(tree: "DataTree") -> "DataTree":
+    """The tree with the mean of each observed datum in place of it.
+
+    ArviZ's `plot_loo_pit` takes one number for each likelihood; an image has many.
+
+    Args:
+        tree: As `to_datatree` gives.
+    """
+    from xarray import DataTree
+
+    kept = ("image", "chain", "draw")
+    groups = {name: tree[name].to_dataset() for name in ("posterior", "log_likelihood")}
+    for name in ("observed_data", "posterior_predictive"):
+        dataset = tree[name].to_dataset()
+        groups[name] = dataset.mean([dim for dim in dataset.dims if dim not in kept])
+    return DataTree.from_dict(groups)
+
+
+def _observed(joint: Joint) -> dict[str, NDArray[Any]]:
+    """What the model observes by site, (image, ...), of the type that draws of it are stored as."""
+    with joint.trial():
+        nodes = joint.observe()
+    result = {}
+    for name, (value, support) in nodes.items():
+        small = value.min() >= 0 and _largest(support) <= 255
+        result[name] = value.cpu().numpy().astype(np.uint8 if small else np.float32)
+    return result
 
 
 def _largest(support: Any) -> float:
@@ -152,29 +172,30 @@ def _by_chain(values: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
 
 def _inferred(
-    joint: Joint,
-    observed: _Observed,
-    chains: int,
-    draws: int,
-    memory_bytes: int,
-    advance: Callable[[int], None],
+    joint: Joint, chains: int, draws: int, few: int, advance: Callable[[int], None]
 ) -> Values:
-    """The groups of z ~ q(z|x)."""
+    """The groups of z ~ q(z|x); the likelihoods of as many draws as there are predictive ones."""
     size = (draws, chains, len(joint))
     posterior = {site: _empty(*size, event) for site, event in joint.sites.items()}
     stats = {name: _empty(*size) for name in LOGARITHMS}
-    log_likelihoods = {observed.name: _empty(*size)}
-    for rows, start, count in joint.pieces(draws * chains, memory_bytes):
+    observed = joint.structure.observed
+    log_likelihoods = {name: _empty(few, *size[1:]) for name in observed}
+    for rows, start, count in joint.pieces(draws * chains):
         latents, log_guide = joint[rows].draw(count)
         log_prior, log_likelihood = joint[rows].log_terms(latents)
         log_joint = log_prior + log_likelihood
         logarithms = (log_prior, log_joint, log_guide, log_joint - log_guide)
-        particles = slice(start, start + count)
-        for site, value in latents.items():
-            _flat(posterior[site])[particles, rows] = value.cpu().numpy()
-        for name, value in zip(LOGARITHMS, logarithms, strict=True):
-            _flat(stats[name])[particles, rows] = value.cpu().numpy()
-        _flat(log_likelihoods[observed.name])[particles, rows] = log_likelihood.cpu().numpy()
+        each = dict.fromkeys(observed, log_likelihood)
+        if len(observed) > 1:
+            each = joint[rows].log_likelihoods(latents)
+        for group, values in (
+            (posterior, latents),
+            (stats, dict(zip(LOGARITHMS, logarithms, strict=True))),
+            (log_likelihoods, each),
+        ):
+            for name, value in values.items():
+                target = _flat(group[name])[start : start + count, rows]
+                target[:] = value[: len(target)].cpu().numpy()
         advance(log_guide.numel())
     return {
         "posterior": _by_chain(posterior),
@@ -185,35 +206,30 @@ def _inferred(
 
 def _predicted(
     joint: Joint,
-    observed: _Observed,
+    observed: dict[str, NDArray[Any]],
     chains: int,
     draws: int,
-    memory_bytes: int,
     posterior: dict[str, NDArray[Any]],
 ) -> Values:
     """The groups of x ~ p(x|z), for z from the prior and for the first z from the guide."""
     size = (draws, chains, len(joint))
     prior = {site: _empty(*size, event) for site, event in joint.sites.items()}
-    images = [
-        {observed.name: _empty(*size, observed.value.shape[1:], observed.dtype)} for _ in range(2)
+    images: list[dict[str, NDArray[Any]]] = [
+        {name: _empty(*size, value.shape[1:], value.dtype) for name, value in observed.items()}
+        for _ in range(2)
     ]
     inferred = {site: z[:, :draws].swapaxes(0, 1) for site, z in posterior.items()}
-    program = poutine.uncondition(joint.model)
-    for rows, start, count in joint.pieces(draws * chains, memory_bytes):
+    for rows, start, count in joint.pieces(draws * chains):
         part, particles = joint[rows], slice(start, start + count)
-        nodes = part._trace(program, count)
-        shape = (count, len(part))
-        for site, event in joint.sites.items():
-            z = nodes[site]["value"].expand(*shape, *event)
-            _flat(prior[site])[particles, rows] = z.cpu().numpy()
+        drawn = part.generate(count)
         known = {
-            site: torch.as_tensor(_flat(z)[particles, rows]).to(nodes[site]["value"])
+            site: torch.as_tensor(_flat(z)[particles, rows]).to(drawn[site])
             for site, z in inferred.items()
         }
-        given = part._trace(poutine.condition(program, data=known), count)
-        for drawn, target in zip((nodes, given), images, strict=True):
-            value = drawn[observed.name]["value"].cpu().numpy()
-            _flat(target[observed.name])[particles, rows] = value
+        given = part.generate(count, known)
+        for source, group in ((drawn, prior), (drawn, images[0]), (given, images[1])):
+            for name, target in group.items():
+                _flat(target)[particles, rows] = source[name].cpu().numpy()
     return {
         "prior": _by_chain(prior),
         "prior_predictive": _by_chain(images[0]),

@@ -22,6 +22,12 @@ LOGARITHMS = {
 }
 _MEANINGS = {
     **{name: (meaning, "nats") for name, meaning in LOGARITHMS.items()},
+    "energy": ("Hamiltonian at the draw, kinetic energy - log p(x, z)", "nats"),
+    "lp": ("log p(x, z) of z without constraints", "nats"),
+    "diverging": ("whether the trajectory diverged", "1"),
+    "acceptance_rate": ("mean acceptance along the trajectory", "1"),
+    "n_steps": ("leapfrog steps of the trajectory", "1"),
+    "step_size": ("step size of the chain", "1"),
     "label": ("label, -1 where it is not known", "1"),
     "chain": ("chain", "1"),
     "draw": ("draw in its chain", "1"),
@@ -49,8 +55,9 @@ Values = dict[str, dict[str, NDArray[Any]]]
 def lay_out(
     values: Values,
     latents: Mapping[str, Sequence[int]],
-    observed: tuple[str, Sequence[int]],
+    observed: Mapping[str, Sequence[int]],
     images: NDArray[Any],
+    source: str = "draw from the guide q(z|x)",
 ) -> "DataTree":
     """Arrays as groups with named and described dimensions.
 
@@ -58,16 +65,16 @@ def lay_out(
         values: Arrays by group and name, (chain, draw, image, ...), or (image, ...) where the group
             is of data.
         latents: The latent sites, and the shape of each.
-        observed: The observed site, and its shape.
-        images: What the coordinate `image` says of each datum.
+        observed: The observed sites, and the shape of each.
+        images: The coordinate `image` of each datum.
+        source: What the draws of the posterior are.
     """
     from arviz_base import dict_to_dataset
     from xarray import DataTree
 
-    name_observed, shape_observed = observed
-    shapes = {**latents, name_observed: shape_observed}
+    shapes = {**latents, **observed}
     inside = {site: _dims(site, event, len(latents)) for site, event in latents.items()}
-    inside[name_observed] = _dims(name_observed, shape_observed)
+    inside |= {site: _dims(site, event) for site, event in observed.items()}
     groups = {}
     for group in sorted(values, key=_ORDER.index):
         sampled = not group.endswith("_data")
@@ -87,7 +94,7 @@ def lay_out(
                 sample_dims=["chain", "draw"] if sampled else [],
                 inference_library=pyro,
             )
-        groups[group] = _described(dataset, group, name_observed)
+        groups[group] = _described(dataset, group, source)
     return DataTree.from_dict(groups)
 
 
@@ -100,10 +107,10 @@ def _dims(site: str, event: Sequence[int], latents: int = 0) -> list[str]:
     return [f"{site}_dim_{place}" for place in range(len(event))]
 
 
-def _described(dataset: "Dataset", group: str, observed: str) -> "Dataset":
-    """Says what each variable and coordinate is, and its unit."""
+def _described(dataset: "Dataset", group: str, source: str) -> "Dataset":
+    """Describes each variable and coordinate, with its unit."""
     drawn = {
-        "posterior": "draw from the guide q(z|x)",
+        "posterior": source,
         "prior": "draw from p(z)",
         "posterior_predictive": "draw from p(x|z), z from the guide",
         "prior_predictive": "draw from p(x)",
@@ -112,7 +119,7 @@ def _described(dataset: "Dataset", group: str, observed: str) -> "Dataset":
     meanings = {str(name): (drawn[group], "1") for name in dataset.data_vars if group in drawn}
     meanings |= _MEANINGS
     if group == "log_likelihood":
-        meanings[observed] = (f"log p({observed}|z)", "nats")
+        meanings |= {name: (f"log p({name}|z)", "nats") for name in map(str, dataset.data_vars)}
     for name in dataset.variables:
         if name in meanings:
             long_name, units = meanings[str(name)]

@@ -1,7 +1,8 @@
 """A guide's family of distributions with parameters that are free for each datum."""
 
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import sqrt
 from typing import Any
@@ -14,7 +15,8 @@ from torch.distributions import biject_to
 from torch.func import functional_call, vmap
 from torch.overrides import TorchFunctionMode
 
-from ppl_vae.densities.joint import Joint, Latents
+from ppl_vae.densities.joint import Joint
+from ppl_vae.densities.sites import Latents
 from ppl_vae.errors import InputError
 
 __all__ = ["Draw", "Family", "NoiseForEach", "copies_of", "family_by", "family_of", "network_step"]
@@ -60,6 +62,11 @@ def family_of(joint: Joint) -> Family:
     Raises:
         InputError: If none of these is possible, or the distributions are not reparameterised.
     """
+    if joint.place is not None:
+        raise InputError(
+            "expected a guide that is a function of the data; this one has parameters for each of "
+            "them, so that nothing is amortized; take them as one datum (as_one=True)"
+        )
     for route in (_by_features, _by_sites, _by_copies):
         family = route(joint)
         if family is not None:
@@ -109,7 +116,7 @@ def checked(family: Family) -> Family:
 
 def _by_features(joint: Joint) -> Family | None:
     guide: Any = joint.guide
-    if not hasattr(guide, "posterior_of") or len(joint.sites) != 1 or len(joint.batch) != 1:
+    if not hasattr(guide, "posterior_of") or len(joint.sites) + len(joint.batch) != 2:
         return None  # features are of x alone
     try:
         features = guide.encode(joint.batch[0]).detach()
@@ -143,29 +150,19 @@ def _own_parameters(guide: Any, features: Tensor) -> Features:
     }
 
 
-class _PosteriorOf(nn.Module):
-    """`guide.posterior_of` as a module, whose parameters `functional_call` can replace."""
-
-    def __init__(self, guide: Any) -> None:
-        super().__init__()
-        self.guide: Any = guide
-
-    def forward(self, features: Tensor, particles: int, z: Tensor | None = None) -> Tensor:
-        posterior = self.guide.posterior_of(features)
-        if z is None:
-            return posterior.rsample(torch.Size((particles,)))
-        return posterior.log_prob(z)
-
-
 def _by_flow(guide: Any, features: Tensor, own: Features, name: str, event: torch.Size) -> Family:
     """A family of one site with features, and parameters of the guide's own, for each datum."""
-    module = _PosteriorOf(guide)
 
     def draw(features: Features, rows: Tensor, particles: int) -> tuple[Latents, Tensor]:
         def one(features: Features) -> tuple[Tensor, Tensor]:
             def q(values: Features, z: Tensor | None = None) -> Tensor:
-                parameters = {key: values[key] for key in own}
-                return functional_call(module, parameters, (values["features"], particles, z))
+                def work() -> Tensor:
+                    posterior = guide.posterior_of(values["features"])
+                    if z is None:
+                        return posterior.rsample(torch.Size((particles,)))
+                    return posterior.log_prob(z)
+
+                return _with(guide, {key[len("guide.") :]: values[key] for key in own}, work)
 
             z = q(features)
             return z, q({key: value.detach() for key, value in features.items()}, z)
@@ -180,6 +177,8 @@ def _by_flow(guide: Any, features: Tensor, own: Features, name: str, event: torc
 
 
 def _by_sites(joint: Joint) -> Family | None:
+    if joint.as_one or joint.structure.auxiliary:
+        return None
     batch = tuple(
         part.detach().clone().requires_grad_() if part.is_floating_point() else part
         for part in joint.batch
@@ -258,16 +257,15 @@ def _by_copies(joint: Joint) -> Family | None:
 
     def draw(features: Features, rows: Tensor, particles: int) -> tuple[Latents, Tensor]:
         def one(features: Features, *row: Tensor) -> tuple[Latents, Tensor]:
-            datum = tuple(part[None] for part in row)
-
-            pair = Joint(joint.model, guide, datum, joint.sites)
+            pair = joint if joint.as_one else replace(joint, batch=tuple(p[None] for p in row))
             constant = {name: value.detach() for name, value in features.items()}
             latents, _ = _with(guide, features, partial(pair.draw, particles))
             return latents, _with(guide, constant, partial(pair.log_guide, latents))
 
         each = vmap(one, in_dims=0, out_dims=1, randomness="different")
         with NoiseForEach():
-            latents, log_q = each(features, *(part[rows] for part in joint.batch))
+            data = () if joint.as_one else tuple(part[rows] for part in joint.batch)
+            latents, log_q = each(features, *data)
         return {name: value.flatten(1, 2) for name, value in latents.items()}, log_q.flatten(1, 2)
 
     trained = {name: value for name, value in guide.named_parameters() if value.requires_grad}
@@ -282,7 +280,8 @@ def _with(guide: nn.Module, values: Features, work: Callable[[], Any]) -> Any:
     store, own = pyro.get_param_store(), set(guide.parameters())
     state = store.get_state()
     state["params"] = {k: value for k, value in state["params"].items() if value not in own}
-    with store.scope(state):
+    with store.scope(state), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not registered in the param store")
         return functional_call(_Working(guide), named, (work,))
 
 

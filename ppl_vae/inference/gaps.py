@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl_vae.densities.joint import Batch, Joint, Program
-from ppl_vae.errors import InputError, check_least
+from models.ranges import check_count, check_number
+from ppl_vae.densities.joint import Joint
+from ppl_vae.densities.of_pair import of_pair
+from ppl_vae.errors import InputError
 from ppl_vae.inference.families import Draw, Family, Features, family_by, family_of
 from ppl_vae.inference.pareto import RELIABLE, pareto_k
-from ppl_vae.machine.memory import MEMORY_BYTES
 
 __all__ = ["Gaps", "gap_decomposition"]
 
@@ -32,8 +33,8 @@ class Gaps:
         elbo: Of the guide as it is.
         best_elbo: Of the guide's family fitted to the datum.
         log_likelihood: log p(x), estimated.
-        approximation_gap: log p(x) - best_elbo: what the family cannot do.
-        amortization_gap: best_elbo - elbo: what the guide's network loses of it.
+        approximation_gap: log p(x) - best_elbo: the loss of the family.
+        amortization_gap: best_elbo - elbo: the loss of the guide's network.
         elbo_standard_error: Of the estimate from draws, as are the next four.
         best_elbo_standard_error: See there.
         log_likelihood_standard_error: See there; infinite where k_hat is above 0.7.
@@ -58,10 +59,9 @@ class Gaps:
     converged: Tensor
 
 
+@of_pair
 def gap_decomposition(
-    model: Program,
-    guide: Program,
-    x: Tensor | Batch,
+    joint: Joint,
     *,
     particles: int = 5000,
     steps: int = 3000,
@@ -70,7 +70,6 @@ def gap_decomposition(
     family: Callable[[Tensor], Any] | None = None,
     features: Tensor | None = None,
     log_likelihood: Tensor | None = None,
-    memory_bytes: int = MEMORY_BYTES,
     advance: Callable[[int], None] = lambda data: None,
 ) -> Gaps:
     """log p(x) - ELBO = (log p(x) - ELBO*) + (ELBO* - ELBO), for each datum.
@@ -88,9 +87,7 @@ def gap_decomposition(
     whole.
 
     Args:
-        model: p(x, z).
-        guide: q(z|x).
-        x: Images (B, ...), or a tuple of all that the programs take.
+        joint: The pair with its data, or `model, guide, x` in its place.
         particles: K, draws for each of the final estimates.
         steps: Of Adam, at most.
         fit_particles: Draws in each step.
@@ -100,28 +97,26 @@ def gap_decomposition(
         features: Where the fit starts, (B, F).
         log_likelihood: log p(x) known better, (B,) in nats, such as from annealed importance
             sampling; taken as exact.
-        memory_bytes: Bound on the temporaries of one pass.
-        advance: Told how many data are done.
+        advance: Called with the number of data that are done.
 
     Raises:
-        InputError: If a number is out of range, or the family cannot be fitted.
+        ValueError: If a number is out of range, or the family cannot be fitted.
     """
-    check_least(particles=(particles, 25), steps=(steps, 1), fit_particles=(fit_particles, 1))
-    if not learning_rate > 0:
-        raise InputError(f"expected learning_rate > 0; got {learning_rate}")
+    check_count("particles", particles, 25)
+    check_count("steps", steps)
+    check_count("fit_particles", fit_particles)
+    check_number("learning_rate", learning_rate, above=0)
     if (family is None) != (features is None):
         raise InputError("expected family= and features= together; got one of them")
-    joint = Joint.of(model, guide, x)
     if family is not None and len(joint.sites) != 1:
         raise InputError(f"expected one latent site for family=; got {list(joint.sites)}")
-    at_once = max(1, joint.rows(memory_bytes) // (2 * fit_particles))
+    copies = 2 * fit_particles
     if family is None:
         one = family_of(joint[:1]).features.values()
-        size = sum(value.numel() * value.element_size() for value in one)
-        at_once = max(1, min(at_once, memory_bytes // (_COPIES * size)))
+        size = _COPIES * sum(value.numel() * value.element_size() for value in one)
+        copies = max(copies, -(-size // joint.bytes_per_row))
     parts = []
-    for first in range(0, len(joint), at_once):
-        rows = slice(first, first + at_once)
+    for rows in joint.slices(copies):
         part = joint[rows]
         if family is None or features is None:
             free = family_of(part)
@@ -129,8 +124,8 @@ def gap_decomposition(
             ((name, event),) = part.sites.items()
             free = family_by(family, features[rows], name, event)
         fitted, converged = _fit(part, free, steps, fit_particles, learning_rate)
-        weights = _log_weights(part, free.draw, fitted, particles, memory_bytes)
-        parts.append((part.log_weights(particles, memory_bytes), weights, converged))
+        weights = _log_weights(part, free.draw, fitted, particles)
+        parts.append((part.log_weights(particles), weights, converged))
         advance(len(part))
     amortized, best, converged = (torch.cat(each, -1) for each in zip(*parts, strict=True))
     return _split(amortized, best, converged, log_likelihood)
@@ -170,12 +165,10 @@ def _split(
 
 
 @torch.no_grad()
-def _log_weights(
-    joint: Joint, draw: Draw, features: Features, particles: int, memory_bytes: int
-) -> Tensor:
+def _log_weights(joint: Joint, draw: Draw, features: Features, particles: int) -> Tensor:
     result = joint.batch[0].new_zeros(particles, len(joint), dtype=torch.float64)
     every = torch.arange(len(joint), device=result.device)
-    for piece, start, size in joint.pieces(particles, memory_bytes):
+    for piece, start, size in joint.pieces(particles):
         rows = every[piece]
         latents, log_q = draw({key: value[rows] for key, value in features.items()}, rows, size)
         terms = torch.stack(joint[rows].log_terms(latents)).sum(0)

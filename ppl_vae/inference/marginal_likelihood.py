@@ -7,11 +7,12 @@ from math import log, pi, sqrt
 import torch
 from torch import Tensor
 
-from ppl_vae.densities.joint import Batch, Joint, Program
+from models.ranges import check_count
+from ppl_vae.densities.joint import Joint
+from ppl_vae.densities.of_pair import of_pair
 from ppl_vae.densities.unconstrained import Unconstrained
 from ppl_vae.errors import InputError
 from ppl_vae.inference.nuts import nuts_posterior
-from ppl_vae.machine.memory import MEMORY_BYTES
 
 __all__ = ["MarginalLikelihood", "marginal_likelihood_estimator"]
 
@@ -31,15 +32,13 @@ class MarginalLikelihood:
     r_hat: Tensor
 
 
+@of_pair
 def marginal_likelihood_estimator(
-    model: Program,
-    guide: Program,
-    x: Tensor | Batch,
+    joint: Joint,
     *,
     draws: int = 1000,
     warmup: int = 500,
     chains: int = 4,
-    memory_bytes: int = MEMORY_BYTES,
     advance: Callable[[int], None] = lambda draws: None,
 ) -> MarginalLikelihood:
     """1 / p(x) = E_{p(z|x)}[q(z) / (p(z) p(x|z))] for any density q with the posterior's support.
@@ -53,25 +52,18 @@ def marginal_likelihood_estimator(
     above log p(x) (a mean of 1 / p(x), inverted), and where chains miss a mode, nothing shows it.
 
     Args:
-        model: p(x, z).
-        guide: q(z|x), where the chains start.
-        x: Images (B, ...), or a tuple of all that the programs take.
+        joint: The pair with its data, or `model, guide, x` in its place; chains start at the guide.
         draws: Of each chain; the first half fits q.
         warmup: Draws before those.
         chains: At least 2, for the error.
-        memory_bytes: Bound on the temporaries of one pass.
         advance: As that of `nuts_posterior`.
 
     Raises:
-        InputError: If a number is out of range, or there are too few draws for D dimensions.
+        ValueError: If a number is out of range, or there are too few draws for D dimensions.
     """
-    if chains < 2:
-        raise InputError(f"expected chains >= 2; got {chains}")
-    found = nuts_posterior(
-        model, guide, x, draws=draws, warmup=warmup, chains=chains, memory_bytes=memory_bytes,
-        advance=advance,
-    )  # fmt: skip
-    target = Unconstrained.of(Joint.of(model, guide, x))
+    check_count("chains", chains, 2)
+    found = nuts_posterior(joint, draws=draws, warmup=warmup, chains=chains, advance=advance)
+    target = Unconstrained.of(joint)
     with torch.no_grad():
         u = torch.stack(
             [

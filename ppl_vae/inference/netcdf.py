@@ -31,7 +31,7 @@ def write_datatree(tree: "DataTree", path: Path) -> None:
 
 
 def read_datatree(path: str | Path) -> "DataTree":
-    """Reads what `write_datatree` wrote, into memory.
+    """Reads a file of `write_datatree` into memory.
 
     Raises:
         InputError: If the file is missing, or not a whole NetCDF file.

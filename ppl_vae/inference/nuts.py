@@ -1,4 +1,4 @@
-"""What the true posterior looks like: NUTS on p(z|x) through the decoder."""
+"""Draws from the true posterior p(z|x): NUTS through the decoder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.ranges import check_count
 from ppl_vae.compiler.tracing_of_functions import traced
-from ppl_vae.densities.joint import Batch, Joint, Latents, Program
+from ppl_vae.densities.joint import Joint
+from ppl_vae.densities.of_pair import of_pair
+from ppl_vae.densities.sites import Latents
 from ppl_vae.densities.unconstrained import Unconstrained
-from ppl_vae.errors import InputError, check_least
+from ppl_vae.errors import InputError
 from ppl_vae.inference.trees import Samples, sample_nuts
-from ppl_vae.machine.memory import MEMORY_BYTES
 
 __all__ = ["NutsPosterior", "nuts_posterior"]
 
@@ -21,12 +23,13 @@ _GUESSES = 100  # draws of the guide that the first metric comes from
 
 @dataclass(frozen=True)
 class NutsPosterior:
-    """Draws from p(z|x) of B data, C chains of S draws each, and what they are worth.
+    """Draws from p(z|x) of B data, C chains of S draws each, with their diagnostics.
 
     Attributes:
         latents: By site, (C, S, B, ...).
         log_joint: log p(x, z), (C, S, B) in nats, of the latents without constraints (with their
             Jacobian).
+        energy: (C, S, B) in nats, the Hamiltonian at each draw.
         diverging: (C, S, B) bool: draws whose trajectory lost more than 1,000 nats of energy.
         acceptance: (C, S, B): mean acceptance along each trajectory.
         steps: (C, S, B) int64: leapfrog steps of each trajectory.
@@ -38,6 +41,7 @@ class NutsPosterior:
 
     latents: Latents
     log_joint: Tensor
+    energy: Tensor
     diverging: Tensor
     acceptance: Tensor
     steps: Tensor
@@ -51,17 +55,15 @@ class NutsPosterior:
         return self.diverging.sum((0, 1))
 
 
+@of_pair
 @torch.no_grad()
 def nuts_posterior(
-    model: Program,
-    guide: Program,
-    x: Tensor | Batch,
+    joint: Joint,
     *,
     draws: int = 1000,
     warmup: int = 500,
     chains: int = 4,
     target_acceptance: float = 0.8,
-    memory_bytes: int = MEMORY_BYTES,
     advance: Callable[[int], None] = lambda draws: None,
 ) -> NutsPosterior:
     """Samples p(z|x) proportional to p(z) p(x|z) for each datum.
@@ -73,38 +75,35 @@ def nuts_posterior(
     smallest needed. Nothing is rejected silently: divergences are marked.
 
     Args:
-        model: p(x, z).
-        guide: q(z|x).
-        x: Images (B, ...), or a tuple of all that the programs take.
+        joint: The pair with its data, or `model, guide, x` in its place.
         draws: S, kept of each chain.
         warmup: Draws before those, in which the chains adapt.
         chains: C.
-        target_acceptance: What the step sizes aim at; more means smaller steps.
-        memory_bytes: Bound on the temporaries of one gradient.
-        advance: Told how many draws are done, warm-up included; C B (warmup + S) in all.
+        target_acceptance: The mean acceptance that step sizes aim at; more means smaller steps.
+        advance: Called with the number of draws that are done, warm-up included; C B (warmup + S)
+            in all.
 
     Raises:
-        InputError: If a number is out of range, or the pair has no common continuous latents.
+        ValueError: If a number is out of range, or the pair has no common continuous latents.
     """
-    check_least(draws=(draws, 4), warmup=(warmup, 1), chains=(chains, 1))
+    check_count("draws", draws, 4)
+    check_count("warmup", warmup)
+    check_count("chains", chains)
     if not 0 < target_acceptance < 1:
         raise InputError(f"expected 0 < target_acceptance < 1; got {target_acceptance}")
-    joint = Joint.of(model, guide, x)
     whole = Unconstrained.of(joint)
-    at_once = max(1, joint.rows(memory_bytes) // (2 * chains))
     parts = []
-    for first in range(0, len(joint), at_once):
-        part = whole[slice(first, first + at_once)]
-        samples = _sample(part, draws, warmup, chains, target_acceptance, advance)
+    for rows in joint.slices(2 * chains):
+        samples = _sample(whole[rows], draws, warmup, chains, target_acceptance, advance)
         parts.append([_by_chain(value, chains) for value in vars(samples).values()])
     u, *statistics, step_size = (torch.cat(each, -1) for each in zip(*parts, strict=True))
     flat = u.movedim(-2, -1).flatten(0, 1)  # (C S, B, D)
     latents = {
         name: value.unflatten(0, (chains, draws)) for name, value in whole.unpack(flat).items()
     }
-    log_joint, diverging, acceptance, steps = statistics
+    log_joint, energy, diverging, acceptance, steps = statistics
     return NutsPosterior(
-        latents, log_joint, diverging, acceptance, steps, step_size, *_diagnose(latents)
+        latents, log_joint, energy, diverging, acceptance, steps, step_size, *_diagnose(latents)
     )
 
 

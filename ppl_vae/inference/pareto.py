@@ -107,7 +107,7 @@ def iwae_curve(log_weights: Tensor, ks: Sequence[int] | None = None) -> Importan
 
     Args:
         log_weights: log w, (N, B) in nats.
-        ks: The numbers of draws; 1, 2, 5, 10, ..., N unless given.
+        ks: The numbers of draws; 1, 2, 5, 10, ..., N by default.
 
     Raises:
         InputError: If a K is not in 1, ..., N, or a log-weight is NaN or +inf.

@@ -14,16 +14,17 @@ Potential = Callable[[Tensor], tuple[Tensor, ...]]
 
 _DIVERGENCE = 1000.0  # nats of energy lost
 _DEPTH = 10
-_TELL = 100  # draws between two words to who waits
+_PROGRESS_EVERY = 100  # draws
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What N chains of S draws went through.
+    """The draws of N chains, S each, with the statistics of their trajectories.
 
     Attributes:
         draws: (N, S, D).
         log_density: (N, S) in nats, up to a constant.
+        energy: (N, S) in nats, the Hamiltonian at the draw and its momentum.
         diverging: (N, S) bool.
         acceptance: (N, S), the mean over the trajectory of min(1, exp(-energy error)).
         steps: (N, S) int64, leapfrog steps.
@@ -32,6 +33,7 @@ class Samples:
 
     draws: Tensor
     log_density: Tensor
+    energy: Tensor
     diverging: Tensor
     acceptance: Tensor
     steps: Tensor
@@ -63,7 +65,7 @@ def sample_nuts(
         draws: S, kept for each chain.
         warmup: Draws before those, in which step sizes and metrics adapt.
         target: The acceptance that the step sizes aim at.
-        advance: Told now and then how many draws were made, warm-up included.
+        advance: Called now and then with the number of draws made since, warm-up included.
     """
     count, size = start.shape
     device = start.device
@@ -75,6 +77,7 @@ def sample_nuts(
     samples = Samples(
         draws=start.new_zeros(count, draws, size),
         log_density=start.new_zeros(count, draws),
+        energy=start.new_zeros(count, draws),
         diverging=torch.zeros(count, draws, dtype=torch.bool, device=device),
         acceptance=start.new_zeros(count, draws),
         steps=torch.zeros(count, draws, dtype=torch.long, device=device),
@@ -83,7 +86,7 @@ def sample_nuts(
     made = torch.zeros(count, dtype=torch.long, device=device)
     done = torch.ones(count, dtype=torch.bool, device=device)
     extend = done
-    told = 0
+    reported = 0
     while True:
         trees.begin(done, extend, metric.variance)
         warming = made < warmup
@@ -92,11 +95,12 @@ def sample_nuts(
         done, extend = trees.grow(diverging, metric.variance)
         if not done.any():
             continue
-        u, log_density, acceptance, steps = trees.finish(done)
+        u, log_density, energy, acceptance, steps = trees.finish(done, metric.variance)
         keep = done & ~warming & (made < warmup + draws)
         rows, columns = every[keep], made[keep] - warmup
         samples.draws[rows, columns] = u[keep]
         samples.log_density[rows, columns] = log_density[keep]
+        samples.energy[rows, columns] = energy[keep]
         samples.acceptance[rows, columns] = acceptance[keep]
         samples.diverging[rows, columns] = diverging[keep]
         samples.steps[rows, columns] = steps[keep]
@@ -106,9 +110,9 @@ def sample_nuts(
             step.update(learn, acceptance)
             step.restart(metric.update(learn, made, u))
         total = int(made.clamp(max=warmup + draws).sum())
-        if total - told >= _TELL or total == count * (warmup + draws):
-            advance(total - told)
-            told = total
+        if total - reported >= _PROGRESS_EVERY or total == count * (warmup + draws):
+            advance(total - reported)
+            reported = total
         if total == count * (warmup + draws):
             samples.step_size.copy_(step.average.exp())
             return samples
@@ -199,11 +203,14 @@ class _Trees:
         done = bad | (joins & turned)
         return done, done | joins
 
-    def finish(self, done: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The next draws where `done`: u, log-density, mean acceptance, leapfrog steps."""
+    def finish(self, done: Tensor, variance: Tensor) -> tuple[Tensor, ...]:
+        """The next draws where `done`: u, log-density, energy, mean acceptance, leapfrog steps."""
         self.here = torch.where(done[:, None], self.chosen, self.here)
-        u, log_density = self.here[:, : self.size], self.here[:, -1]
-        return u, log_density, self.accepted / self.steps, self.steps
+        u, momentum, log_density = (
+            self.here[:, : self.size], self.here[:, self.size : 2 * self.size], self.here[:, -1]
+        )  # fmt: skip
+        energy = 0.5 * (variance * momentum * momentum).sum(-1) - log_density
+        return u, log_density, energy, self.accepted / self.steps, self.steps
 
     def _subtree_turns(self, variance: Tensor) -> Tensor:
         # Leaf n closes as many balanced subtrees as it has ones at its end; the first leaves of

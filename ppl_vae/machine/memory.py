@@ -1,4 +1,4 @@
-"""What memory one pass over data and draws may take, and what it does take."""
+"""The bound on the memory of one pass over data and draws, and a count of what a pass takes."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from torch.utils._pytree import tree_leaves
 
 __all__ = ["MEMORY_BYTES", "Allocations", "memory_bound"]
 
-# For the temporaries of one pass. Of many more the allocator gives the pages back to the system
-# after each pass, which then has to map them anew.
+# For the temporaries of one pass. If they take much more, the allocator returns their pages to the
+# system after each pass, and the system has to map them again.
 MEMORY_BYTES = 32 * 2**20
-_MEMORY_BYTES_ON_GPU = 2**30  # where a pass costs its launches, however short it is
+_MEMORY_BYTES_ON_GPU = 2**30  # where even a short pass costs its launches
 
 
 def memory_bound(device: torch.device) -> int:

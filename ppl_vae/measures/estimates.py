@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import log
-from typing import Any
 
 import pyro
 import torch
@@ -13,7 +12,7 @@ from guides import Guide
 from models import Model
 from ppl_vae.compiler.compiling import Engine, compiled_if_possible
 from ppl_vae.data import Split
-from ppl_vae.densities.weights import log_terms, pair_traces
+from ppl_vae.densities.weights import log_terms, pair_sites
 from ppl_vae.machine.memory import memory_bound
 from ppl_vae.machine.randomness import isolated
 
@@ -64,7 +63,7 @@ def estimate(
         images: N images, with labels where the model takes them as given.
         particles: K, draws of z for each image.
         memory_bytes: Bound on the temporaries of one piece; by the device unless given.
-        advance: Told how many images are done, after each piece.
+        advance: Called after each piece with the number of images in it.
         engine: `eager` runs the Pyro programs for every piece; `compiled` a graph of tensor
             operations, compared with them; `auto` compiles where there are 3,000,000 draws or more.
     """
@@ -110,7 +109,7 @@ class _Measurement(nn.Module):
         self.particles = particles
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        terms = log_terms(self.model, self.guide, x, self.particles, labels=labels)
+        terms = log_terms(self.model, self.guide, x, self.particles, labels=labels, scaled=False)
         rate = terms.log_guide - terms.log_prior
         averages = [
             terms.sum(values) / self.particles
@@ -143,11 +142,10 @@ def _bytes_per_row(model: Model, guide: Guide, batch: tuple[Tensor, ...]) -> int
     handles = [leaf.register_forward_hook(record) for leaf in leaves]
     try:
         with torch.no_grad(), isolated(batch[0].device):
-            _, model_trace = pair_traces(model, guide, batch, 1)
+            _, nodes = pair_sites(model, guide, batch, 1)
     finally:
         for handle in handles:
             handle.remove()
     # A pixel's log-probability passes through about six temporaries.
-    node: Any = model_trace.nodes["x"]
-    scores = node["fn"].batch_shape.numel() * model.spec.pixels
+    scores = nodes["x"]["fn"].batch_shape.numel() * model.spec.pixels
     return sum(sizes) + 6 * 4 * scores

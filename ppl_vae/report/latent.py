@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl_vae.machine.memory import MEMORY_BYTES
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.scores import active_units, collapse, mean_and_error, scored
 from ppl_vae.objectives import ELBO
@@ -112,7 +111,7 @@ def information_bounds(inspection: Inspection) -> InformationBounds:
     with seeded(inspection.run.device, inspection.seed), torch.no_grad():
         drawn, _ = joint.draw(draws)
         flat = {site: z.transpose(0, 1).flatten(0, 1) for site, z in drawn.items()}
-        rows = max(1, joint.rows(MEMORY_BYTES) // size)
+        rows = joint.rows(size)
         densities = []
         for start in range(0, size * draws, rows):
             # Row i of the (M R, M) matrix is a draw for one image under the guide of every image.

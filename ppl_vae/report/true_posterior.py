@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_vae.inference.bridge import bridge_log_likelihood
+from ppl_vae.inference.datatree import nuts_datatree
 from ppl_vae.inference.nuts import NutsPosterior, nuts_posterior
 from ppl_vae.pictures.figures import BLUE, FAINT, GREEN, INK, ORANGE, new_figure
 from ppl_vae.report.inspection import Inspection
@@ -37,6 +38,7 @@ def true_posterior(inspection: Inspection, section: Section) -> None:
         warmup=max(1, round(_WARMUP * draws)),
         chains=_CHAINS,
     )
+    inspection.tree["nuts"] = nuts_datatree(nuts, inspection.images[:size].tolist())
     site = inspection.latent
     exact = nuts.latents[site].cpu().numpy()  # (C, S, B, D)
     guide = inspection.variable("posterior", site).values[:, :, :size]
