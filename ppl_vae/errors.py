@@ -11,8 +11,8 @@ class InputError(ValueError):
 
 
 def reason(error: BaseException) -> str:
-    """What a library says went wrong, on one line."""
-    text = " ".join(str(error).split()).rstrip(".")
+    """A library's error message on one line, without the table of shapes that Pyro appends."""
+    text = " ".join(str(error).partition("Trace Shapes")[0].split()).rstrip(".")
     return text or type(error).__name__
 
 

@@ -1,5 +1,6 @@
 """Train a model/guide pair: `python -m ppl_vae.fit`."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -34,7 +35,8 @@ from ppl_vae.runs.run import Run, restore_pieces
 from ppl_vae.training.engine import start_engine
 from ppl_vae.training.loop import Training
 from ppl_vae.training.precision import Precision
-from ppl_vae.training.preparation import check_settings, initialise, prepare
+from ppl_vae.training.preparation import initialise, prepare
+from ppl_vae.training.settings import Settings
 from ppl_vae.training.summary import report, write_summary
 
 __all__ = ["draw_pictures", "fit", "main", "resume"]
@@ -117,23 +119,7 @@ def fit(
         "guide": guide,
         "objective": objective or ELBO(),
     }
-    settings = {
-        "latent_dim": latent_dim,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "weight_decay": weight_decay,
-        "warmup_epochs": warmup_epochs,
-        "patience": patience,
-        "labels": labels,
-        "label_repeats": label_repeats,
-        "seed": seed,
-        "device": device,
-        "engine": engine,
-        "precision": precision,
-        "checkpoint_seconds": checkpoint_seconds,
-    }
-    check_settings(settings)
+    settings = Settings.of(locals())
     ranks = join(device)
     if likelihood is None and "likelihood" in inspect.signature(model).parameters:
         pieces["likelihood"] = Bernoulli if choose_domain(pieces) == "binary" else Gaussian
@@ -143,14 +129,14 @@ def fit(
     config = {
         "version": CONFIG_VERSION,
         **{role: describe(piece) for role, piece in pieces.items()},
-        **settings,
+        **dataclasses.asdict(settings),
     }
     with ranks.quiet():
-        started, training = prepare(path, config, pieces, ranks)
+        started, training = prepare(path, config, settings, pieces, ranks)
         initialise(started)
-        start_engine(engine, training)
-        instead = None if run else free
-        made = ranks.text_of_first(lambda: str(create(path, config, training.save, instead)))
+        start_engine(settings.engine, training)
+        fallback = None if run else free
+        made = ranks.text_of_first(lambda: str(create(path, config, training.save, fallback)))
         started.path = Path(made)
         with locked(started.path) if ranks.first else nullcontext():
             return _train(started, training)
@@ -176,17 +162,17 @@ def resume(run: Path | str, device: DeviceChoice | None = None, allow_code: bool
     """
     path = Path(run)
     config = config_of(path)
+    config |= {"device": device} if device else {}
     try:
-        check_settings(config)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path / CONFIG}: a setting is missing or wrong: {error}") from error
-    config["device"] = device or config["device"]
-    ranks = join(config["device"])
+        settings = Settings.of(config)
+    except InputError as error:
+        raise InputError(f"{path / CONFIG}: {error}") from error
+    ranks = join(settings.device)
     with ranks.quiet(), locked(path) if ranks.first else nullcontext():
         pieces = restore_pieces(config, allow_code)
-        resumed, training = prepare(path, config, pieces, ranks)
+        resumed, training = prepare(path, config, settings, pieces, ranks)
         training.restore(path)
-        start_engine(config.get("engine", "auto"), training)
+        start_engine(settings.engine, training)
         if ranks.first:
             remove_unfinished(path)
         return _train(resumed, training)

@@ -10,7 +10,7 @@ from ppl_vae.command_line.parser import Parser
 from ppl_vae.command_line.pieces import _ALLOW_CODE
 from ppl_vae.errors import InputError
 from ppl_vae.machine.devices import DeviceChoice
-from ppl_vae.machine.processes import first_to_say
+from ppl_vae.machine.processes import claims_message
 from ppl_vae.runs.directory import SUMMARY
 from ppl_vae.runs.run import Run, load
 
@@ -89,6 +89,6 @@ _DISK_ERRORS = (
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    if first_to_say(message):
+    if claims_message(message):
         print(f"error: {message}" if code == 2 else message, file=sys.stderr)
     sys.exit(code)

@@ -14,7 +14,7 @@ Potential = Callable[[Tensor], tuple[Tensor, ...]]
 
 _DIVERGENCE = 1000.0  # nats of energy lost
 _DEPTH = 10
-_TELL = 100  # draws between two words to who waits
+_PROGRESS_EVERY = 100  # draws
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def sample_nuts(
             step.update(learn, acceptance)
             step.restart(metric.update(learn, made, u))
         total = int(made.clamp(max=warmup + draws).sum())
-        if total - told >= _TELL or total == count * (warmup + draws):
+        if total - told >= _PROGRESS_EVERY or total == count * (warmup + draws):
             advance(total - told)
             told = total
         if total == count * (warmup + draws):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ppl_vae.errors import InputError, reason
 
-__all__ = ["LostProcess", "Ranks", "first_to_say", "join"]
+__all__ = ["LostProcess", "Ranks", "claims_message", "join"]
 
 _READ_STEPS = 50  # on a GPU, how often it is asked whether some process is to stop
 
@@ -198,7 +198,7 @@ def join(device: str) -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size())
 
 
-def first_to_say(message: str) -> bool:
+def claims_message(message: str) -> bool:
     """Whether this process is the one that prints a message which others may have too."""
     if _stores:
         with suppress(RuntimeError):  # the store may have gone with a process that was lost

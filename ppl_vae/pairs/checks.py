@@ -13,7 +13,7 @@ from torch import Tensor
 from guides import Guide
 from models import Model
 from ppl_vae.data import Data
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, reason
 from ppl_vae.machine.randomness import isolated
 from ppl_vae.objectives import Objective
 from ppl_vae.pairs.pieces import subclasses
@@ -83,13 +83,12 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
             guide_trace, model_trace = _traces(model, guide, x, *labels)
         except NotImplementedError as error:
             if "pyro.param" not in str(error):
-                raise InputError(f"{pair} is not complete: {_reason(error)}") from error
+                raise InputError(f"{pair} is not complete: {reason(error)}") from error
             raise InputError(
                 f"{pair}: a pyro.param belongs to no module and would be neither trained nor "
                 "saved; make it an nn.Parameter or a PyroParam"
             ) from error
         except (ValueError, RuntimeError) as error:
-            reason = _reason(error)
             if sorted(guide.latents) != sorted(model.latents):
                 others = ", ".join(_guides_of(sorted(model.latents), x, *labels))
                 raise InputError(
@@ -97,7 +96,7 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
                     f"has {sorted(model.latents)}; choose one of {others or 'your own'}"
                 ) from error
             raise InputError(
-                f"{pair} does not run on images {tuple(x.shape[1:])}: {reason}"
+                f"{pair} does not run on images {tuple(x.shape[1:])}: {reason(error)}"
             ) from error
     sites = {
         "model": sorted(model_trace.stochastic_nodes),
@@ -207,10 +206,9 @@ def check_objective(objective: Objective, model: Model, guide: Guide, *batch: Te
         try:
             objective.loss(model, guide, *batch, **objective.schedule(0.0))
         except NotImplementedError as error:
-            reason = _reason(error)
             raise InputError(
                 f"{type(objective).__name__} cannot be computed for {type(model).__name__} with "
-                f"guide {type(guide).__name__}: {reason}"
+                f"guide {type(guide).__name__}: {reason(error)}"
             ) from error
 
 
@@ -239,11 +237,6 @@ def find_not_finite(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> s
                 if name in trace.nodes and not trace.nodes[name]["log_prob"].isfinite().all():
                     return f"the log-probability of site {name!r} in the {program} is not finite"
     return None
-
-
-def _reason(error: Exception) -> str:
-    """The error's own words in one line, without the table of shapes that Pyro puts below them."""
-    return " ".join(str(error).partition("Trace Shapes")[0].split())
 
 
 def _traces(model: Model, guide: Guide, *batch: Tensor) -> tuple[poutine.Trace, poutine.Trace]:

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, reason
 from ppl_vae.machine.files import whole_file
 
 __all__ = [
@@ -139,7 +139,6 @@ def load_parameters(pair: nn.Module, tensors: dict[str, Tensor], path: Path) -> 
     try:
         pair.load_state_dict(own)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"{path} is not a checkpoint of the pair in config.yaml: {reason}"
+            f"{path} is not a checkpoint of the pair in config.yaml: {reason(error)}"
         ) from error

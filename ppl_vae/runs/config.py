@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, reason
 from ppl_vae.pairs.pieces import ROLES
 
 __all__ = ["CONFIG", "CONFIG_VERSION", "config_of", "read_config"]
@@ -45,8 +45,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: expected a config file; {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not valid YAML: {reason}") from error
+        raise InputError(f"{path} is not valid YAML: {reason(error)}") from error
     if not isinstance(config, dict):
         raise InputError(f"{path}: expected a mapping of options; got {type(config).__name__}")
     if config.get("version", CONFIG_VERSION) != CONFIG_VERSION:

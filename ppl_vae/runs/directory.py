@@ -37,7 +37,7 @@ def create(
     path: Path,
     config: dict[str, Any],
     fill: Callable[[Path], None],
-    instead: Callable[[], Path] | None = None,
+    fallback: Callable[[], Path] | None = None,
 ) -> Path:
     """Makes a run directory that appears with its config and first checkpoint, or not at all.
 
@@ -45,7 +45,7 @@ def create(
         path: Where it is to be.
         config: What `config.yaml` is to say.
         fill: Writes the rest of the first content into the folder that it is given.
-        instead: Another place, where somebody else has taken this one meanwhile.
+        fallback: Another place, where somebody else has taken this one meanwhile.
 
     Returns:
         Where it is.
@@ -53,7 +53,7 @@ def create(
     Raises:
         InputError: If the path exists or cannot be written.
     """
-    if instead is None:
+    if fallback is None:
         unused(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     absent = [parent for parent in path.parents if not parent.exists()]
@@ -67,9 +67,9 @@ def create(
                 unfinished.rename(path)
                 return path
             except OSError as error:
-                if instead is None or error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                if fallback is None or error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
-                path = instead()
+                path = fallback()
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; choose another place") from error
     finally:

@@ -30,6 +30,7 @@ from ppl_vae.runs.checkpoints import (
 )
 from ppl_vae.runs.metrics import Row, epochs_since_best, events, write_metrics
 from ppl_vae.training.capturing import CapturedStep
+from ppl_vae.training.settings import Settings
 from ppl_vae.training.step import SVIStep, learning_rate_at
 from ppl_vae.training.validation import TERMS, validate
 
@@ -43,16 +44,9 @@ class Training:
         step: One update of the pair.
         data: Training and validation images, on the device.
         spec: What the pair was built for, as plain data; it travels with each checkpoint.
-        epochs: Passes over the training images.
-        batch_size: Images in a minibatch; the last of an epoch may be smaller.
-        learning_rate: The peak of the schedule.
-        warmup_epochs: Epochs of linear warm-up; None for one, or a tenth of a short run.
-        patience: Stop after this many epochs without a better validation ELBO, and keep the
-            best parameters; None trains all epochs and keeps the last.
-        seed: What the order of the images follows from.
-        checkpoint_seconds: Seconds between checkpoints.
-        sizes: How many training, validation and test images the data set has, which checkpoints
-            tell; those of `data` unless given.
+        settings: How to train.
+        sizes: How many training, validation and test images the data set has, for the checkpoints;
+            those of `data` unless given.
     """
 
     def __init__(
@@ -60,31 +54,21 @@ class Training:
         step: SVIStep,
         data: Data,
         spec: dict[str, Any],
-        *,
-        epochs: int,
-        batch_size: int,
-        learning_rate: float,
-        warmup_epochs: float | None,
-        patience: int | None,
-        seed: int,
-        checkpoint_seconds: float,
+        settings: Settings,
         sizes: list[int] | None = None,
     ) -> None:
         self.step = step
         self.ranks = step.ranks
         self.data = data
         self.spec = spec
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.patience = patience
-        self.seed = seed
-        self.checkpoint_seconds = checkpoint_seconds
-        self.steps_per_epoch = math.ceil(len(data.train) / batch_size)
-        self.total_steps = epochs * self.steps_per_epoch
-        if warmup_epochs is None:
-            warmup_epochs = min(1.0, epochs / 10)
-        self.warmup_steps = round(warmup_epochs * self.steps_per_epoch)
+        self.settings = settings
+        self.batch_size = settings.batch_size
+        self.steps_per_epoch = math.ceil(len(data.train) / settings.batch_size)
+        self.total_steps = settings.epochs * self.steps_per_epoch
+        warmup = settings.warmup_epochs
+        self.warmup_steps = round(
+            (min(1.0, settings.epochs / 10) if warmup is None else warmup) * self.steps_per_epoch
+        )
         self.steps = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=data.train.raw.device)
         self.rows: list[Row] = []
@@ -97,8 +81,8 @@ class Training:
     @property
     def finished(self) -> bool:
         """Whether nothing is left to train."""
-        waited = self.patience and epochs_since_best(self.rows) >= self.patience
-        return bool(waited) or len(self.rows) >= self.epochs
+        waited = self.settings.patience and epochs_since_best(self.rows) >= self.settings.patience
+        return bool(waited) or len(self.rows) >= self.settings.epochs
 
     @property
     def engine(self) -> str:
@@ -128,7 +112,7 @@ class Training:
         with (
             asked_to_stop() as asked,
             pyro.validation_enabled(False),
-            Progress(title, self.epochs * images, "images", done) as progress,
+            Progress(title, self.settings.epochs * images, "images", done) as progress,
             events(folder, len(self.rows) + 1, self.ranks.first) as log_event,
             self._saved_if_lost(folder),
         ):
@@ -137,7 +121,7 @@ class Training:
                 self._check_engine()
                 for step, batch in self._rest_of_epoch():
                     progress.advance(self._update(step, batch))
-                    if asked() or time.monotonic() - saved > self.checkpoint_seconds:
+                    if asked() or time.monotonic() - saved > self.settings.checkpoint_seconds:
                         self.seconds = before + time.monotonic() - started
                         self.save(folder)
                         saved = time.monotonic()
@@ -187,7 +171,7 @@ class Training:
         # An epoch is over when it has its row: one may stop between the last step and that.
         epoch = len(self.rows)
         done = self.steps - epoch * self.steps_per_epoch
-        seed = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)[0]
+        seed = np.random.SeedSequence((self.settings.seed, epoch)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(seed))
         images = self.data.train
         order = torch.randperm(len(images), generator=generator)
@@ -197,7 +181,7 @@ class Training:
         drawn = [index for index in shares if len(index) not in self.captured]
         batches = images.batches(drawn, self.step.model.labelled)
         for index in shares:
-            self.ranks.seed_step(self.seed, self.steps)
+            self.ranks.seed_step(self.settings.seed, self.steps)
             captured = self.captured.get(len(index))
             yield (captured, (index,)) if captured else (self.step, next(batches))
 
@@ -205,7 +189,9 @@ class Training:
         """Takes a step, and tells how many images it was on."""
         place = (self.steps % self.steps_per_epoch) * self.batch_size
         size = min(self.batch_size, len(self.data.train) - place)
-        rate = learning_rate_at(self.steps, self.learning_rate, self.warmup_steps, self.total_steps)
+        rate = learning_rate_at(
+            self.steps, self.settings.learning_rate, self.warmup_steps, self.total_steps
+        )
         epoch, weight = self.steps / self.steps_per_epoch, self.ranks.weight(size)
         loss = step(batch, rate, epoch, weight)
         self.loss_sum += loss * size
@@ -239,7 +225,7 @@ class Training:
             "epoch": len(self.rows) + 1,
             "steps": self.steps,
             "learning_rate": learning_rate_at(
-                self.steps - 1, self.learning_rate, self.warmup_steps, self.total_steps
+                self.steps - 1, self.settings.learning_rate, self.warmup_steps, self.total_steps
             ),
             "loss_nats_per_datum": (self.loss_sum / len(self.data.train)).item(),
         }
@@ -247,12 +233,12 @@ class Training:
             row[f"validation_{term}_nats_per_datum"] = mean
         self.rows.append(row)
         self.loss_sum.zero_()
-        if self.patience and epochs_since_best(self.rows) == 0:
+        if self.settings.patience and epochs_since_best(self.rows) == 0:
             self.best = {name: value.clone() for name, value in self.step.pair.state_dict().items()}
 
     def kept_row(self) -> Row:
         """The metrics of the parameters that are kept: the best epoch's under patience."""
-        return self.rows[-1 - (epochs_since_best(self.rows) if self.patience else 0)]
+        return self.rows[-1 - (epochs_since_best(self.rows) if self.settings.patience else 0)]
 
     def keep_best(self) -> None:
         """Puts the best parameters into the pair where patience asks for them."""
@@ -308,7 +294,7 @@ class Training:
         if "steps" not in state:
             raise InputError(f"{folder / LAST} has parameters only; training cannot go on from it")
         check_sizes(self.data.name, self.sizes, state.get("sizes"))
-        if self.patience and state["rows"]:
+        if self.settings.patience and state["rows"]:
             self.best = read_checkpoint(folder / BEST)[0]
             load_parameters(self.step.pair, self.best, folder / BEST)
         load_parameters(self.step.pair, tensors, folder / LAST)
