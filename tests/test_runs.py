@@ -2,9 +2,11 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from ppl_vae.data import Digits
 from ppl_vae.densities.weights import log_weights
 from ppl_vae.errors import InputError
 from ppl_vae.fit import fit, main
+from ppl_vae.pairs.pieces import ROLES, options_of, subclasses
 from ppl_vae.runs.checkpoints import read_checkpoint, write_checkpoint
 from ppl_vae.runs.config import read_config
 from ppl_vae.runs.directory import create, free_path, write_json
@@ -317,12 +320,20 @@ def test_a_class_of_ones_own(
 @pytest.mark.parametrize(
     "config",
     [
-        "guide: powered_guide.Powered",
-        "guide.class_path: powered_guide.Powered",
+        "guide: OWN",
+        "guide.class_path: OWN",
         "guide: other.yaml",
         "config: other.yaml",
-        "guide: {class_path: DiagonalNormal, init_args: {class_path: powered_guide.Powered}}",
-        "allow_code: true\nguide: {class_path: powered_guide.Powered}",
+        "guide: {class_path: DiagonalNormal, init_args: {class_path: OWN}}",
+        "guide: {class_path: SemiAmortized, init_args: {guide: OWN}}",
+        "guide: {class_path: SemiAmortized, init_args: {guide.class_path: OWN}}",
+        "guide: {class_path: SemiAmortized, init_args: {guide: other.yaml}}",
+        "guide: {class_path: SemiAmortized, init_args: {guide: '{class_path: OWN}'}}",
+        "guide: {class_path: SemiAmortized, init_args: {guide: {class_path: OWN}}}",
+        "guide: {class_path: SemiAmortized, init_args: {guide: {class_path: SemiAmortized, "
+        "init_args: {guide: OWN}}}}",
+        "guide: &own {class_path: SemiAmortized, init_args: {guide: *own}}",
+        "allow_code: true\nguide: {class_path: OWN}",
     ],
 )
 def test_no_way_of_writing_a_config_imports_code(
@@ -330,10 +341,37 @@ def test_no_way_of_writing_a_config_imports_code(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("other.yaml").write_text("class_path: powered_guide.Powered")
+    config = config.replace("OWN", "powered_guide.Powered")
     Path("config.yaml").write_text(f"epochs: 0\n{config}\n")
     for argument in (["--config", "config.yaml"], ["--config=config.yaml"]):
         assert exit_code(main, argument) == 2
     assert exit_code(main, ["--guide", "other.yaml", "--epochs", "0"]) == 2
+    assert not own_guide()
+
+
+def test_an_option_that_is_no_piece_is_plain_data() -> None:
+    """For any other type the parser might import what a config says."""
+    plain = {int, float, bool, str, Path, NoneType, Sequence[int]}
+    for base in ROLES.values():
+        for cls in subclasses(base):
+            for name, option in options_of(cls).items():
+                kind = option.annotation
+                parts = set(get_args(kind)) if isinstance(kind, UnionType) else {kind}
+                assert name in ROLES or get_origin(kind) is Literal or parts <= plain, (cls, name)
+
+
+def test_no_verb_imports_code_that_is_an_option_of_a_piece(
+    own_guide: Callable[[], bool], run: Run
+) -> None:
+    from ppl_vae.evaluate import main as evaluate
+
+    for own in ("powered_guide.Powered", {"class_path": "powered_guide.Powered"}):
+        guide = {"class_path": "guides.SemiAmortized", "init_args": {"guide": own}}
+        (run.path / "config.yaml").write_text(yaml.safe_dump(run.config | {"guide": guide}))
+        refuse(run.path, "powered_guide.Powered")
+        assert exit_code(evaluate, [str(run.path)]) == 2
+        assert exit_code(main, ["--resume", str(run.path)]) == 2
+        assert exit_code(main, ["--config", f"{run.path}/config.yaml"]) == 2
     assert not own_guide()
 
 

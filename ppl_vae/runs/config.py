@@ -53,19 +53,32 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{path} is a config of version {config['version']}; this program reads version "
             f"{CONFIG_VERSION}: use the release that wrote it"
         )
-    for role in ROLES:
-        piece = config.get(role)
-        if piece is not None and not _is_description(piece):
-            raise InputError(
-                f"{path}: expected {role} as a mapping of class_path and init_args; got {piece!r}"
-            )
+    try:
+        _check_pieces(path, config)
+    except RecursionError as error:  # an alias inside of its own anchor
+        raise InputError(f"{path}: expected pieces in pieces, but not without end") from error
     return config
 
 
-def _is_description(piece: Any) -> bool:
-    return (
-        isinstance(piece, dict)
-        and isinstance(piece.get("class_path"), str)
-        and isinstance(piece.get("init_args", {}), dict)
-        and piece.keys() <= {"class_path", "init_args"}
-    )
+def _check_pieces(path: Path, options: dict[str, Any], above: str = "") -> None:
+    """Refuses pieces in any other form than a mapping: the parser would import a class from text.
+
+    An option of a piece that has the name of a role is a piece too.
+    """
+    for role in ROLES:
+        piece = options.get(role)
+        if piece is None:
+            continue
+        below = piece.get("init_args") or {} if isinstance(piece, dict) else None
+        if not (
+            isinstance(piece, dict)
+            and isinstance(below, dict)
+            and isinstance(piece.get("class_path"), str)
+            and piece.keys() <= {"class_path", "init_args"}
+            and all(isinstance(name, str) and name.isidentifier() for name in below)
+        ):
+            raise InputError(
+                f"{path}: expected {above}{role} as a mapping of class_path and init_args; got "
+                f"{piece!r}"
+            )
+        _check_pieces(path, below, f"{above}{role}.")
