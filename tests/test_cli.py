@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+import models
 import ppl_vae.__main__
 import ppl_vae.fit
 from guides import IAF
@@ -160,12 +161,63 @@ def test_a_bad_option_of_the_command_itself() -> None:
 def test_a_folder_that_shadows_ours(name: str) -> None:
     Path(name).mkdir()
     Path(name, "__init__.py").write_text("raise SystemExit('this one was imported')")
-    process = python("-m", "ppl_vae.fit", "--help", cwd=Path.cwd())
+    process = python("-c", "import ppl_vae", cwd=Path.cwd())
     assert process.returncode == 1
     line = process.stderr.splitlines()[-1]
     assert line.startswith(f"ImportError: ppl_vae needs its own package {name!r}")
     assert f"Python found {Path.cwd() / name}; rename that one, or run from another folder" in line
     assert "this one was imported" not in process.stderr
+
+
+LIBRARIES = (
+    "PIL", "filelock", "jsonargparse", "matplotlib", "networkx", "numpy", "pyro", "rich",
+    "safetensors", "scipy", "sklearn", "torch", "yaml", "csv", "json", "platform", "random",
+    "models", "guides",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("start", ["-m ppl_vae.fit", "-mppl_vae.fit", "-m ppl_vae fit"])
+def test_a_file_named_like_a_library_does_not_run(start: str) -> None:
+    """But a class of the user's own is found beside it."""
+    for name in LIBRARIES:
+        Path(f"{name}.py").write_text("open('sprung', 'a').write(__name__)")
+    Path("mine.py").write_text(
+        "from guides import DiagonalNormal\nclass Mine(DiagonalNormal):\n    pass\n"
+    )
+    options = [*TINY, "--guide", "mine.Mine", "--run", "run"]
+    process = python(*start.split(), *options, cwd=Path.cwd())
+    assert process.returncode == 0, process.stderr
+    assert not Path("sprung").exists()
+    assert read_config(Path("run/config.yaml"))["guide"]["class_path"] == "mine.Mine"
+
+
+def test_a_class_in_a_file_that_a_library_hides(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("yaml.py").touch()
+    Path("models").mkdir()
+    assert exit_code(ppl_vae.fit.main, "--guide", "yaml.Mine") == 2
+    said = capsys.readouterr().err
+    assert "the module yaml has no class Mine; " in said
+    assert f"yaml.py in the current folder is hidden by {yaml.__file__}; rename it\n" in said
+    assert exit_code(ppl_vae.fit.main, "--guide", "models.mine.Mine") == 2
+    said = capsys.readouterr().err
+    assert f"models in the current folder is hidden by {models.__file__}; rename it\n" in said
+
+
+PROGRAM = """
+import sys
+before = list(sys.path)
+import ppl_vae
+assert sys.path == before
+import mine
+"""
+
+
+def test_programs_of_others_keep_their_path() -> None:
+    Path("program.py").write_text(PROGRAM)
+    Path("mine.py").touch()
+    for arguments in (["program.py"], ["-m", "program"], ["-c", PROGRAM, "-m", "ppl_vae.fit"]):
+        process = python(*arguments, cwd=Path.cwd())
+        assert process.returncode == 0, process.stderr
 
 
 # `ppl-vae VERB`
