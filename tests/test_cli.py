@@ -278,6 +278,28 @@ def test_a_command_finds_classes_in_the_folder_it_runs_in(command: Run) -> None:
     sys.modules.pop("cwd_guide")
 
 
+# Other systems
+
+ELSEWHERE = """
+import os, sys
+sys.modules["fcntl"] = sys.modules["resource"] = None
+del os.sched_getaffinity, os.sysconf
+import numpy
+numpy.save("images.npy", numpy.zeros((200, 4, 4), dtype="uint8"))
+import ppl_vae.fit
+ppl_vae.fit.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("where", [["--data.memory_gib", "0"], []], ids=["on disk", "in memory"])
+def test_a_system_without_what_only_linux_has(where: list[str]) -> None:
+    """No fcntl and no resource, as on Windows; no word on cores and free memory, as on macOS."""
+    options = ["--data", "Arrays", "--data.path", "images.npy", *where, "--run", "run"]
+    process = python("-c", ELSEWHERE, *TINY, *options, cwd=Path.cwd())
+    assert process.returncode == 0, process.stderr
+    assert Path("run/summary.json").is_file()
+
+
 # Exit codes
 
 

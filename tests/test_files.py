@@ -79,8 +79,9 @@ def test_a_full_disk_leaves_the_old_content(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, call, fail)
-    with pytest.raises(OSError, match="No space left"), whole_file(path) as file:
+    with pytest.raises(OSError, match="No space left") as caught, whole_file(path) as file:
         file.write(b"new")
+    assert caught.value.filename == str(path)
     assert path.read_bytes() == b"old"
     assert os.listdir(path.parent) == ["numbers.json"]
 

@@ -112,7 +112,7 @@ def test_a_run_is_loaded_in_another_folder(
 
 
 def test_the_files_of_a_run(run: Run) -> None:
-    names = {path.name for path in run.path.iterdir()} - {"tensorboard"}
+    names = {path.name for path in run.path.iterdir()} - {"tensorboard", ".lock"}
     assert names == {"config.yaml", "metrics.csv", "summary.json", LAST, "pictures"}
     config = yaml.safe_load((run.path / "config.yaml").read_text())
     assert config == run.config

@@ -53,7 +53,7 @@ class OwnFiles(DataSet, ABC):
     def _workers(self) -> int:
         if self.workers is not None:
             return self.workers
-        cores = len(os.sched_getaffinity(0)) // _local_processes()
+        cores = _cores() // _local_processes()
         return min(8, max(1, cores - 1))
 
     def _hold(self, source: Source, itemsize: int) -> Source:
@@ -73,9 +73,19 @@ def _local_processes() -> int:
     return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
+def _cores() -> int:
+    """How many cores this process may use; not every system can say which."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _free_memory() -> int:
-    """Bytes that are free: of the machine, of the container, and of the GPU where there is one."""
-    free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    """Bytes that are free: of the machine, of the container, and of the GPU where there is one.
+
+    Where the system does not say (macOS, Windows) 4 GiB are assumed.
+    """
+    free = [4 * _GIB]
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         lines = dict(line.split(":") for line in meminfo.read_text().splitlines())

@@ -1,14 +1,31 @@
 """Files that are written whole or not at all."""
 
 import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["remove_unfinished", "whole_file"]
+from ppl_vae.errors import InputError
+
+__all__ = ["check_writable", "remove_unfinished", "whole_file"]
 
 _UNFINISHED = ".unfinished"
+
+
+def check_writable(path: Path) -> None:
+    """Tries whether a folder can be written to, or made, before the work of which it gets a result.
+
+    Raises:
+        InputError: If it cannot.
+    """
+    there = next(place for place in (path, *path.parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another place") from error
 
 
 @contextmanager
@@ -25,7 +42,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         The open temporary file.
 
     Raises:
-        OSError: If the disk is full or read-only; the old content stays.
+        OSError: If the disk is full or read-only; it names the file, whose old content stays.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")
     try:
@@ -34,14 +51,18 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
+        if os.name != "nt":  # where a folder cannot be opened
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
     finally:
-        os.close(folder)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -1,7 +1,8 @@
 """What a training ends with: `summary.json`, and the table that a person sees."""
 
 import platform
-import resource
+import sys
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -31,7 +32,7 @@ def write_summary(run: Run, training: Training) -> None:
         **training.kept_row(),
         "training_seconds": training.seconds,
         "images_per_second": images / training.seconds,
-        "process_peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "process_peak_memory_bytes": _peak_memory_bytes(),
         "device": str(run.device),
         "engine": training.engine,
         "precision": run.config.get("precision", "float32"),
@@ -43,6 +44,16 @@ def write_summary(run: Run, training: Training) -> None:
         },
     }
     write_json(run.path / SUMMARY, summary)
+
+
+def _peak_memory_bytes() -> int | None:
+    """The most memory that this process held; None on Windows, which has no such count."""
+    with suppress(ImportError):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024  # in bytes there, in KiB elsewhere
+    return None
 
 
 def report(run: Run) -> str:
