@@ -14,7 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Bernoulli, Gaussian, Likelihood, Model, NetworkFactory, Prior, Spec
 from ppl_vae.command_line.parser import Parser
-from ppl_vae.command_line.pieces import add_pieces, allow_only, parse_with_pieces
+from ppl_vae.command_line.pieces import (
+    add_pieces,
+    allow_only,
+    data_arguments,
+    data_set_of,
+    parse_with_pieces,
+)
 from ppl_vae.command_line.verbs import run_verb
 from ppl_vae.compiler.compiling import Engine
 from ppl_vae.data import DataSet, Digits
@@ -142,7 +148,12 @@ def fit(
             return _train(started, training)
 
 
-def resume(run: Path | str, device: DeviceChoice | None = None, allow_code: bool = False) -> Run:
+def resume(
+    run: Path | str,
+    device: DeviceChoice | None = None,
+    allow_code: bool = False,
+    data: DataSet | None = None,
+) -> Run:
     """Goes on with a run from its last checkpoint, as if it had never stopped.
 
     On the same device the result is the same, bit for bit.
@@ -151,6 +162,7 @@ def resume(run: Path | str, device: DeviceChoice | None = None, allow_code: bool
         run: The run directory.
         device: Where to compute; as the run's config says unless given.
         allow_code: Whether classes from outside the project that the config names may be imported.
+        data: The data set of the run where its files have moved; that of its config unless given.
 
     Returns:
         The run, with the trained model and guide.
@@ -169,7 +181,7 @@ def resume(run: Path | str, device: DeviceChoice | None = None, allow_code: bool
         raise InputError(f"{path / CONFIG}: {error}") from error
     ranks = join(settings.device)
     with ranks.quiet(), locked(path) if ranks.first else nullcontext():
-        pieces = restore_pieces(config, allow_code)
+        pieces = restore_pieces(config, allow_code, data)
         resumed, training = prepare(path, config, settings, pieces, ranks)
         training.restore(path)
         start_engine(settings.engine, training)
@@ -247,16 +259,20 @@ def _main(arguments: list[str]) -> None:
     parser.add_argument(
         "--resume",
         type=Path | None,
-        help="Go on with this run; only --device and --allow_code may stand beside it.",
+        help="Go on with this run; only --device, --allow_code and, where its files have moved, "
+        "options of its data set (--data.path DIR) may stand beside it.",
     )
     parser.add_function_arguments(fit, skip=set(ROLES), as_group=False)
+    resumes = any(argument.partition("=")[0] == "--resume" for argument in arguments)
+    data, arguments = data_arguments(arguments) if resumes else ([], arguments)
     options = parse_with_pieces(parser, arguments)
     again = options.pop("resume")
     allow_code = options.pop("allow_code")
     if again is not None:
         allow_only(arguments, "--resume", "--device", "--allow_code")
         chosen = any(argument.startswith("--device") for argument in arguments)
-        run = resume(again, options["device"] if chosen else None, allow_code)
+        moved = data_set_of(again, data, allow_code)
+        run = resume(again, options["device"] if chosen else None, allow_code, moved)
     else:
         run = fit(**options)
     if join(run.config["device"]).first:

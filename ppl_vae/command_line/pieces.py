@@ -1,13 +1,14 @@
 """Pieces on the command line: a class by name, its options after a dot, a config below both."""
 
 from argparse import SUPPRESS
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ppl_vae.command_line.parser import Parser
+from ppl_vae.data import DataSet
 from ppl_vae.errors import InputError
 from ppl_vae.pairs.pieces import (
     INJECTED,
@@ -18,9 +19,9 @@ from ppl_vae.pairs.pieces import (
     restore,
     suggest,
 )
-from ppl_vae.runs.config import CONFIG_VERSION, read_config
+from ppl_vae.runs.config import CONFIG_VERSION, config_of, read_config
 
-__all__ = ["add_pieces", "allow_only", "parse_with_pieces"]
+__all__ = ["add_pieces", "allow_only", "data_arguments", "data_set_of", "parse_with_pieces"]
 
 
 _ALLOW_CODE = "Whether classes from outside the project that a config names may be imported."
@@ -110,6 +111,33 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
     for role in ROLES:
         options[role] = restore(role, options[role], allow_code=True)
     return options
+
+
+def data_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The options of a data set among the arguments of a verb that reads a run, and all others."""
+    data, others, words = [], [], iter(arguments)
+    for word in words:
+        if not word.startswith("--data."):
+            others.append(word)
+        else:
+            data += [word] if "=" in word else [word, *islice(words, 1)]
+    return data, others
+
+
+def data_set_of(run: Path, arguments: list[str], allow_code: bool) -> DataSet | None:
+    """A run's data set with those options replaced, or None where there is nothing to replace.
+
+    Raises:
+        InputError: If the data set has no such option, or is code from outside the project without
+            `allow_code`.
+    """
+    if not arguments:
+        return None
+    description = config_of(run)["data"]
+    restore("data", description, allow_code)  # before the parser imports its class
+    parser = Parser()
+    parser.add_subclass_arguments(DataSet, "data", default=description)
+    return restore("data", parser.parse_args(arguments).as_dict()["data"], allow_code)
 
 
 def allow_only(arguments: list[str], *allowed: str) -> None:

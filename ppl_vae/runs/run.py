@@ -64,7 +64,12 @@ class Run:
         return json.loads((self.path / SUMMARY).read_text())
 
 
-def load(path: str | Path, device: str = "auto", allow_code: bool = False) -> Run:
+def load(
+    path: str | Path,
+    device: str = "auto",
+    allow_code: bool = False,
+    data: DataSet | None = None,
+) -> Run:
     """Reads a run: the model, the guide and what they were built for, on any device.
 
     The parameters are the best ones where the run stopped early by its validation bound, else the
@@ -74,6 +79,7 @@ def load(path: str | Path, device: str = "auto", allow_code: bool = False) -> Ru
         path: The run directory.
         device: `auto`, `cpu` or `cuda`.
         allow_code: Whether classes from outside the project that the config names may be imported.
+        data: The data set of the run where its files have moved; that of its config unless given.
 
     Raises:
         InputError: If it is no run directory, or something in it is missing, damaged or of
@@ -81,7 +87,7 @@ def load(path: str | Path, device: str = "auto", allow_code: bool = False) -> Ru
     """
     path = Path(path)
     config = config_of(path)
-    pieces = restore_pieces(config, allow_code)
+    pieces = restore_pieces(config, allow_code, data)
     target = choose_device(device)
     checkpoint = path / (BEST if (path / BEST).exists() else LAST)
     tensors, state = read_checkpoint(checkpoint)
@@ -93,6 +99,9 @@ def load(path: str | Path, device: str = "auto", allow_code: bool = False) -> Ru
     return Run(path, config, pieces, spec, model, guide, target, state.get("sizes"))
 
 
-def restore_pieces(config: dict[str, Any], allow_code: bool) -> dict[str, Any]:
-    """The pieces that a config names, by role."""
-    return {role: restore(role, config.get(role), allow_code) for role in ROLES}
+def restore_pieces(
+    config: dict[str, Any], allow_code: bool, data: DataSet | None = None
+) -> dict[str, Any]:
+    """The pieces that a config names, by role, with another data set where one is given."""
+    pieces = {role: restore(role, config.get(role), allow_code) for role in ROLES}
+    return pieces | ({"data": data} if data else {})
