@@ -15,7 +15,7 @@ from torch import nn
 
 import ppl_vae.fit
 from guides import DiagonalNormal, Guide
-from models import Bernoulli, Network
+from models import MLP, Bernoulli, Network
 
 TINY = ["--network.hidden", "[8]", "--latent_dim", "2", "--epochs", "2", "--device", "cpu"]
 LAST = "checkpoint.safetensors"
@@ -104,9 +104,25 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         ),
         (["--prior", "MixtureOfNormals", "--prior.compo", "3"], ["did you mean components?"]),
         (["--likelihood", "Gaussian", "--likelihood.floor", "-1"], ["expected floor > 0"]),
+        (["--guide.flows"], ["--guide.flows: expected a value; got none"]),
+        (["--epochs"], ["--epochs: expected one argument; got none"]),
+        (["--warmup_epochs", "x"], ["--warmup_epochs: expected float; got x"]),
+        (["--allow_code", "maybe"], ["--allow_code: expected bool; got maybe"]),
+        (["--data", "Arrays"], ["expected --data.path; got none"]),
+        (
+            ["--guide", "SemiAmortized", "--guide.guide", "IAF", "--guide.guide.flows", "x"],
+            ["--guide.guide.flows: expected int; got x"],
+        ),
+        (
+            ["--guide", "SemiAmortized", "--guide.guide", "IAF", "--guide.guide.flos", "2"],
+            ["--guide.guide: unknown option of IAF: got 'flos' (did you mean flows?)"],
+        ),
+        (
+            ["--guide", "SemiAmortized", "--guide.guide.flows", "2"],
+            ["--guide.guide: unknown option of DiagonalNormal: got 'flows'; it has none"],
+        ),
         (["--network.hidden", "[0]"], ["hidden", "0"]),
-        (["--network.hidden", "abc"], ["hidden", "abc"]),
-        (["--epochs"], ["--epochs"]),
+        (["--network.hidden", "abc"], ["expected list, as in '[1, 2]'; got abc"]),
         (["stray"], ["no more arguments", "stray"]),
         # Numbers
         (["--epochs", "0"], ["expected --epochs >= 1; got 0"]),
@@ -136,7 +152,6 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         (["--device", "tpu"], ["--device", "'cuda'", "tpu"]),
         (["--config", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
         (["--config", "."], ["expected a config file; Is a directory"]),
-        (["--data", "Arrays"], ["--data"]),
         (["--data", "Arrays", "--data.path", "a.npy"], ["expected a file at a.npy"]),
         (["--data", "ImageFolder", "--data.path", "nowhere"], ["nowhere"]),
         (["--data", "MNIST", "--data.root", "nowhere"], ["nowhere"]),
@@ -305,6 +320,16 @@ class Breaks(DiagonalNormal):
         return super().posterior(x[..., :3])
 
 
+class Complex(DiagonalNormal):
+    def __init__(self, spec, network=MLP):
+        super().__init__(spec, network)
+        self.phase = nn.Parameter(torch.ones(spec.latent_dim, dtype=torch.complex64))
+
+    def posterior(self, x):
+        q = super().posterior(x)
+        return dist.Normal(q.mean * self.phase.real, q.stddev).to_event(1)
+
+
 class Incomplete(Guide):
     def forward(self, x):
         with pyro.plate("data", len(x), dim=-1):
@@ -327,6 +352,7 @@ class NanFromTheStart(Bernoulli):
         ("WrongSite", ["samples ['zz']", "the model samples ['z']"]),
         ("ExtraSite", ["samples ['w', 'z']", "the model samples ['z']"]),
         ("StrayParameter", ["pyro.param belongs to no module", "PyroParam"]),
+        ("Complex", ["the guide's parameter phase is complex", "real and imaginary part"]),
         ("Breaks", ["Breaks does not run on images (1, 8, 8)"]),
         ("Incomplete", ["Incomplete is not complete", "q(z|x) of Incomplete is not one"]),
         ("ConstructorRefuses", ["ConstructorRefuses: expected another spec"]),

@@ -3,22 +3,29 @@
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
+import jsonargparse
 import pytest
 import torch
 import yaml
+from packaging.requirements import Requirement
 
 import models
 import ppl_vae.__main__
 import ppl_vae.fit
 from guides import IAF
 from ppl_vae import evaluate, generate
+from ppl_vae.command_line import parser
 from ppl_vae.errors import InputError
 from ppl_vae.pairs.pieces import describe, resolve_class
 from ppl_vae.runs.config import read_config
 
+HOME = Path(ppl_vae.__file__).resolve().parent.parent
 TINY = ["--network.hidden", "[8]", "--latent_dim", "2", "--epochs", "1", "--device", "cpu"]
 HEAVY = {"arviz", "arviz_base", "arviz_stats", "arviz_plots", "matplotlib", "torchvision"} | {
     "sklearn",
@@ -278,6 +285,35 @@ def test_a_command_finds_classes_in_the_folder_it_runs_in(command: Run) -> None:
     sys.modules.pop("cwd_guide")
 
 
+@pytest.mark.parametrize("package", ["jsonargparse", "torch"])
+def test_the_installed_version_is_one_that_was_tried(package: str) -> None:
+    """The wording of jsonargparse's errors and private functions of torch may change with each."""
+    project = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]
+    (needed,) = (r for r in map(Requirement, project["dependencies"]) if r.name == package)
+    assert "<" in str(needed.specifier)
+    assert version(package) in needed.specifier
+
+
+def test_the_wording_of_errors_that_are_taken_apart() -> None:
+    """`ppl_vae.command_line.parser` reads it; jsonargparse is pinned to it in pyproject.toml."""
+    raw = jsonargparse.ArgumentParser(exit_on_error=False)
+    raw.add_argument("--number", type=int)
+    raw.add_argument("--choice", type=Literal["a", "b"])
+    raw.add_argument("place", type=int)
+    for arguments, key, wording in (
+        (["--number", "x", "1"], "number", "Expected a <class 'int'>. Got value: x"),
+        (["--choice", "x", "1"], "choice", "Expected a typing.Literal['a', 'b']. Got value: x"),
+        (["1", "2"], None, parser._STRAY + "2"),
+        ([], None, parser._REQUIRED + "place"),
+    ):
+        with pytest.raises(jsonargparse.ArgumentError) as caught:
+            raw.parse_args(arguments)
+        assert wording in str(caught.value)
+        if key:
+            assert str(caught.value).startswith(f'{parser._KEY}{key}"')
+            assert str(caught.value.__cause__.__cause__) == wording
+
+
 # Other systems
 
 ELSEWHERE = """
@@ -318,6 +354,12 @@ def test_a_system_without_what_only_linux_has(where: list[str]) -> None:
             OSError(30, "Read-only file system", "a.csv"),
             2,
             "error: cannot write a.csv: Read-only file system; choose another place\n",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."),
+            2,
+            "error: out of memory (CUDA out of memory. Tried to allocate 20 GiB); choose fewer "
+            "images or draws at a time, as a smaller --batch_size, or another --device\n",
         ),
         (BrokenPipeError(), 0, ""),
     ],

@@ -310,6 +310,39 @@ def test_a_lost_process_ends_the_run_with_a_checkpoint(
     assert steps_of(path) > 0
 
 
+OUT_OF_MEMORY = """
+from ppl_vae.training.step import SVIStep
+
+rank, calls, original = int(os.environ["RANK"]), [], SVIStep.__call__
+
+
+def call(step, *arguments):
+    calls.append(1)
+    if rank == FAILS and len(calls) == 30:
+        raise torch.OutOfMemoryError("Tried to allocate 20 GiB")
+    return original(step, *arguments)
+
+
+SVIStep.__call__ = call
+ppl_vae.fit.main(ARGUMENTS)
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_without_memory_says_so_and_no_other_speaks_of_a_loss(
+    processes: Processes, tmp_path: Path, rank: int
+) -> None:
+    path = tmp_path / "run"
+    arguments = repr(command("--run", str(path)))
+    program = OUT_OF_MEMORY.replace("FAILS", str(rank)).replace("ARGUMENTS", arguments)
+    assert processes.run(2, program) == [2, 2], processes.said()
+    lines = [line for line in processes.said().splitlines() if "error: " in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: out of memory (Tried to allocate 20 GiB); choose fewer")
+    assert "Traceback" not in processes.said()
+    assert 0 <= steps_of(path) < 30
+
+
 @pytest.mark.parametrize("size", [2, 1])
 def test_a_signal_stops_all_of_them_and_the_run_goes_on(
     processes: Processes, whole: Path, tmp_path: Path, size: int

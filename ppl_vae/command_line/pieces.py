@@ -14,6 +14,7 @@ from ppl_vae.pairs.pieces import (
     INJECTED,
     ROLES,
     class_of,
+    options_of,
     outside_classes,
     resolve_class,
     restore,
@@ -66,6 +67,7 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
     arguments = _classes_first(arguments)
     named: dict[str, type] = {}
     replaced: set[str] = set()
+    configs = [read_config(Path(path)) for path in _values_of("--config", arguments)]
     for option in {argument.partition("=")[0] for argument in arguments}:
         role = option.removeprefix("--").rpartition(".")[2]
         if option.startswith("--") and role in ROLES:
@@ -77,8 +79,7 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
     allowed = [value.lower() == "true" for value in _values_of("--allow_code", arguments)][-1:]
     names = (action.dest for action in parser._actions)
     known = [n for n in names if not n.endswith("help") and n not in ("config", "print_config")]
-    for path in _values_of("--config", arguments):
-        config = read_config(Path(path))
+    for path, config in zip(_values_of("--config", arguments), configs, strict=True):
         # Plain names only: a second config, or a dotted name, would reach the parser unchecked.
         unknown = [name for name in config if name not in known]
         if unknown:
@@ -100,6 +101,7 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
             given = {path: text, f"--config={path}": f"--config={text}"}
             arguments = [given.get(argument, argument) for argument in arguments]
         replaced |= set(written)
+    _check_names(parser, arguments, *configs)
     # The parser would keep those options of a class that the one in its place has too.
     parser.set_defaults(dict.fromkeys(replaced | set(named)))
     options = parser.parse_args(arguments).as_dict()
@@ -137,6 +139,7 @@ def data_set_of(run: Path, arguments: list[str], allow_code: bool) -> DataSet | 
     restore("data", description, allow_code)  # before the parser imports its class
     parser = Parser()
     parser.add_subclass_arguments(DataSet, "data", default=description)
+    _check_names(parser, arguments, {"data": description})
     return restore("data", parser.parse_args(arguments).as_dict()["data"], allow_code)
 
 
@@ -148,6 +151,44 @@ def allow_only(arguments: list[str], *allowed: str) -> None:
             raise InputError(
                 f"{allowed[0]} takes everything else from the run's config; leave out {name}"
             )
+
+
+def _check_names(parser: Parser, arguments: list[str], *configs: dict[str, Any]) -> None:
+    """Refuses an option that a piece does not have, with the nearest that it has.
+
+    Args:
+        parser: It has the default classes.
+        arguments: Options such as `--guide.flows 4`.
+        *configs: Pieces by role, as a config describes them.
+    """
+
+    def class_at(path: list[str]) -> type | None:
+        """The class of a piece, or of a piece in a piece, that is named or there by default."""
+        places: list[dict[str, Any]] = [{"init_args": config} for config in configs]
+        for role in path:
+            places = [(place.get("init_args") or {}).get(role) or {} for place in places]
+        given: list[str] = [place["class_path"] for place in places if place]
+        given += _values_of(f"--{'.'.join(path)}", arguments)
+        if given:
+            return resolve_class(path[-1], given[-1]) if not given[-1].startswith("{") else None
+        if len(path) == 1:
+            default = parser.get_default(path[0])
+            return default and resolve_class(path[0], default["class_path"])
+        above = class_at(path[:-1])
+        return above and class_of(options_of(above)[path[-1]].default)
+
+    for place, argument in enumerate(arguments):
+        option = argument.partition("=")[0]
+        *path, name = option.removeprefix("--").split(".")
+        if not option.startswith("--") or not path or not {*path} <= {*ROLES} or name == "help":
+            continue
+        if argument == option and (arguments[place + 1 :] or ["--"])[0].startswith("--"):
+            raise InputError(f"{option}: expected a value; got none")
+        cls = class_at(path)
+        if cls and name not in (*options_of(cls), "class_path"):
+            choices = list(options_of(cls))
+            hint = suggest(name, choices) if choices else f"got {name!r}; it has none"
+            raise InputError(f"--{'.'.join(path)}: unknown option of {cls.__name__}: {hint}")
 
 
 def _values_of(option: str, arguments: list[str]) -> list[str]:

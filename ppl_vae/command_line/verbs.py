@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+
 from ppl_vae.command_line.parser import Parser
 from ppl_vae.command_line.pieces import _ALLOW_CODE, data_arguments, data_set_of
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, reason
 from ppl_vae.machine.devices import DeviceChoice
 from ppl_vae.machine.processes import claims_message
 from ppl_vae.runs.directory import SUMMARY
@@ -81,6 +83,12 @@ def run_verb(verb: Callable[[list[str]], None], arguments: list[str] | None = No
         _fail(str(error), 2)
     except KeyboardInterrupt as error:
         _fail(str(error) or "interrupted", 130)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        _fail(
+            f"out of memory ({reason(error)}); choose fewer images or draws at a time, as a "
+            "smaller --batch_size, or another --device",
+            2,
+        )
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)

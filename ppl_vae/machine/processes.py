@@ -199,23 +199,37 @@ def join(device: str) -> Ranks:
 
 
 def claims_message(message: str) -> bool:
-    """Whether this process is the one that prints a message which others may have too."""
+    """Whether this process is the one to print a last message that others may have too."""
     if _stores:
         with suppress(RuntimeError):  # the store may have gone with a process that was lost
+            _stores[0].set(_LAST_MESSAGE, message)
             return _stores[0].add(f"said {message}", 1) == 1
         return True
     return int(os.environ.get("RANK", "0")) == 0
 
 
+_LAST_MESSAGE = "last message"
+
+
 @contextmanager
 def _told_if_lost() -> Iterator[None]:
+    """Raises `LostProcess` where an exchange fails, with the lost process's message if it had one.
+
+    `claims_message` lets nobody print that a second time.
+    """
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
-        raise LostProcess(
+        message = (
             "another process of this run was lost; go on from the last checkpoint with "
             "--resume, with any number of processes"
-        ) from error
+        )
+        with suppress(RuntimeError, IndexError):
+            if _stores[0].check([_LAST_MESSAGE]):
+                message = _stores[0].get(_LAST_MESSAGE).decode()
+        raise LostProcess(message) from error
 
 
 def _leave() -> None:
