@@ -1,4 +1,4 @@
-"""A parser whose errors are one line with the nearest choice."""
+"""Errors of the command line on one line, with the nearest choice."""
 
 from argparse import SUPPRESS, ArgumentError
 from difflib import get_close_matches
@@ -32,7 +32,7 @@ class Parser(jsonargparse.ArgumentParser):
         return super().parse_args(args, *rest, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:  # a parser inside the parser, whose errors are looked at there
+        if not self.exit_on_error:  # a nested parser; the outer one reports its errors
             super().error(message, ex)
         if isinstance(ex, InputError):
             raise ex
@@ -40,7 +40,7 @@ class Parser(jsonargparse.ArgumentParser):
 
 
 def _one_line(message: str, error: Exception | None) -> str:
-    """What is wrong with which option.
+    """The option at fault, and what was expected and came.
 
     jsonargparse raises one exception for each level of nested options, each the cause of the next;
     the first alternative of a union, which is never None, is the cause of the union's.
@@ -68,7 +68,7 @@ def _one_line(message: str, error: Exception | None) -> str:
     return " ".join(f"{option}: {text}".split()) if option else text
 
 
-# Of jsonargparse and argparse; a test holds that the installed versions still say so.
+# The wording of jsonargparse and argparse; a test compares it with the installed versions.
 _KEY = 'Parser key "'
 _EXPECTED = "Expected a "
 _GOT = ". Got value: "

@@ -50,7 +50,7 @@ def add_pieces(parser: Parser, defaults: dict[str, Any]) -> None:
 
 
 def _skipped(depth: int = 2) -> set[str]:
-    """What is no option of a piece, nor of a piece that is an option of a piece, ..."""
+    """The constructor parameters that are no options, of a piece and of pieces inside of it."""
     below = _skipped(depth - 1) if depth else set()
     return set(INJECTED) | {f"{role}.init_args.{name}" for role in ROLES for name in below}
 

@@ -1,4 +1,4 @@
-"""What all verbs share on the command line: parsing, one-line errors, exit codes."""
+"""The shared entry point of the verbs: the run to read, one-line errors, exit codes."""
 
 import errno
 import sys
@@ -20,7 +20,7 @@ __all__ = ["add_run", "parse_with_run", "pop_run", "pop_runs", "run_verb"]
 
 
 def add_run(parser: Parser, several: bool = False) -> None:
-    """Adds what every verb that reads a run takes: the run, the device, and whether to run code.
+    """Adds the arguments of every verb that reads a run: the run, the device, leave to run code.
 
     Args:
         parser: The verb's.

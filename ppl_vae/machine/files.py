@@ -15,7 +15,7 @@ _UNFINISHED = ".unfinished"
 
 
 def check_writable(path: Path) -> None:
-    """Tries whether a folder can be written to, or made, before the work of which it gets a result.
+    """Checks before long work that its results can be written into a folder, or the folder made.
 
     Raises:
         InputError: If it cannot.
@@ -66,6 +66,6 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Deletes what a killed process left half-written in a folder and those below it."""
+    """Deletes the half-written files of killed processes in a folder and below it."""
     for path in folder.rglob(f".*{_UNFINISHED}"):
         path.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ __all__ = ["check_labels", "check_objective", "check_pair", "find_not_finite"]
 
 
 def check_labels(model: Model, data: Data) -> None:
-    """Looks whether the labels of the data are what a model of labelled images needs.
+    """Checks that the labels of the data suit a model of labelled images.
 
     Raises:
         InputError: If images have none and the model takes the class as given, or a label is
@@ -251,7 +251,7 @@ def _traces(model: Model, guide: Guide, *batch: Tensor) -> tuple[poutine.Trace, 
     model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(*batch)
     traces = prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
     with warnings.catch_warnings():
-        # Who asks for the traces looks for what is not finite, so Pyro's warning only repeats.
+        # The callers report values that are not finite themselves.
         warnings.filterwarnings("ignore", message="Encountered (NaN|\\+?-?inf)")
         for trace in traces:
             trace.compute_log_prob()

@@ -44,7 +44,7 @@ ROLES: dict[str, type] = {
     "objective": Objective,
 }
 
-# What the engine passes to a constructor that names it; everything else is an option of the class.
+# Passed to a constructor that names them; every other parameter is an option of the class.
 INJECTED = frozenset({"spec", "prior", "likelihood", "network", "inputs", "outputs", "model"})
 
 PROJECT_PACKAGES = ("models", "guides", "ppl_vae")

@@ -1,4 +1,4 @@
-"""What a run's `config.yaml` says, and whether it can be read."""
+"""The `config.yaml` of a run: reading it, and refusing one that is not safe to use."""
 
 from pathlib import Path
 from typing import Any

@@ -46,9 +46,9 @@ def create(
 
     Args:
         path: Where it is to be.
-        config: What `config.yaml` is to say.
-        fill: Writes the rest of the first content into the folder that it is given.
-        fallback: Another place, where somebody else has taken this one meanwhile.
+        config: The content of `config.yaml`.
+        fill: Writes the other first files into the folder that it is given.
+        fallback: Gives another place if this one has been taken meanwhile.
 
     Returns:
         Where it is.
@@ -78,7 +78,7 @@ def create(
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
         for parent in absent:
-            with suppress(OSError):  # where the run is there, its parents are not empty
+            with suppress(OSError):  # a parent that holds the run is not empty
                 parent.rmdir()
 
 

@@ -1,4 +1,4 @@
-"""The run directory: what `fit` writes and every other verb reads."""
+"""A run that was read from its directory: the pair, its data set and its config."""
 
 import dataclasses
 import json
@@ -28,9 +28,9 @@ class Run:
 
     Attributes:
         path: The run directory.
-        config: What `config.yaml` says.
+        config: The content of `config.yaml`.
         pieces: The data set, the objective and the classes of the pair, by role.
-        spec: What the pair was built for.
+        spec: The image shape, domain and dimensions that the pair was built for.
         model: p(x, z), in evaluation mode.
         guide: q(z|x), in evaluation mode.
         device: Where both are.
@@ -60,7 +60,7 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What `summary.json` says about the training."""
+        """The content of `summary.json`."""
         return json.loads((self.path / SUMMARY).read_text())
 
 
@@ -70,7 +70,7 @@ def load(
     allow_code: bool = False,
     data: DataSet | None = None,
 ) -> Run:
-    """Reads a run: the model, the guide and what they were built for, on any device.
+    """Reads a run: the model, the guide and their spec, on any device.
 
     The parameters are the best ones where the run stopped early by its validation bound, else the
     last ones. Only `config.yaml` and a safetensors file are read, and neither can run code.

@@ -43,7 +43,7 @@ class Training:
     Args:
         step: One update of the pair.
         data: Training and validation images, on the device.
-        spec: What the pair was built for, as plain data; it travels with each checkpoint.
+        spec: The spec of the pair as plain data, for the checkpoints.
         settings: How to train.
         sizes: How many training, validation and test images the data set has, for the checkpoints;
             those of `data` unless given.
@@ -86,7 +86,7 @@ class Training:
 
     @property
     def engine(self) -> str:
-        """What takes the steps: eager, compiled or captured."""
+        """How steps are taken: eager, compiled or captured."""
         return "captured" if self.captured else "compiled" if self.step.compiled else "eager"
 
     def run(self, folder: Path) -> None:
@@ -141,7 +141,7 @@ class Training:
             )
 
     def _check_engine(self) -> None:
-        """What a program keeps in Python may follow the epochs, where the graph cannot follow."""
+        """Drops a graph that is stale: it cannot follow attributes that change in Python."""
         name = self.step.forget_if_changed()
         if name:
             self.captured.clear()
@@ -153,7 +153,7 @@ class Training:
     def to_training_mode(self) -> None:
         """Puts the pair where a step finds it: validation leaves it in evaluation mode."""
         for program in (self.step.model, self.step.guide):
-            # A program of one's own may count the calls.
+            # A user's program may count the calls of `train`.
             if not all(module.training for module in program.modules()):
                 program.train()
 
@@ -167,15 +167,15 @@ class Training:
             raise
 
     def _rest_of_epoch(self) -> Iterator[tuple[SVIStep | CapturedStep, tuple[Tensor, ...]]]:
-        """The steps that are left, and what each is to be called with: images, or their indices."""
-        # An epoch is over when it has its row: one may stop between the last step and that.
+        """The remaining steps, each with its argument: images, or their indices."""
+        # An epoch ends with its row; a run may stop between the last step and that.
         epoch = len(self.rows)
         done = self.steps - epoch * self.steps_per_epoch
         seed = np.random.SeedSequence((self.settings.seed, epoch)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(seed))
         images = self.data.train
         order = torch.randperm(len(images), generator=generator)
-        if isinstance(images.raw, Tensor):  # what reads files is asked from here
+        if isinstance(images.raw, Tensor):  # images in files are indexed from the CPU
             order = order.to(images.raw.device)
         shares = [self.ranks.share(index) for index in order.split(self.batch_size)[done:]]
         drawn = [index for index in shares if len(index) not in self.captured]
@@ -186,7 +186,7 @@ class Training:
             yield (captured, (index,)) if captured else (self.step, next(batches))
 
     def _update(self, step: SVIStep | CapturedStep, batch: tuple[Tensor, ...]) -> int:
-        """Takes a step, and tells how many images it was on."""
+        """Takes a step, and returns the size of its batch."""
         place = (self.steps % self.steps_per_epoch) * self.batch_size
         size = min(self.batch_size, len(self.data.train) - place)
         rate = learning_rate_at(
@@ -196,7 +196,7 @@ class Training:
         loss = step(batch, rate, epoch, weight)
         self.loss_sum += loss * size
         self.steps += 1
-        # Reading a number from a GPU waits for it, so there it is done now and then.
+        # Reading a number waits for a GPU, so it is read now and then.
         due = self.steps % 50 == 0 or self.steps % self.steps_per_epoch == 0
         if (due or self.loss_sum.device.type == "cpu") and not self.loss_sum.isfinite():
             images = self.data.train

@@ -1,4 +1,4 @@
-"""What a training ends with: `summary.json`, and the table that a person sees."""
+"""The end of a training: `summary.json`, and the table on the terminal."""
 
 import platform
 import sys
@@ -18,7 +18,7 @@ __all__ = ["report", "write_summary"]
 
 
 def write_summary(run: Run, training: Training) -> None:
-    """Writes RUN/summary.json: the metrics of the parameters that are kept, and the circumstances.
+    """Writes RUN/summary.json: the metrics of the kept parameters, times, memory and versions.
 
     Raises:
         OSError: If it cannot be written.
@@ -59,7 +59,7 @@ def _peak_memory_bytes() -> int | None:
 def report(run: Run) -> str:
     """The numbers of `summary.json` and the paths of the pictures, as a short table."""
     summary = run.summary
-    bounded = run.guide.has_density  # a point has no ELBO, but how well it explains x is known
+    bounded = run.guide.has_density  # a point has a distortion but no ELBO
     rows = {
         term: f"{summary[f'validation_{term.lower()}_nats_per_datum']:.2f} nats_per_datum"
         for term in (("ELBO", "rate", "distortion") if bounded else ("distortion",))
