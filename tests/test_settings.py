@@ -31,6 +31,10 @@ def wrong() -> list[Any]:
     for field in dataclasses.fields(Settings):
         types = (field.type, *get_args(field.type))
         values = [True, np.True_, "1", [1], -1, nan, 1 + 1j]
+        if field.name in ("learning_rate", "latent_dim", "epochs", "batch_size", "patience"):
+            values.append(0)
+        if field.name == "seed":
+            values.append(2**32)
         if int in types:
             values += [1.5, 2.0, inf, np.float32(1)]
         if NoneType not in types:

@@ -65,21 +65,11 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
         InputError: If an argument is wrong.
     """
     arguments = _classes_first(arguments)
-    named: dict[str, type] = {}
-    replaced: set[str] = set()
-    configs = [read_config(Path(path)) for path in _values_of("--config", arguments)]
-    for option in {argument.partition("=")[0] for argument in arguments}:
-        role = option.removeprefix("--").rpartition(".")[2]
-        if option.startswith("--") and role in ROLES:
-            for value in _values_of(option, arguments):
-                if not value.startswith("{"):
-                    cls = resolve_class(role, value)
-                    if option == f"--{role}":
-                        named[role] = cls
     allowed = [value.lower() == "true" for value in _values_of("--allow_code", arguments)][-1:]
     names = (action.dest for action in parser._actions)
     known = [n for n in names if not n.endswith("help") and n not in ("config", "print_config")]
-    for path, config in zip(_values_of("--config", arguments), configs, strict=True):
+    configs = {path: read_config(Path(path)) for path in _values_of("--config", arguments)}
+    for path, config in configs.items():
         # Plain names only: a second config, or a dotted name, would reach the parser unchecked.
         unknown = [name for name in config if name not in known]
         if unknown:
@@ -90,20 +80,25 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
                 f"{path} names {outside[0]}, code from outside the project; "
                 "add --allow_code true to import it"
             )
-        written = {
-            role: resolve_class(role, config[role]["class_path"])
-            for role in ROLES
-            if config.get(role)
-        }
+    _check_names(parser, arguments, *configs.values())
+    named = {
+        role: resolve_class(role, value)
+        for role in ROLES
+        for value in _values_of(f"--{role}", arguments)
+        if not value.startswith("{")
+    }
+    replaced = set(named)
+    for path, config in configs.items():
+        described = {role: config[role]["class_path"] for role in ROLES if config.get(role)}
+        written = {role: resolve_class(role, name) for role, name in described.items()}
         left = {n: v for n, v in config.items() if named.get(n) in (None, written.get(n))}
         if left != config:
             text = yaml.safe_dump(left)
             given = {path: text, f"--config={path}": f"--config={text}"}
             arguments = [given.get(argument, argument) for argument in arguments]
         replaced |= set(written)
-    _check_names(parser, arguments, *configs)
     # The parser would keep those options of a class that the one in its place has too.
-    parser.set_defaults(dict.fromkeys(replaced | set(named)))
+    parser.set_defaults(dict.fromkeys(replaced))
     options = parser.parse_args(arguments).as_dict()
     if options.pop("version") != CONFIG_VERSION:
         raise InputError(
@@ -154,7 +149,7 @@ def allow_only(arguments: list[str], *allowed: str) -> None:
 
 
 def _check_names(parser: Parser, arguments: list[str], *configs: dict[str, Any]) -> None:
-    """Refuses an option that a piece does not have, with the nearest that it has.
+    """Refuses a class that is not there, or an option that its class does not have.
 
     Args:
         parser: It has the default classes.
@@ -180,15 +175,17 @@ def _check_names(parser: Parser, arguments: list[str], *configs: dict[str, Any])
     for place, argument in enumerate(arguments):
         option = argument.partition("=")[0]
         *path, name = option.removeprefix("--").split(".")
-        if not option.startswith("--") or not path or not {*path} <= {*ROLES} or name == "help":
+        if not option.startswith("--") or not {*path} <= {*ROLES} or name == "help":
             continue
-        if argument == option and (arguments[place + 1 :] or ["--"])[0].startswith("--"):
+        cls = class_at(path) if path else None
+        if path and argument == option and (arguments[place + 1 :] or ["--"])[0].startswith("--"):
             raise InputError(f"{option}: expected a value; got none")
-        cls = class_at(path)
         if cls and name not in (*options_of(cls), "class_path"):
             choices = list(options_of(cls))
             hint = suggest(name, choices) if choices else f"got {name!r}; it has none"
             raise InputError(f"--{'.'.join(path)}: unknown option of {cls.__name__}: {hint}")
+        if name in ROLES:
+            class_at([*path, name])
 
 
 def _values_of(option: str, arguments: list[str]) -> list[str]:

@@ -66,7 +66,8 @@ class Settings:
                     check_count(f"--{field.name}", value, least=int(field.name != "seed"))
                     object.__setattr__(self, field.name, int(value))
                 elif float in types:
-                    check_number(f"--{field.name}", value, **_BOUNDS[field.name])
+                    bound = "above" if field.name == "learning_rate" else "least"
+                    check_number(f"--{field.name}", value, **{bound: 0})
                     object.__setattr__(self, field.name, float(value))
                 else:
                     check_choice(f"--{field.name}", value, get_args(field.type))
@@ -78,11 +79,3 @@ class Settings:
             )
         if self.label_repeats > 1 and self.labels is None:
             raise InputError(f"--label_repeats: expected --labels too; got {self.label_repeats}")
-
-
-_BOUNDS: dict[str, dict[str, float]] = {
-    "learning_rate": {"above": 0},
-    "weight_decay": {"least": 0},
-    "warmup_epochs": {"least": 0},
-    "checkpoint_seconds": {"least": 0},
-}
