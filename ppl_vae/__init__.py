@@ -10,8 +10,10 @@ def _current_folder_last() -> None:
 
     Python puts the current folder first. Programs of others that import this package keep theirs.
     """
-    module = sys.orig_argv[-len(sys.argv)].removeprefix("-m").partition(".")[0]
-    if sys.argv[0] == "-m" and module == "ppl_vae" and not sys.flags.safe_path:
+    if sys.argv[:1] != ["-m"] or sys.flags.safe_path:
+        return
+    module = sys.orig_argv[-len(sys.argv)].removeprefix("-m")
+    if module.partition(".")[0] == "ppl_vae":
         sys.path.append(sys.path.pop(0))
 
 
