@@ -1,6 +1,8 @@
 """The run directory: what `fit` writes, and what becomes of it when it is not what it was."""
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,7 +27,7 @@ from ppl_vae.fit import fit, main
 from ppl_vae.pairs.pieces import ROLES, options_of, subclasses
 from ppl_vae.runs.checkpoints import read_checkpoint, write_checkpoint
 from ppl_vae.runs.config import read_config
-from ppl_vae.runs.directory import create, free_path, write_json
+from ppl_vae.runs.directory import create, free_path, locked, write_json
 from ppl_vae.runs.run import Run
 
 LAST = "checkpoint.safetensors"
@@ -415,6 +417,26 @@ def test_a_run_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists; go on with --resume"):
         create(path, {"seed": 2}, fill)
     assert read_config(path / "config.yaml") == {"seed": 1}
+
+
+def test_a_lock_ends_with_its_process_though_a_worker_of_it_lives(tmp_path: Path) -> None:
+    told, tell = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        with locked(tmp_path):
+            worker = os.fork()
+            if worker:
+                os.write(tell, str(worker).encode())
+            signal.pause()
+    worker = int(os.read(told, 20))
+    with pytest.raises(InputError, match="is being trained by another process"), locked(tmp_path):
+        pytest.fail("it is held")
+    os.kill(holder, signal.SIGKILL)
+    os.waitpid(holder, 0)
+    with locked(tmp_path):
+        os.kill(worker, signal.SIGKILL)  # it was alive
+    os.close(told)
+    os.close(tell)
 
 
 def test_json_has_no_nan(tmp_path: Path) -> None:
