@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import inf
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 __all__ = ["check_choice", "check_count", "check_flag", "check_number", "check_sizes"]
@@ -34,7 +34,7 @@ def check_number(
     """
     bounds = ((" >", above), (" >=", least), (" <=", most))
     expected = " and".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -inf < value < inf:
+    if not _is_number(value) or not -inf < value < inf:
         raise ValueError(f"expected {name}{expected}, a finite number; got {value!r}")
     too_small = (above is not None and value <= above) or (least is not None and value < least)
     if too_small or (most is not None and value > most):
@@ -71,3 +71,7 @@ def check_sizes(name: str, sizes: Any, fewest: int = 0) -> None:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

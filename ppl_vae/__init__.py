@@ -1,8 +1,25 @@
 """Variational autoencoders as probabilistic programs: Pyro model/guide pairs, by name."""
 
-from pathlib import Path
+import sys
 
 __all__ = ["guides", "load", "models"]
+
+
+def _current_folder_last() -> None:
+    """Under `python -m ppl_vae...`, a `yaml.py` beside the user's images is no library.
+
+    Python puts the current folder first. Programs of others that import this package keep theirs.
+    """
+    if sys.argv[:1] != ["-m"] or sys.flags.safe_path:
+        return
+    module = sys.orig_argv[-len(sys.argv)].removeprefix("-m")
+    if module.partition(".")[0] == "ppl_vae":
+        sys.path.append(sys.path.pop(0))
+
+
+_current_folder_last()
+
+from pathlib import Path  # noqa: E402
 
 
 def _check_not_shadowed() -> None:

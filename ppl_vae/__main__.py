@@ -21,8 +21,9 @@ VERBS = {
 
 def main() -> None:
     """Runs one verb, or lists them."""
-    # `python -m` finds a user's own classes in the current folder; an installed command does not.
-    sys.path.insert(0, os.getcwd())
+    # For the user's own classes; last, so that no file there is taken for a library's module.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: ppl-vae VERB ...; ppl-vae VERB --help tells more\n")

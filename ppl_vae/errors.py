@@ -29,9 +29,9 @@ def check_images(images: Sequence[int], size: int) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """A library's own words on one line, without the table of shapes that Pyro puts below them."""
-    text = str(error).partition("Trace Shapes")[0]
-    return " ".join(text.split()).rstrip(".") or type(error).__name__
+    """A library's error message on one line, without the table of shapes that Pyro appends."""
+    text = " ".join(str(error).partition("Trace Shapes")[0].split()).rstrip(".")
+    return text or type(error).__name__
 
 
 def unreadable(what: object, error: BaseException, remedy: str) -> InputError:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.command_line.parser import Parser
-from ppl_vae.command_line.verbs import add_run, pop_run, run_verb
+from ppl_vae.command_line.verbs import add_run, parse_with_run, pop_run, run_verb
 from ppl_vae.compiler.compiling import Engine, check_engine
 from ppl_vae.data import Split
 from ppl_vae.errors import InputError
@@ -177,7 +177,7 @@ def _main(arguments: list[str]) -> None:
     parser = Parser.of_verb("evaluate", "Measure a run: the ELBO, its terms and log p(x).")
     add_run(parser)
     parser.add_function_arguments(evaluate, skip={"run"}, as_group=False)
-    options = parser.parse_args(arguments).as_dict()
+    options = parse_with_run(parser, arguments)
     run = pop_run(options)
     result = evaluate(run, **options)
     title = (

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.command_line.parser import Parser
-from ppl_vae.command_line.verbs import add_run, pop_runs, run_verb
+from ppl_vae.command_line.verbs import add_run, parse_with_run, pop_runs, run_verb
 from ppl_vae.data import Split
 from ppl_vae.errors import InputError
 from ppl_vae.latents.codes import Code, TwoSplits, codes_of, flat_input, scores_of
@@ -257,7 +257,7 @@ def _main(arguments: list[str]) -> None:
     )
     add_run(parser, several=True)
     parser.add_function_arguments(features, skip={"runs"}, as_group=False)
-    options = parser.parse_args(arguments).as_dict()
+    options = parse_with_run(parser, arguments)
     runs = pop_runs(options)
     result = features(*runs, **options)
     print(

@@ -1,5 +1,6 @@
 """Train a model/guide pair: `python -m ppl_vae.fit`."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -13,7 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Bernoulli, Gaussian, Likelihood, Model, NetworkFactory, Prior, Spec
 from ppl_vae.command_line.parser import Parser
-from ppl_vae.command_line.pieces import add_pieces, allow_only, parse_with_pieces
+from ppl_vae.command_line.pieces import (
+    add_pieces,
+    allow_only,
+    data_arguments,
+    data_set_of,
+    parse_with_pieces,
+)
 from ppl_vae.command_line.verbs import run_verb
 from ppl_vae.compiler.compiling import Engine
 from ppl_vae.data import DataSet, Digits
@@ -34,7 +41,8 @@ from ppl_vae.runs.run import Run, restore_pieces
 from ppl_vae.training.engine import start_engine
 from ppl_vae.training.loop import Training
 from ppl_vae.training.precision import Precision
-from ppl_vae.training.preparation import check_settings, initialise, prepare
+from ppl_vae.training.preparation import initialise, prepare
+from ppl_vae.training.settings import Settings
 from ppl_vae.training.summary import report, write_summary
 
 __all__ = ["draw_pictures", "fit", "main", "resume"]
@@ -117,23 +125,7 @@ def fit(
         "guide": guide,
         "objective": objective or ELBO(),
     }
-    settings = {
-        "latent_dim": latent_dim,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "weight_decay": weight_decay,
-        "warmup_epochs": warmup_epochs,
-        "patience": patience,
-        "labels": labels,
-        "label_repeats": label_repeats,
-        "seed": seed,
-        "device": device,
-        "engine": engine,
-        "precision": precision,
-        "checkpoint_seconds": checkpoint_seconds,
-    }
-    check_settings(settings)
+    settings = Settings.of(locals())
     ranks = join(device)
     if likelihood is None and "likelihood" in inspect.signature(model).parameters:
         pieces["likelihood"] = Bernoulli if choose_domain(pieces) == "binary" else Gaussian
@@ -143,20 +135,25 @@ def fit(
     config = {
         "version": CONFIG_VERSION,
         **{role: describe(piece) for role, piece in pieces.items()},
-        **settings,
+        **dataclasses.asdict(settings),
     }
     with ranks.quiet():
-        started, training = prepare(path, config, pieces, ranks)
+        started, training = prepare(path, config, settings, pieces, ranks)
         initialise(started)
-        start_engine(engine, training)
-        instead = None if run else free
-        made = ranks.text_of_first(lambda: str(create(path, config, training.save, instead)))
+        start_engine(settings.engine, training)
+        fallback = None if run else free
+        made = ranks.text_of_first(lambda: str(create(path, config, training.save, fallback)))
         started.path = Path(made)
         with locked(started.path) if ranks.first else nullcontext():
             return _train(started, training)
 
 
-def resume(run: Path | str, device: DeviceChoice | None = None, allow_code: bool = False) -> Run:
+def resume(
+    run: Path | str,
+    device: DeviceChoice | None = None,
+    allow_code: bool = False,
+    data: DataSet | None = None,
+) -> Run:
     """Goes on with a run from its last checkpoint, as if it had never stopped.
 
     On the same device the result is the same, bit for bit.
@@ -165,6 +162,7 @@ def resume(run: Path | str, device: DeviceChoice | None = None, allow_code: bool
         run: The run directory.
         device: Where to compute; as the run's config says unless given.
         allow_code: Whether classes from outside the project that the config names may be imported.
+        data: The data set of the run where its files have moved; that of its config unless given.
 
     Returns:
         The run, with the trained model and guide.
@@ -176,17 +174,17 @@ def resume(run: Path | str, device: DeviceChoice | None = None, allow_code: bool
     """
     path = Path(run)
     config = config_of(path)
+    config |= {"device": device} if device else {}
     try:
-        check_settings(config)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path / CONFIG}: a setting is missing or wrong: {error}") from error
-    config["device"] = device or config["device"]
-    ranks = join(config["device"])
+        settings = Settings.of(config)
+    except InputError as error:
+        raise InputError(f"{path / CONFIG}: {error}") from error
+    ranks = join(settings.device)
     with ranks.quiet(), locked(path) if ranks.first else nullcontext():
-        pieces = restore_pieces(config, allow_code)
-        resumed, training = prepare(path, config, pieces, ranks)
+        pieces = restore_pieces(config, allow_code, data)
+        resumed, training = prepare(path, config, settings, pieces, ranks)
         training.restore(path)
-        start_engine(config.get("engine", "auto"), training)
+        start_engine(settings.engine, training)
         if ranks.first:
             remove_unfinished(path)
         return _train(resumed, training)
@@ -261,16 +259,20 @@ def _main(arguments: list[str]) -> None:
     parser.add_argument(
         "--resume",
         type=Path | None,
-        help="Go on with this run; only --device and --allow_code may stand beside it.",
+        help="Go on with this run; only --device, --allow_code and, where its files have moved, "
+        "options of its data set (--data.path DIR) may stand beside it.",
     )
     parser.add_function_arguments(fit, skip=set(ROLES), as_group=False)
+    resumes = any(argument.partition("=")[0] == "--resume" for argument in arguments)
+    data, arguments = data_arguments(arguments) if resumes else ([], arguments)
     options = parse_with_pieces(parser, arguments)
     again = options.pop("resume")
     allow_code = options.pop("allow_code")
     if again is not None:
         allow_only(arguments, "--resume", "--device", "--allow_code")
         chosen = any(argument.startswith("--device") for argument in arguments)
-        run = resume(again, options["device"] if chosen else None, allow_code)
+        moved = data_set_of(again, data, allow_code)
+        run = resume(again, options["device"] if chosen else None, allow_code, moved)
     else:
         run = fit(**options)
     if join(run.config["device"]).first:

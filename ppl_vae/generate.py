@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppl_vae.command_line.parser import Parser
-from ppl_vae.command_line.verbs import add_run, pop_run, run_verb
+from ppl_vae.command_line.verbs import add_run, parse_with_run, pop_run, run_verb
 from ppl_vae.errors import InputError
 from ppl_vae.latents.views import (
     Arrays,
@@ -218,7 +218,7 @@ def _main(arguments: list[str]) -> None:
     add_run(parser)
     parser.add_function_arguments(generate, skip={"run"}, as_group=False, as_positional=True)
     try:
-        options = parser.parse_args(arguments).as_dict()
+        options = parse_with_run(parser, arguments)
     except InputError as error:
         # To the parser `what` is an option like any other.
         refused = re.fullmatch(r"(?:--what: .*?|expected what); got (.*)", str(error))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ppl_vae.command_line.parser import Parser
-from ppl_vae.command_line.verbs import add_run, pop_run, run_verb
+from ppl_vae.command_line.verbs import add_run, parse_with_run, pop_runs, run_verb
 from ppl_vae.errors import InputError, check_least, reason
 from ppl_vae.inference.datatree import to_datatree
 from ppl_vae.inference.netcdf import needs_arviz, write_datatree
@@ -30,7 +30,7 @@ from ppl_vae.report.page import page, rendered
 from ppl_vae.report.section import Section, Unanswered
 from ppl_vae.report.true_posterior import true_posterior
 from ppl_vae.runs.results import plain, writable, write_numbers
-from ppl_vae.runs.run import Run, load
+from ppl_vae.runs.run import Run
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -256,11 +256,10 @@ def _main(arguments: list[str]) -> None:
     add_run(parser)
     parser.add_argument("others", nargs="*", type=Path, default=[], help="Runs to compare it with.")
     parser.add_function_arguments(posterior, skip={"run", "others"}, as_group=False)
-    options = parser.parse_args(arguments).as_dict()
-    device, allow_code = options["device"], options["allow_code"]
-    others = options.pop("others")
-    run = pop_run(options)
-    result = posterior(run, [load(path, device, allow_code) for path in others], **options)
+    options = parse_with_run(parser, arguments)
+    options["runs"] = [options.pop("run"), *options.pop("others")]
+    run, *others = pop_runs(options)
+    result = posterior(run, others, **options)
     paths = _paths(options["out"] or run.path, result)
     chosen = "" if result["choose"] == "random" else f" ({result['choose']})"
     print(

@@ -56,4 +56,4 @@ def assert_whole(run: Path) -> None:
         elif path.suffix == ".safetensors":
             read_checkpoint(path)
         else:
-            assert path.name in ("config.yaml", "metrics.csv")
+            assert path.name in ("config.yaml", "metrics.csv", ".lock")

@@ -1,6 +1,7 @@
 """Bad input ends in one clear line and exit code 2, and leaves nothing behind."""
 
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import nn
 
 import ppl_vae.fit
 from guides import DiagonalNormal, Guide
-from models import Bernoulli, Network
+from models import MLP, Bernoulli, Network
 
 TINY = ["--network.hidden", "[8]", "--latent_dim", "2", "--epochs", "2", "--device", "cpu"]
 LAST = "checkpoint.safetensors"
@@ -104,35 +105,47 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         ),
         (["--prior", "MixtureOfNormals", "--prior.compo", "3"], ["did you mean components?"]),
         (["--likelihood", "Gaussian", "--likelihood.floor", "-1"], ["expected floor > 0"]),
+        (["--guide.flows"], ["--guide.flows: expected a value; got none"]),
+        (["--epochs"], ["--epochs: expected one argument; got none"]),
+        (["--warmup_epochs", "x"], ["--warmup_epochs: expected float; got x"]),
+        (["--allow_code", "maybe"], ["--allow_code: expected bool; got maybe"]),
+        (["--data", "Arrays"], ["expected --data.path; got none"]),
+        (
+            ["--guide", "SemiAmortized", "--guide.guide", "IAF", "--guide.guide.flows", "x"],
+            ["--guide.guide.flows: expected int; got x"],
+        ),
+        (
+            ["--guide", "SemiAmortized", "--guide.guide", "IAF", "--guide.guide.flos", "2"],
+            ["--guide.guide: unknown option of IAF: got 'flos' (did you mean flows?)"],
+        ),
+        (
+            ["--guide", "SemiAmortized", "--guide.guide.flows", "2"],
+            ["--guide.guide: unknown option of DiagonalNormal: got 'flows'; it has none"],
+        ),
         (["--network.hidden", "[0]"], ["hidden", "0"]),
-        (["--network.hidden", "abc"], ["hidden", "abc"]),
-        (["--epochs"], ["--epochs"]),
+        (["--network.hidden", "abc"], ["expected list, as in '[1, 2]'; got abc"]),
         (["stray"], ["no more arguments", "stray"]),
         # Numbers
-        (["--epochs", "0"], ["--epochs: expected at least 1; got 0"]),
+        (["--epochs", "0"], ["expected --epochs >= 1; got 0"]),
         (["--epochs", "1.5"], ["--epochs: expected int; got 1.5"]),
-        (["--latent_dim", "0"], ["--latent_dim: expected at least 1; got 0"]),
-        (["--batch_size", "0"], ["--batch_size: expected at least 1; got 0"]),
         (["--batch_size", "1298"], ["--batch_size: expected at most 1,297", "got 1,298"]),
         (
             ["--objective", "MMD", "--batch_size", "1"],
             ["--batch_size: expected at least 2, 2 images for each process with --objective MMD"],
         ),
-        (["--patience", "0"], ["--patience: expected at least 1; got 0"]),
-        (["--learning_rate", "0"], ["--learning_rate: expected above 0; got 0"]),
-        (["--learning_rate", "inf"], ["--learning_rate"]),
         (["--learning_rate", "nan"], ["--learning_rate"]),
-        (["--warmup_epochs", "-1"], ["--warmup_epochs: expected 0 or more"]),
-        (["--warmup_epochs", "3", "--epochs", "3"], ["below --epochs 3; got 3"]),
-        (["--checkpoint_seconds", "-1"], ["--checkpoint_seconds: expected at least 0"]),
+        (["--warmup_epochs", "-1"], ["expected --warmup_epochs >= 0; got -1"]),
+        (["--warmup_epochs", "3", "--epochs", "3"], ["--warmup_epochs < --epochs 3; got 3"]),
         (["--seed", "-1"], ["--seed: expected 0 <= seed < 2^32; got -1"]),
-        (["--seed", "4294967296"], ["--seed: expected 0 <= seed < 2^32"]),
+        (
+            ["--model", "SemiSupervised", "--guide", "SemiSupervisedNormal", "--labels", "5"],
+            ["--labels: expected at least 10, one for each class; got 5"],
+        ),
         (["--objective.particles", "0"], ["expected particles >= 1; got 0"]),
         # Places
         (["--device", "tpu"], ["--device", "'cuda'", "tpu"]),
         (["--config", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
         (["--config", "."], ["expected a config file; Is a directory"]),
-        (["--data", "Arrays"], ["--data"]),
         (["--data", "Arrays", "--data.path", "a.npy"], ["expected a file at a.npy"]),
         (["--data", "ImageFolder", "--data.path", "nowhere"], ["nowhere"]),
         (["--data", "MNIST", "--data.root", "nowhere"], ["nowhere"]),
@@ -172,6 +185,50 @@ def test_a_bad_argument(refused: Callable[..., str], arguments: list[str], said:
     refused(arguments, *said)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--guide", "ConditionalNormal"],
+        ["--model", "Conditional"],
+        ["--model", "SemiSupervised"],
+        ["--labels", "20"],
+        ["--model", "Hierarchical"],
+        ["--model", "Autoencoder"],
+        ["--model", "Mixture", "--guide", "SemiSupervisedNormal", "--objective", "WakeSleep"],
+        ["--model", "SemiSupervised", "--guide", "SemiSupervisedNormal", "--objective", "MMD"],
+        ["--model", "ProbabilisticPCA", "--prior", "StandardNormal"],
+        ["--data.binarize", "none", "--likelihood", "Bernoulli"],
+        ["--data", "Arrays", "--data.path", "images.npy", "--model", "Conditional"],
+        ["--network", "classes_of_bad_input.Tied", "--precision", "bfloat16"],
+    ],
+    ids=" ".join,
+)
+def test_a_remedy_is_followed_to_the_end(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Step by step, as a person would who does what the line says."""
+    np.save("images.npy", np.random.default_rng(0).integers(0, 256, (200, 4, 4), dtype=np.uint8))
+    steps = 0
+    while fit(*arguments, "--epochs", "1") != 0:
+        line = capsys.readouterr().err.splitlines()[-1]
+        steps += 1
+        assert steps < 4, line
+        left_out = re.search(r"leave out (--\w+)$", line)
+        guides = re.search(r"(?:choose one of|guides for .*:) (\w+)", line)
+        chosen = re.search(r"(?:choose|add|or) (--[\w.]+) (\w+)", line)
+        if left_out:
+            place = arguments.index(left_out[1])
+            arguments = arguments[:place] + arguments[place + 2 :]
+        elif guides:
+            arguments = [*arguments, "--guide", guides[1]]
+        elif chosen:
+            arguments = [*arguments, chosen[1], chosen[2]]
+        else:
+            assert "choose another --precision" in line
+            arguments = [*arguments, "--precision", "float32"]
+    assert steps
+
+
 def test_no_cuda_device(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     refused(["--device", "cuda"], "no usable CUDA device", "--device cpu")
@@ -194,6 +251,10 @@ def test_resume_of_what_is_no_run(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_existing_run(refused: Callable[..., str]) -> None:
     assert fit("--run", "run") == 0
     refused(["--run", "run"], "run exists", "--resume run", "another name with --run")
+    with pytest.raises(SystemExit) as end:
+        ppl_vae.fit.main(["--resume", "run"])
+    assert end.value.code == 0
+    assert fit("--run", "another") == 0
     Path("file").touch()
     refused(["--run", "file"], "file exists")
 
@@ -300,6 +361,16 @@ class Breaks(DiagonalNormal):
         return super().posterior(x[..., :3])
 
 
+class Complex(DiagonalNormal):
+    def __init__(self, spec, network=MLP):
+        super().__init__(spec, network)
+        self.phase = nn.Parameter(torch.ones(spec.latent_dim, dtype=torch.complex64))
+
+    def posterior(self, x):
+        q = super().posterior(x)
+        return dist.Normal(q.mean * self.phase.real, q.stddev).to_event(1)
+
+
 class Incomplete(Guide):
     def forward(self, x):
         with pyro.plate("data", len(x), dim=-1):
@@ -322,6 +393,7 @@ class NanFromTheStart(Bernoulli):
         ("WrongSite", ["samples ['zz']", "the model samples ['z']"]),
         ("ExtraSite", ["samples ['w', 'z']", "the model samples ['z']"]),
         ("StrayParameter", ["pyro.param belongs to no module", "PyroParam"]),
+        ("Complex", ["the guide's parameter phase is complex", "real and imaginary part"]),
         ("Breaks", ["Breaks does not run on images (1, 8, 8)"]),
         ("Incomplete", ["Incomplete is not complete", "q(z|x) of Incomplete is not one"]),
         ("ConstructorRefuses", ["ConstructorRefuses: expected another spec"]),

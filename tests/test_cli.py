@@ -3,26 +3,37 @@
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
+import jsonargparse
 import pytest
 import torch
 import yaml
+from packaging.requirements import Requirement
 
+import models
 import ppl_vae.__main__
 import ppl_vae.fit
 from guides import IAF
 from ppl_vae import evaluate, generate
+from ppl_vae.command_line import parser
 from ppl_vae.errors import InputError
 from ppl_vae.pairs.pieces import describe, resolve_class
 from ppl_vae.runs.config import read_config
 
+HOME = Path(ppl_vae.__file__).resolve().parent.parent
 TINY = ["--network.hidden", "[8]", "--latent_dim", "2", "--epochs", "1", "--device", "cpu"]
 HEAVY = {"arviz", "arviz_base", "arviz_stats", "arviz_plots", "matplotlib", "torchvision"} | {
+    "PIL",
+    "networkx",
+    "rich",
+    "scipy",
     "sklearn",
     "tensorboard",
-    "rich",
 }
 
 Run = Callable[..., int]
@@ -136,7 +147,7 @@ def python(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("verb", ["fit", "evaluate", "generate"])
+@pytest.mark.parametrize("verb", ppl_vae.__main__.VERBS)
 def test_help_loads_nothing_heavy(verb: str) -> None:
     process = python("-c", HELP.format(verb=verb))
     assert process.returncode == 0, process.stderr
@@ -160,12 +171,63 @@ def test_a_bad_option_of_the_command_itself() -> None:
 def test_a_folder_that_shadows_ours(name: str) -> None:
     Path(name).mkdir()
     Path(name, "__init__.py").write_text("raise SystemExit('this one was imported')")
-    process = python("-m", "ppl_vae.fit", "--help", cwd=Path.cwd())
+    process = python("-c", "import ppl_vae", cwd=Path.cwd())
     assert process.returncode == 1
     line = process.stderr.splitlines()[-1]
     assert line.startswith(f"ImportError: ppl_vae needs its own package {name!r}")
     assert f"Python found {Path.cwd() / name}; rename that one, or run from another folder" in line
     assert "this one was imported" not in process.stderr
+
+
+LIBRARIES = (
+    "PIL", "filelock", "jsonargparse", "matplotlib", "networkx", "numpy", "pyro", "rich",
+    "safetensors", "scipy", "sklearn", "torch", "yaml", "csv", "json", "platform", "random",
+    "models", "guides",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("start", ["-m ppl_vae.fit", "-mppl_vae.fit", "-m ppl_vae fit"])
+def test_a_file_named_like_a_library_does_not_run(start: str) -> None:
+    """But a class of the user's own is found beside it."""
+    for name in LIBRARIES:
+        Path(f"{name}.py").write_text("open('sprung', 'a').write(__name__)")
+    Path("mine.py").write_text(
+        "from guides import DiagonalNormal\nclass Mine(DiagonalNormal):\n    pass\n"
+    )
+    options = [*TINY, "--guide", "mine.Mine", "--run", "run"]
+    process = python(*start.split(), *options, cwd=Path.cwd())
+    assert process.returncode == 0, process.stderr
+    assert not Path("sprung").exists()
+    assert read_config(Path("run/config.yaml"))["guide"]["class_path"] == "mine.Mine"
+
+
+def test_a_class_in_a_file_that_a_library_hides(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("yaml.py").touch()
+    Path("models").mkdir()
+    assert exit_code(ppl_vae.fit.main, "--guide", "yaml.Mine") == 2
+    said = capsys.readouterr().err
+    assert "the module yaml has no class Mine; " in said
+    assert f"yaml.py in the current folder is hidden by {yaml.__file__}; rename it\n" in said
+    assert exit_code(ppl_vae.fit.main, "--guide", "models.mine.Mine") == 2
+    said = capsys.readouterr().err
+    assert f"models in the current folder is hidden by {models.__file__}; rename it\n" in said
+
+
+PROGRAM = """
+import sys
+before = list(sys.path)
+import ppl_vae
+assert sys.path == before
+import mine
+"""
+
+
+def test_programs_of_others_keep_their_path() -> None:
+    Path("program.py").write_text(PROGRAM)
+    Path("mine.py").touch()
+    for arguments in (["program.py"], ["-m", "program"], ["-c", PROGRAM, "-m", "ppl_vae.fit"]):
+        process = python(*arguments, cwd=Path.cwd())
+        assert process.returncode == 0, process.stderr
 
 
 # `ppl-vae VERB`
@@ -226,6 +288,57 @@ def test_a_command_finds_classes_in_the_folder_it_runs_in(command: Run) -> None:
     sys.modules.pop("cwd_guide")
 
 
+@pytest.mark.parametrize("package", ["jsonargparse", "torch"])
+def test_the_installed_version_is_one_that_was_tried(package: str) -> None:
+    """The wording of jsonargparse's errors and private functions of torch may change with each."""
+    project = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]
+    (needed,) = (r for r in map(Requirement, project["dependencies"]) if r.name == package)
+    assert "<" in str(needed.specifier)
+    assert version(package) in needed.specifier
+
+
+def test_the_wording_of_errors_that_are_taken_apart() -> None:
+    """`ppl_vae.command_line.parser` reads it; jsonargparse is pinned to it in pyproject.toml."""
+    raw = jsonargparse.ArgumentParser(exit_on_error=False)
+    raw.add_argument("--number", type=int)
+    raw.add_argument("--choice", type=Literal["a", "b"])
+    raw.add_argument("place", type=int)
+    for arguments, key, wording in (
+        (["--number", "x", "1"], "number", "Expected a <class 'int'>. Got value: x"),
+        (["--choice", "x", "1"], "choice", "Expected a typing.Literal['a', 'b']. Got value: x"),
+        (["1", "2"], None, parser._STRAY + "2"),
+        ([], None, parser._REQUIRED + "place"),
+    ):
+        with pytest.raises(jsonargparse.ArgumentError) as caught:
+            raw.parse_args(arguments)
+        assert wording in str(caught.value)
+        if key:
+            assert str(caught.value).startswith(f'{parser._KEY}{key}"')
+            assert str(caught.value.__cause__.__cause__) == wording
+
+
+# Other systems
+
+ELSEWHERE = """
+import os, sys
+sys.modules["fcntl"] = sys.modules["resource"] = None
+del os.sched_getaffinity, os.sysconf
+import numpy
+numpy.save("images.npy", numpy.zeros((200, 4, 4), dtype="uint8"))
+import ppl_vae.fit
+ppl_vae.fit.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("where", [["--data.memory_gib", "0"], []], ids=["on disk", "in memory"])
+def test_a_system_without_what_only_linux_has(where: list[str]) -> None:
+    """No fcntl and no resource, as on Windows; no word on cores and free memory, as on macOS."""
+    options = ["--data", "Arrays", "--data.path", "images.npy", *where, "--run", "run"]
+    process = python("-c", ELSEWHERE, *TINY, *options, cwd=Path.cwd())
+    assert process.returncode == 0, process.stderr
+    assert Path("run/summary.json").is_file()
+
+
 # Exit codes
 
 
@@ -244,6 +357,12 @@ def test_a_command_finds_classes_in_the_folder_it_runs_in(command: Run) -> None:
             OSError(30, "Read-only file system", "a.csv"),
             2,
             "error: cannot write a.csv: Read-only file system; choose another place\n",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."),
+            2,
+            "error: out of memory (CUDA out of memory. Tried to allocate 20 GiB); choose fewer "
+            "images or draws at a time, as a smaller --batch_size, or another --device\n",
         ),
         (BrokenPipeError(), 0, ""),
     ],

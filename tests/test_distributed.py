@@ -17,7 +17,7 @@ from torch import Tensor
 from guides import DiagonalNormal
 from models import VAE, Gaussian, Spec
 from models.networks.mlp import MLP
-from ppl_vae.machine.processes import Ranks, first_to_say
+from ppl_vae.machine.processes import Ranks, claims_message
 from ppl_vae.objectives import ELBO
 from ppl_vae.runs.checkpoints import read_checkpoint
 from ppl_vae.training.step import learning_rate_at
@@ -124,6 +124,7 @@ from ppl_vae.data import Data, Split
 from ppl_vae.machine.processes import join
 from ppl_vae.training.engine import compile_steps
 from ppl_vae.objectives import ELBO
+from ppl_vae.training.settings import Settings
 from ppl_vae.training.step import SVIStep
 from ppl_vae.training.loop import Training
 
@@ -136,8 +137,9 @@ torch.manual_seed(0)
 model = VAE(spec, likelihood=Gaussian(spec), network=lambda a, b: MLP(a, b, (4,))).double()
 guide = DiagonalNormal(spec, network=lambda a, b: MLP(a, b, (4,))).double()
 training = Training(
-    SVIStep(model, guide, ELBO(), ranks=ranks), data, {{}}, epochs={EPOCHS}, batch_size={BATCH},
-    learning_rate=0.1, warmup_epochs=None, patience=None, seed={SEED}, checkpoint_seconds=1000.0)
+    SVIStep(model, guide, ELBO(), ranks=ranks), data, {{}}, Settings(
+        latent_dim=2, epochs={EPOCHS}, batch_size={BATCH}, learning_rate=0.1, warmup_epochs=None,
+        patience=None, seed={SEED}, device="cpu", checkpoint_seconds=1000.0))
 if COMPILED:
     compile_steps(training)
     assert training.step.compiled
@@ -245,9 +247,9 @@ def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert alone.agreed(asked) is asked
     assert alone.mean(loss, {"a": loss, "b": None}, {}, 1.0) == (loss, {"a": loss, "b": None})
     assert alone.text_of_first(lambda: "x") == "x"
-    assert first_to_say("x")
+    assert claims_message("x")
     monkeypatch.setenv("RANK", "1")
-    assert not first_to_say("x")
+    assert not claims_message("x")
 
 
 # Whole runs
@@ -306,6 +308,39 @@ def test_a_lost_process_ends_the_run_with_a_checkpoint(
     ]
     assert "Traceback" not in processes.said()
     assert steps_of(path) > 0
+
+
+OUT_OF_MEMORY = """
+from ppl_vae.training.step import SVIStep
+
+rank, calls, original = int(os.environ["RANK"]), [], SVIStep.__call__
+
+
+def call(step, *arguments):
+    calls.append(1)
+    if rank == FAILS and len(calls) == 30:
+        raise torch.OutOfMemoryError("Tried to allocate 20 GiB")
+    return original(step, *arguments)
+
+
+SVIStep.__call__ = call
+ppl_vae.fit.main(ARGUMENTS)
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_without_memory_says_so_and_no_other_speaks_of_a_loss(
+    processes: Processes, tmp_path: Path, rank: int
+) -> None:
+    path = tmp_path / "run"
+    arguments = repr(command("--run", str(path)))
+    program = OUT_OF_MEMORY.replace("FAILS", str(rank)).replace("ARGUMENTS", arguments)
+    assert processes.run(2, program) == [2, 2], processes.said()
+    lines = [line for line in processes.said().splitlines() if "error: " in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: out of memory (Tried to allocate 20 GiB); choose fewer")
+    assert "Traceback" not in processes.said()
+    assert 0 <= steps_of(path) < 30
 
 
 @pytest.mark.parametrize("size", [2, 1])

@@ -81,7 +81,7 @@ def test_a_full_disk_leaves_the_old_content(
     monkeypatch.setattr(os, call, fail)
     with pytest.raises(OSError, match="No space left") as caught, whole_file(path) as file:
         file.write(b"new")
-    assert caught.value.filename == str(path)  # what the command line names
+    assert caught.value.filename == str(path)
     assert path.read_bytes() == b"old"
     assert os.listdir(path.parent) == ["numbers.json"]
 

@@ -129,6 +129,34 @@ def test_two_processes_do_not_train_one_run(tmp_path: Path) -> None:
     assert (path / LAST).read_bytes() == before
 
 
+def test_a_run_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a child, which is no longer root."""
+    path = tiny(tmp_path / "run").path
+    monkeypatch.setattr(ppl_vae.fit, "prepare", lambda *arguments: pytest.fail("it began"))
+    for place in (path, tmp_path):
+        place.chmod(0o555)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    for begin in (partial(resume, path), partial(fit, run=tmp_path / "new")):
+        child = os.fork()
+        if child == 0:
+            code = 99
+            try:
+                if os.getuid() == 0:
+                    os.setuid(65534)
+                begin()
+            except InputError as error:
+                line = f"cannot write {begin.keywords.get('run', path)}: Permission denied; "
+                code = 0 if str(error) == line + "choose another place" else 98
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    for place in (tmp_path, path):
+        place.chmod(0o755)
+
+
 def test_resume_computes_where_the_config_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

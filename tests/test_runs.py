@@ -1,10 +1,14 @@
 """The run directory: what `fit` writes, and what becomes of it when it is not what it was."""
 
 import json
+import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
@@ -20,9 +24,10 @@ from ppl_vae.data import Digits
 from ppl_vae.densities.weights import log_weights
 from ppl_vae.errors import InputError
 from ppl_vae.fit import fit, main
+from ppl_vae.pairs.pieces import ROLES, options_of, subclasses
 from ppl_vae.runs.checkpoints import read_checkpoint, write_checkpoint
 from ppl_vae.runs.config import read_config
-from ppl_vae.runs.directory import create, free_path, write_json
+from ppl_vae.runs.directory import create, free_path, locked, write_json
 from ppl_vae.runs.run import Run
 
 LAST = "checkpoint.safetensors"
@@ -109,7 +114,7 @@ def test_a_run_is_loaded_in_another_folder(
 
 
 def test_the_files_of_a_run(run: Run) -> None:
-    names = {path.name for path in run.path.iterdir()} - {"tensorboard"}
+    names = {path.name for path in run.path.iterdir()} - {"tensorboard", ".lock"}
     assert names == {"config.yaml", "metrics.csv", "summary.json", LAST, "pictures"}
     config = yaml.safe_load((run.path / "config.yaml").read_text())
     assert config == run.config
@@ -317,12 +322,20 @@ def test_a_class_of_ones_own(
 @pytest.mark.parametrize(
     "config",
     [
-        "guide: powered_guide.Powered",
-        "guide.class_path: powered_guide.Powered",
+        "guide: OWN",
+        "guide.class_path: OWN",
         "guide: other.yaml",
         "config: other.yaml",
-        "guide: {class_path: DiagonalNormal, init_args: {class_path: powered_guide.Powered}}",
-        "allow_code: true\nguide: {class_path: powered_guide.Powered}",
+        "guide: {class_path: DiagonalNormal, init_args: {class_path: OWN}}",
+        "guide: {class_path: SemiAmortized, init_args: {guide: OWN}}",
+        "guide: {class_path: SemiAmortized, init_args: {guide.class_path: OWN}}",
+        "guide: {class_path: SemiAmortized, init_args: {guide: other.yaml}}",
+        "guide: {class_path: SemiAmortized, init_args: {guide: '{class_path: OWN}'}}",
+        "guide: {class_path: SemiAmortized, init_args: {guide: {class_path: OWN}}}",
+        "guide: {class_path: SemiAmortized, init_args: {guide: {class_path: SemiAmortized, "
+        "init_args: {guide: OWN}}}}",
+        "guide: &own {class_path: SemiAmortized, init_args: {guide: *own}}",
+        "allow_code: true\nguide: {class_path: OWN}",
     ],
 )
 def test_no_way_of_writing_a_config_imports_code(
@@ -330,10 +343,37 @@ def test_no_way_of_writing_a_config_imports_code(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("other.yaml").write_text("class_path: powered_guide.Powered")
+    config = config.replace("OWN", "powered_guide.Powered")
     Path("config.yaml").write_text(f"epochs: 0\n{config}\n")
     for argument in (["--config", "config.yaml"], ["--config=config.yaml"]):
         assert exit_code(main, argument) == 2
     assert exit_code(main, ["--guide", "other.yaml", "--epochs", "0"]) == 2
+    assert not own_guide()
+
+
+def test_an_option_that_is_no_piece_is_plain_data() -> None:
+    """For any other type the parser might import what a config says."""
+    plain = {int, float, bool, str, Path, NoneType, Sequence[int]}
+    for base in ROLES.values():
+        for cls in subclasses(base):
+            for name, option in options_of(cls).items():
+                kind = option.annotation
+                parts = set(get_args(kind)) if isinstance(kind, UnionType) else {kind}
+                assert name in ROLES or get_origin(kind) is Literal or parts <= plain, (cls, name)
+
+
+def test_no_verb_imports_code_that_is_an_option_of_a_piece(
+    own_guide: Callable[[], bool], run: Run
+) -> None:
+    from ppl_vae.evaluate import main as evaluate
+
+    for own in ("powered_guide.Powered", {"class_path": "powered_guide.Powered"}):
+        guide = {"class_path": "guides.SemiAmortized", "init_args": {"guide": own}}
+        (run.path / "config.yaml").write_text(yaml.safe_dump(run.config | {"guide": guide}))
+        refuse(run.path, "powered_guide.Powered")
+        assert exit_code(evaluate, [str(run.path)]) == 2
+        assert exit_code(main, ["--resume", str(run.path)]) == 2
+        assert exit_code(main, ["--config", f"{run.path}/config.yaml"]) == 2
     assert not own_guide()
 
 
@@ -377,6 +417,26 @@ def test_a_run_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists; go on with --resume"):
         create(path, {"seed": 2}, fill)
     assert read_config(path / "config.yaml") == {"seed": 1}
+
+
+def test_a_lock_ends_with_its_process_though_a_worker_of_it_lives(tmp_path: Path) -> None:
+    told, tell = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        with locked(tmp_path):
+            worker = os.fork()
+            if worker:
+                os.write(tell, str(worker).encode())
+            signal.pause()
+    worker = int(os.read(told, 20))
+    with pytest.raises(InputError, match="is being trained by another process"), locked(tmp_path):
+        pytest.fail("it is held")
+    os.kill(holder, signal.SIGKILL)
+    os.waitpid(holder, 0)
+    with locked(tmp_path):
+        os.kill(worker, signal.SIGKILL)  # it was alive
+    os.close(told)
+    os.close(tell)
 
 
 def test_json_has_no_nan(tmp_path: Path) -> None:

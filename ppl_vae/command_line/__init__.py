@@ -1,1 +1,1 @@
-"""What all verbs share on the command line: the parser, the pieces, errors and exit codes."""
+"""The shared command line of the verbs: the parser, the pieces, errors and exit codes."""

@@ -1,14 +1,12 @@
-"""A parser whose errors are one line with the nearest choice."""
+"""Errors of the command line on one line, with the nearest choice."""
 
-import re
-from argparse import SUPPRESS
+from argparse import SUPPRESS, ArgumentError
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jsonargparse
 
 from ppl_vae.errors import InputError
-from ppl_vae.pairs.pieces import ROLES, options_of, resolve_class, suggest
 
 __all__ = ["Parser"]
 
@@ -21,62 +19,68 @@ class Parser(jsonargparse.ArgumentParser):
         """The parser of `python -m ppl_vae.VERB`."""
         return cls(prog=f"python -m ppl_vae.{verb}", description=description, allow_abbrev=False)
 
+    def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+        shown = {action: action.option_strings for action in self._actions}
+        known = [name for names in shown.values() for name in names]
+        for word in args or []:
+            name = word.partition("=")[0]
+            if name.startswith("--") and name.partition(".")[0] not in ("--", *known):
+                public = [n for action in shown if action.help != SUPPRESS for n in shown[action]]
+                near = get_close_matches(name, public, n=1)
+                hint = f" (did you mean {near[0]}?)" if near else ""
+                raise InputError(f"there is no option {name}{hint}; --help lists those there are")
+        return super().parse_args(args, *rest, **options)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:  # a parser inside the parser, whose errors are looked at there
+        if not self.exit_on_error:  # a nested parser; the outer one reports its errors
             super().error(message, ex)
         if isinstance(ex, InputError):
             raise ex
-        raise InputError(self._one_line(message)) from ex
+        raise InputError(_one_line(message, ex)) from ex
 
-    def _one_line(self, message: str) -> str:
-        unknown = re.search(r"[Uu]nrecognized arguments: (.*)", message)
-        if unknown:
-            given = next((word for word in unknown[1].split() if word.startswith("--")), None)
-            if given is None:
-                return f"expected no more arguments; got {unknown[1]}"
-            name = given.split("=")[0]
-            near = get_close_matches(name, self._option_names(), n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            return f"there is no option {name}{hint}; --help lists those there are"
-        refused = re.search(
-            r'key "(\w+)":.*class_path \'(.+?)\':.*Option \'(\S+)\' is not', message, re.S
-        )
-        if refused and refused[1] in ROLES:
-            # Of pieces in pieces the innermost is meant, whose value the parser quotes at the end.
-            innermost = re.search(r"Got value: Namespace\(class_path='(.+?)'", message)
-            cls = resolve_class(refused[1], innermost[1] if innermost else refused[2])
-            choices = list(options_of(cls))
-            hint = suggest(refused[3], choices) if choices else f"got {refused[3]!r}; it has none"
-            return f"--{refused[1]}: unknown option of {cls.__name__}: {hint}"
-        optional = re.search(
-            r"^(.*?)Does not validate.*?Errors:\s+- (.*)\s+- Expected a <class 'NoneType'>"
-            r"\s+Given value type:.*?Given value: (.*)",
-            message,
-            re.S,
-        )
-        if optional:  # what is wrong with the value, not that it might also have been left out
-            message = optional[1] + optional[2].rstrip()
-            message += "" if "Got value" in message else f". Got value: {optional[3]}"
-        line = re.sub(r"Problem with given class_path '\S+':", "", message)
-        keys = re.findall(r'Parser key "([\w.]+)":', line)
-        missing = re.search(r"the following arguments are required: (\w+)", line)
-        if missing:
-            return f"expected {f'--{keys[0]}.' if keys else ''}{missing[1]}; got none"
-        line = line.replace("<class 'collections.abc.Sequence'>", "list, as in '[1, 2]'")
-        line = re.sub(
-            r"Expected a typing\.Literal\[(.*?)\]\. Got value:", r"expected one of \1; got", line
-        )
-        line = re.sub(r"<class '([\w.]+)'>", r"\1", line)
-        line = re.sub(r'Parser key "[\w.]+":', "", line)
-        line = re.sub(r"Expected an? (.+?)\. Got value:\s*$", r"expected \1; got ''", line)
-        line = re.sub(r"Expected an? (.+?)\. Got value: ", r"expected \1; got ", line)
-        option = f"--{'.'.join(keys)}: " if keys else ""
-        return option + " ".join(line.split())
 
-    def _option_names(self) -> list[str]:
-        return [
-            string
-            for action in self._actions
-            for string in action.option_strings
-            if string.startswith("--") and action.help != SUPPRESS
-        ]
+def _one_line(message: str, error: Exception | None) -> str:
+    """The option at fault, and what was expected and came.
+
+    jsonargparse raises one exception for each level of nested options, each the cause of the next;
+    the first alternative of a union, which is never None, is the cause of the union's.
+    """
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        causes.append(cause)
+        cause = cause.__cause__
+    last = causes[-1] if causes else None
+    levels = [str(each) for each in causes if isinstance(each, TypeError)]
+    keys = [text.split('"')[1] for text in levels if text.startswith(_KEY)]
+    option = f"--{'.'.join(keys)}" if keys else ""
+    text = str(last) if last else message
+    if isinstance(last, ArgumentError) and last.argument_name:
+        return f"{last.argument_name}: {last.message}; got none"
+    if text.startswith(_STRAY):
+        return f"expected no more arguments; got {text.removeprefix(_STRAY)}"
+    if text.startswith(_REQUIRED):
+        missing = text.removeprefix(_REQUIRED).partition(",")[0]
+        return f"expected {f'{option}.' if option else ''}{missing}; got none"
+    expected, got, value = text.removeprefix(_EXPECTED).partition(_GOT)
+    if got:
+        text = f"expected {_type_name(expected)}; got {value or repr(value)}"
+    return " ".join(f"{option}: {text}".split()) if option else text
+
+
+# The wording of jsonargparse and argparse; a test compares it with the installed versions.
+_KEY = 'Parser key "'
+_EXPECTED = "Expected a "
+_GOT = ". Got value: "
+_STRAY = "unrecognized arguments: "
+_REQUIRED = "the following arguments are required: "
+
+
+def _type_name(text: str) -> str:
+    """A type as a person would name it, from Python's text for it."""
+    if text == "<class 'collections.abc.Sequence'>":
+        return "list, as in '[1, 2]'"
+    choices = text.removeprefix("typing.Literal[")
+    if choices != text:
+        return f"one of {choices.removesuffix(']')}"
+    return text.removeprefix("<class '").removesuffix("'>")

@@ -1,26 +1,28 @@
 """Pieces on the command line: a class by name, its options after a dot, a config below both."""
 
 from argparse import SUPPRESS
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ppl_vae.command_line.parser import Parser
+from ppl_vae.data import DataSet
 from ppl_vae.errors import InputError
 from ppl_vae.pairs.pieces import (
     INJECTED,
     ROLES,
     class_of,
+    options_of,
     outside_classes,
     resolve_class,
     restore,
     suggest,
 )
-from ppl_vae.runs.config import CONFIG_VERSION, read_config
+from ppl_vae.runs.config import CONFIG_VERSION, config_of, read_config
 
-__all__ = ["add_pieces", "allow_only", "parse_with_pieces"]
+__all__ = ["add_pieces", "allow_only", "data_arguments", "data_set_of", "parse_with_pieces"]
 
 
 _ALLOW_CODE = "Whether classes from outside the project that a config names may be imported."
@@ -48,7 +50,7 @@ def add_pieces(parser: Parser, defaults: dict[str, Any]) -> None:
 
 
 def _skipped(depth: int = 2) -> set[str]:
-    """What is no option of a piece, nor of a piece that is an option of a piece, ..."""
+    """The constructor parameters that are no options, of a piece and of pieces inside of it."""
     below = _skipped(depth - 1) if depth else set()
     return set(INJECTED) | {f"{role}.init_args.{name}" for role in ROLES for name in below}
 
@@ -63,21 +65,11 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
         InputError: If an argument is wrong.
     """
     arguments = _classes_first(arguments)
-    named: dict[str, type] = {}
-    replaced: set[str] = set()
-    for option in {argument.partition("=")[0] for argument in arguments}:
-        role = option.removeprefix("--").rpartition(".")[2]
-        if option.startswith("--") and role in ROLES:
-            for value in _values_of(option, arguments):
-                if not value.startswith("{"):
-                    cls = resolve_class(role, value)
-                    if option == f"--{role}":
-                        named[role] = cls
     allowed = [value.lower() == "true" for value in _values_of("--allow_code", arguments)][-1:]
     names = (action.dest for action in parser._actions)
     known = [n for n in names if not n.endswith("help") and n not in ("config", "print_config")]
-    for path in _values_of("--config", arguments):
-        config = read_config(Path(path))
+    configs = {path: read_config(Path(path)) for path in _values_of("--config", arguments)}
+    for path, config in configs.items():
         # Plain names only: a second config, or a dotted name, would reach the parser unchecked.
         unknown = [name for name in config if name not in known]
         if unknown:
@@ -88,11 +80,17 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
                 f"{path} names {outside[0]}, code from outside the project; "
                 "add --allow_code true to import it"
             )
-        written = {
-            role: resolve_class(role, config[role]["class_path"])
-            for role in ROLES
-            if config.get(role)
-        }
+    _check_names(parser, arguments, *configs.values())
+    named = {
+        role: resolve_class(role, value)
+        for role in ROLES
+        for value in _values_of(f"--{role}", arguments)
+        if not value.startswith("{")
+    }
+    replaced = set(named)
+    for path, config in configs.items():
+        described = {role: config[role]["class_path"] for role in ROLES if config.get(role)}
+        written = {role: resolve_class(role, name) for role, name in described.items()}
         left = {n: v for n, v in config.items() if named.get(n) in (None, written.get(n))}
         if left != config:
             text = yaml.safe_dump(left)
@@ -100,7 +98,7 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
             arguments = [given.get(argument, argument) for argument in arguments]
         replaced |= set(written)
     # The parser would keep those options of a class that the one in its place has too.
-    parser.set_defaults(dict.fromkeys(replaced | set(named)))
+    parser.set_defaults(dict.fromkeys(replaced))
     options = parser.parse_args(arguments).as_dict()
     if options.pop("version") != CONFIG_VERSION:
         raise InputError(
@@ -112,6 +110,34 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
     return options
 
 
+def data_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The options of a data set among the arguments of a verb that reads a run, and all others."""
+    data, others, words = [], [], iter(arguments)
+    for word in words:
+        if not word.startswith("--data."):
+            others.append(word)
+        else:
+            data += [word] if "=" in word else [word, *islice(words, 1)]
+    return data, others
+
+
+def data_set_of(run: Path, arguments: list[str], allow_code: bool) -> DataSet | None:
+    """A run's data set with those options replaced, or None where there is nothing to replace.
+
+    Raises:
+        InputError: If the data set has no such option, or is code from outside the project without
+            `allow_code`.
+    """
+    if not arguments:
+        return None
+    description = config_of(run)["data"]
+    restore("data", description, allow_code)  # before the parser imports its class
+    parser = Parser()
+    parser.add_subclass_arguments(DataSet, "data", default=description)
+    _check_names(parser, arguments, {"data": description})
+    return restore("data", parser.parse_args(arguments).as_dict()["data"], allow_code)
+
+
 def allow_only(arguments: list[str], *allowed: str) -> None:
     """Refuses options that may not stand beside the first of the allowed ones."""
     for argument in arguments:
@@ -120,6 +146,46 @@ def allow_only(arguments: list[str], *allowed: str) -> None:
             raise InputError(
                 f"{allowed[0]} takes everything else from the run's config; leave out {name}"
             )
+
+
+def _check_names(parser: Parser, arguments: list[str], *configs: dict[str, Any]) -> None:
+    """Refuses a class that is not there, or an option that its class does not have.
+
+    Args:
+        parser: It has the default classes.
+        arguments: Options such as `--guide.flows 4`.
+        *configs: Pieces by role, as a config describes them.
+    """
+
+    def class_at(path: list[str]) -> type | None:
+        """The class of a piece, or of a piece in a piece, that is named or there by default."""
+        places: list[dict[str, Any]] = [{"init_args": config} for config in configs]
+        for role in path:
+            places = [(place.get("init_args") or {}).get(role) or {} for place in places]
+        given: list[str] = [place["class_path"] for place in places if place]
+        given += _values_of(f"--{'.'.join(path)}", arguments)
+        if given:
+            return resolve_class(path[-1], given[-1]) if not given[-1].startswith("{") else None
+        if len(path) == 1:
+            default = parser.get_default(path[0])
+            return default and resolve_class(path[0], default["class_path"])
+        above = class_at(path[:-1])
+        return above and class_of(options_of(above)[path[-1]].default)
+
+    for place, argument in enumerate(arguments):
+        option = argument.partition("=")[0]
+        *path, name = option.removeprefix("--").split(".")
+        if not option.startswith("--") or not {*path} <= {*ROLES} or name == "help":
+            continue
+        cls = class_at(path) if path else None
+        if path and argument == option and (arguments[place + 1 :] or ["--"])[0].startswith("--"):
+            raise InputError(f"{option}: expected a value; got none")
+        if cls and name not in (*options_of(cls), "class_path"):
+            choices = list(options_of(cls))
+            hint = suggest(name, choices) if choices else f"got {name!r}; it has none"
+            raise InputError(f"--{'.'.join(path)}: unknown option of {cls.__name__}: {hint}")
+        if name in ROLES:
+            class_at([*path, name])
 
 
 def _values_of(option: str, arguments: list[str]) -> list[str]:

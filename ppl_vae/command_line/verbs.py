@@ -1,4 +1,4 @@
-"""What all verbs share on the command line: parsing, one-line errors, exit codes."""
+"""The shared entry point of the verbs: the run to read, one-line errors, exit codes."""
 
 import errno
 import sys
@@ -6,19 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+
 from ppl_vae.command_line.parser import Parser
-from ppl_vae.command_line.pieces import _ALLOW_CODE
-from ppl_vae.errors import InputError
+from ppl_vae.command_line.pieces import _ALLOW_CODE, data_arguments, data_set_of
+from ppl_vae.errors import InputError, reason
 from ppl_vae.machine.devices import DeviceChoice
-from ppl_vae.machine.processes import first_to_say
+from ppl_vae.machine.processes import claims_message
 from ppl_vae.runs.directory import SUMMARY
 from ppl_vae.runs.run import Run, load
 
-__all__ = ["add_run", "pop_run", "pop_runs", "run_verb"]
+__all__ = ["add_run", "parse_with_run", "pop_run", "pop_runs", "run_verb"]
 
 
 def add_run(parser: Parser, several: bool = False) -> None:
-    """Adds what every verb that reads a run takes: the run, the device, and whether to run code.
+    """Adds the arguments of every verb that reads a run: the run, the device, leave to run code.
 
     Args:
         parser: The verb's.
@@ -30,21 +32,38 @@ def add_run(parser: Parser, several: bool = False) -> None:
         parser.add_argument("run", type=Path, help="The run directory.")
     parser.add_argument("--device", type=DeviceChoice, default="auto", help="Where to compute.")
     parser.add_argument("--allow_code", type=bool, default=False, help=_ALLOW_CODE)
+    parser.epilog = (
+        "--data.NAME VALUE replaces an option of the run's data set, as --data.path DIR where its "
+        "files have moved."
+    )
+
+
+def parse_with_run(parser: Parser, arguments: list[str]) -> dict[str, Any]:
+    """Parses the arguments of a verb whose parser `add_run` extended.
+
+    Returns:
+        Every option by name, for `pop_run` or `pop_runs`. Under `data` are the arguments for the
+        run's data set, since its options are known only once the run is read.
+    """
+    data, others = data_arguments(arguments)
+    return parser.parse_args(others).as_dict() | {"data": data}
 
 
 def pop_run(options: dict[str, Any]) -> Run:
-    """Takes what `add_run` added out of the parsed options, and loads the run."""
-    return _load(options.pop("run"), options.pop("device"), options.pop("allow_code"))
+    """Takes the options that `add_run` added out of the parsed ones, and loads the run."""
+    options["runs"] = [options.pop("run")]
+    return pop_runs(options)[0]
 
 
 def pop_runs(options: dict[str, Any]) -> list[Run]:
     """The same where `add_run` added several runs."""
-    device, allow_code = options.pop("device"), options.pop("allow_code")
-    return [_load(path, device, allow_code) for path in options.pop("runs")]
+    names = ("device", "allow_code", "data")
+    device, allow_code, data = (options.pop(name) for name in names)
+    return [_load(path, device, allow_code, data) for path in options.pop("runs")]
 
 
-def _load(path: Path, device: str, allow_code: bool) -> Run:
-    run = load(path, device, allow_code)
+def _load(path: Path, device: str, allow_code: bool, data: list[str]) -> Run:
+    run = load(path, device, allow_code, data_set_of(path, data, allow_code))
     if not (run.path / SUMMARY).exists():
         print(
             f"note: the training of {run.path} has not finished; its last checkpoint is used",
@@ -64,6 +83,12 @@ def run_verb(verb: Callable[[list[str]], None], arguments: list[str] | None = No
         _fail(str(error), 2)
     except KeyboardInterrupt as error:
         _fail(str(error) or "interrupted", 130)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        _fail(
+            f"out of memory ({reason(error)}); choose fewer images or draws at a time, as a "
+            "smaller --batch_size, or another --device",
+            2,
+        )
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
@@ -89,6 +114,6 @@ _DISK_ERRORS = (
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    if first_to_say(message):
+    if claims_message(message):
         print(f"error: {message}" if code == 2 else message, file=sys.stderr)
     sys.exit(code)

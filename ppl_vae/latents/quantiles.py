@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pyro import poutine
-from scipy.special import ndtri
 from torch import Tensor
 
 from models import StandardNormal
@@ -29,6 +28,8 @@ def prior_quantiles(run: Run, probabilities: NDArray[np.float64]) -> Tensor:
     """
     prior = getattr(run.model, "prior", None)
     if isinstance(prior, StandardNormal) and len(run.model.latents) == 1:
+        from scipy.special import ndtri
+
         values = np.tile(ndtri(probabilities)[:, None], run.spec.latent_dim)
         return torch.as_tensor(values).to(prior.loc)
     trace: Any = poutine.trace(run.model).get_trace(size=_PRIOR_DRAWS)

@@ -1,5 +1,6 @@
 """Where a run computes, and the one seed that everything random follows from."""
 
+from numbers import Integral
 from typing import Literal
 
 import pyro
@@ -44,5 +45,7 @@ def seed_everything(seed: int) -> None:
 
 def check_seed(seed: int) -> None:
     """Raises an InputError for a seed that not every generator takes."""
-    if not 0 <= seed < 2**32:
-        raise InputError(f"--seed: expected 0 <= seed < 2^32; got {seed}")
+    whole = isinstance(seed, Integral) and not isinstance(seed, bool)
+    if not (whole and 0 <= seed < 2**32):
+        kind = "" if whole else ", a whole number"
+        raise InputError(f"--seed: expected 0 <= seed < 2^32{kind}; got {seed!r}")

@@ -1,14 +1,31 @@
 """Files that are written whole or not at all."""
 
 import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["remove_unfinished", "whole_file"]
+from ppl_vae.errors import InputError
+
+__all__ = ["check_writable", "remove_unfinished", "whole_file"]
 
 _UNFINISHED = ".unfinished"
+
+
+def check_writable(path: Path) -> None:
+    """Checks before long work that its results can be written into a folder, or the folder made.
+
+    Raises:
+        InputError: If it cannot.
+    """
+    there = next(place for place in (path, *path.parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another place") from error
 
 
 @contextmanager
@@ -25,7 +42,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         The open temporary file.
 
     Raises:
-        OSError: If the disk is full or read-only, with the name of the file; the old content stays.
+        OSError: If the disk is full or read-only; it names the file, whose old content stays.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")
     try:
@@ -34,19 +51,21 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except BaseException as error:
-        unfinished.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = str(path)
+        if os.name != "nt":  # where a folder cannot be opened
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
     finally:
-        os.close(folder)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Deletes the half-written files of a killed process in a folder and those below it."""
+    """Deletes the half-written files of killed processes in a folder and below it."""
     for path in folder.rglob(f".*{_UNFINISHED}"):
         path.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ __all__ = ["asked_to_stop"]
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C or SIGTERM into a question that the work can ask; the second one acts.
+    """Defers the first Ctrl-C or SIGTERM to a flag; the second acts.
 
     Yields:
         A function that tells whether a signal has come. Outside the main thread, where Python

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from ppl_vae.errors import InputError, reason
 
-__all__ = ["LostProcess", "Ranks", "first_to_say", "join"]
+__all__ = ["LostProcess", "Ranks", "claims_message", "join"]
 
-_READ_STEPS = 50  # on a GPU, how often it is asked whether some process is to stop
+_READ_STEPS = 50  # between two reads, on a GPU, of the request to stop
 
-_stores: list[dist.Store] = []  # that of the process group, which outlives a single run
+_stores: list[dist.Store] = []  # of the process group, which outlives a single run
 
 
 class LostProcess(InputError):
@@ -51,7 +51,7 @@ class Ranks:
         return self.rank == 0
 
     def share(self, batch: Tensor) -> Tensor:
-        """This process's part of what a batch consists of, (B,) to about (B / size,).
+        """This process's part of a batch's entries, (B,) to about (B / size,).
 
         Where there is nothing left for this process it is the first entry, of weight 0.
         """
@@ -87,9 +87,9 @@ class Ranks:
         Args:
             loss: Of the share, a scalar.
             gradients: Of the share, by parameter; None where it does not depend on one. Another
-                share may: None stays what is None in all of them.
-            parameters: What the gradients are for, the same in all processes.
-            weight: What `weight` gives.
+                share may: it stays None only where it is None in all of them.
+            parameters: The parameters by name, the same in all processes.
+            weight: That of `weight`.
 
         Raises:
             LostProcess: If a process is gone.
@@ -105,13 +105,13 @@ class Ranks:
             self._presences[present] = flat.new_tensor(present)
         asked = flat.new_full((1,), float(self._asked()))
         flat = torch.cat([flat, self._presences[present], asked])
-        with _told_if_lost():
+        with _exchange():
             dist.all_reduce(flat)
         self._reductions += 1
         if flat.device.type == "cpu" or self._reductions % _READ_STEPS == 0:
             self._any_asked = bool(flat[-1] > 0)
         *means, mean_loss, anywhere, _ = flat.split([*(p.numel() for p in parts), 1, len(parts), 1])
-        # Read only where it is not known already: on a GPU that waits.
+        # Reading waits for a GPU, so only where the answer is not known.
         there = [True] * len(parts) if all(present) else (anywhere > 0).tolist()
         mean = {
             name: value.view(part.shape).to(part.dtype)
@@ -127,12 +127,12 @@ class Ranks:
             LostProcess: If a process is gone.
         """
         if self.size > 1:
-            with _told_if_lost():
+            with _exchange():
                 for tensor in tensors:
                     dist.broadcast(tensor.detach(), src=0)
 
     def text_of_first(self, text: Callable[[], str]) -> str:
-        """What the first process says, in all of them; what it refuses, they refuse.
+        """Gives all processes a text that the first one makes; if it refuses, all do.
 
         Raises:
             InputError: If the first process did.
@@ -146,7 +146,7 @@ class Ranks:
                 said = [text(), ""]
             except InputError as error:
                 said = ["", str(error)]
-        with _told_if_lost():
+        with _exchange():
             dist.broadcast_object_list(said, src=0)
         if said[1]:
             raise InputError(said[1])
@@ -198,24 +198,38 @@ def join(device: str) -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size())
 
 
-def first_to_say(message: str) -> bool:
-    """Whether this process is the one that prints a message which others may have too."""
+def claims_message(message: str) -> bool:
+    """Whether this process is the one to print a last message that others may have too."""
     if _stores:
         with suppress(RuntimeError):  # the store may have gone with a process that was lost
+            _stores[0].set(_LAST_MESSAGE, message)
             return _stores[0].add(f"said {message}", 1) == 1
         return True
     return int(os.environ.get("RANK", "0")) == 0
 
 
+_LAST_MESSAGE = "last message"
+
+
 @contextmanager
-def _told_if_lost() -> Iterator[None]:
+def _exchange() -> Iterator[None]:
+    """Raises `LostProcess` where an exchange fails, with the lost process's message if it had one.
+
+    `claims_message` lets nobody print that a second time.
+    """
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
-        raise LostProcess(
+        message = (
             "another process of this run was lost; go on from the last checkpoint with "
             "--resume, with any number of processes"
-        ) from error
+        )
+        with suppress(RuntimeError, IndexError):
+            if _stores[0].check([_LAST_MESSAGE]):
+                message = _stores[0].get(_LAST_MESSAGE).decode()
+        raise LostProcess(message) from error
 
 
 def _leave() -> None:

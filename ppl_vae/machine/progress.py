@@ -17,9 +17,9 @@ class Progress:
     """Shows how far a piece of work is, its rate and the time left, on standard error.
 
     Args:
-        title: What is being done.
+        title: A name of the work.
         total: How many items there are.
-        unit: What an item is, in the plural.
+        unit: A name of the items, in the plural.
         done: How many were done before.
     """
 

@@ -27,7 +27,7 @@ def choose_domain(pieces: Pieces) -> Domain:
 
 
 def build_pair(spec: Spec, pieces: Pieces) -> tuple[Model, Guide]:
-    """Constructs the model, then the guide, each from those pieces that its constructor names.
+    """Constructs the model, then the guide, each from the pieces that its constructor names.
 
     The guide may name the model too. Priors that are made of q(z|x) are connected to it.
 

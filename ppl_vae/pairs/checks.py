@@ -22,7 +22,7 @@ __all__ = ["check_labels", "check_objective", "check_pair", "find_not_finite"]
 
 
 def check_labels(model: Model, data: Data) -> None:
-    """Looks whether the labels of the data are what a model of labelled images needs.
+    """Checks that the labels of the data suit a model of labelled images.
 
     Raises:
         InputError: If images have none and the model takes the class as given, or a label is
@@ -61,9 +61,9 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
 
     Raises:
         InputError: If a program does not run, the latent sites differ, `x` is not observed, a
-            site is not per datum, a discrete site cannot be summed out, a parameter belongs to no
-            module, a log-probability is not finite, or a guide that is a density meets a model
-            without one for z.
+            site is not per datum, a discrete site cannot be summed out, a parameter is complex or
+            belongs to no module, a log-probability is not finite, or a guide that is a density
+            meets a model without one for z.
     """
     pair = f"{type(model).__name__} with guide {type(guide).__name__}"
     if not _takes(type(guide), x, *labels) and not labels:
@@ -76,6 +76,13 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
             f"{pair}: a model of labelled images needs a guide that takes labels; choose --guide "
             f"{'SemiSupervisedNormal' if model.enumerated else 'ConditionalNormal'}"
         )
+    for program, module in (("guide", guide), ("model", model)):
+        for name, parameter in module.named_parameters():
+            if parameter.is_complex():
+                raise InputError(
+                    f"{pair}: the {program}'s parameter {name} is complex; make its real and "
+                    "imaginary part two parameters"
+                )
     if model.enumerated:
         labels = tuple(y.index_fill(0, torch.tensor([0], device=y.device), -1) for y in labels)
     with torch.no_grad(), isolated(x.device, model, guide), pyro.validation_enabled(True):
@@ -244,7 +251,7 @@ def _traces(model: Model, guide: Guide, *batch: Tensor) -> tuple[poutine.Trace, 
     model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(*batch)
     traces = prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
     with warnings.catch_warnings():
-        # Who asks for the traces looks for what is not finite, so Pyro's warning only repeats.
+        # The callers report values that are not finite themselves.
         warnings.filterwarnings("ignore", message="Encountered (NaN|\\+?-?inf)")
         for trace in traces:
             trace.compute_log_prob()

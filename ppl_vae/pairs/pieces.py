@@ -8,6 +8,7 @@ An option of a piece may be a piece itself, of the role that the option is named
 
 import dataclasses
 import inspect
+import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import partial
@@ -43,7 +44,7 @@ ROLES: dict[str, type] = {
     "objective": Objective,
 }
 
-# What the engine passes to a constructor that names it; everything else is an option of the class.
+# Passed to a constructor that names them; every other parameter is an option of the class.
 INJECTED = frozenset({"spec", "prior", "likelihood", "network", "inputs", "outputs", "model"})
 
 PROJECT_PACKAGES = ("models", "guides", "ppl_vae")
@@ -188,15 +189,27 @@ def resolve_class(role: str, path: str) -> type:
     except ImportError as error:
         missing = error.name is not None and f"{path}.".startswith(f"{error.name}.")
         hint = "is its folder the current one, or on PYTHONPATH?" if missing else "mend the module"
+        hint = _hidden(module) or hint
         raise InputError(f"--{role}: cannot import {path} ({error}); {hint}") from error
     if found is None:
-        raise InputError(f"--{role}: the module {module} has no class {name}")
+        hint = f"; {_hidden(module)}" if _hidden(module) else ""
+        raise InputError(f"--{role}: the module {module} has no class {name}{hint}")
     if not (inspect.isclass(found) and issubclass(found, base)):
         raise InputError(f"--{role}: {path} is not a subclass of {_class_path(base)}")
     if inspect.isabstract(found):
         undefined = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
         raise InputError(f"--{role}: {path} is abstract; it has to define {undefined}")
     return found
+
+
+def _hidden(module: str) -> str:
+    """Says which file of the current folder is hidden by a module that Python finds before it."""
+    name = module.partition(".")[0]
+    found = getattr(sys.modules.get(name), "__file__", None)
+    for place in (Path(name), Path(f"{name}.py")):
+        if place.exists() and found and place.resolve() not in (*Path(found).parents, Path(found)):
+            return f"{place} in the current folder is hidden by {found}; rename it"
+    return ""
 
 
 def suggest(name: str, choices: Mapping[str, Any] | list[str]) -> str:

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, reason
 from ppl_vae.machine.files import whole_file
 
 __all__ = [
@@ -44,7 +44,7 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, An
         state: Everything else.
 
     Raises:
-        OSError: If it cannot be written; what was there before stays.
+        OSError: If it cannot be written; the old file stays.
     """
     # Copies, because a model and a guide may share modules and the format refuses shared memory.
     tensors = {
@@ -62,7 +62,7 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, An
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what `write_checkpoint` wrote; executes nothing.
+    """Reads a file of `write_checkpoint`; executes nothing.
 
     Returns:
         The tensors, on the CPU, and the state.
@@ -118,7 +118,7 @@ def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def restore_random_state(tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Puts the generators back to what `random_state` returned."""
+    """Puts the generators back into the state that `random_state` returned."""
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(tensors["random.cuda"])
@@ -139,7 +139,6 @@ def load_parameters(pair: nn.Module, tensors: dict[str, Tensor], path: Path) -> 
     try:
         pair.load_state_dict(own)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"{path} is not a checkpoint of the pair in config.yaml: {reason}"
+            f"{path} is not a checkpoint of the pair in config.yaml: {reason(error)}"
         ) from error

@@ -1,11 +1,11 @@
-"""What a run's `config.yaml` says, and whether it can be read."""
+"""The `config.yaml` of a run: reading it, and refusing one that is not safe to use."""
 
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, reason
 from ppl_vae.pairs.pieces import ROLES
 
 __all__ = ["CONFIG", "CONFIG_VERSION", "config_of", "read_config"]
@@ -45,8 +45,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: expected a config file; {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not valid YAML: {reason}") from error
+        raise InputError(f"{path} is not valid YAML: {reason(error)}") from error
     if not isinstance(config, dict):
         raise InputError(f"{path}: expected a mapping of options; got {type(config).__name__}")
     if config.get("version", CONFIG_VERSION) != CONFIG_VERSION:
@@ -54,19 +53,32 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{path} is a config of version {config['version']}; this program reads version "
             f"{CONFIG_VERSION}: use the release that wrote it"
         )
-    for role in ROLES:
-        piece = config.get(role)
-        if piece is not None and not _is_description(piece):
-            raise InputError(
-                f"{path}: expected {role} as a mapping of class_path and init_args; got {piece!r}"
-            )
+    try:
+        _check_pieces(path, config)
+    except RecursionError as error:  # an alias inside of its own anchor
+        raise InputError(f"{path}: expected pieces in pieces, but not without end") from error
     return config
 
 
-def _is_description(piece: Any) -> bool:
-    return (
-        isinstance(piece, dict)
-        and isinstance(piece.get("class_path"), str)
-        and isinstance(piece.get("init_args", {}), dict)
-        and piece.keys() <= {"class_path", "init_args"}
-    )
+def _check_pieces(path: Path, options: dict[str, Any], above: str = "") -> None:
+    """Refuses pieces in any other form than a mapping: the parser would import a class from text.
+
+    An option of a piece that has the name of a role is a piece too.
+    """
+    for role in ROLES:
+        piece = options.get(role)
+        if piece is None:
+            continue
+        below = piece.get("init_args") or {} if isinstance(piece, dict) else None
+        if not (
+            isinstance(piece, dict)
+            and isinstance(below, dict)
+            and isinstance(piece.get("class_path"), str)
+            and piece.keys() <= {"class_path", "init_args"}
+            and all(isinstance(name, str) and name.isidentifier() for name in below)
+        ):
+            raise InputError(
+                f"{path}: expected {above}{role} as a mapping of class_path and init_args; got "
+                f"{piece!r}"
+            )
+        _check_pieces(path, below, f"{above}{role}.")

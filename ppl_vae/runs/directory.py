@@ -1,7 +1,6 @@
 """The run directory: made whole or not at all, and locked while a process trains."""
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -11,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from ppl_vae.errors import InputError
-from ppl_vae.machine.files import whole_file
+from ppl_vae.machine.files import check_writable, whole_file
 from ppl_vae.runs.config import CONFIG
 
 __all__ = ["PICTURES", "SUMMARY", "create", "free_path", "locked", "unused", "write_json"]
@@ -23,6 +23,9 @@ SUMMARY = "summary.json"
 
 
 PICTURES = "pictures"
+
+
+_LOCK = ".lock"
 
 
 def free_path(name: str) -> Path:
@@ -37,15 +40,15 @@ def create(
     path: Path,
     config: dict[str, Any],
     fill: Callable[[Path], None],
-    instead: Callable[[], Path] | None = None,
+    fallback: Callable[[], Path] | None = None,
 ) -> Path:
     """Makes a run directory that appears with its config and first checkpoint, or not at all.
 
     Args:
         path: Where it is to be.
-        config: What `config.yaml` is to say.
-        fill: Writes the rest of the first content into the folder that it is given.
-        instead: Another place, where somebody else has taken this one meanwhile.
+        config: The content of `config.yaml`.
+        fill: Writes the other first files into the folder that it is given.
+        fallback: Gives another place if this one has been taken meanwhile.
 
     Returns:
         Where it is.
@@ -53,7 +56,7 @@ def create(
     Raises:
         InputError: If the path exists or cannot be written.
     """
-    if instead is None:
+    if fallback is None:
         unused(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     absent = [parent for parent in path.parents if not parent.exists()]
@@ -67,15 +70,15 @@ def create(
                 unfinished.rename(path)
                 return path
             except OSError as error:
-                if instead is None or error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                if fallback is None or error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
-                path = instead()
+                path = fallback()
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; choose another place") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
         for parent in absent:
-            with suppress(OSError):  # where the run is there, its parents are not empty
+            with suppress(OSError):  # a parent that holds the run is not empty
                 parent.rmdir()
 
 
@@ -83,42 +86,32 @@ def create(
 def locked(path: Path) -> Iterator[None]:
     """Holds a run directory for one process that trains.
 
+    The lock ends with the process. Forked workers, which may outlive it, do not inherit it.
+
     Raises:
-        InputError: If another process holds it.
+        InputError: If another process holds it, or it cannot be written to.
     """
-    folder = os.open(path, os.O_RDONLY)
-    _held.add(folder)
+    check_writable(path)
+    lock = FileLock(path / _LOCK)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
+        lock.acquire(timeout=0)
+    except Timeout as error:
         raise InputError(
             f"{path} is being trained by another process; wait for it, or stop it"
         ) from error
+    try:
+        yield
     finally:
-        _held.discard(folder)
-        os.close(folder)
-
-
-def _let_go() -> None:
-    """Processes that read images outlive a run that is killed by seconds, and shall not hold it."""
-    for folder in _held:
-        os.close(folder)
-    _held.clear()
-
-
-_held: set[int] = set()
-
-
-os.register_at_fork(after_in_child=_let_go)
+        lock.release()
 
 
 def unused(path: Path) -> Path:
-    """The path of a new run; raises an InputError if it is taken."""
+    """The path of a new run; raises an InputError if it is taken or cannot be written to."""
     if path.exists():
         raise InputError(
             f"{path} exists; go on with --resume {path}, or choose another name with --run"
         )
+    check_writable(path)
     return path
 
 

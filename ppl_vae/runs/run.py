@@ -1,4 +1,4 @@
-"""The run directory: what `fit` writes and every other verb reads."""
+"""A run that was read from its directory: the pair, its data set and its config."""
 
 import dataclasses
 import json
@@ -29,9 +29,9 @@ class Run:
 
     Attributes:
         path: The run directory.
-        config: What `config.yaml` says.
+        config: The content of `config.yaml`.
         pieces: The data set, the objective and the classes of the pair, by role.
-        spec: What the pair was built for.
+        spec: The image shape, domain and dimensions that the pair was built for.
         model: p(x, z), in evaluation mode.
         guide: q(z|x), in evaluation mode.
         device: Where both are.
@@ -61,12 +61,17 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What `summary.json` says about the training."""
+        """The content of `summary.json`."""
         return json.loads((self.path / SUMMARY).read_text())
 
 
-def load(path: str | Path, device: str = "auto", allow_code: bool = False) -> Run:
-    """Reads a run: the model, the guide and what they were built for, on any device.
+def load(
+    path: str | Path,
+    device: str = "auto",
+    allow_code: bool = False,
+    data: DataSet | None = None,
+) -> Run:
+    """Reads a run: the model, the guide and their spec, on any device.
 
     The parameters are the best ones where the run stopped early by its validation bound, else the
     last ones. Only `config.yaml` and a safetensors file are read, and neither can run code.
@@ -75,6 +80,7 @@ def load(path: str | Path, device: str = "auto", allow_code: bool = False) -> Ru
         path: The run directory.
         device: `auto`, `cpu` or `cuda`.
         allow_code: Whether classes from outside the project that the config names may be imported.
+        data: The data set of the run where its files have moved; that of its config unless given.
 
     Raises:
         InputError: If it is no run directory, or something in it is missing, damaged or of
@@ -82,7 +88,7 @@ def load(path: str | Path, device: str = "auto", allow_code: bool = False) -> Ru
     """
     path = Path(path)
     config = config_of(path)
-    pieces = restore_pieces(config, allow_code)
+    pieces = restore_pieces(config, allow_code, data)
     target = choose_device(device)
     checkpoint = path / (BEST if (path / BEST).exists() else LAST)
     tensors, state = read_checkpoint(checkpoint)
@@ -94,8 +100,10 @@ def load(path: str | Path, device: str = "auto", allow_code: bool = False) -> Ru
     return Run(path, config, pieces, spec, model, guide, target, fingerprint_in(state))
 
 
-def restore_pieces(config: dict[str, Any], allow_code: bool) -> dict[str, Any]:
-    """The pieces that a run's config names, by role."""
+def restore_pieces(
+    config: dict[str, Any], allow_code: bool, data: DataSet | None = None
+) -> dict[str, Any]:
+    """The pieces that a run's config names, by role, with another data set where one is given."""
     pieces = {role: restore(role, config.get(role), allow_code) for role in ROLES}
-    pieces["data"] = pieces["data"].of_run(config["data"].get("init_args") or {})
+    pieces["data"] = (data or pieces["data"]).of_run(config["data"].get("init_args") or {})
     return pieces

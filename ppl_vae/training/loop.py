@@ -30,6 +30,7 @@ from ppl_vae.runs.checkpoints import (
 )
 from ppl_vae.runs.metrics import Row, epochs_since_best, events, write_metrics
 from ppl_vae.training.capturing import CapturedStep
+from ppl_vae.training.settings import Settings
 from ppl_vae.training.step import SVIStep, learning_rate_at
 from ppl_vae.training.validation import TERMS, validate
 
@@ -42,15 +43,8 @@ class Training:
     Args:
         step: One update of the pair.
         data: Training and validation images, on the device.
-        spec: What the pair was built for, as plain data; it travels with each checkpoint.
-        epochs: Passes over the training images.
-        batch_size: Images in a minibatch; the last of an epoch may be smaller.
-        learning_rate: The peak of the schedule.
-        warmup_epochs: Epochs of linear warm-up; None for one, or a tenth of a short run.
-        patience: Stop after this many epochs without a better validation ELBO, and keep the
-            best parameters; None trains all epochs and keeps the last.
-        seed: What the order of the images follows from.
-        checkpoint_seconds: Seconds between checkpoints.
+        spec: The spec of the pair as plain data, for the checkpoints.
+        settings: How to train.
     """
 
     def __init__(
@@ -58,30 +52,20 @@ class Training:
         step: SVIStep,
         data: Data,
         spec: dict[str, Any],
-        *,
-        epochs: int,
-        batch_size: int,
-        learning_rate: float,
-        warmup_epochs: float | None,
-        patience: int | None,
-        seed: int,
-        checkpoint_seconds: float,
+        settings: Settings,
     ) -> None:
         self.step = step
         self.ranks = step.ranks
         self.data = data
         self.spec = spec
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.patience = patience
-        self.seed = seed
-        self.checkpoint_seconds = checkpoint_seconds
-        self.steps_per_epoch = math.ceil(len(data.train) / batch_size)
-        self.total_steps = epochs * self.steps_per_epoch
-        if warmup_epochs is None:
-            warmup_epochs = min(1.0, epochs / 10)
-        self.warmup_steps = round(warmup_epochs * self.steps_per_epoch)
+        self.settings = settings
+        self.batch_size = settings.batch_size
+        self.steps_per_epoch = math.ceil(len(data.train) / settings.batch_size)
+        self.total_steps = settings.epochs * self.steps_per_epoch
+        warmup = settings.warmup_epochs
+        self.warmup_steps = round(
+            (min(1.0, settings.epochs / 10) if warmup is None else warmup) * self.steps_per_epoch
+        )
         self.steps = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=data.train.raw.device)
         self.rows: list[Row] = []
@@ -93,12 +77,12 @@ class Training:
     @property
     def finished(self) -> bool:
         """Whether nothing is left to train."""
-        waited = self.patience and epochs_since_best(self.rows) >= self.patience
-        return bool(waited) or len(self.rows) >= self.epochs
+        waited = self.settings.patience and epochs_since_best(self.rows) >= self.settings.patience
+        return bool(waited) or len(self.rows) >= self.settings.epochs
 
     @property
     def engine(self) -> str:
-        """What takes the steps: eager, compiled or captured."""
+        """How steps are taken: eager, compiled or captured."""
         return "captured" if self.captured else "compiled" if self.step.compiled else "eager"
 
     def run(self, folder: Path) -> None:
@@ -124,7 +108,7 @@ class Training:
         with (
             asked_to_stop() as asked,
             pyro.validation_enabled(False),
-            Progress(title, self.epochs * images, "images", done) as progress,
+            Progress(title, self.settings.epochs * images, "images", done) as progress,
             events(folder, len(self.rows) + 1, self.ranks.first) as log_event,
             self._saved_if_lost(folder),
         ):
@@ -133,7 +117,7 @@ class Training:
                 self._check_engine()
                 for step, batch in self._rest_of_epoch():
                     progress.advance(self._update(step, batch))
-                    if asked() or time.monotonic() - saved > self.checkpoint_seconds:
+                    if asked() or time.monotonic() - saved > self.settings.checkpoint_seconds:
                         self.seconds = before + time.monotonic() - started
                         self.save(folder)
                         saved = time.monotonic()
@@ -153,7 +137,7 @@ class Training:
             )
 
     def _check_engine(self) -> None:
-        """What a program keeps in Python may follow the epochs, where the graph cannot follow."""
+        """Drops a graph that is stale: it cannot follow attributes that change in Python."""
         name = self.step.forget_if_changed()
         if name:
             self.captured.clear()
@@ -165,7 +149,7 @@ class Training:
     def to_training_mode(self) -> None:
         """Puts the pair where a step finds it: validation leaves it in evaluation mode."""
         for program in (self.step.model, self.step.guide):
-            # A program of one's own may count the calls.
+            # A user's program may count the calls of `train`.
             if not all(module.training for module in program.modules()):
                 program.train()
 
@@ -179,34 +163,36 @@ class Training:
             raise
 
     def _rest_of_epoch(self) -> Iterator[tuple[SVIStep | CapturedStep, tuple[Tensor, ...]]]:
-        """The steps that are left, and what each is to be called with: images, or their indices."""
-        # An epoch is over when it has its row: one may stop between the last step and that.
+        """The remaining steps, each with its argument: images, or their indices."""
+        # An epoch ends with its row; a run may stop between the last step and that.
         epoch = len(self.rows)
         done = self.steps - epoch * self.steps_per_epoch
-        seed = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)[0]
+        seed = np.random.SeedSequence((self.settings.seed, epoch)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(seed))
         images = self.data.train
         order = torch.randperm(len(images), generator=generator)
-        if isinstance(images.raw, Tensor):  # what reads files is asked from here
+        if isinstance(images.raw, Tensor):  # images in files are indexed from the CPU
             order = order.to(images.raw.device)
         shares = [self.ranks.share(index) for index in order.split(self.batch_size)[done:]]
         drawn = [index for index in shares if len(index) not in self.captured]
         batches = images.batches(drawn, self.step.model.labelled)
         for index in shares:
-            self.ranks.seed_step(self.seed, self.steps)
+            self.ranks.seed_step(self.settings.seed, self.steps)
             captured = self.captured.get(len(index))
             yield (captured, (index,)) if captured else (self.step, next(batches))
 
     def _update(self, step: SVIStep | CapturedStep, batch: tuple[Tensor, ...]) -> int:
-        """Takes a step, and tells how many images it was on."""
+        """Takes a step, and returns the size of its batch."""
         place = (self.steps % self.steps_per_epoch) * self.batch_size
         size = min(self.batch_size, len(self.data.train) - place)
-        rate = learning_rate_at(self.steps, self.learning_rate, self.warmup_steps, self.total_steps)
+        rate = learning_rate_at(
+            self.steps, self.settings.learning_rate, self.warmup_steps, self.total_steps
+        )
         epoch, weight = self.steps / self.steps_per_epoch, self.ranks.weight(size)
         loss = step(batch, rate, epoch, weight)
         self.loss_sum += loss * size
         self.steps += 1
-        # Reading a number from a GPU waits for it, so there it is done now and then.
+        # Reading a number waits for a GPU, so it is read now and then.
         due = self.steps % 50 == 0 or self.steps % self.steps_per_epoch == 0
         if (due or self.loss_sum.device.type == "cpu") and not self.loss_sum.isfinite():
             images = self.data.train
@@ -235,7 +221,7 @@ class Training:
             "epoch": len(self.rows) + 1,
             "steps": self.steps,
             "learning_rate": learning_rate_at(
-                self.steps - 1, self.learning_rate, self.warmup_steps, self.total_steps
+                self.steps - 1, self.settings.learning_rate, self.warmup_steps, self.total_steps
             ),
             "loss_nats_per_datum": (self.loss_sum / len(self.data.train)).item(),
         }
@@ -243,12 +229,12 @@ class Training:
             row[f"validation_{term}_nats_per_datum"] = mean
         self.rows.append(row)
         self.loss_sum.zero_()
-        if self.patience and epochs_since_best(self.rows) == 0:
+        if self.settings.patience and epochs_since_best(self.rows) == 0:
             self.best = {name: value.clone() for name, value in self.step.pair.state_dict().items()}
 
     def kept_row(self) -> Row:
         """The metrics of the parameters that are kept: the best epoch's under patience."""
-        return self.rows[-1 - (epochs_since_best(self.rows) if self.patience else 0)]
+        return self.rows[-1 - (epochs_since_best(self.rows) if self.settings.patience else 0)]
 
     def keep_best(self) -> None:
         """Puts the best parameters into the pair where patience asks for them."""
@@ -305,7 +291,7 @@ class Training:
         if "steps" not in state:
             raise InputError(f"{folder / LAST} has parameters only; training cannot go on from it")
         check_same_data(self.data, fingerprint_in(state))
-        if self.patience and state["rows"]:
+        if self.settings.patience and state["rows"]:
             self.best = read_checkpoint(folder / BEST)[0]
             load_parameters(self.step.pair, self.best, folder / BEST)
         load_parameters(self.step.pair, tensors, folder / LAST)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from models import Model, Network, Spec
-from ppl_vae.compiler.compiling import check_engine
 from ppl_vae.data import Data
 from ppl_vae.errors import InputError, reason
 from ppl_vae.machine.devices import choose_device, seed_everything
@@ -21,61 +20,33 @@ from ppl_vae.pairs.building import build_pair, choose_domain
 from ppl_vae.pairs.checks import check_labels, check_objective, check_pair
 from ppl_vae.runs.run import Run
 from ppl_vae.training.loop import Training
-from ppl_vae.training.precision import PRECISIONS, matrix_precision, slow_precision
+from ppl_vae.training.precision import PRECISIONS, Precision, matrix_precision, slow_precision
+from ppl_vae.training.settings import Settings
 from ppl_vae.training.step import SVIStep
 
-__all__ = ["check_settings", "check_step", "initialise", "prepare"]
-
-
-def check_settings(settings: dict[str, Any]) -> None:
-    """Raises an InputError for a number out of its range, or an unknown choice."""
-    check_engine(settings.get("engine", "auto"))
-    if settings.get("precision", "float32") not in PRECISIONS:
-        raise InputError(
-            f"--precision: expected one of {', '.join(PRECISIONS)}; got {settings['precision']!r}"
-        )
-    for name in ("latent_dim", "epochs", "batch_size", "patience"):
-        value = settings[name]
-        if (name, value) != ("patience", None) and value < 1:
-            raise InputError(f"--{name}: expected at least 1; got {value}")
-    if not 0 < settings["learning_rate"] < float("inf"):
-        raise InputError(f"--learning_rate: expected above 0; got {settings['learning_rate']}")
-    if not 0 <= settings.get("weight_decay", 0.0) < float("inf"):
-        raise InputError(f"--weight_decay: expected at least 0; got {settings['weight_decay']}")
-    repeats = settings.get("label_repeats", 1)
-    if repeats < 1 or (repeats > 1 and settings["labels"] is None):
-        expected = "at least 1" if repeats < 1 else "--labels too"
-        raise InputError(f"--label_repeats: expected {expected}; got {repeats}")
-    if not settings["checkpoint_seconds"] >= 0:
-        raise InputError(
-            f"--checkpoint_seconds: expected at least 0; got {settings['checkpoint_seconds']}"
-        )
-    warmup, epochs = settings["warmup_epochs"], settings["epochs"]
-    if warmup is not None and not 0 <= warmup < epochs:
-        raise InputError(
-            f"--warmup_epochs: expected 0 or more, below --epochs {epochs}; got {warmup}"
-        )
+__all__ = ["check_step", "initialise", "prepare"]
 
 
 def prepare(
-    path: Path, config: dict[str, Any], pieces: dict[str, Any], ranks: Ranks
+    path: Path, config: dict[str, Any], settings: Settings, pieces: dict[str, Any], ranks: Ranks
 ) -> tuple[Run, Training]:
     """Loads the data, builds the pair from the seed and checks that the two fit.
 
     Args:
         path: The run directory.
-        config: What `config.yaml` says or is to say.
+        config: The content of `config.yaml`.
+        settings: How to train.
         pieces: The data set, the objective and the classes of the pair, by role.
         ranks: The processes that train together.
 
     Raises:
         InputError: If something given is wrong.
     """
-    device = choose_device(config["device"])
-    seed_everything(config["seed"])
+    device = choose_device(settings.device)
+    seed_everything(settings.seed)
     domain = choose_domain(pieces)
-    data: Data = pieces["data"].load(domain, config["seed"]).to(device)
-    batch_size = config["batch_size"]
+    data: Data = pieces["data"].load(domain, settings.seed).to(device)
+    batch_size = settings.batch_size
     if len(data.train) < batch_size:
         raise InputError(
             f"--batch_size: expected at most {len(data.train):,}, the number of training images; "
@@ -88,17 +59,17 @@ def prepare(
             f"--batch_size: expected at least {least * ranks.size}, {each} for each process with "
             f"--objective {type(pieces['objective']).__name__}; got {batch_size}"
         )
-    spec = Spec(data.image_shape, domain, config["latent_dim"], data.classes)
+    spec = Spec(data.image_shape, domain, settings.latent_dim, data.classes)
     model, guide = build_pair(spec, pieces)
     model.to(device)
     guide.to(device)
-    if config.get("labels") is not None:
-        data = _keep_labels(data, model, config)
+    if settings.labels is not None:
+        data = _keep_labels(data, model, settings.labels, settings)
     check_labels(model, data)
     check_pair(model, guide, *data.validation.batch(slice(batch_size), model.labelled))
     few = data.validation.batch(slice(2), model.labelled)
     check_objective(pieces["objective"], model, guide, *few)
-    precision = _precision(config, device, [*model.modules(), *guide.modules()])
+    precision = _precision(settings.precision, device, [*model.modules(), *guide.modules()])
     # A share of the last batch of an epoch may be a single image, which some layers refuse.
     left = len(data.train) % batch_size or batch_size
     smallest = data.validation.batch(slice(max(1, left // ranks.size)), model.labelled)
@@ -107,22 +78,11 @@ def prepare(
         guide,
         pieces["objective"],
         precision=precision,
-        weight_decay=config.get("weight_decay", 0.0),
+        weight_decay=settings.weight_decay,
         ranks=ranks,
     )
     check_step(step, *smallest)
-    training = Training(
-        step,
-        data,
-        dataclasses.asdict(spec),
-        epochs=config["epochs"],
-        batch_size=batch_size,
-        learning_rate=config["learning_rate"],
-        warmup_epochs=config["warmup_epochs"],
-        patience=config["patience"],
-        seed=config["seed"],
-        checkpoint_seconds=config["checkpoint_seconds"],
-    )
+    training = Training(step, data, dataclasses.asdict(spec), settings)
     run = Run(path, config, pieces, spec, model, guide, device)
     run.data = data
     print(data.note, file=sys.stderr)
@@ -130,9 +90,8 @@ def prepare(
 
 
 def _precision(
-    config: dict[str, Any], device: torch.device, modules: Iterable[nn.Module]
+    choice: Precision, device: torch.device, modules: Iterable[nn.Module]
 ) -> torch.dtype | None:
-    choice = config.get("precision", "float32")
     if PRECISIONS[choice] and not any(isinstance(m, Network) for m in modules):
         print("precision: the pair has no models.Network, so all is float32", file=sys.stderr)
     if slow_precision(PRECISIONS[choice], device):
@@ -144,14 +103,18 @@ def _precision(
     return PRECISIONS[choice]
 
 
-def _keep_labels(data: Data, model: Model, config: dict[str, Any]) -> Data:
+def _keep_labels(data: Data, model: Model, count: int, settings: Settings) -> Data:
     if not model.labelled:
         raise InputError(
             f"--labels: {type(model).__name__} takes no labels; leave it out, or choose --model "
             "SemiSupervised"
         )
-    train = data.train.keep_labels(config["labels"], data.classes, config["seed"])
-    return dataclasses.replace(data, train=train.repeat_labelled(config.get("label_repeats", 1)))
+    if count < data.classes:
+        raise InputError(
+            f"--labels: expected at least {data.classes}, one for each class; got {count}"
+        )
+    train = data.train.keep_labels(count, data.classes, settings.seed)
+    return dataclasses.replace(data, train=train.repeat_labelled(settings.label_repeats))
 
 
 def initialise(run: Run) -> None:

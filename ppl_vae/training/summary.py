@@ -1,7 +1,8 @@
-"""What a training ends with: `summary.json`, and the table that a person sees."""
+"""The end of a training: `summary.json`, and the table on the terminal."""
 
 import platform
-import resource
+import sys
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -18,7 +19,7 @@ __all__ = ["report", "write_summary"]
 
 
 def write_summary(run: Run, training: Training) -> None:
-    """Writes RUN/summary.json: the metrics of the parameters that are kept, and the circumstances.
+    """Writes RUN/summary.json: the metrics of the kept parameters, times, memory and versions.
 
     Raises:
         OSError: If it cannot be written.
@@ -32,7 +33,7 @@ def write_summary(run: Run, training: Training) -> None:
         **training.kept_row(),
         "training_seconds": training.seconds,
         "images_per_second": images / training.seconds,
-        "process_peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "process_peak_memory_bytes": _peak_memory_bytes(),
         "device": str(run.device),
         "engine": training.engine,
         "precision": run.config.get("precision", "float32"),
@@ -46,10 +47,20 @@ def write_summary(run: Run, training: Training) -> None:
     write_json(run.path / SUMMARY, summary)
 
 
+def _peak_memory_bytes() -> int | None:
+    """The most memory that this process held; None on Windows, which has no such count."""
+    with suppress(ImportError):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024  # in bytes there, in KiB elsewhere
+    return None
+
+
 def report(run: Run) -> str:
     """The numbers of `summary.json` and the paths of the pictures, as a short table."""
     summary = run.summary
-    bounded = run.guide.has_density  # a point has no ELBO, but how well it explains x is known
+    bounded = run.guide.has_density  # a point has a distortion but no ELBO
     rows = {
         term: f"{summary[f'validation_{term.lower()}_nats_per_datum']:.2f} nats_per_datum"
         for term in (("ELBO", "rate", "distortion") if bounded else ("distortion",))

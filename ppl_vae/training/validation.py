@@ -1,4 +1,4 @@
-"""The bound on the validation images, which every epoch ends with."""
+"""The bound on the validation images, at the end of every epoch."""
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ def validate(step: SVIStep, images: Split) -> tuple[Tensor, Tensor]:
     """Measures the pair as it is, under the same noise in every epoch and run.
 
     The modules are in evaluation mode then, and stay in it. Of several processes the first one
-    measures, and the others take its word.
+    measures and sends the means to the others.
 
     Args:
         step: The pair, and the processes that train it.

@@ -1,0 +1,81 @@
+"""How a pair is trained: the settings of `fit`, checked where they are made."""
+
+import dataclasses
+from collections.abc import Mapping
+from math import inf
+from types import NoneType
+from typing import Any, get_args
+
+from models.ranges import check_choice, check_count, check_number
+from ppl_vae.compiler.compiling import Engine
+from ppl_vae.errors import InputError
+from ppl_vae.machine.devices import DeviceChoice, check_seed
+from ppl_vae.training.precision import Precision
+
+__all__ = ["Settings"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a pair is trained; `ppl_vae.fit.fit` says what each setting means.
+
+    Numbers of NumPy become Python's. The settings with a default are missing from the configs of
+    early runs.
+
+    Raises:
+        InputError: If a setting has the wrong type or is out of its range.
+    """
+
+    latent_dim: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 0.0
+    warmup_epochs: float | None
+    patience: int | None
+    labels: int | None = None
+    label_repeats: int = 1
+    seed: int
+    device: DeviceChoice
+    engine: Engine = "auto"
+    precision: Precision = "float32"
+    checkpoint_seconds: float
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Settings":
+        """The settings among the entries of a config.
+
+        Raises:
+            InputError: If one is missing or wrong.
+        """
+        fields = {field.name: field.default for field in dataclasses.fields(cls)}
+        for name, default in fields.items():
+            if name not in config and default is dataclasses.MISSING:
+                raise InputError(f"expected the setting {name}; got none")
+        return cls(**{name: config[name] for name in fields if name in config})
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        try:
+            for field in dataclasses.fields(self):
+                value, types = getattr(self, field.name), (field.type, *get_args(field.type))
+                never = field.name == "checkpoint_seconds" and value == inf
+                if never or (value is None and NoneType in types):
+                    continue
+                if int in types:
+                    check_count(f"--{field.name}", value, least=int(field.name != "seed"))
+                    object.__setattr__(self, field.name, int(value))
+                elif float in types:
+                    bound = "above" if field.name == "learning_rate" else "least"
+                    check_number(f"--{field.name}", value, **{bound: 0})
+                    object.__setattr__(self, field.name, float(value))
+                else:
+                    check_choice(f"--{field.name}", value, get_args(field.type))
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        if self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
+            raise InputError(
+                f"expected --warmup_epochs < --epochs {self.epochs}; got {self.warmup_epochs:g}"
+            )
+        if self.label_repeats > 1 and self.labels is None:
+            raise InputError(f"--label_repeats: expected --labels too; got {self.label_repeats}")
