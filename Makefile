@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: fit test lint slow clean
+.PHONY: fit test lint slow avx2 clean
 
 fit: $(VENV)
 	$(RUN) -m ppl_vae.fit
@@ -20,6 +20,12 @@ lint: $(VENV)
 
 slow: $(VENV)
 	$(RUN) -m pytest -m slow
+
+# What depends on the processor, as one without AVX-512 and bfloat16 runs it.
+avx2: $(VENV)
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=1 $(RUN) -m pytest \
+		tests/test_products.py tests/test_staging.py tests/test_bad_input.py \
+		-k bfloat16
 
 $(VENV): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)

@@ -3,20 +3,17 @@
     python benchmarks/compiling.py
 
 Each measurement is a process of its own, as a run is. Cold is with an empty cache of inductor's,
-warm with the one that the cold process left. Staging, which has no cache, is checked against the
-programs; compiling is checked against the staged graph. Programs with a part in their own backward
-pass are not staged, and compiled from the programs. A first step of another pair is taken before
+warm with the one that the cold process left. Tracing, which has no cache, and compiling are each
+compared with the programs, which is in their seconds. A first step of another pair is taken before
 the clock starts, so that neither is charged for loading torch and Pyro. Then eager and compiled
 steps are timed in turn. The table goes to benchmarks/compiling.md.
 """
 
-import math
 import os
 import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -41,8 +38,7 @@ from models import (
     Spec,
     VampPrior,
 )
-from ppl_vae.compiler.comparison import NotStageable
-from ppl_vae.compiler.trial_runs import stage
+from ppl_vae.compiler.compiling import trace_programs
 from ppl_vae.machine.files import whole_file
 from ppl_vae.objectives import ELBO, IWAE, Objective
 from ppl_vae.pairs.building import build_pair
@@ -56,7 +52,7 @@ MNIST = partial(Spec, (1, 28, 28), "binary")
 FREY = partial(Spec, (1, 28, 20), "real")
 TWO_LAYERS = partial(MLP, hidden=(200, 200))
 
-# Seconds of staging, none where that is refused, of compiling, and milliseconds of both steps.
+# Seconds of tracing and of compiling, and milliseconds of both steps.
 Result = tuple[float, float, float, float]
 
 _DEFAULTS = {
@@ -114,12 +110,13 @@ def main(rounds: int = 5) -> None:
         "# Seconds until a compiled step is ready, and what it saves",
         "",
         f"Made by `python benchmarks/compiling.py`: torch {torch.__version__},",
-        f"{torch.get_num_threads()} CPU threads, batches of {BATCH}, float32, medians of {rounds}",
-        "processes; cold is with an empty cache of inductor's, warm with a full one. Each is with",
-        "its check against what it stands for. What is not staged is compiled from the programs.",
+        f"{torch.get_num_threads()} CPU threads, {torch.backends.cpu.get_cpu_capability()},",
+        f"batches of {BATCH}, float32, medians of {rounds} processes; cold is with an empty cache",
+        "of inductor's, warm with a full one. Tracing and compiling are each with the comparison",
+        "with the programs.",
         "The steps are milliseconds of one, eager and compiled in turn.",
         "",
-        "| pair | staging, s | compiling, cold, s | compiling, warm, s | eager step, ms "
+        "| pair | tracing, s | compiling, cold, s | compiling, warm, s | eager step, ms "
         "| compiled step, ms | eager / compiled |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -129,11 +126,10 @@ def main(rounds: int = 5) -> None:
             with tempfile.TemporaryDirectory() as cache:
                 for results in (cold, warm):
                     results.append(_in_a_process(name, cache))
-        staging, _, eager, compiled = map(statistics.median, zip(*cold, *warm, strict=True))
+        tracing, _, eager, compiled = map(statistics.median, zip(*cold, *warm, strict=True))
         seconds = [statistics.median(result[1] for result in results) for results in (cold, warm)]
         columns = [
-            "-" if math.isnan(staging) else f"{staging:.1f}",
-            *(f"{value:.1f}" for value in seconds),
+            *(f"{value:.1f}" for value in (tracing, *seconds)),
             *(f"{value:.2f}" for value in (eager, compiled)),
             f"{eager / compiled:.1f}",
         ]
@@ -157,13 +153,12 @@ def _measure(name: str) -> Result:
     batch = (_images(spec),)
     steps = [SVIStep(*build_pair(spec, {**_DEFAULTS, **pieces}), objective) for _ in range(2)]
     _, step = steps
-    staging, began = math.nan, time.perf_counter()
-    with suppress(NotStageable):
-        stage(step.model, step.guide, objective, batch, step.scheduled)
-        staging = time.perf_counter() - began
     began = time.perf_counter()
-    step.compile(batch)  # which stages once more
-    compiling = time.perf_counter() - began - (0.0 if math.isnan(staging) else staging)
+    trace_programs(step.pair, batch, step.scheduled)
+    tracing = time.perf_counter() - began
+    began = time.perf_counter()
+    step.compile(batch)  # which traces once more
+    compiling = time.perf_counter() - began - tracing
     times: tuple[list[float], list[float]] = ([], [])
     with pyro.validation_enabled(False):
         for _ in range(STEPS):
@@ -171,7 +166,7 @@ def _measure(name: str) -> Result:
                 began = time.perf_counter()
                 each(batch, 1e-3)
                 milliseconds.append(1000 * (time.perf_counter() - began))
-    return staging, compiling, *(statistics.median(milliseconds) for milliseconds in times)
+    return tracing, compiling, *(statistics.median(milliseconds) for milliseconds in times)
 
 
 def _images(spec: Spec) -> Tensor:

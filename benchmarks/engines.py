@@ -65,7 +65,7 @@ def main(
     name = "engines.md" if where.type == "cpu" else "engines-cuda.md"
     table = table or Path(__file__).with_name(name)
     machine = (
-        f"{torch.get_num_threads()} CPU threads"
+        f"{torch.get_num_threads()} CPU threads, {torch.backends.cpu.get_cpu_capability()}"
         if where.type == "cpu"
         else torch.cuda.get_device_name(where)
     )

@@ -1,13 +1,14 @@
-"""What it means that a run is whole, and that two runs are the same."""
+"""Checks that a run is whole, that two runs are the same, and two losses."""
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import yaml
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppl_vae.runs.checkpoints import read_checkpoint
 
@@ -57,3 +58,11 @@ def assert_whole(run: Path) -> None:
             read_checkpoint(path)
         else:
             assert path.name in ("config.yaml", "metrics.csv", ".lock")
+
+
+def loss_and_gradients(loss: Callable[..., Tensor], modules: list[nn.Module], x: Tensor) -> list:
+    """Of all parameters of the modules, under one seed."""
+    torch.manual_seed(7)
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    value = loss(x)
+    return [value.detach(), *torch.autograd.grad(value, parameters)]

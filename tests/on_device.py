@@ -17,7 +17,7 @@ _COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 
 
 class OnOneDevice(TorchDispatchMode):
-    """Refuses what makes Python wait for a device, or a device for Python.
+    """Refuses operations that make Python wait for a device, or a device for Python.
 
     That is reading a number from it, or a copy to or from another one. A number that Python has
     goes to a device with the operation that it is for.

@@ -11,7 +11,7 @@ from torch import nn
 import ppl_vae
 from guides import IAF, Delta, DiagonalNormal
 from models import MLP, VAE, Autoencoder, Gaussian, MaxPooling, Spec
-from ppl_vae.compiler.trial_runs import stage
+from ppl_vae.compiler.compiling import trace_programs
 from ppl_vae.data import Digits
 from ppl_vae.densities.weights import log_weights
 from ppl_vae.errors import InputError
@@ -19,6 +19,7 @@ from ppl_vae.evaluate import evaluate
 from ppl_vae.fit import fit
 from ppl_vae.generate import generate
 from ppl_vae.objectives import ELBO, IWAE
+from ppl_vae.objectives.objective import PairLoss
 from ppl_vae.pairs.checks import check_objective, check_pair
 from ppl_vae.training.step import SVIStep
 
@@ -141,11 +142,11 @@ def test_weight_decay_is_the_gradient_of_half_the_squared_norm():
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
 
 
-def test_the_pair_can_be_staged():
+def test_the_pair_can_be_traced():
     model, guide = Autoencoder(SPEC, network=MaxPooling), Delta(SPEC, network=MaxPooling)
     x = torch.rand(4, 1, 28, 28)
-    staged = stage(model, guide, ELBO(), (x,))
-    assert torch.equal(staged(x.flip(0)), ELBO().loss(model, guide, x.flip(0)))
+    traced = trace_programs(PairLoss(model, guide, ELBO()), (x,))
+    assert torch.equal(traced(x.flip(0))[0], ELBO().loss(model, guide, x.flip(0)))
 
 
 def test_any_network_and_any_length_of_code_work():

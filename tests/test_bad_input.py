@@ -17,6 +17,7 @@ from torch import nn
 import ppl_vae.fit
 from guides import DiagonalNormal, Guide
 from models import MLP, Bernoulli, Network
+from ppl_vae.training import preparation
 
 TINY = ["--network.hidden", "[8]", "--latent_dim", "2", "--epochs", "2", "--device", "cpu"]
 LAST = "checkpoint.safetensors"
@@ -439,7 +440,9 @@ def test_a_batch_of_one_image_where_a_network_takes_none(refused) -> None:
     refused(["--network", network, "--batch_size", "162"], said, "another --batch_size")
 
 
-def test_a_network_that_cannot_compute_in_bfloat16(refused) -> None:
+def test_a_network_that_cannot_compute_in_bfloat16(refused, monkeypatch) -> None:
+    # A CPU without bfloat16 takes float32 instead; here it is to emulate it.
+    monkeypatch.setattr(preparation, "slow_precision", lambda dtype, device: False)
     network = "classes_of_bad_input.Tied"
     refused(
         ["--network", network, "--precision", "bfloat16"],

@@ -1,4 +1,4 @@
-"""What the capture of a whole step stands on, without a GPU."""
+"""The capture of a whole step, without a GPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,10 +10,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import TRACED, Case, natural_objective, with_labels
 from on_device import DEVICE, OnOneDevice
 from pyro.infer import Trace_ELBO
-from test_contract import Case, with_labels
-from test_staged_pairs import ALWAYS, natural_objective
 from torch import Tensor
 
 from guides import DiagonalNormal, Guide
@@ -43,7 +42,7 @@ def loss_on_device(
 # Nothing of a step waits
 
 
-@pytest.mark.parametrize("case", sorted(ALWAYS, key=str), ids=str)
+@pytest.mark.parametrize("case", sorted(TRACED, key=str), ids=str)
 def test_no_pair_reads_a_number_or_has_a_constant_elsewhere(case: Case) -> None:
     """So no graph has: what it holds is what the programs made."""
     model, guide = case.build()
@@ -140,7 +139,7 @@ class Generator:
 
 
 class Played:
-    """Runs in a replay what it saw being captured."""
+    """Replays by running the step."""
 
     def __init__(self) -> None:
         self.generator = Generator()

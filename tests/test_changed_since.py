@@ -1,18 +1,20 @@
-"""What has changed since a step was compiled is noticed: it then is the step of the programs."""
+"""A compiled step notices changes of the pair, and runs the programs then."""
 
+import random
 from collections.abc import Callable
 
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro.distributions import TorchDistribution
+from tiny_runs import Annealed
 from torch import Tensor
 
-from guides import DiagonalNormal, Guide, SemiSupervisedNormal
-from models import VAE, Model, SemiSupervised, Spec
+from guides import ConditionalNormal, DiagonalNormal, Guide
+from models import VAE, Conditional, Linear, Model, NetworkFactory, Spec
+from ppl_vae.compiler.comparison import relative_distance
 from ppl_vae.compiler.compiling import compile_measurement
-from ppl_vae.latents.encoding import posterior_mean
-from ppl_vae.objectives import ELBO, SemiSupervisedELBO
+from ppl_vae.objectives import ELBO
 from ppl_vae.training.step import SVIStep
 
 SPEC = Spec((1, 5, 4), "binary", 3, 4)
@@ -27,8 +29,8 @@ class Tempered(DiagonalNormal):
 
     temperature: Tensor
 
-    def __init__(self, spec: Spec) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: Spec, network: NetworkFactory = Linear) -> None:
+        super().__init__(spec, network)
         self.register_buffer("temperature", torch.tensor(1.0))
 
     def posterior(self, x: Tensor) -> TorchDistribution:
@@ -44,8 +46,8 @@ def steps(
 ) -> list[Tensor]:
     """The loss of each step; the change comes after the first."""
     torch.manual_seed(3)
-    model, guide = pair[0](SPEC), pair[1](SPEC)
-    step = SVIStep(model, guide, SemiSupervisedELBO() if model.labelled else ELBO())
+    model, guide = pair[0](SPEC, network=Linear), pair[1](SPEC, network=Linear)  # type: ignore[call-arg]
+    step = SVIStep(model, guide, ELBO())
     if compiled:
         step.compile((IMAGES, LABELS) if model.labelled else (IMAGES,))
     torch.manual_seed(4)
@@ -71,34 +73,32 @@ ELSEWHERE = {
 }
 
 
-@pytest.mark.parametrize("layout", list(ELSEWHERE))
-def test_a_batch_of_another_layout(layout: str) -> None:
-    batch = (ELSEWHERE[layout],)
-    assert batch[0].shape == IMAGES.shape
-    assert not batch[0].is_contiguous()
-    assert_same([(IMAGES,), batch, batch])
-    # Not the step on an image that these share their memory with.
-    assert abs(steps(True, [batch])[0] - steps(True, [(IMAGES,)])[0]) > 0.01
+def test_batches_of_another_layout() -> None:
+    batches = [(batch,) for batch in ELSEWHERE.values()]
+    for (batch,) in batches:
+        assert batch.shape == IMAGES.shape
+        assert not batch.is_contiguous()
+        # Not the step on an image that it shares its memory with.
+        assert abs(steps(False, [(batch,)])[0] - steps(False, [(IMAGES,)])[0]) > 0.01
+    assert_same([(IMAGES,), *batches])
 
 
 def test_labels_of_another_layout() -> None:
     table = torch.stack([LABELS, (LABELS + 1) % 4], 1)
     batch = (IMAGES, table[:, 1])
-    assert_same(3 * [batch], pair=(SemiSupervised, SemiSupervisedNormal))
+    assert_same(3 * [batch], pair=(Conditional, ConditionalNormal))
 
 
-@pytest.mark.parametrize("layout", list(ELSEWHERE))
-def test_measurements_of_another_layout(layout: str) -> None:
-    model, guide = VAE(SPEC).eval(), DiagonalNormal(SPEC).eval()
-    x = ELSEWHERE[layout]
-    mean = posterior_mean(model, guide, x, engine="compiled")
-    torch.testing.assert_close(mean, guide.posterior(x).mean)
+def test_measurements_of_another_layout() -> None:
+    guide = DiagonalNormal(SPEC, network=Linear).eval()
 
     class Mean(torch.nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return guide.posterior(x).mean
 
-    torch.testing.assert_close(compile_measurement(Mean(), (IMAGES,))(x), mean)
+    measure = compile_measurement(Mean(), (IMAGES,))
+    for x in ELSEWHERE.values():
+        torch.testing.assert_close(measure(x), guide.posterior(x).mean)
 
 
 def clamp(step: SVIStep) -> None:
@@ -119,4 +119,41 @@ def assign(step: SVIStep) -> None:
 def test_a_pair_that_lies_elsewhere(change: Change) -> None:
     assert_same(3 * [(IMAGES,)], change)
     if change is not move:  # which changes no number
-        assert steps(True, 2 * [(IMAGES,)], change)[1] != steps(True, 2 * [(IMAGES,)])[1]
+        assert steps(False, 2 * [(IMAGES,)], change)[1] != steps(False, 2 * [(IMAGES,)])[1]
+
+
+def test_a_graph_that_parts_from_the_programs_is_dropped_and_nothing_else_changes() -> None:
+    torch.manual_seed(3)
+    step = SVIStep(VAE(SPEC, network=Linear), Annealed(SPEC, network=Linear), ELBO())
+    step.compile((IMAGES,))
+    step((IMAGES,), 0.01)
+    state = {**step.pair.state_dict(), **step.state()}
+    before = {name: value.clone() for name, value in state.items()}
+    generators = torch.get_rng_state(), random.getstate()
+    step.guide.epochs = 4
+    assert not step.drop_stale_graph((IMAGES,))
+    assert not step.drop_stale_graph((IMAGES[:4],))  # which the programs take anyhow
+    step.guide.epochs = 5
+    assert step.drop_stale_graph((IMAGES,))
+    assert not step.compiled
+    assert all(torch.equal(value, before[name]) for name, value in state.items())
+    assert torch.equal(torch.get_rng_state(), generators[0])
+    assert random.getstate() == generators[1]
+
+
+def test_one_entry_of_a_gradient_does_not_part_two_functions():
+    """As where rounding turns a unit on or off; a loss or a gradient that is another does."""
+    value = torch.ones(10_000)
+    expected = {"its value": torch.tensor(0.1), "the gradient of p": value}
+    flipped = value.clone()
+    flipped[3] += 0.5
+    distances = [
+        relative_distance(expected, expected | change)
+        for change in (
+            {"the gradient of p": flipped},
+            {"the gradient of p": 1.1 * value},
+            {"its value": torch.tensor(0.2)},
+            {"the buffer b": torch.tensor(7.0)},
+        )
+    ]
+    assert distances == pytest.approx([0.005, 0.1, 0.1, 0.0], rel=1e-5)

@@ -1,21 +1,13 @@
-"""What every pair of a model and a guide promises, for every combination of pieces that fits.
-
-The combinations are made of what `models` and `guides` export: a new class is covered as soon as
-it is exported. In the cases that always run any two pieces that fit meet; the others are `slow`.
-"""
+"""What every pair of a model and a guide promises, for every combination of pieces that fits."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from inspect import isabstract, signature
-from itertools import combinations as combinations_of
-from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pyro
 import pyro.poutine as poutine
 import pytest
 import torch
+from cases import BATCH, COVERING, Case, concrete, every_case, with_labels
 from pyro.distributions import Distribution
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from pyro.poutine.util import site_is_subsample
@@ -25,164 +17,14 @@ from torch import Tensor, nn
 import guides
 import models
 from guides import Guide
-from models import Gaussian, Likelihood, MaxPooling, Model, Network, Prior, Spec
+from models import Likelihood, Model, Network, Prior
 
-IMAGE_SHAPE = (2, 5, 4)
-IMAGE_SHAPES = {MaxPooling: (2, 16, 16)}  # of the networks that not every size fits
-LATENT_DIM = 4
-BATCH = 4
-CLASSES = 10  # as many as `Mixture` has unless told
 PARTICLES = 6
-
-# Options that change which parameters a class has, beside its defaults.
-OPTIONS: dict[type, list[dict[str, Any]]] = {
-    Gaussian: [{"scale": "pixel"}, {"scale": "network"}],
-}
-
-
-def concrete(package: Any, base: type) -> list[type]:
-    exported = [getattr(package, name) for name in package.__all__]
-    classes = [value for value in exported if isinstance(value, type)]
-    return [value for value in classes if issubclass(value, base) and not isabstract(value)]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A class with the options to construct it with."""
-
-    kind: type
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return self.kind.__name__ + "".join(f"-{value}" for value in self.options.values())
-
-
-def pieces(package: Any, base: type) -> list[Piece]:
-    return [
-        Piece(kind, options)
-        for kind in concrete(package, base)
-        for options in [{}, *OPTIONS.get(kind, [])]
-    ]
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """One combination; None where the model takes no such piece."""
-
-    model: Piece
-    guide: Piece
-    prior: Piece | None
-    likelihood: Piece | None
-    network: Piece
-
-    def __str__(self) -> str:
-        return "_".join(map(str, self.pieces))
-
-    @property
-    def pieces(self) -> list[Piece]:
-        parts = (self.model, self.prior, self.likelihood, self.guide, self.network)
-        return [part for part in parts if part]
-
-    @property
-    def spec(self) -> Spec:
-        owner = self.likelihood.kind if self.likelihood else self.model.kind
-        return Spec(self.image_shape, owner.domain, LATENT_DIM, CLASSES)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return IMAGE_SHAPES.get(self.network.kind, IMAGE_SHAPE)
-
-    def build(self) -> tuple[Model, Guide]:
-        spec = self.spec
-        chosen: dict[str, Any] = {"network": self.network.kind}
-        if self.prior:
-            prior_spec = self.model.kind.prior_spec(spec, **self.model.options)
-            chosen["prior"] = self.prior.kind(prior_spec, **self.prior.options)
-        if self.likelihood:
-            chosen["likelihood"] = self.likelihood.kind(spec, **self.likelihood.options)
-        for role, piece in (("model", self.model), ("guide", self.guide)):
-            takes = signature(piece.kind).parameters
-            wanted = {name: value for name, value in chosen.items() if name in takes}
-            chosen[role] = piece.kind(spec, **wanted, **piece.options)
-        chosen["model"].connect(chosen["guide"].amortized_posterior)
-        return chosen["model"], chosen["guide"]
-
-    def data(self, batch: int = BATCH) -> Tensor:
-        shape = (batch, *self.image_shape)
-        match self.spec.domain:
-            case "binary":
-                return torch.bernoulli(torch.full(shape, 0.5))
-            case "unit":
-                return torch.rand(shape)
-            case "bytes":
-                return torch.randint(256, shape).float()
-            case _:
-                return torch.randn(shape)
-
-
-def combinations() -> Iterator[Case]:
-    """Every model with every guide, prior and likelihood, and with every network.
-
-    What a network can do wrong does not depend on the prior or the likelihood, only on its two
-    shapes: each model and guide meets all networks once, and the other combinations take turns.
-    """
-    networks = pieces(models, Network)
-    for model, guide in product(pieces(models, Model), pieces(guides, Guide)):
-        if guide.kind.has_density and not model.kind.has_prior:
-            continue
-        if set(guide.kind.latents) != set(model.kind.latents):
-            continue
-        takes = signature(model.kind).parameters
-        priors = pieces(models, Prior) if "prior" in takes else [None]
-        likelihoods = pieces(models, Likelihood) if "likelihood" in takes else [None]
-        for number, parts in enumerate(product(priors, likelihoods)):
-            chosen = networks if number == 0 else [networks[number % len(networks)]]
-            cases = [Case(model, guide, *parts, network) for network in chosen]
-            if fits(cases[0]):
-                yield from cases
-
-
-def with_labels(model: Model, x: Tensor) -> tuple[Tensor, ...]:
-    """What the programs of a model take: the labels too where it is one of labelled images.
-
-    Where it can do without, every other image is.
-    """
-    if not model.labelled:
-        return (x,)
-    labels = torch.arange(len(x)) % CLASSES
-    if model.enumerated:
-        labels[1::2] = -1
-    return (x, labels)
 
 
 def elbo_for(model: Model) -> Trace_ELBO | TraceEnum_ELBO:
     """Pyro's own estimator of the bound."""
     return TraceEnum_ELBO(max_plate_nesting=1) if model.enumerated else Trace_ELBO()
-
-
-def fits(case: Case) -> bool:
-    """Whether constructors take each other, and the guide what the model does and has."""
-    try:
-        model, guide = case.build()
-        batch = with_labels(model, case.data())
-        signature(guide.forward).bind(*batch)
-        found = set(sites(poutine.trace(guide).get_trace(*batch)))
-        model(*batch)
-    except (TypeError, ValueError, NotImplementedError):
-        return False
-    return found in ({*model.latents}, {*model.latents, *model.enumerated})
-
-
-def covering(cases: list[Case]) -> set[Case]:
-    """Few of the cases in which any two pieces that fit meet; the greedy choice."""
-    pairs = {case: {*combinations_of(map(str, case.pieces), 2)} for case in cases}
-    left = set().union(*pairs.values())
-    chosen = set()
-    while left:
-        best = max(cases, key=lambda case: len(pairs[case] & left))
-        left -= pairs[best]
-        chosen.add(best)
-    return chosen
 
 
 def sites(trace: poutine.Trace) -> dict[str, dict]:
@@ -192,17 +34,6 @@ def sites(trace: poutine.Trace) -> dict[str, dict]:
         for name, site in trace.nodes.items()
         if site["type"] == "sample" and not site_is_subsample(site)
     }
-
-
-with torch.random.fork_rng(devices=[]):  # collection draws nothing from the tests' random numbers
-    CASES = list(combinations())
-
-COVERING = covering(CASES)
-every_case = pytest.mark.parametrize(
-    "case",
-    [pytest.param(case, marks=() if case in COVERING else pytest.mark.slow) for case in CASES],
-    ids=str,
-)
 
 
 def traces(

@@ -11,9 +11,9 @@ from typing import Any
 import pyro
 import pytest
 import torch
+from cases import CASES, COVERING, Case, Piece
 from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
-from test_contract import CASES, COVERING, Case, Piece
 from torch import Tensor
 
 from models import MLP, MaxPooling, Spec, VampPrior

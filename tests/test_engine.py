@@ -1,17 +1,22 @@
-"""What takes the steps of a training, and when it gives way to another."""
+"""The engines of a training, and when one gives way to another."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyro.distributions as dist
 import pytest
+import torch
+from comparing import assert_equal
 from pyro.distributions import TorchDistribution
-from test_training import metrics, tiny
+from tiny_runs import Annealed, metrics, tiny
 from torch import Tensor
 
 import ppl_vae.fit
 from guides import DiagonalNormal
+from models import MLP, NetworkFactory, Spec
 from ppl_vae.training import engine
 from ppl_vae.training.loop import Training
 
@@ -30,7 +35,7 @@ def test_a_captured_step_gets_the_indices_of_its_batches(
     sizes: list[int] = []
 
     class Replayed:
-        """What a captured step does on a GPU, without one."""
+        """Stands for a captured step, without a GPU."""
 
         def __init__(self, training: Training) -> None:
             self.training = training
@@ -50,20 +55,6 @@ def test_a_captured_step_gets_the_indices_of_its_batches(
     assert metrics(replayed.path) == metrics(plain.path)
 
 
-class Annealed(DiagonalNormal):
-    """Draws from a wider distribution in its first epochs, which it counts itself."""
-
-    epochs = 0
-
-    def train(self, mode: bool = True) -> "Annealed":
-        self.epochs += mode
-        return super().train(mode)
-
-    def posterior(self, x: Tensor) -> TorchDistribution:
-        q = super().posterior(x)
-        return dist.Normal(q.mean, q.stddev * (3.0 if self.epochs < 5 else 1.0)).to_event(1)
-
-
 def test_a_graph_is_dropped_where_a_program_follows_the_epochs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,7 +64,8 @@ def test_a_graph_is_dropped_where_a_program_follows_the_epochs(
         losses[name] = [row["loss_nats_per_datum"] for row in metrics(run.path)]
     said = [line for line in capsys.readouterr().err.splitlines() if "engine: " in line]
     assert said[1:] == [
-        "engine: eager from now on, because guide.epochs changed in Python; make it a buffer"
+        "engine: eager from now on, because the pair changed since it was compiled; keep its state "
+        "in buffers"
     ]
     np.testing.assert_allclose(losses["compiled"], losses["eager"], rtol=1e-4)
 
@@ -84,3 +76,38 @@ def test_a_graph_stays_where_nothing_changes(
     run = tiny(tmp_path / "run", engine="compiled", epochs=3)
     assert run.summary["engine"] == "compiled"
     assert "engine: eager" not in capsys.readouterr().err
+
+
+class Refused(DiagonalNormal):
+    """Keeps its weights small itself, and widens by a count that no graph has."""
+
+    def __init__(self, spec: Spec, network: NetworkFactory = MLP) -> None:
+        super().__init__(spec, network)
+        self.kept = {"calls": [0]}
+
+    def posterior(self, x: Tensor) -> TorchDistribution:
+        self.kept["calls"][0] += 1
+        with torch.no_grad():
+            self.encoder.layers[0].weight.mul_(1 - 0.1 / self.kept["calls"][0])
+        q = super().posterior(x)
+        return dist.Normal(q.mean, q.stddev + 0.1 / self.kept["calls"][0]).to_event(1)
+
+
+def test_a_compile_that_is_refused_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [tiny(tmp_path / name, engine=name, guide=Refused) for name in ("eager", "compiled")]
+    assert "engine: eager, because the pair changes guide.kept in Python" in capsys.readouterr().err
+    states = [{**run.model.state_dict(), **run.guide.state_dict()} for run in runs]
+    assert_equal(*states)
+    assert metrics(runs[0].path) == metrics(runs[1].path)
+
+
+def test_an_import_does_not_wait_for_the_compiler() -> None:
+    """Torch's takes seconds to import, which only a run that compiles has to pay."""
+    code = (
+        "import sys, ppl_vae.fit, ppl_vae.evaluate\n"
+        "print([n for n in ('torch._inductor', 'torch._dynamo') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

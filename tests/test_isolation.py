@@ -1,7 +1,8 @@
-"""Trial runs of a pair leave its buffers and the random numbers as they were."""
+"""Trial runs leave a pair and the random numbers as they were."""
 
 import random
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +12,11 @@ from torch import Tensor, nn
 from guides import DiagonalNormal
 from models import MLP, VAE, Spec
 from ppl_vae.compiler.comparison import NotStageable
-from ppl_vae.compiler.compiling import compile_staged
-from ppl_vae.compiler.trial_runs import stage
+from ppl_vae.compiler.compiling import trace_programs
 from ppl_vae.errors import InputError
 from ppl_vae.machine.randomness import isolated, seeded
 from ppl_vae.objectives import ELBO
+from ppl_vae.objectives.objective import PairLoss
 from ppl_vae.pairs.checks import check_objective, check_pair, find_not_finite
 from ppl_vae.pairs.pieces import describe
 from ppl_vae.training.step import SVIStep
@@ -45,7 +46,7 @@ def test_trial_runs_leave_no_trace():
     check_pair(model, guide, x)
     check_objective(ELBO(), model, guide, x)
     assert find_not_finite(model, guide, x) is None
-    compile_staged(stage(model, guide, ELBO(), (x,)), (x,))
+    trace_programs(PairLoss(model, guide, ELBO()), (x,))
     assert torch.equal(torch.get_rng_state(), state)
     for name, buffer in guide.named_buffers():
         assert torch.equal(buffer, before[name]), name
@@ -67,23 +68,8 @@ def test_trial_runs_leave_other_generators_as_they_were():
     check_pair(model, guide, x)
     check_objective(ELBO(), model, guide, x)
     with pytest.raises(NotStageable, match="draws from Python's random"):
-        stage(model, guide, ELBO(), (x,))
+        trace_programs(PairLoss(model, guide, ELBO()), (x,))
     assert (random.getstate(), repr(np.random.get_state())) == states
-
-
-def test_engines_count_the_same_batches():
-    counts, means = [], []
-    for compiled in (False, True):
-        model, guide, x = _pair()
-        step = SVIStep(model, guide, ELBO())
-        if compiled:
-            step.compile((x,))
-        for _ in range(3):
-            step((x,), 1e-3)
-        counts.append(guide.encoder.normalise.num_batches_tracked.item())
-        means.append(guide.encoder.normalise.running_mean.clone())
-    assert counts == [3, 3]
-    torch.testing.assert_close(*means, rtol=1e-5, atol=1e-6)  # float32, sums in another order
 
 
 def test_seeded_numbers_repeat_and_the_others_go_on():
@@ -127,9 +113,28 @@ def test_a_buffer_that_is_replaced_is_put_back() -> None:
     check_pair(VAE(spec), guide, x)
     assert guide.calls is buffer
     with pytest.raises(NotStageable):
-        stage(VAE(spec), guide, ELBO(), (x,))
+        trace_programs(PairLoss(VAE(spec), guide, ELBO()), (x,))
     assert guide.calls is buffer
     assert buffer == 0
+
+
+class Lazy(MLP):
+    """Learns the size of its layer from its first images."""
+
+    def __init__(self, inputs, outputs) -> None:
+        super().__init__(inputs, outputs, hidden=(5,))
+        self.first = nn.LazyLinear(torch.Size(self.inputs).numel())
+
+    def compute(self, x: Tensor) -> Tensor:
+        return super().compute(self.first(x.flatten(1)))
+
+
+def test_lazy_layers_are_made_by_a_trial_run() -> None:
+    spec = Spec((1, 4, 3), "binary", 2)
+    model, guide = VAE(spec), DiagonalNormal(spec, network=Lazy)
+    for _ in range(2):
+        check_pair(model, guide, torch.ones(8, 1, 4, 3))
+    assert guide.encoder.first.weight.shape == (12, 12)
 
 
 class SetUp(DiagonalNormal):
@@ -154,12 +159,50 @@ def test_what_the_first_images_set_up_is_left_to_them() -> None:
     model, guide = VAE(spec), SetUp(spec)
     check_pair(model, guide, torch.ones(8, 1, 4, 3))
     step = SVIStep(model, guide, ELBO())
-    with pytest.raises(NotStageable, match=r"sets up guide\.ready with its first images"):
+    with pytest.raises(NotStageable, match="is another function in each call"):
         step.compile((torch.ones(8, 1, 4, 3),))
     assert guide.ready is False
     assert guide.centre == 0
     step((torch.rand(8, 1, 4, 3).round(),), 1e-3)
     assert guide.ready
     assert 0 < guide.centre < 1
-    step.compile((torch.ones(8, 1, 4, 3),))
-    assert step.compiled
+    trace_programs(step.pair, (torch.ones(8, 1, 4, 3),))
+
+
+class Keeping(DiagonalNormal):
+    """Counts in nested objects, clamps its weights and moves its first bias by a new number."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.kept = SimpleNamespace(calls=[0])
+        self.table = {"calls": torch.zeros(())}
+
+    def encode(self, x: Tensor) -> Tensor:
+        self.kept.calls[0] += 1
+        self.table["calls"] += 1
+        self.last = super().encode(x)
+        first = self.encoder.layers[0]
+        first.weight.data.clamp_(-0.01, 0.01)
+        with torch.no_grad():
+            first.bias += self.kept.calls[0]
+        return self.last
+
+
+def test_a_compile_that_is_refused_leaves_parameters_and_nested_counts() -> None:
+    spec = Spec((1, 4, 3), "binary", 2)
+    guide, x = Keeping(spec), torch.ones(8, 1, 4, 3)
+    step = SVIStep(VAE(spec), guide, ELBO())
+    step((x,), 1e-3)  # so that an attribute holds a tensor in the midst of autograd
+    parameters = {name: p.detach().clone() for name, p in guide.named_parameters()}
+    kept, table, last = guide.kept, guide.table["calls"], guide.last
+    check_pair(step.model, guide, x)
+    check_objective(ELBO(), step.model, guide, x)
+    with pytest.raises(NotStageable, match=r"changes guide\.(kept|table) in Python"):
+        step.compile((x,))
+    assert guide.kept is kept
+    assert guide.table["calls"] is table
+    assert guide.last is last
+    assert kept.calls == [1]
+    assert table == 1
+    for name, parameter in guide.named_parameters():
+        assert torch.equal(parameter, parameters[name]), name

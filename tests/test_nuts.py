@@ -18,7 +18,7 @@ from oracles import (
     two_clusters_terms,
 )
 
-from ppl_vae.compiler.tracing_of_functions import traced
+from ppl_vae.compiler.tracing import traced
 from ppl_vae.inference.adaptation import Metric, StepSize
 from ppl_vae.inference.marginal_likelihood import marginal_likelihood_estimator
 from ppl_vae.inference.nuts import nuts_posterior

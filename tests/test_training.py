@@ -1,6 +1,5 @@
 """The training loop: seeds, the schedule, the step, and early stopping."""
 
-import csv
 import json
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +11,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from tiny_runs import TINY, metrics, tiny
 from torch import Tensor
 
 import ppl_vae.fit
@@ -20,14 +20,12 @@ from models import MLP, VAE, Bernoulli, Gaussian, Spec
 from ppl_vae import load
 from ppl_vae.data import Arrays, Digits
 from ppl_vae.errors import InputError
-from ppl_vae.fit import fit
 from ppl_vae.measures.estimates import estimate
 from ppl_vae.objectives import ELBO
 from ppl_vae.runs.checkpoints import read_checkpoint
 from ppl_vae.runs.run import Run
 from ppl_vae.training.step import SVIStep, learning_rate_at
 
-TINY = partial(MLP, hidden=(8,))
 PATIENCE = 2
 
 
@@ -36,15 +34,6 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """One thread, and no pictures."""
     torch.set_num_threads(1)
     monkeypatch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
-
-
-def tiny(path: Path, **options) -> Run:
-    return fit(**{"network": TINY, "latent_dim": 2, "epochs": 2, "run": path} | options)
-
-
-def metrics(path: Path) -> list[dict[str, float]]:
-    with open(path / "metrics.csv") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def parameters(run: Run) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Whether two functions to a loss and its gradients are the same one, on two batches."""
+"""Whether two functions to a loss and its gradients are the same one."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,40 +10,38 @@ __all__ = [
     "Batch",
     "Gradients",
     "NotStageable",
+    "Outcome",
     "check_same",
+    "difference",
     "first_line",
-    "other_images",
+    "outcome",
+    "relative_distance",
     "with_gradients",
 ]
 
-Loss = Callable[..., Tensor]
 Gradients = Callable[..., tuple[Tensor, dict[str, Tensor | None]]]
 Batch = tuple[Tensor, ...]
+Outcome = dict[str, Tensor | None]
 
 
 class NotStageable(Exception):
-    """A pair whose staged graph is not its eager program: what the pair is or has, in one line."""
+    """No graph can stand for a pair; the message completes the sentence "the pair ..."."""
 
 
-def with_gradients(owner: nn.Module, loss_of: Loss | None = None) -> Gradients:
-    """A loss together with its gradients, by autograd.
-
-    Args:
-        owner: Whose parameters the gradients are for.
-        loss_of: The loss; the owner itself unless given.
+def with_gradients(programs: nn.Module) -> Gradients:
+    """The loss that a module returns together with its gradients, by autograd.
 
     Returns:
-        A function to the detached loss, and the gradient for each parameter of `owner` by name,
-        None where the loss does not depend on it.
+        A function to the detached loss, and the gradient for each parameter by name, None where
+        the loss does not depend on it.
     """
-    parameters = dict(owner.named_parameters())
-    evaluate = owner if loss_of is None else loss_of
+    parameters = dict(programs.named_parameters())
 
-    def run(*batch: Tensor, **scheduled: Tensor) -> tuple[Tensor, dict[str, Tensor | None]]:
-        loss = evaluate(*batch, **scheduled)
+    def run(*batch: Tensor, **scheduled: Tensor) -> tuple[Tensor, Outcome]:
+        loss = programs(*batch, **scheduled)
         learned = {name: p for name, p in parameters.items() if p.requires_grad}
         gradients = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
-        none: dict[str, Tensor | None] = dict.fromkeys(parameters)
+        none: Outcome = dict.fromkeys(parameters)
         return loss.detach(), {**none, **dict(zip(learned, gradients, strict=True))}
 
     return run
@@ -57,48 +55,111 @@ def check_same(
     scheduled: dict[str, Tensor],
     relative: float,
 ) -> None:
-    """Compares loss, gradients and buffers on two batches under the same random numbers.
+    """Compares two functions on two batches under the same random numbers.
 
     Args:
-        reference: What is right.
-        other: What is to be checked.
-        owner: Whose parameters and buffers they are.
+        reference: The function that is right.
+        other: The function to check.
+        owner: Whose parameters and buffers they use.
         batch: Images, and labels where the model takes them.
         scheduled: The scalars that the objective schedules.
-        relative: The error allowed, relative to the largest entry; of a gradient that is
-            small, to a tenth of the largest of all.
+        relative: The error allowed, as in `difference`.
 
     Raises:
         NotStageable: If they differ.
     """
     # The second has other content, so that a branch on the data cannot stay unnoticed.
-    for seed, parts in enumerate((batch, other_images(batch))):
-        try:
-            expected = _outcome(partial(reference, *parts, **scheduled), owner, seed)
-            got = _outcome(partial(other, *parts, **scheduled), owner, seed)
-        except Exception as error:
-            raise NotStageable(f"has a graph that does not run: {first_line(error)}") from error
-        every = [value for name, value in expected.items() if name.startswith("the gradient of")]
-        sizes = [value.abs().max().item() for value in every if value is not None and value.numel()]
-        largest = max(sizes, default=0.0)
-        for name, value in expected.items():
-            other_value = got[name]
-            if value is None and other_value is None:
-                continue
-            if value is None or other_value is None:
-                raise NotStageable(f"has a graph in which {name} is missing on one side")
-            if torch.equal(value, other_value):
-                continue
-            value, other_value = value.double(), other_value.double()  # a buffer may be a mask
-            difference = (other_value - value).abs().max().item()
-            scale = value.abs().max().item()
-            if name.startswith("the gradient of"):
-                scale = max(scale, 0.1 * largest)
-            if not difference <= relative * scale:
-                raise NotStageable(f"has a graph in which {name} is off by {difference:.1e}")
+    for seed, parts in enumerate((batch, _other_images(batch))):
+        run = partial(outcome, owner=owner, batch=parts, scheduled=scheduled, seed=seed)
+        found = difference(run(reference), run(other), relative)
+        if found:
+            raise NotStageable(f"has a graph in which {found}")
 
 
-def other_images(batch: Batch) -> Batch:
+def outcome(
+    run: Gradients, owner: nn.Module, batch: Batch, scheduled: dict[str, Tensor], seed: int
+) -> Outcome:
+    """The result of a call, and the parameters and buffers after it, which are then restored."""
+    state = {
+        f"the {kind} {name}": (tensor, tensor.detach().clone())
+        for kind, tensors in (
+            ("parameter", owner.named_parameters()),
+            ("buffer", owner.named_buffers()),
+        )
+        for name, tensor in tensors
+    }
+    torch.manual_seed(seed)
+    loss, gradients = run(*batch, **scheduled)
+    left = {name: tensor.detach().clone() for name, (tensor, _) in state.items()}
+    with torch.no_grad():
+        for tensor, before in state.values():
+            tensor.copy_(before)
+    return {"its value": loss, **{f"the gradient of {n}": g for n, g in gradients.items()}, **left}
+
+
+def difference(expected: Outcome, got: Outcome, relative: float) -> str | None:
+    """The first thing by which two outcomes differ.
+
+    Args:
+        expected: The outcome that is right.
+        got: The outcome to check.
+        relative: The error allowed, relative to the largest entry; of a small gradient, to a tenth
+            of the largest of all.
+
+    Returns:
+        A phrase, or None where they agree.
+    """
+    gradients = {name: value for name, value in expected.items() if _is_gradient(name)}
+    largest = max((_size(value) for value in gradients.values()), default=0.0)
+    for name, value in expected.items():
+        other = got[name]
+        if value is None and other is None:
+            continue
+        if value is None or other is None:
+            return f"{name} is missing on one side"
+        if torch.equal(value, other):
+            continue
+        error = _size(other.double() - value.double())  # a buffer may be a mask
+        scale = max(_size(value), 0.1 * largest) if name in gradients else _size(value)
+        if not error <= relative * scale:
+            return f"{name} is off by {error:.1e}"
+    return None
+
+
+def relative_distance(expected: Outcome, got: Outcome) -> float:
+    """How far two outcomes are apart: the error of the loss, or of all gradients as one vector.
+
+    A rounding error that turns a unit on or off changes single entries of a gradient, and hardly
+    its norm.
+
+    Returns:
+        The larger of the two, relative to the loss, or to 1 nat where it is smaller, and to the
+        norm of the gradient.
+    """
+    pairs = [(expected[name], got[name]) for name in expected if _is_gradient(name)]
+    vectors = [(a.double(), b.double()) for a, b in pairs if a is not None and b is not None]
+    apart = sum((_squares(b - a) for a, b in vectors), 0.0)
+    norm = sum((_squares(a) for a, _ in vectors), 0.0)
+    loss, other = expected["its value"], got["its value"]
+    assert loss is not None
+    assert other is not None
+    of_loss = (other - loss).abs().item() / max(1.0, loss.abs().item())
+    return max(of_loss, (apart / norm) ** 0.5 if norm else 0.0)
+
+
+def _is_gradient(name: str) -> bool:
+    return name.startswith("the gradient of")
+
+
+def _size(value: Tensor | None) -> float:
+    return value.abs().max().item() if value is not None and value.numel() else 0.0
+
+
+def _squares(value: Tensor) -> float:
+    return value.square().sum().item()
+
+
+def _other_images(batch: Batch) -> Batch:
     """A batch of other images, half of them the same one: for batch statistics of another kind."""
     images, *labels = batch
     other = images.roll(1, -1)
@@ -108,23 +169,8 @@ def other_images(batch: Batch) -> Batch:
                     for part in labels)  # fmt: skip
 
 
-def _outcome(
-    run: Callable[[], tuple[Tensor, dict[str, Tensor | None]]], owner: nn.Module, seed: int
-) -> dict[str, Tensor | None]:
-    before = {name: buffer.clone() for name, buffer in owner.named_buffers()}
-    torch.manual_seed(seed)
-    loss, gradients = run()
-    outcome: dict[str, Tensor | None] = {"its value": loss}
-    for name, gradient in gradients.items():
-        outcome[f"the gradient of {name}"] = gradient
-    for name, buffer in owner.named_buffers():
-        outcome[f"the buffer {name}"] = buffer.clone()
-        buffer.copy_(before[name])
-    return outcome
-
-
 def first_line(error: Exception) -> str:
-    """What the first of an error's causes says, in one line."""
+    """The message of the first of an error's causes, in one line."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     return str(error).strip().partition("\n")[0] or type(error).__name__

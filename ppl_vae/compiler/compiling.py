@@ -1,32 +1,34 @@
-"""A staged graph made fast: loss and gradients as one compiled function.
+"""Pyro programs made fast: their result and its gradients as one compiled function.
 
-`torch.compile` of a staged loss compiles the loss and its backward pass apart, and autograd runs
-between them in every step. Traced together they are one graph without autograd, which inductor
-fuses across the two. The entry points for that, `make_fx` and `torch._inductor.compile`, are young:
-they stand here, in `joint_graph` and in `products` only, and where they fail `torch.compile` takes
-their place.
+A step of Pyro spends much of its time in Python: handlers, traces, distribution objects. None of
+that depends on the numbers. So the tensor operations that the programs perform are traced once,
+compared with the programs, bit for bit, compiled by inductor, and compared once more, up to
+rounding. Where they differ the pair is refused.
 """
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, get_args
 
 import pyro
 import torch
-import torch._inductor
-from torch import Tensor, fx, nn
-from torch.func import functional_call
+from torch import Tensor, nn
 
 from ppl_vae.compiler.comparison import (
     Batch,
     Gradients,
     NotStageable,
+    Outcome,
     check_same,
     first_line,
+    outcome,
+    relative_distance,
     with_gradients,
 )
 from ppl_vae.compiler.onednn import use_onednn
-from ppl_vae.compiler.tracing import JointGraph, contiguous, traced
+from ppl_vae.compiler.tracing import JointGraph
 from ppl_vae.compiler.trial_runs import check_state, quiet
 from ppl_vae.errors import InputError
 from ppl_vae.machine.randomness import isolated
@@ -36,20 +38,21 @@ __all__ = [
     "check_engine",
     "compile_measurement",
     "compile_programs",
-    "compile_staged",
     "compiled_if_possible",
+    "parted",
+    "trace_programs",
 ]
 
 Engine = Literal["auto", "eager", "compiled"]
 
-# Inductor would draw its own random numbers; falling back, the same seed gives the same noise. What
-# it would assert in every step is asserted once, by comparing the results.
+# With fallback_random the same seed gives the noise of the programs. Sizes and alignments are
+# checked once, by comparing the results, rather than in every step.
 _OPTIONS: dict[str, Any] = {
     "fallback_random": True,
     "size_asserts": False,
     "alignment_asserts": False,
-    # On a GPU it would choose kernels by their speed today, which may sum in another order. And the
-    # whole step is captured, which a graph within the graph would prevent.
+    # On a GPU kernels chosen by their speed today might sum in another order, and a CUDA graph
+    # within the graph would keep the whole step from being captured.
     "deterministic": True,
     "triton.cudagraphs": False,
 }
@@ -65,42 +68,27 @@ def check_engine(engine: str) -> None:
         raise InputError(f"--engine: expected one of {', '.join(get_args(Engine))}; got {engine!r}")
 
 
-def compile_staged(
-    staged: nn.Module,
-    batch: Batch,
-    scheduled: dict[str, Tensor] | None = None,
-    precision: torch.dtype | None = None,
-) -> Gradients:
-    """Compiles the loss and its gradients for a batch's shape, and checks them up to rounding.
+def trace_programs(
+    programs: nn.Module, batch: Batch, scheduled: dict[str, Tensor] | None = None
+) -> JointGraph:
+    """Traces a loss and its gradients, and compares them with those of the programs, bit for bit.
+
+    The graph is that of the present mode (training or evaluation) and of the shape of the batch.
 
     Args:
-        staged: What `stage` returned.
+        programs: A `PairLoss`.
         batch: Images (B, C, H, W), and labels (B,) where the model takes them.
         scheduled: The scalars that the objective schedules.
-        precision: That of the matrix products; the parameters' own unless given.
 
     Returns:
         A function of batches of that shape to the loss and its gradients, those of
-        `staging.with_gradients`.
+        `with_gradients`, on the very parameters of the pair.
 
     Raises:
-        NotStageable: If this machine cannot compile it, or the result is another function.
+        NotStageable: If the programs cannot be traced, or the graph is another function.
     """
-    batch, scheduled = contiguous(batch), scheduled or {}
-    relative = _rounding(precision or next(staged.parameters()).dtype)
-    reason = ""
-    with isolated(batch[0].device, staged):
-        for compile_ in (_compile_jointly, _compile_loss):
-            try:
-                compiled = compile_(staged, batch, scheduled)
-                check_same(with_gradients(staged), compiled, staged, batch, scheduled, relative)
-            except NotStageable as error:
-                reason = reason or str(error)
-            except Exception as error:  # torch.compile's, at once or in the first call
-                reason = reason or f"cannot be compiled: {first_line(error)}"
-            else:
-                return compiled
-    raise NotStageable(reason)
+    with _trial(programs, batch):
+        return _traced(programs, with_gradients(programs), batch, scheduled or {})
 
 
 def compile_programs(
@@ -109,43 +97,28 @@ def compile_programs(
     scheduled: dict[str, Tensor] | None = None,
     precision: torch.dtype | None = None,
 ) -> Gradients:
-    """`stage` and `compile_staged` in one, for programs that have a part in their backward pass.
-
-    A staged loss has autograd's backward pass. What hooks and backward passes of one's own do, and
-    programs that differentiate, such as a guide that climbs a bound, are traced here while they
-    run, and compared bit for bit.
+    """Traces a loss and its gradients, compiles them, and compares both with the programs.
 
     Args:
         programs: A `PairLoss`.
         batch: Images (B, C, H, W), and labels (B,) where the model takes them.
         scheduled: The scalars that the objective schedules.
-        precision: That of the matrix products; the parameters' own unless given.
+        precision: Of the matrix products; by default that of the parameters.
 
     Returns:
-        What `compile_staged` does.
+        A function as that of `trace_programs`, compiled.
 
     Raises:
         NotStageable: If the programs cannot be traced or compiled, or the result is another
             function.
     """
-    batch, scheduled = contiguous(batch), scheduled or {}
-    relative = _rounding(precision or next(programs.parameters()).dtype)
-    eager = with_gradients(programs)
-    with isolated(batch[0].device, programs), pyro.get_param_store().scope():
-        check_state(programs, eager, batch, scheduled)
-        with pyro.validation_enabled(False):
-            joint = JointGraph(programs, batch, scheduled)
-            same = joint.called_by(joint.graph)
-            check_same(eager, same, programs, batch, scheduled, relative=0.0)
-            compiled = joint.called_by(_compiled(joint.graph, joint.examples))
-            check_same(eager, compiled, programs, batch, scheduled, relative)
-    return compiled
-
-
-def _rounding(dtype: torch.dtype) -> float:
+    dtype = precision or next(programs.parameters()).dtype
     if dtype not in _ROUNDING:
         raise NotStageable(f"computes in {dtype}; a graph is of float64, float32 or bfloat16")
-    return _ROUNDING[dtype]
+    eager = with_gradients(programs)
+    with _trial(programs, batch):
+        graph = _traced(programs, eager, batch, scheduled or {})
+        return _compiled(graph, programs, eager, batch, scheduled or {}, _ROUNDING[dtype])
 
 
 def compile_measurement(programs: nn.Module, batch: Batch) -> Callable[..., Tensor]:
@@ -162,38 +135,25 @@ def compile_measurement(programs: nn.Module, batch: Batch) -> Callable[..., Tens
     Raises:
         NotStageable: If the module cannot be traced or compiled, or the result is another function.
     """
-    batch = contiguous(batch)
-    named = {**dict(programs.named_parameters()), **dict(programs.named_buffers())}
-    state = [tensor.detach() for tensor in named.values()]
 
-    def measured(*tensors: Tensor) -> list[Tensor]:
-        values = dict(zip(named, tensors[: len(named)], strict=True))
-        return [functional_call(programs, values, tensors[len(named) :])]
+    def eager(*batch: Tensor) -> tuple[Tensor, Outcome]:
+        return programs(*batch), {}
 
-    def called_by(function: Callable[..., Any]) -> Callable[..., Tensor]:
-        return lambda *batch: function(*state, *contiguous(batch))[0]
-
-    with torch.no_grad(), isolated(batch[0].device, programs), pyro.get_param_store().scope():
-        check_state(programs, programs, batch, {})
-        with pyro.validation_enabled(False):
-            examples = [*state, *batch]
-            graph = traced(measured, examples)
-            reference = _alone(programs)
-            check_same(reference, _alone(called_by(graph)), programs, batch, {}, relative=0.0)
-            run = called_by(_compiled(graph, examples))
-            check_same(reference, _alone(run), programs, batch, {}, relative=1e-5)
-    return run
+    with torch.no_grad(), _trial(programs, batch):
+        graph = _traced(programs, eager, batch, {}, gradients=False)
+        compiled = _compiled(graph, programs, eager, batch, {}, relative=1e-5)
+    return lambda *batch: compiled(*batch)[0]
 
 
 def compiled_if_possible(
     what: str, modules: Iterable[nn.Module], batch: Batch
 ) -> list[Callable[..., Tensor]]:
-    """`compile_measurement` of all of them, or none where one cannot be compiled, and says so.
+    """Compiles all modules, or returns them as they are and prints why one cannot be compiled.
 
     Args:
-        what: What they do, for the line that says so.
-        modules: What runs Pyro programs, or networks alone, and returns one tensor.
-        batch: What each takes.
+        what: Their purpose, for that line.
+        modules: Modules that run Pyro programs, or networks alone, and return one tensor.
+        batch: The arguments of each.
     """
     eager = list(modules)
     try:
@@ -203,25 +163,69 @@ def compiled_if_possible(
         return list(eager)
 
 
-def _alone(function: Callable[..., Tensor]) -> Gradients:
-    return lambda *batch, **scheduled: (function(*batch, **scheduled), {})
+def parted(
+    programs: nn.Module,
+    compiled: Gradients,
+    batch: Batch,
+    scheduled: dict[str, Tensor],
+    precision: torch.dtype | None = None,
+) -> bool:
+    """Whether a compiled function is no longer that of the programs, on one batch under one seed.
+
+    Args:
+        programs: A `PairLoss`; parameters, buffers, attributes and random states stay as they are.
+        compiled: The result of `compile_programs`.
+        batch: Images (B, C, H, W), and labels (B,) where the model takes them.
+        scheduled: The scalars that the objective schedules.
+        precision: Of the matrix products; by default that of the parameters.
+    """
+    with _trial(programs, batch), pyro.validation_enabled(False):
+        outcomes = [
+            outcome(run, programs, batch, scheduled, seed=0)
+            for run in (with_gradients(programs), compiled)
+        ]
+    # Far above rounding errors.
+    return relative_distance(*outcomes) > (0.05 if precision == torch.bfloat16 else 0.01)
 
 
-def _compile_jointly(staged: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> Gradients:
-    joint = JointGraph(staged, batch, scheduled)
-    return joint.called_by(_compiled(joint.graph, joint.examples))
+@contextmanager
+def _trial(programs: nn.Module, batch: Batch) -> Iterator[None]:
+    with isolated(batch[0].device, programs), pyro.get_param_store().scope():
+        yield
 
 
-def _compiled(graph: fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any]:
-    compile_graph: Callable[..., Any] = torch._inductor.compile
+def _traced(
+    programs: nn.Module,
+    eager: Gradients,
+    batch: Batch,
+    scheduled: dict[str, Tensor],
+    gradients: bool = True,
+) -> JointGraph:
+    check_state(programs, eager, batch, scheduled)
+    with pyro.validation_enabled(False):
+        graph = JointGraph(programs, batch, scheduled, gradients)
+        check_same(eager, graph, programs, batch, scheduled, relative=0.0)
+    return graph
+
+
+def _compiled(
+    graph: JointGraph,
+    programs: nn.Module,
+    eager: Gradients,
+    batch: Batch,
+    scheduled: dict[str, Tensor],
+    relative: float,
+) -> Gradients:
+    import torch._inductor  # takes seconds, which other verbs need not wait for
+
     try:
         with quiet():
-            use_onednn(graph)
-            return compile_graph(graph, examples, options=_OPTIONS)
+            use_onednn(graph.graph)
+            compile_graph: Callable[..., Any] = torch._inductor.compile
+            function = compile_graph(graph.graph, graph.examples, options=_OPTIONS)
     except Exception as error:  # a missing compiler, an operation that it lacks, ...
         raise NotStageable(f"cannot be compiled: {first_line(error)}") from error
-
-
-def _compile_loss(staged: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> Gradients:
-    compiled = torch.compile(staged, dynamic=False, fullgraph=True, options=_OPTIONS)
-    return with_gradients(staged, compiled)
+    compiled = partial(graph.called_by, function)
+    with pyro.validation_enabled(False):
+        check_same(eager, compiled, programs, batch, scheduled, relative)
+    return compiled

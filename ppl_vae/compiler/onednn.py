@@ -2,8 +2,8 @@
 
 On a CPU torch leaves those in float32 to MKL, which takes a slower path on processors that are not
 Intel's: half the rate of oneDNN, which compiles its kernels for the very machine. Those in bfloat16
-are oneDNN's already, but what follows is not: a bias can be added and an activation applied to a
-product while that is still in the registers.
+are oneDNN's already, but their biases and activations are not, which it can apply to a product
+while that is still in the registers.
 
 Inductor would copy both operands into oneDNN's favourite layout. Only the first needs that, and
 where it is a transposed one, as in the gradient of a weight, inductor's own copy is the fast one.
@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-__all__ = ["use_onednn"]
+__all__ = ["onednn_computes", "use_onednn"]
 
 _PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
 _ACTIVATIONS = {torch.ops.aten.tanh.default: "tanh", torch.ops.aten.relu.default: "relu"}
 
 
 def use_onednn(graph: fx.GraphModule) -> None:
-    """Lets oneDNN compute the products of a graph that inductor is to compile, where that pays.
+    """Has oneDNN compute the products of a graph for inductor, where that is faster.
 
     Args:
         graph: Tensor operations, traced with fake tensors; changed in place.
@@ -55,14 +55,21 @@ def use_onednn(graph: fx.GraphModule) -> None:
     graph.recompile()
 
 
+def onednn_computes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has products of a type on this machine's CPU."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    bfloat16 = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32 or bfloat16
+
+
 def _computable(result: Tensor) -> bool:
-    on_cpu = result.device.type == "cpu" and torch.backends.mkldnn.is_available()
-    return on_cpu and result.dtype in (torch.float32, torch.bfloat16) and result.numel() > 0
+    return result.device.type == "cpu" and result.numel() > 0 and onednn_computes(result.dtype)
 
 
 @cache
 def _product() -> Any:
-    """The operation activation(a b + bias), which inductor translates as told here."""
+    """The operation activation(a b + bias), with its translation for inductor."""
     from torch._inductor.ir import ExternKernel, FallbackKernel, TensorBox
     from torch._inductor.lowering import clone, permute, register_lowering
 

@@ -1,96 +1,123 @@
-"""Loss and gradients of a module as one graph of tensor operations, without autograd.
+"""A module's result and its gradients as one graph of tensor operations, without autograd.
 
-The backward pass is run while it is traced, as autograd would run it: hooks and backward passes
-that somebody wrote are in the graph, and so are programs that differentiate themselves.
+The backward pass runs while it is traced. So the graph contains hooks, backward passes of one's own
+and the derivatives that programs take themselves.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ppl_vae.compiler.comparison import Batch, Gradients, NotStageable
+from ppl_vae.compiler.comparison import Batch, NotStageable, Outcome
 from ppl_vae.compiler.trial_runs import in_words, quiet
 
 __all__ = ["JointGraph", "contiguous", "traced"]
+
+Function = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class JointGraph:
     """The graph, a function of tensors in a list to tensors in a list, and how to call it.
 
+    Called on a batch, it runs as it is, operation by operation.
+
     Args:
         owner: The module, whose parameters the gradients are for.
-        batch: What it takes by position.
-        scheduled: What it takes by name.
+        batch: Its arguments by position.
+        scheduled: Its arguments by name.
+        gradients: Whether they are wanted.
 
     Attributes:
-        graph: Maps parameters, buffers and arguments to the loss and the gradients that there are.
+        graph: Maps parameters, buffers and arguments to the result and the gradients that there
+            are.
         examples: Arguments of it.
 
     Raises:
         NotStageable: If the module cannot be traced.
     """
 
-    def __init__(self, owner: nn.Module, batch: Batch, scheduled: dict[str, Tensor]) -> None:
-        learned = {name: p for name, p in owner.named_parameters() if p.requires_grad}
-        fixed = {name: p.data for name, p in owner.named_parameters() if not p.requires_grad}
+    def __init__(
+        self, owner: nn.Module, batch: Batch, scheduled: dict[str, Tensor], gradients: bool = True
+    ) -> None:
+        parameters = dict(owner.named_parameters())
+        learned = {name: p for name, p in parameters.items() if gradients and p.requires_grad}
+        fixed = {name: p.data for name, p in parameters.items() if name not in learned}
         fixed |= dict(owner.named_buffers())
         names = [*learned, *fixed]
         used: list[bool] = []
 
         def joint(*tensors: Tensor) -> list[Tensor]:
             values = list(tensors[: len(names)])
-            values[: len(learned)] = [
-                value.detach().requires_grad_() for value in values[: len(learned)]
-            ]
+            free = [value.detach().requires_grad_() for value in values[: len(learned)]]
+            values[: len(learned)] = free
             inputs = tensors[len(names) : len(names) + len(batch)]
             numbers = dict(zip(scheduled, tensors[len(names) + len(batch) :], strict=True))
-            loss = functional_call(owner, dict(zip(names, values, strict=True)), inputs, numbers)
-            gradients = torch.autograd.grad(loss, values[: len(learned)], allow_unused=True)
-            used[:] = [gradient is not None for gradient in gradients]
-            return [loss.detach(), *(gradient for gradient in gradients if gradient is not None)]
+            result = functional_call(owner, dict(zip(names, values, strict=True)), inputs, numbers)
+            found = torch.autograd.grad(result, free, allow_unused=True) if free else []
+            used[:] = [gradient is not None for gradient in found]
+            return [result.detach(), *(gradient for gradient in found if gradient is not None)]
 
         # Detached, they share the memory of the parameters: a graph without autograd asks for that.
         self._state = [*(parameter.detach() for parameter in learned.values()), *fixed.values()]
-        self.examples = [*self._state, *batch, *scheduled.values()]
-        self.graph = traced(joint, self.examples)
+        self.examples = [*self._state, *contiguous(batch), *scheduled.values()]
+        trace = make_fx(joint, tracing_mode="fake", _allow_non_fake_inputs=True)
+        try:
+            # On a GPU autograd would trace the backward pass in a thread of its own.
+            with torch.autograd.set_multithreading_enabled(False), quiet():
+                self.graph = trace(*self.examples)
+        except Exception as error:  # whatever stops the tracer, the answer is the same
+            raise NotStageable(in_words(error)) from error
         self._depended_on = [name for name, needed in zip(learned, used, strict=True) if needed]
-        self._no_gradients = dict.fromkeys(name for name, _ in owner.named_parameters())
+        self._no_gradients: Outcome = dict.fromkeys(parameters) if gradients else {}
 
-    def called_by(self, function: Callable[..., Sequence[Any]]) -> Gradients:
-        """A function to the loss and the gradients by name.
+    def __call__(self, *batch: Tensor, **scheduled: Tensor) -> tuple[Tensor, Outcome]:
+        return self.called_by(self.graph, *batch, **scheduled)
+
+    def called_by(
+        self, function: Callable[..., Sequence[Any]], *batch: Tensor, **scheduled: Tensor
+    ) -> tuple[Tensor, Outcome]:
+        """The result of a function with the graph's arguments, and the gradients by name.
 
         Args:
-            function: The graph, or what it was compiled to.
+            function: The graph, or its compiled form.
+            *batch: The arguments of the module by position.
+            **scheduled: Its arguments by name.
         """
-
-        def run(*batch: Tensor, **scheduled: Tensor) -> tuple[Tensor, dict[str, Tensor | None]]:
-            inputs = (*contiguous(batch), *scheduled.values())
-            loss, *gradients = function(*self._state, *inputs)
-            there = dict(zip(self._depended_on, gradients, strict=True))
-            return loss, {**self._no_gradients, **there}
-
-        return run
-
-
-def traced(function: Callable[..., list[Tensor]], examples: list[Tensor]) -> fx.GraphModule:
-    """What a function of tensors does to tensors like the examples, its backward passes too.
-
-    Raises:
-        NotStageable: If it cannot be traced.
-    """
-    trace = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
-    try:
-        # On a GPU autograd would trace the backward pass in a thread of its own.
-        with torch.autograd.set_multithreading_enabled(False), quiet():
-            return trace(*examples)
-    except Exception as error:  # whatever stops the tracer, the answer is the same
-        raise NotStageable(in_words(error)) from error
+        result, *gradients = function(*self._state, *contiguous(batch), *scheduled.values())
+        there = dict(zip(self._depended_on, gradients, strict=True))
+        return result, {**self._no_gradients, **there}
 
 
 def contiguous(batch: Batch) -> Batch:
-    """In the layout that a graph reads, which does not ask for the strides of what it gets."""
+    """The batch in the layout of a graph, which does not check the strides of its arguments."""
     return tuple(part.contiguous() for part in batch)
+
+
+def traced(function: Function, first: Tensor, second: Tensor) -> Function:
+    """The tensor operations of a function of one shape, or the function itself.
+
+    A call of a pair's programs is mostly Pyro's own bookkeeping where chains are few. A graph of
+    operations, gradients included, has none of it. It is used only if it gives the numbers of
+    the function at both points; what cannot be traced stays as it is.
+
+    Args:
+        function: Without randomness, of tensors of one shape.
+        first: Where to trace it.
+        second: Another argument, to compare at.
+    """
+    first, second = first.contiguous(), second.contiguous()  # a graph is of strides too
+    expected = [function(point) for point in (first, second)]
+    try:
+        graph: Any = make_fx(function)(first)
+        same = all(
+            torch.equal(a, b)
+            for point, values in zip((first, second), expected, strict=True)
+            for a, b in zip(graph(point), values, strict=True)
+        )
+    except Exception:  # whatever stops the tracer, the function is there
+        return function
+    return (lambda point: graph(point.contiguous())) if same else function

@@ -7,7 +7,7 @@ from math import log
 import torch
 from torch import Tensor
 
-from ppl_vae.compiler.tracing_of_functions import traced
+from ppl_vae.compiler.tracing import traced
 from ppl_vae.densities.unconstrained import Unconstrained
 
 __all__ = ["Annealing"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.ranges import check_count
-from ppl_vae.compiler.tracing_of_functions import traced
+from ppl_vae.compiler.tracing import traced
 from ppl_vae.densities.joint import Joint
 from ppl_vae.densities.of_pair import of_pair
 from ppl_vae.densities.sites import Latents

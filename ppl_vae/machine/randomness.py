@@ -1,64 +1,99 @@
-"""Work that leaves no trace: generators and buffers are afterwards as they were."""
+"""Restores random states, parameters, buffers and attributes after trial runs."""
 
+import copy
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils.hooks import RemovableHandle
 
-__all__ = ["isolated", "repeatable", "seeded"]
+__all__ = ["isolated", "own_attributes", "repeatable", "seeded", "unchanged"]
+
+_OF_MODULES = frozenset(vars(nn.Module()))
 
 
 @contextmanager
 def isolated(device: torch.device, *modules: nn.Module) -> Iterator[None]:
     """Restores the random states of Python, NumPy, the CPU and a device, and the state of modules.
 
-    A trial run of a pair in training mode would otherwise count in batch normalisation, or be the
-    first one, which sets things up, and move the random numbers of the run.
+    A trial run of a pair in training mode would otherwise count in batch normalisation, set up what
+    depends on the first images, and move the random numbers of the run.
 
     Args:
         device: The device in use.
-        modules: Whose buffers are kept, and the numbers and words in their attributes.
+        modules: Whose parameters and buffers are restored. Meanwhile their attributes are copies,
+            as deep as they can be copied.
     """
-    buffers = [
-        (part, name, buffer, buffer.clone())
-        for module in modules
-        for part in module.modules()
-        for name, buffer in part.named_buffers(recurse=False)
-    ]
-    plain = [(part, _plain(part)) for module in modules for part in module.modules()]
+    parts = list({id(part): part for module in modules for part in module.modules()}.values())
+    attributes = [(part, own_attributes(part)) for part in parts]
+    # Copies refer to the same modules and parameters as the originals.
+    shared = {id(thing): thing for part in parts for thing in (part, *_tensors(part))}
+    for part, values in attributes:
+        vars(part).update({name: _copied(value, shared) for name, value in values.items()})
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), unchanged(*parts):
         try:
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
-            for part, attributes in plain:
-                for name in _plain(part).keys() - attributes.keys():
+            for part, values in attributes:
+                for name in own_attributes(part).keys() - values.keys():
                     del vars(part)[name]
-                vars(part).update(attributes)
-            with torch.no_grad():
-                for part, name, buffer, before in buffers:
-                    setattr(part, name, buffer.copy_(before))
+                vars(part).update(values)
 
 
-def _plain(module: nn.Module) -> dict[str, bool | int | float | str]:
-    """Numbers and words in attributes: counts, flags, and what has been set up."""
+@contextmanager
+def unchanged(*modules: nn.Module) -> Iterator[None]:
+    """Restores the parameters and buffers of modules, without those of their parts, in place."""
+    tensors = [
+        (table, name, tensor, tensor.detach().clone())
+        for module in modules
+        for table in (module._parameters, module._buffers)
+        for name, tensor in table.items()
+        if tensor is not None and not is_lazy(tensor)
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for table, name, tensor, before in tensors:
+                table[name] = tensor  # type: ignore[assignment]
+                if not torch.equal(tensor, before):  # autograd may still need it as it is
+                    tensor.copy_(before)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    found = (*module._parameters.values(), *module._buffers.values())
+    return [tensor for tensor in found if tensor is not None]
+
+
+def own_attributes(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a module that are neither torch's nor Pyro's, nor in its tables."""
     return {
         name: value
         for name, value in vars(module).items()
-        if isinstance(value, bool | int | float | str)
-        and name != "training"
-        and not name.startswith("_")
+        if name not in _OF_MODULES and not name.startswith("_pyro")
     }
+
+
+def _copied(value: Any, shared: dict[int, Any]) -> Any:
+    if callable(value) or isinstance(value, RemovableHandle):  # whose copy removes nothing
+        return value
+    try:
+        return copy.deepcopy(value, shared)
+    except Exception:  # a lock, an open file, a tensor in the midst of autograd
+        return copy.copy(value) if isinstance(value, list | dict | set) else value
 
 
 @contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Random numbers from a seed on a device; afterwards the generators are as they were."""
+    """Random numbers from a seed on a device; restores the generators."""
     with isolated(device):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
@@ -68,10 +103,10 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
 
 
 def repeatable(device: torch.device) -> Callable[[], AbstractContextManager[None]]:
-    """A context in which the random numbers that follow this call come once more.
+    """A context that repeats the random numbers that follow this call, and restores the generators.
 
     Args:
-        device: Where they are drawn; afterwards the generators are as they were.
+        device: Where they are drawn.
     """
     cpu = torch.get_rng_state()
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None

@@ -69,7 +69,7 @@ class Objective(ABC):
 
 
 class PairLoss(nn.Module):
-    """The objective of a pair as a module, which is what a graph is exported from.
+    """The objective of a pair as a module, of which a graph is made.
 
     Args:
         model: p(x, z).

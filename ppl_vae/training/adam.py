@@ -1,4 +1,4 @@
-"""Adam by torch's fused kernel, called directly.
+"""Adam by torch's fused kernel, called directly, or by torch's own function where it is missing.
 
 `torch.optim.Adam.step` sorts and checks its tensors in Python in every step, which for the network
 of Kingma and Welling (2014) takes as long as the kernel itself. And its kernel reads a gradient as
@@ -6,10 +6,11 @@ if it lay in memory like its parameter, which `torch.autograd.grad` does not pro
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from ppl_vae.errors import InputError
 
@@ -25,7 +26,7 @@ class _State(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Parameters of one type that move together, and their states: what a kernel takes."""
+    """Parameters of one type that move together, and their states: the arguments of a kernel."""
 
     parameters: dict[str, nn.Parameter]
     states: list[_State]
@@ -38,7 +39,7 @@ class Adam:
     `weight_decay` times the parameter added to g.
 
     Args:
-        parameters: What is updated, by name; on one device.
+        parameters: The parameters to update, by name; on one device.
         weight_decay: The L2 term, at least 0.
 
     Raises:
@@ -62,7 +63,7 @@ class Adam:
             name: _State(self._counts[index], torch.zeros_like(p), torch.zeros_like(p))
             for index, (name, p) in enumerate(parameters.items())
         }
-        # What moves is the same in every step, nearly always, and sorting it takes time.
+        # Nearly always the same parameters move in every step, and sorting them takes time.
         self._moving: dict[tuple[str, ...], tuple[Tensor, list[_Group]]] = {}
         # On a GPU the rate is a tensor, so that a captured step can change it.
         self._rate: float | Tensor = 0.0 if device.type == "cpu" else torch.zeros((), device=device)
@@ -80,32 +81,38 @@ class Adam:
 
         Args:
             gradients: By the parameters' names; None for one on which the loss does not depend.
-            skip: A scalar; where it is 1.0 nothing changes. It is read on the device, so that
-                nobody waits for it.
+            skip: A scalar; where it is 1.0 nothing changes. It is read on the device, without
+                waiting for it.
         """
         names = tuple(name for name in self._parameters if gradients[name] is not None)
         if names not in self._moving:
             self._moving[names] = self._groups(names)
         moves, groups = self._moving[names]
-        self._counts.addcmul_(moves, 1 - skip)
+        fused = hasattr(torch, "_fused_adam_")  # which torch need not keep
+        if fused:
+            self._counts.addcmul_(moves, 1 - skip)
         for group in groups:
+            parameters = list(group.parameters.values())
+            found = [_laid_out_as(p, gradients[name]) for name, p in group.parameters.items()]
             steps, averages, squares = map(list, zip(*group.states, strict=True))
-            torch._fused_adam_(
-                list(group.parameters.values()),
-                [_laid_out_as(p, gradients[name]) for name, p in group.parameters.items()],
-                averages,
-                squares,
-                [],
-                steps,
-                lr=self._rate,  # type: ignore[arg-type]  # a number or a tensor
-                beta1=_BETA1,
-                beta2=_BETA2,
-                eps=_EPSILON,
-                weight_decay=self._weight_decay,
-                amsgrad=False,
-                maximize=False,
-                found_inf=skip,
-            )
+            options: dict[str, Any] = {
+                "lr": self._rate,
+                "beta1": _BETA1,
+                "beta2": _BETA2,
+                "eps": _EPSILON,
+                "weight_decay": self._weight_decay,
+                "amsgrad": False,
+                "maximize": False,
+            }
+            lists: Any = (parameters, found, averages, squares, [], steps)
+            if fused:
+                torch._fused_adam_(*lists, **options, found_inf=skip)
+                continue
+            moved = [*parameters, *averages, *squares, *steps]
+            before = [tensor.clone() for tensor in moved]
+            adam(*lists, foreach=False, capturable=self._counts.is_cuda, **options)  # type: ignore[misc]
+            for tensor, old in zip(moved, before, strict=True):
+                tensor.copy_(torch.where(skip > 0, old, tensor))
 
     def _groups(self, names: tuple[str, ...]) -> tuple[Tensor, list[_Group]]:
         """1 for each parameter of these names and 0 for the others, and their groups."""
@@ -126,7 +133,7 @@ class Adam:
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Puts back what `state` returned, into the tensors that are there already."""
+        """Copies a result of `state` into the present tensors; those that it lacks become 0."""
         for name, present in self.state().items():
             if name in state:
                 present.copy_(state[name])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.compiler.comparison import NotStageable, first_line
-from ppl_vae.machine.randomness import isolated
+from ppl_vae.machine.randomness import isolated, unchanged
 from ppl_vae.training.step import SVIStep
 
 __all__ = ["CapturedStep"]
@@ -26,7 +26,7 @@ class CapturedStep:
 
     Args:
         step: The step, on a GPU, compiled or not.
-        draw: From indices (B,) of images to what the programs take.
+        draw: From indices (B,) of images to the arguments of the programs.
         index: Some indices; those of a replay have the same shape.
 
     Raises:
@@ -39,18 +39,15 @@ class CapturedStep:
     ) -> None:
         self.step = step
         self._draw = draw
-        self._captured_for = step.circumstances()
+        self._captured_for = step.fingerprint()
         self._index = index.clone()
         self._graph = torch.cuda.CUDAGraph()
-        before = {name: p.detach().clone() for name, p in step.parameters.items()}
         state = {name: value.clone() for name, value in step.state().items()}
-        with isolated(index.device, step.pair):
+        # A graph reads tensors in attributes at their addresses, so these are not copied.
+        with isolated(index.device), unchanged(*step.pair.modules()):
             try:
                 self._capture(draw)
             finally:
-                with torch.no_grad():
-                    for name, parameter in step.parameters.items():
-                        parameter.copy_(before[name])
                 step.restore(state)
 
     def _capture(self, draw: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
@@ -89,7 +86,7 @@ class CapturedStep:
     ) -> Tensor:
         """`SVIStep.__call__` on the images of indices, without waiting for the result.
 
-        It is that itself where the pair is no longer as it was when the step was captured.
+        Falls back to `SVIStep` if the pair changed since capture.
 
         Args:
             batch: The indices (B,), alone.
@@ -97,7 +94,7 @@ class CapturedStep:
             epoch: Passes over the data done so far.
             weight: Which part of the step's batch this is; a captured one is always whole.
         """
-        if self.step.circumstances() != self._captured_for:
+        if self.step.fingerprint() != self._captured_for:
             return self.step(self._draw(batch[0]), learning_rate, epoch, weight)
         self.step.set(learning_rate, epoch)
         self._index.copy_(batch[0])

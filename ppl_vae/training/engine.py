@@ -1,14 +1,12 @@
-"""What takes the steps of a training: the Pyro programs, a compiled graph, or a captured one."""
+"""The engines that take the steps of a training: programs, compiled graph, or captured step."""
 
 import sys
 from contextlib import suppress
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from ppl_vae.compiler.comparison import NotStageable
-from ppl_vae.machine.randomness import isolated
 from ppl_vae.training.capturing import CapturedStep
 from ppl_vae.training.loop import Training
 
@@ -18,12 +16,12 @@ _WORTH_COMPILING = 10_000  # steps that save about what compiling costs, some te
 
 
 def start_engine(engine: str, training: Training) -> None:
-    """Compiles the step where the choice or the length of the run says so, and says what it does.
+    """Compiles the step if the choice or the length of the run says so, and reports the engine.
 
     Args:
         engine: `auto`, `eager` or `compiled`.
-        training: At the step that it is to go on from. Whether to compile follows from the whole
-            length of the run, so that one that was resumed takes the same steps.
+        training: At the step to go on from. Whether to compile follows from the whole length of the
+            run, so that a resumed run takes the same steps.
     """
     if training.finished:
         return
@@ -50,17 +48,14 @@ def compile_steps(training: Training) -> None:
     batch of an epoch, for which compiling once more would not pay.
 
     Args:
-        training: What is to take the steps.
+        training: The training.
 
     Raises:
-        NotStageable: If that cannot be done; the step runs the programs then, or the graph
-            uncaptured.
+        NotStageable: If that fails; the step then runs the programs, or the graph uncaptured.
     """
-    images, labelled = training.data.train, training.step.model.labelled
+    images, labelled, full = training.data.train, training.step.model.labelled, training.full
     training.to_training_mode()
-    with isolated(images.raw.device):
-        full = training.ranks.share(torch.arange(training.batch_size, device=images.raw.device))
-        training.step.compile(images.batch(full, labelled))
+    training.step.compile(training.batch(full))
     if full.is_cuda and training.ranks.size == 1 and isinstance(images.raw, Tensor):
         draw = partial(images.batch, labelled=labelled)
         training.captured[len(full)] = CapturedStep(training.step, draw, full)

@@ -18,6 +18,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.machine.interrupts import asked_to_stop
 from ppl_vae.machine.processes import LostProcess
 from ppl_vae.machine.progress import Progress
+from ppl_vae.machine.randomness import isolated
 from ppl_vae.pairs.checks import find_not_finite
 from ppl_vae.runs.checkpoints import (
     BEST,
@@ -114,7 +115,6 @@ class Training:
         ):
             asked = self.ranks.agreed(asked)
             while not self.finished and not asked():
-                self._check_engine()
                 for step, batch in self._rest_of_epoch():
                     progress.advance(self._update(step, batch))
                     if asked() or time.monotonic() - saved > self.settings.checkpoint_seconds:
@@ -129,6 +129,7 @@ class Training:
                     elbo = self.rows[-1]["validation_elbo_nats_per_datum"]
                     name = "ELBO" if self.step.guide.has_density else "log p(x, z)"
                     progress.advance(0, f"epoch {len(self.rows)}  {name} {elbo:.2f} nats_per_datum")
+                    self._check_engine()
         self.seconds = before + time.monotonic() - started
         self.save(folder)
         if asked():
@@ -137,14 +138,25 @@ class Training:
             )
 
     def _check_engine(self) -> None:
-        """Drops a graph that is stale: it cannot follow attributes that change in Python."""
-        name = self.step.forget_if_changed()
-        if name:
+        """Programs that follow the epochs in Python leave the graph behind."""
+        if self.step.compiled and self.step.drop_stale_graph(self.batch(self.full)):
             self.captured.clear()
             print(
-                f"engine: eager from now on, because {name} changed in Python; make it a buffer",
+                "engine: eager from now on, because the pair changed since it was compiled; keep "
+                "its state in buffers",
                 file=sys.stderr,
             )
+
+    @property
+    def full(self) -> Tensor:
+        """Indices of this process's share of a full batch, that of the first images."""
+        device = self.data.train.raw.device
+        return self.ranks.share(torch.arange(self.batch_size, device=device))
+
+    def batch(self, index: Tensor) -> tuple[Tensor, ...]:
+        """Training images, with labels if the model takes them; random states stay as they are."""
+        with isolated(index.device):
+            return self.data.train.batch(index, self.step.model.labelled)
 
     def to_training_mode(self) -> None:
         """Puts the pair where a step finds it: validation leaves it in evaluation mode."""

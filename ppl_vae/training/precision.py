@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from models import Network
+from ppl_vae.compiler.onednn import onednn_computes
 
 __all__ = ["PRECISIONS", "Precision", "matrix_precision", "slow_precision"]
 
@@ -18,14 +19,14 @@ PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.
 
 @contextmanager
 def matrix_precision(dtype: torch.dtype | None, pair: nn.Module) -> Iterator[None]:
-    """Lets the networks of a pair compute in another type.
+    """Has the networks of a pair compute in another type.
 
-    Their parameters, what goes in and what comes out keep their own; so do densities, samples and
-    sums of log-probabilities, which eight bits of mantissa would spoil.
+    Their parameters, inputs and outputs keep their own; so do densities, samples and sums of
+    log-probabilities, which eight bits of mantissa would spoil.
 
     Args:
         dtype: The type, or None for no change.
-        pair: What has the networks.
+        pair: The module that contains the networks.
     """
     networks = [module for module in pair.modules() if isinstance(module, Network) and dtype]
     for network in networks:
@@ -43,6 +44,4 @@ def slow_precision(dtype: torch.dtype | None, device: torch.device) -> bool:
         return False
     if device.type == "cuda":
         return not torch.cuda.is_bf16_supported(including_emulation=False)
-    return not (
-        torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    return not onednn_computes(dtype)

@@ -8,10 +8,8 @@ from torch import Tensor
 
 from guides import Guide
 from models import Model
-from ppl_vae.compiler.comparison import Gradients, NotStageable, with_gradients
-from ppl_vae.compiler.compiling import compile_programs, compile_staged
-from ppl_vae.compiler.python_state import changed, python_state
-from ppl_vae.compiler.trial_runs import stage
+from ppl_vae.compiler.comparison import Gradients, with_gradients
+from ppl_vae.compiler.compiling import compile_programs, parted
 from ppl_vae.machine.processes import Ranks
 from ppl_vae.objectives import Objective
 from ppl_vae.objectives.objective import PairLoss
@@ -30,10 +28,10 @@ class SVIStep:
         model: p(x, z).
         guide: q(z|x).
         objective: The loss.
-        precision: That of the networks' matrix products during a step; the parameters' own unless
-            given. Everything else, and every measurement, is in the parameters' own.
-        weight_decay: Adam's L2 term: what of a parameter is added to its gradient.
-        ranks: The processes that take each step together; this one alone unless given.
+        precision: Of the networks' matrix products during a step; by default, and in everything
+            else, that of the parameters.
+        weight_decay: Adam's L2 term: the part of a parameter that is added to its gradient.
+        ranks: The processes that take each step together; by default this one alone.
     """
 
     def __init__(
@@ -54,7 +52,7 @@ class SVIStep:
         self.parameters = dict(self.pair.named_parameters())
         self._adam = Adam(self.parameters, weight_decay)
         device = next(self.pair.parameters()).device
-        # The loss reads what changes in training from tensors, so that a graph need not change.
+        # Scheduled scalars are tensors, so that the graph need not change with them.
         self.scheduled = {
             name: torch.tensor(value, device=device)
             for name, value in objective.scheduled(0.0).items()
@@ -65,7 +63,6 @@ class SVIStep:
         self._parameters = list(self.parameters.values())
         self._compiled: Gradients | None = None
         self._compiled_for: tuple[Any, ...] | None = None
-        self._kept: dict[str, Any] = {}
 
     @property
     def compiled(self) -> bool:
@@ -73,12 +70,12 @@ class SVIStep:
         return self._compiled is not None
 
     def compile(self, batch: tuple[Tensor, ...]) -> None:
-        """Lets a compiled graph stand in for the Pyro programs on batches of the same shape.
+        """Has a compiled graph take the steps on batches of the same shape.
 
         Batches of another shape or type, such as the last of an epoch, run the programs; so do all
         while a module is in another mode, training or evaluation, than it is now, other parameters
         are learned, or a parameter or buffer is in another place of the memory. Numbers in
-        attributes are constants of the graph; see `forget_if_changed`.
+        attributes are constants of the graph; see `drop_stale_graph`.
 
         Args:
             batch: Images (B, C, H, W), and labels (B,) where the model takes them.
@@ -87,34 +84,28 @@ class SVIStep:
             NotStageable: If there is no graph that is the same function; nothing changes then.
         """
         with matrix_precision(self.precision, self.pair):
-            given = (batch, self.scheduled)
-            try:
-                staged = stage(self.model, self.guide, self.objective, *given)
-            except NotStageable as refusal:
-                try:
-                    self._compiled = compile_programs(self.pair, *given, self.precision)
-                except NotStageable:
-                    raise refusal from None
-            else:
-                self._compiled = compile_staged(staged, *given, self.precision)
-        self._compiled_for = _kinds(batch), self.circumstances()
-        self._kept = python_state(self.pair, beside=False)
+            self._compiled = compile_programs(self.pair, batch, self.scheduled, self.precision)
+        self._compiled_for = _kinds(batch), self.fingerprint()
 
-    def forget_if_changed(self) -> str | None:
-        """Drops the graph where what the pair keeps in its attributes is no longer what it was.
+    def drop_stale_graph(self, batch: tuple[Tensor, ...]) -> bool:
+        """Drops the graph if it and the programs part on a batch.
 
-        Looking takes about a millisecond, so it is for now and then.
+        Both run once, on the same random numbers; parameters, buffers, Adam and random states stay
+        as they are.
+
+        Args:
+            batch: Data of the shape that the graph is for.
 
         Returns:
-            What has changed, where something has.
+            Whether the graph was dropped.
         """
-        if not self.compiled:
-            return None
-        names = changed(self._kept, python_state(self.pair, beside=False))
-        if not names:
-            return None
-        self._compiled = None
-        return names[0]
+        if not self._compiled or self._compiled_for != (_kinds(batch), self.fingerprint()):
+            return False  # the programs run anyway
+        given = (self.pair, self._compiled, batch, self.scheduled, self.precision)
+        with matrix_precision(self.precision, self.pair):
+            if parted(*given):
+                self._compiled = None
+        return not self.compiled
 
     def __call__(
         self,
@@ -128,7 +119,7 @@ class SVIStep:
         return self.update(batch, weight)
 
     def set(self, learning_rate: float, epoch: float) -> None:
-        """Sets what changes from step to step.
+        """Sets the numbers that change from step to step.
 
         Args:
             learning_rate: Adam's step size.
@@ -152,19 +143,18 @@ class SVIStep:
             LostProcess: If another process is gone; the parameters are as they were.
         """
         # Without a graph there is nothing to compare, and eager steps need not pay for it.
-        if self._compiled and self._compiled_for == (_kinds(batch), self.circumstances()):
+        if self._compiled and self._compiled_for == (_kinds(batch), self.fingerprint()):
             loss, gradients = self._compiled(*batch, **self.scheduled)
         else:
             with matrix_precision(self.precision, self.pair):
                 loss, gradients = self._eager(*batch, **self.scheduled)
         loss, gradients = self.ranks.mean(loss, gradients, self.parameters, weight)
-        # Where the loss is not finite the parameters stay as they are, so that one can look for the
-        # reason.
+        # Where the loss is not finite the parameters stay, so that the reason can be found.
         self._adam.update(gradients, skip=(loss - loss).ne(0).float())  # NaN where it is not finite
         return loss
 
-    def circumstances(self) -> tuple[Any, ...]:
-        """What of the pair a graph is of: modes, what is learned, and where all of it lies."""
+    def fingerprint(self) -> tuple[Any, ...]:
+        """The state of the pair that a graph holds for: modes, learned parameters, addresses."""
         modes = [module.training for module in self._modules]
         learned = [parameter.requires_grad for parameter in self._parameters]
         places = [parameter.data_ptr() for parameter in self._parameters]
@@ -177,7 +167,7 @@ class SVIStep:
         return self._adam.state()
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Puts back what `state` returned, into the tensors that are there already."""
+        """Copies a result of `state` into the present tensors."""
         self._adam.restore(state)
 
 
