@@ -27,7 +27,9 @@ avx2: $(VENV)
 		tests/test_products.py tests/test_staging.py tests/test_bad_input.py \
 		-k bfloat16
 
+# It is cleared first; where it is a link, that would be the environment of another checkout.
 $(VENV): pyproject.toml constraints.txt
+	@test ! -L $(VENV) || { echo "$(VENV) is a symbolic link and is not cleared; remove it"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[arviz,test]' \
 		|| { rm -rf $(VENV); exit 1; }

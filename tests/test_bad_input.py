@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from PIL import Image
+from tiny_runs import OPTIONS, exit_code, tree
 from torch import nn
 
 import ppl_vae.fit
@@ -19,33 +20,11 @@ from guides import DiagonalNormal, Guide
 from models import MLP, Bernoulli, Network
 from ppl_vae.training import preparation
 
-TINY = ["--network.hidden", "[8]", "--latent_dim", "2", "--epochs", "2", "--device", "cpu"]
-LAST = "checkpoint.safetensors"
-
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """One thread, no pictures, an empty folder to be in, and these classes under a module name."""
-    torch.set_num_threads(1)
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
+def _named(monkeypatch: pytest.MonkeyPatch, no_pictures: None, empty_folder: Path) -> None:
+    """These classes under a module name, and nothing else in the folder."""
     monkeypatch.setitem(sys.modules, "classes_of_bad_input", sys.modules[__name__])
-    monkeypatch.setattr(
-        ppl_vae.fit, "draw_pictures", lambda run, rows: (run.path / "pictures").mkdir(exist_ok=True)
-    )
-
-
-def fit(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as end:
-        ppl_vae.fit.main([*TINY, *arguments])
-    return end.value.code
-
-
-def tree() -> dict[str, bytes | None]:
-    return {
-        str(path): path.read_bytes() if path.is_file() else None
-        for path in sorted(Path().rglob("*"))
-    }
 
 
 @pytest.fixture
@@ -55,7 +34,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     def run(arguments: list[str], *said: str) -> str:
         before = tree()
         capsys.readouterr()
-        assert fit(*arguments) == 2
+        assert exit_code(ppl_vae.fit, *OPTIONS, *arguments) == 2
         output = capsys.readouterr()
         # The notes on the data may have been printed before; the error is the last line.
         *notes, line = output.err.splitlines()
@@ -210,7 +189,7 @@ def test_a_remedy_is_followed_to_the_end(
     """Step by step, as a person would who does what the line says."""
     np.save("images.npy", np.random.default_rng(0).integers(0, 256, (200, 4, 4), dtype=np.uint8))
     steps = 0
-    while fit(*arguments, "--epochs", "1") != 0:
+    while exit_code(ppl_vae.fit, *OPTIONS, *arguments) != 0:
         line = capsys.readouterr().err.splitlines()[-1]
         steps += 1
         assert steps < 4, line
@@ -242,20 +221,16 @@ def test_resume_takes_no_other_option(refused: Callable[..., str]) -> None:
 def test_resume_of_what_is_no_run(capsys: pytest.CaptureFixture[str]) -> None:
     Path("empty").mkdir()
     for name, said in (("nowhere", "there is no such folder"), ("empty", "it has no config.yaml")):
-        with pytest.raises(SystemExit) as end:
-            ppl_vae.fit.main(["--resume", name])
-        assert end.value.code == 2
+        assert exit_code(ppl_vae.fit, "--resume", name) == 2
         line = capsys.readouterr().err
         assert line == f"error: {name}: expected a run directory; {said}\n"
 
 
 def test_an_existing_run(refused: Callable[..., str]) -> None:
-    assert fit("--run", "run") == 0
+    assert exit_code(ppl_vae.fit, *OPTIONS, "--run", "run") == 0
     refused(["--run", "run"], "run exists", "--resume run", "another name with --run")
-    with pytest.raises(SystemExit) as end:
-        ppl_vae.fit.main(["--resume", "run"])
-    assert end.value.code == 0
-    assert fit("--run", "another") == 0
+    assert exit_code(ppl_vae.fit, "--resume", "run") == 0
+    assert exit_code(ppl_vae.fit, *OPTIONS, "--run", "another") == 0
     Path("file").touch()
     refused(["--run", "file"], "file exists")
 
@@ -274,7 +249,7 @@ def test_a_place_where_nothing_can_be_written(
     refused: Callable[..., str], place: str, said: str
 ) -> None:
     Path("file").touch()
-    refused(["--run", place], f"cannot write {place}", said, "choose another place")
+    refused(["--run", place], "cannot write ", f"{place}: {said}; choose another place")
 
 
 # Data

@@ -12,7 +12,7 @@ from typing import Any
 import pyro.distributions as dist
 import pytest
 import torch
-from test_bad_input import LAST, fit, tree
+from tiny_runs import LAST, OPTIONS, exit_code, tree
 
 import ppl_vae.fit
 from guides import DiagonalNormal
@@ -44,15 +44,16 @@ class NanGuideAfterAWhile(DiagonalNormal):
         return dist.Normal(q.mean * factor, q.stddev).to_event(1)
 
 
+def fit(*arguments: str) -> int:
+    return exit_code(ppl_vae.fit, *OPTIONS, "--epochs", "2", *arguments)
+
+
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No pictures, an empty folder to be in, and the classes above under a module name."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
+def _named(
+    monkeypatch: pytest.MonkeyPatch, no_pictures: None, empty_folder: Path
+) -> Iterator[None]:
+    """The classes above under a module name."""
     monkeypatch.setitem(sys.modules, "classes_of_stopping", sys.modules[__name__])
-    monkeypatch.setattr(
-        ppl_vae.fit, "draw_pictures", lambda run, rows: (run.path / "pictures").mkdir(exist_ok=True)
-    )
     yield
     for cls in (NanAfterAWhile, NanGuideAfterAWhile):
         cls.calls = 0

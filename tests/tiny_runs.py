@@ -1,10 +1,12 @@
-"""Runs that take a second, their metrics, and a guide that follows the epochs."""
+"""Runs that take a second: in Python, by command lines, and interrupted."""
 
 import csv
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyro.distributions as dist
+import pytest
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
@@ -13,13 +15,34 @@ from models import MLP
 from ppl_vae.fit import fit
 from ppl_vae.runs.run import Run
 
-__all__ = ["TINY", "Annealed", "metrics", "tiny"]
+__all__ = ["LAST", "OPTIONS", "TINY", "Annealed", "Crash", "exit_code", "metrics", "tiny", "tree"]
 
+LAST = "checkpoint.safetensors"
 TINY = partial(MLP, hidden=(8,))
+OPTIONS = ["--network.hidden", "[8]", "--latent_dim", "2", "--epochs", "1", "--device", "cpu"]
+
+
+class Crash(BaseException):
+    """Stops a run without giving it a chance to save anything more."""
 
 
 def tiny(path: Path, **options) -> Run:
     return fit(**{"network": TINY, "latent_dim": 2, "epochs": 2, "run": path} | options)
+
+
+def exit_code(verb: Any, *arguments: str) -> int:
+    """That of a verb's command line, given its module or its `main`."""
+    with pytest.raises(SystemExit) as end:
+        getattr(verb, "main", verb)([*arguments])
+    return end.value.code
+
+
+def tree() -> dict[str, bytes | None]:
+    """The content of every file below the current folder; None of a folder."""
+    return {
+        str(path): path.read_bytes() if path.is_file() else None
+        for path in sorted(Path().rglob("*"))
+    }
 
 
 def metrics(path: Path) -> list[dict[str, float]]:
