@@ -21,7 +21,7 @@ lint: $(VENV)
 slow: $(VENV)
 	$(RUN) -m pytest -m slow
 
-# What depends on the processor, as one without AVX-512 and bfloat16 runs it.
+# The tests of bfloat16 as a processor without AVX-512 and bfloat16 runs them.
 avx2: $(VENV)
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=1 $(RUN) -m pytest \
 		tests/test_products.py tests/test_staging.py tests/test_bad_input.py \

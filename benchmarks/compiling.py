@@ -4,7 +4,7 @@
 
 Each measurement is a process of its own, as a run is. Cold is with an empty cache of inductor's,
 warm with the one that the cold process left. Tracing, which has no cache, and compiling are each
-compared with the programs, which is in their seconds. A first step of another pair is taken before
+compared with the programs, in the seconds given. A first step of another pair is taken before
 the clock starts, so that neither is charged for loading torch and Pyro. Then eager and compiled
 steps are timed in turn. The table goes to benchmarks/compiling.md.
 """

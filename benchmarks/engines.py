@@ -188,7 +188,7 @@ def _steps_in(run: Steps, seconds: float, device: torch.device) -> int:
 
 
 def _milliseconds(run: Steps, steps: int, device: torch.device) -> float:
-    run(1)  # whoever ran before has filled the caches with something else
+    run(1)  # the caches hold the data of the run before
     _wait(device)
     began = time.perf_counter()
     run(steps)

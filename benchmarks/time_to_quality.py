@@ -3,10 +3,10 @@
     python benchmarks/time_to_quality.py --data_root DIR
 
 The network of Kingma and Welling (2014), 784-500-20-500-784 with tanh, Bernoulli, dynamic
-binarisation. Ours is `python -m ppl_vae.fit` as it comes, with the compiled engine and as many
-epochs as it is told. The others follow the recipes of their own VAE examples: Adam with a constant
-1e-3, batches of 256 (Pyro) and 128 (NumPyro). An epoch of each in turn, in one process; measuring
-is outside of the clock, and so are the seconds of compiling, which stand beside. NumPyro takes part
+binarisation. Ours is `python -m ppl_vae.fit` by default, with the compiled engine and `--epochs`.
+The others follow the recipes of their own VAE examples: Adam with a constant 1e-3, batches of 256
+(Pyro) and 128 (NumPyro). An epoch of each in turn, in one process; the clock counts neither
+measuring nor the seconds of compiling, which stand in a column of their own. NumPyro takes part
 where it is installed. The table goes to benchmarks/time_to_quality.md.
 """
 

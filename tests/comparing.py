@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 from torch import Tensor, nn
 
+from ppl_vae.compiler.comparison import Gradients
 from ppl_vae.runs.checkpoints import read_checkpoint
 
 
@@ -38,6 +39,14 @@ def assert_equal(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> Non
     assert tensors.keys() == expected.keys()
     for name, value in tensors.items():
         assert torch.equal(value, expected[name]), name
+
+
+def outcome(run: Gradients, *batch: Tensor) -> dict[str, Tensor]:
+    """The loss and its gradients under one seed."""
+    torch.manual_seed(7)
+    loss, gradients = run(*batch)
+    assert all(gradient is not None for gradient in gradients.values())
+    return {"loss": loss, **gradients}  # type: ignore[dict-item]
 
 
 def assert_whole(run: Path) -> None:

@@ -26,15 +26,15 @@ for line in sys.stdin:
         os.unlink(f"{logs}/{log}")
     # As under torchrun, a process apart keeps what the others meet at. It has threads, and one that
     # forks must not.
-    told, tell = os.pipe()
+    reader, writer = os.pipe()
     keeper = os.fork()
     if not keeper:
         store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        os.write(tell, str(store.port).encode())
+        os.write(writer, str(store.port).encode())
         signal.pause()
-    port = os.read(told, 9).decode()
-    os.close(told)
-    os.close(tell)
+    port = os.read(reader, 9).decode()
+    os.close(reader)
+    os.close(writer)
     children = []
     for rank in range(size):
         child = os.fork()

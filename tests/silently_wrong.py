@@ -14,7 +14,7 @@ from torch import Tensor
 
 from guides import DiagonalNormal, Guide
 
-__all__ = ["SILENTLY_WRONG", "Straight"]
+__all__ = ["SILENTLY_WRONG", "Straight", "scaled_by"]
 
 
 def scaled_by(scale: Callable[[Any, Tensor], Any], **attributes: Any) -> type[Guide]:

@@ -11,7 +11,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from PIL import Image
 from tiny_runs import OPTIONS, exit_code, tree
 from torch import nn
 
@@ -129,7 +128,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         (["--data", "Arrays", "--data.path", "a.npy"], ["expected a file at a.npy"]),
         (["--data", "ImageFolder", "--data.path", "nowhere"], ["nowhere"]),
         (["--data", "MNIST", "--data.root", "nowhere"], ["nowhere"]),
-        # What does not fit
+        # Pieces that do not fit
         (
             ["--data.binarize", "none", "--likelihood", "Bernoulli"],
             ["a likelihood for binary data does not fit", "--data.binarize dynamic"],
@@ -268,17 +267,10 @@ IMAGES = np.random.default_rng(0).random((200, 4, 4)).astype(np.float32)
     [
         (np.where(IMAGES < 0.01, np.nan, IMAGES), [], ["NaN"]),
         (IMAGES[:, 0], [], ["(N, H, W)", "(200, 4)"]),
-        (IMAGES[0, 0, 0], [], ["(N, H, W)"]),
-        (IMAGES[:0], [], ["(0, 4, 4)"]),
-        (IMAGES.astype(complex), [], ["complex128"]),
-        ((1e6 * IMAGES).astype(int), [], ["0 to 65,535", "astype('float32')"]),
-        (IMAGES.astype(str), [], ["<U"]),
-        (3 * IMAGES, ["--likelihood", "Bernoulli"], ["scale them to [0, 1]"]),
         (IMAGES, ["--likelihood", "Bernoulli"], ["--data.binarize dynamic"]),
-        (IMAGES.reshape(100, 2, 4, 4), [], ["one channel (grey) or three", "got 2"]),
         (IMAGES[:100], [], ["--batch_size: expected at most 80", "got 100"]),
     ],
-    ids=range(11),
+    ids=range(4),
 )
 def test_bad_arrays(
     refused: Callable[..., str], array: np.ndarray, options: list[str], said: list[str]
@@ -286,28 +278,13 @@ def test_bad_arrays(
     refused([*save(array), *options], *said)
 
 
-def test_bad_array_files(refused: Callable[..., str]) -> None:
+def test_a_damaged_file(refused: Callable[..., str]) -> None:
     arguments = save(IMAGES)
-    content = Path("images.npy").read_bytes()
-    for damaged in (content[:-7], content[:5], b""):
-        Path("images.npy").write_bytes(damaged)
-        refused(arguments, "images.npy")
-    np.save("images.npy", np.array([object()]), allow_pickle=True)
+    Path("images.npy").write_bytes(Path("images.npy").read_bytes()[:-7])
     refused(arguments, "images.npy")
-
-
-def test_bad_image_folders(refused: Callable[..., str]) -> None:
-    folder = Path("pictures")
-    folder.mkdir()
-    arguments = ["--data", "ImageFolder", "--data.path", "pictures"]
-    refused(arguments, "pictures")
-    for index in range(30):
-        Image.fromarray(np.full((5, 5), index, np.uint8)).save(folder / f"{index:02}.png")
-    Image.fromarray(np.zeros((6, 5), np.uint8)).save(folder / "30.png")
-    refused(arguments, "30.png", "size")
-    content = (folder / "00.png").read_bytes()
-    (folder / "30.png").write_bytes(content[: len(content) // 2])
-    refused(arguments, "30.png")
+    Path("pictures").mkdir()
+    Path("pictures/1.png").write_bytes(b"no picture")
+    refused(["--data", "ImageFolder", "--data.path", "pictures"], "pictures/1.png")
 
 
 # Pairs

@@ -119,7 +119,7 @@ def test_a_graph_that_parts_from_the_programs_is_dropped_and_nothing_else_change
     generators = torch.get_rng_state(), random.getstate()
     step.guide.epochs = 4
     assert not step.drop_stale_graph((IMAGES,))
-    assert not step.drop_stale_graph((IMAGES[:4],))  # which the programs take anyhow
+    assert not step.drop_stale_graph((IMAGES[:4],))  # which the programs take anyway
     step.guide.epochs = 5
     assert step.drop_stale_graph((IMAGES,))
     assert not step.compiled

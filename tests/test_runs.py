@@ -1,4 +1,4 @@
-"""The run directory: what `fit` writes, and what becomes of it when it is not what it was."""
+"""The run directory: the files that `fit` writes, and how a damaged or edited one is refused."""
 
 import json
 import os
@@ -192,6 +192,8 @@ def test_a_checkpoint_of_another_kind(run: Run) -> None:
     text = (run.path / "config.yaml").read_text()
     (run.path / "config.yaml").write_text(text.replace("- 8", "- 9"))
     refuse(run.path, LAST, "not a checkpoint of the pair in config.yaml", "size mismatch")
+    (run.path / "config.yaml").write_text(text.replace("- 8", "- -1"))
+    refuse(run.path, "MLP: expected hidden of sizes >= 1; got [-1]")
 
 
 @pytest.mark.parametrize("name", [LAST, "config.yaml"])
@@ -223,7 +225,6 @@ def test_no_run_directory(tmp_path: Path) -> None:
         ({"data": None}, ["it has no data"]),
         ({"seed": None}, ["it has no seed"]),
         ({"model": {"class_path": "VAE", "init_args": {"x": 1}}}, ["no option 'x'"]),
-        ({"network": {"class_path": "MLP", "init_args": {"hidden": [-1]}}}, ["hidden"]),
     ],
     ids=str,
 )
@@ -387,23 +388,23 @@ def test_a_run_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_a_lock_ends_with_its_process_though_a_worker_of_it_lives(tmp_path: Path) -> None:
-    told, tell = os.pipe()
+    reader, writer = os.pipe()
     holder = os.fork()
     if holder == 0:
         with locked(tmp_path):
             worker = os.fork()
             if worker:
-                os.write(tell, str(worker).encode())
+                os.write(writer, str(worker).encode())
             signal.pause()
-    worker = int(os.read(told, 20))
+    worker = int(os.read(reader, 20))
     with pytest.raises(InputError, match="is being trained by another process"), locked(tmp_path):
         pytest.fail("it is held")
     os.kill(holder, signal.SIGKILL)
     os.waitpid(holder, 0)
     with locked(tmp_path):
         os.kill(worker, signal.SIGKILL)  # it was alive
-    os.close(told)
-    os.close(tell)
+    os.close(reader)
+    os.close(writer)
 
 
 def test_json_has_no_nan(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 import torch._inductor
-from comparing import loss_and_gradients
+from comparing import assert_equal, loss_and_gradients, outcome
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
@@ -22,7 +22,7 @@ from models import (
     ProbabilisticPCA,
     Spec,
 )
-from ppl_vae.compiler.comparison import NotStageable, with_gradients
+from ppl_vae.compiler.comparison import Gradients, NotStageable, with_gradients
 from ppl_vae.compiler.compiling import (
     compile_measurement,
     compile_programs,
@@ -60,15 +60,8 @@ def test_a_traced_loss_and_its_gradients_are_those_of_the_programs(kind, objecti
     assert_same(trace_programs(pair, (x,)), with_gradients(pair), x.roll(1, 0))
 
 
-def assert_same(got, expected, x: Tensor) -> None:
-    outcomes = []
-    for run in (got, expected):
-        torch.manual_seed(7)
-        loss, gradients = run(x)
-        outcomes.append({"loss": loss, **gradients})
-    assert outcomes[0].keys() == outcomes[1].keys()
-    for name, value in outcomes[0].items():
-        assert torch.equal(value, outcomes[1][name]), name
+def assert_same(got: Gradients, expected: Gradients, x: Tensor) -> None:
+    assert_equal(outcome(got, x), outcome(expected, x))
 
 
 @pytest.mark.parametrize("particles", [1, 4])
@@ -269,7 +262,7 @@ def test_batch_normalisation_compiles_in_every_precision(precision):
             step.compile((x,))
         steps.append((step, torch.stack([step((x,), 0.0) for _ in range(3)])))
     (eager, expected), (fast, got) = steps
-    # What a compiled graph is allowed in float32; in bfloat16 a few roundings of 2^-9 each.
+    # The error that a graph is allowed in float32; in bfloat16 a few roundings of 2^-9 each.
     rounding = 1e-4 if precision is None else 1e-2
     torch.testing.assert_close(got, expected, rtol=rounding, atol=0)
     for name, buffer in eager.pair.named_buffers():

@@ -1,4 +1,4 @@
-"""What ends a training midway: one clear line, exit code 2, and the last good checkpoint."""
+"""Failures during a training: one clear line, exit code 2, and the last good checkpoint."""
 
 import errno
 import os
@@ -126,7 +126,7 @@ def test_a_disk_that_is_full(
     monkeypatch: pytest.MonkeyPatch,
     after: int,
 ) -> None:
-    """From the so-manieth flush on: while the run is made, and later."""
+    """From a flush of this number on: while the run is made, and later."""
     fsync, calls = os.fsync, 0
 
     def fail(descriptor: int) -> None:

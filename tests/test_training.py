@@ -65,7 +65,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_the_seed_decides_everything(tmp_path: Path) -> None:
     first = tiny(tmp_path / "first", seed=3)
     generators = (torch.rand(3).tolist(), np.random.rand(3).tolist())
-    # What was drawn before the fit does not matter, and what is drawn after it follows too.
+    # Draws before the fit do not matter, and draws after it follow from the seed too.
     torch.manual_seed(99)
     np.random.seed(99)
     again = tiny(tmp_path / "again", seed=3)
@@ -304,7 +304,7 @@ def test_without_patience_the_last_parameters_are_kept(tmp_path: Path) -> None:
         assert torch.equal(value, last[f"model.{name}"]), name
 
 
-# What is not finite
+# Values that are not finite
 
 
 class FailsInValidation(Bernoulli):

@@ -1,7 +1,7 @@
 """A module's result and its gradients as one graph of tensor operations, without autograd.
 
-The backward pass runs while it is traced. So the graph contains hooks, backward passes of one's own
-and the derivatives that programs take themselves.
+The backward pass runs while it is traced. So the graph contains hooks, custom backward passes and
+the derivatives that programs take themselves.
 """
 
 from collections.abc import Callable, Sequence

@@ -40,7 +40,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Opens a file that appears at `path` only when the block ends without an error.
 
     The bytes go to a temporary file beside it, which is flushed to the disk and then renamed, so
-    that whoever looks sees the old content or the new one and never a part.
+    that a reader sees the old content or the new one and never a part.
 
     Args:
         path: Where the file is to be; its folder must exist.
