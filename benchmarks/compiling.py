@@ -22,7 +22,7 @@ from typing import Any
 import pyro
 import torch
 from jsonargparse import auto_cli
-from tables import row, write
+from tables import table_row, write
 from torch import Tensor
 
 from guides import IAF, DiagonalNormal, FullRankNormal, Ladder, SemiAmortized
@@ -117,7 +117,7 @@ def main(rounds: int = 5) -> None:
             *(f"{value:.2f}" for value in (eager, compiled)),
             f"{eager / compiled:.1f}",
         ]
-        lines.append(row(name, *columns))
+        lines.append(table_row(name, *columns))
         print(lines[-1], flush=True)
     write(TABLE, lines)
 

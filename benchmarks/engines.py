@@ -27,7 +27,7 @@ from contestants import (
     stock_pyro,
 )
 from jsonargparse import auto_cli
-from tables import row, write
+from tables import table_row, write
 from torch import Tensor
 
 from ppl_vae.data import Split
@@ -157,7 +157,7 @@ def _row(
     ]
     operations = product_operations(batch_size) / medians["compiled"] * 1e3
     cells += [f"{operations / rate:.2f}" if rate else "-", f"{compiling:.0f}"]
-    return row(*cells)
+    return table_row(*cells)
 
 
 def _repeat(step: SVIStep, x: Tensor) -> Steps:

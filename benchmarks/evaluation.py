@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from contestants import HIDDEN, LATENT, PIXELS, pair
 from jsonargparse import auto_cli
-from tables import row, write
+from tables import table_row, write
 from torch import Tensor
 
 from ppl_vae.compiler.compiling import Engine
@@ -81,7 +81,7 @@ def main(
                 seconds.append(time.perf_counter() - began)
         rates = [amount / statistics.median(seconds) for seconds in times]
         columns = [f"{rate:,.0f}" for rate in rates] + [f"{r / rates[2]:.2f}" for r in rates[:2]]
-        lines.append(row(name, *columns))
+        lines.append(table_row(name, *columns))
         print(lines[-1], flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     text = [

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from jsonargparse import auto_cli
 from numpy.typing import NDArray
-from tables import mean_and_error, row, trained, write
+from tables import mean_and_error, table_row, trained, write
 
 from models import MLP
 from ppl_vae import load
@@ -174,7 +174,7 @@ def _write(curves: Curves) -> None:
         ]
         cells += [f"{value:.2f}" for value in (aevb.training_bound, aevb.rate, other.rate)]
         cells += [f"{curve.seconds:,.0f}" for curve in (aevb, other)]
-        rows.append(row(*cells))
+        rows.append(table_row(*cells))
     write(TABLE, [*_HEAD, *rows, *_TAIL])
     print(TABLE.read_text())
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from jsonargparse import auto_cli
-from tables import measured, row, trained, write
+from tables import measured, table_row, trained, write
 
 from models import MLP
 from ppl_vae import load
@@ -107,7 +107,7 @@ def _row(case: Case, path: Path) -> str:
     cells = [case.what, str(summary["epoch"]), f"{summary['training_seconds']:,.0f}"]
     cells += [measured(result, f"{column}_nats_per_datum") for column in COLUMNS]
     cells.append(measured(result, "bits_per_dim", digits=4))
-    return row(*cells, f"{result['active_units']} of {case.latent_dim}", case.published)
+    return table_row(*cells, f"{result['active_units']} of {case.latent_dim}", case.published)
 
 
 if __name__ == "__main__":

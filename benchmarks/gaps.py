@@ -16,7 +16,7 @@ from typing import Any
 import pyro
 import torch
 from jsonargparse import auto_cli
-from tables import mean_and_error, row, trained, write
+from tables import mean_and_error, table_row, trained, write
 from torch import Tensor
 
 from guides import IAF, DiagonalNormal, FullRankNormal, SemiAmortized
@@ -208,7 +208,7 @@ def _write(splits: dict[Case, Split]) -> None:
         k_hat = torch.tensor(split.k_hat).median()
         cells = [case.what, *map(mean_and_error, values), f"{k_hat:.2f}"]
         cells.append(f"{100 * sum(split.converged) / len(split.converged):.0f} %")
-        rows.append(row(*cells))
+        rows.append(table_row(*cells))
     families = [f"- {case.what}: {case.family}." for case in splits]
     fitted = ["", "What is fitted to each image:", "", *families]
     write(TABLE, [*_HEAD, *rows, *fitted, *_PUBLISHED])

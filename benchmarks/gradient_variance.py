@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from jsonargparse import auto_cli
-from tables import write
+from tables import table_row, write
 from torch import Tensor
 
 from guides import DiagonalNormal
@@ -146,11 +146,11 @@ def _write(
             last, last_error = row[-1]
             relative = sqrt((error / value) ** 2 + (last_error / last) ** 2)
             cells.append(f"{value / last:,.3g} +- {relative * value / last:.1g}")
-        lines.append(row(epoch, *cells))
+        lines.append(table_row(epoch, *cells))
     lines += ["", "What that does to training, each form from the same initial parameters:", ""]
     lines += ["| form | validation ELBO, nats_per_datum |", "|---|---|"]
     last = zip(contestants, curves, strict=True)
-    write(TABLE, [*lines, *(row(form.name, f"{curve[-1]:.2f}") for form, curve in last)])
+    write(TABLE, [*lines, *(table_row(form.name, f"{curve[-1]:.2f}") for form, curve in last)])
 
 
 def _draw(

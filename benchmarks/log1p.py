@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from jsonargparse import auto_cli
-from tables import row, write
+from tables import table_row, write
 
 TABLE = Path(__file__).with_suffix(".md")
 
@@ -74,7 +74,7 @@ def main(rounds: int = 10) -> None:
     ]
     for name in results[0][0]:
         before, after = (statistics.median(r[side][name] for r in results) for side in (0, 1))
-        lines.append(row(name, f"{before:.2f}", f"{after:.2f}", f"{before / after:.1f}"))
+        lines.append(table_row(name, f"{before:.2f}", f"{after:.2f}", f"{before / after:.1f}"))
     write(TABLE, lines)
     print("\n".join(lines))
 

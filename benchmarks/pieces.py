@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from jsonargparse import auto_cli
-from tables import measured, row, trained, write
+from tables import measured, table_row, trained, write
 
 from guides import IAF, BottomUp, Ladder, SemiSupervisedNormal
 from models import MLP, Gaussian, Hierarchical, Mixture, SemiSupervised, VampPrior
@@ -209,7 +209,7 @@ def _row(case: Case, path: Path) -> str:
     cells += [measured(result, name) if case.particles >= FEWER else "" for name in bounds]
     cells.append(str(result["active_units"]))
     cells.append("".join(measured(result, name) for name in scores))
-    return row(*cells, case.published)
+    return table_row(*cells, case.published)
 
 
 _SCORES = {
@@ -237,7 +237,7 @@ def _features_rows(path: Path) -> list[str]:
     for each in results["representations"]:
         ours = each["name"] not in ("pixels", "k-means-10") and not each["name"].startswith("PCA")
         cells = ["VAE" if ours else each["name"], str(each["dimension"] or "")]
-        lines.append(row(*cells, *(measured(each, *score) for score in _SCORES.items())))
+        lines.append(table_row(*cells, *(measured(each, *score) for score in _SCORES.items())))
     return lines
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from jsonargparse import auto_cli
-from tables import row, trained, write
+from tables import table_row, trained, write
 
 from ppl_vae import load
 from ppl_vae.data import MNIST
@@ -68,7 +68,7 @@ def main(
         cells = [f"{value.mean():.3f}" for value in values]
         cells.append(f"{means[-1]:.3f} +- {error:.3f}")
         cells += [f"{load(path).summary['training_seconds']:.0f}" for path in paths]
-        lines.append(row(seed, *cells))
+        lines.append(table_row(seed, *cells))
     stacked = torch.stack(means)
     spread = stacked.std() / seeds**0.5
     lines += ["", f"Over the seeds: {stacked.mean():.3f} +- {spread:.3f} nats_per_datum."]

@@ -11,10 +11,10 @@ from ppl_vae.fit import fit, resume
 from ppl_vae.machine.files import whole_file
 from ppl_vae.runs.directory import SUMMARY
 
-__all__ = ["mean_and_error", "measured", "row", "trained", "write"]
+__all__ = ["mean_and_error", "measured", "table_row", "trained", "write"]
 
 
-def row(*cells: object) -> str:
+def table_row(*cells: object) -> str:
     """A line of a table."""
     return f"| {' | '.join(map(str, cells))} |"
 

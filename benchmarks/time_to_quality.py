@@ -19,7 +19,7 @@ import torch
 from contestants import numpyro_epochs, pair
 from jsonargparse import auto_cli
 from pyro.infer import SVI, Trace_ELBO
-from tables import row, write
+from tables import table_row, write
 from torch import Tensor
 
 from guides import Guide
@@ -63,7 +63,7 @@ def main(data_root: Path, bound: float = -98.0, epochs: int = 60, most: int = 20
             print(f"{name}: epoch {epoch}, {seconds[name]:.1f} s, test ELBO {elbo:.2f}", flush=True)
             if elbo > bound or elbo != elbo:
                 times = (f"{seconds[name]:.0f}", f"{compiling[name]:.0f}")
-                rows[name] = row(name, epoch, *times, f"{elbo:.2f}")
+                rows[name] = table_row(name, epoch, *times, f"{elbo:.2f}")
         if len(rows) == len(runs):
             break
     head = [

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from jsonargparse import auto_cli
-from tables import row, write
+from tables import table_row, write
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -66,7 +66,7 @@ def main(run: Path, images: int = 1000, particles: int = 1000) -> None:
         seconds, processor = time.monotonic() - began, time.process_time() - processor
         bound = (weights.logsumexp(0) - log(particles)).mean()
         cells = [f"{seconds:.1f}", f"{processor:.1f}", f"{weights.numel() / processor:,.0f}"]
-        lines.append(row(name, *cells, f"{bound:.2f}", f"{_peak_gib():.2f}"))
+        lines.append(table_row(name, *cells, f"{bound:.2f}", f"{_peak_gib():.2f}"))
         print(lines[-1])
     began = time.process_time()
     k_hat = pareto_k(weights).k_hat

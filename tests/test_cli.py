@@ -267,6 +267,15 @@ def test_a_verb_that_is_not_there(command: Run, capsys: Printed) -> None:
     assert said.count("\n") == 1
 
 
+def test_a_command_finds_classes_in_the_folder_it_runs_in(command: Run, capsys: Printed) -> None:
+    Path("cwd_guide.py").write_text(
+        "from guides import DiagonalNormal\nclass Mine(DiagonalNormal):\n    pass\n"
+    )
+    assert command("fit", "--guide", "cwd_guide.Mine", "--epochs", "0") == 2
+    assert capsys.readouterr().err == "error: expected --epochs >= 1; got 0\n"
+    sys.modules.pop("cwd_guide")
+
+
 @pytest.mark.parametrize("package", ["jsonargparse", "torch"])
 def test_the_installed_version_is_one_that_was_tried(package: str) -> None:
     """The wording of jsonargparse's errors and private functions of torch may change with each."""
