@@ -9,6 +9,7 @@ import pyro
 import pytest
 import torch
 from serving import Processes, serving
+from tiny_runs import without_pictures
 from torch import Tensor
 
 from guides import FullRankNormal
@@ -44,11 +45,9 @@ def _seeded_and_restored() -> Iterator[None]:
 
 
 @pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training draws nothing, which takes longer than a small one does."""
-    monkeypatch.setattr(
-        "ppl_vae.fit.draw_pictures", lambda run, rows: (run.path / "pictures").mkdir(exist_ok=True)
-    )
+def no_pictures() -> Iterator[None]:
+    with without_pictures():
+        yield
 
 
 @pytest.fixture

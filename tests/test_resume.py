@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from comparing import assert_same, assert_whole
-from tiny_runs import LAST, Crash, tiny
+from tiny_runs import LAST, Crash, tiny, without_pictures
 from torch import Tensor
 
 import ppl_vae.fit
@@ -44,10 +44,7 @@ def small(path: Path, **options: Any) -> Run:
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[int | None, Path]:
     """Runs that nothing stopped, by their patience."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(
-            ppl_vae.fit, "draw_pictures", lambda run, rows: (run.path / "pictures").mkdir()
-        )
+    with without_pictures():
         return {p: small(folder / f"{p}", patience=p).path for p in (None, 1)}
 
 

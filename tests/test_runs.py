@@ -1,7 +1,9 @@
 """The run directory: the files that `fit` writes, and how a damaged or edited one is refused."""
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +17,7 @@ import torch
 import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny_runs import LAST, OPTIONS, exit_code, tiny
+from tiny_runs import LAST, OPTIONS, exit_code, tiny, without_pictures
 
 from ppl_vae import load
 from ppl_vae.data import Digits
@@ -50,9 +52,17 @@ class Powered(DiagonalNormal):
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    with without_pictures():
+        path = tmp_path_factory.mktemp("trained") / "run"
+        return tiny(path, data=Digits(binarize="fixed"), seed=5, device="cpu")
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return tiny(tmp_path / "run", data=Digits(binarize="fixed"), seed=5)
+def run(trained: Run, tmp_path: Path) -> Run:
+    """A copy of it."""
+    return dataclasses.replace(trained, path=shutil.copytree(trained.path, tmp_path / "run"))
 
 
 @pytest.fixture
@@ -193,7 +203,7 @@ def test_a_checkpoint_of_another_kind(run: Run) -> None:
     (run.path / "config.yaml").write_text(text.replace("- 8", "- 9"))
     refuse(run.path, LAST, "not a checkpoint of the pair in config.yaml", "size mismatch")
     (run.path / "config.yaml").write_text(text.replace("- 8", "- -1"))
-    refuse(run.path, "MLP: expected hidden of sizes >= 1; got [-1]")
+    refuse(run.path, "expected hidden of sizes >= 1; got [-1]")
 
 
 @pytest.mark.parametrize("name", [LAST, "config.yaml"])

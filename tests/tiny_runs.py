@@ -1,6 +1,8 @@
 """Runs that take a second: in Python, by command lines, and interrupted."""
 
 import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,16 @@ import pytest
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+import ppl_vae.fit
 from guides import DiagonalNormal
 from models import MLP
 from ppl_vae.fit import fit
 from ppl_vae.runs.run import Run
 
-__all__ = ["LAST", "OPTIONS", "TINY", "Annealed", "Crash", "exit_code", "metrics", "tiny", "tree"]
+__all__ = [
+    "LAST", "OPTIONS", "TINY", "Annealed", "Crash", "exit_code", "metrics", "tiny", "tree",
+    "without_pictures",
+]  # fmt: skip
 
 LAST = "checkpoint.safetensors"
 TINY = partial(MLP, hidden=(8,))
@@ -28,6 +34,18 @@ class Crash(BaseException):
 
 def tiny(path: Path, **options) -> Run:
     return fit(**{"network": TINY, "latent_dim": 2, "epochs": 2, "run": path} | options)
+
+
+@contextmanager
+def without_pictures() -> Iterator[None]:
+    """A training draws nothing, which takes longer than a small one does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            ppl_vae.fit,
+            "draw_pictures",
+            lambda run, rows: (run.path / "pictures").mkdir(exist_ok=True),
+        )
+        yield
 
 
 def exit_code(verb: Any, *arguments: str) -> int:
