@@ -2,13 +2,12 @@
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import yaml
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppl_vae.compiler.comparison import Gradients
 from ppl_vae.runs.checkpoints import read_checkpoint
@@ -67,11 +66,3 @@ def assert_whole(run: Path) -> None:
             read_checkpoint(path)
         else:
             assert path.name in ("config.yaml", "metrics.csv", ".lock")
-
-
-def loss_and_gradients(loss: Callable[..., Tensor], modules: list[nn.Module], x: Tensor) -> list:
-    """Of all parameters of the modules, under one seed."""
-    torch.manual_seed(7)
-    parameters = [parameter for module in modules for parameter in module.parameters()]
-    value = loss(x)
-    return [value.detach(), *torch.autograd.grad(value, parameters)]

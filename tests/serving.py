@@ -21,7 +21,7 @@ import ppl_vae.fit, ppl_vae.pictures.plots
 
 torch.set_num_threads(1)
 for line in sys.stdin:
-    size, logs, program = json.loads(line)
+    size, logs, program, pictures = json.loads(line)
     for log in os.listdir(logs):
         os.unlink(f"{logs}/{log}")
     # As under torchrun, a process apart keeps what the others meet at. It has threads, and one that
@@ -49,6 +49,8 @@ for line in sys.stdin:
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
             os.environ |= {"LOCAL_WORLD_SIZE": str(size), "MASTER_PORT": port}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        if not pictures:
+            ppl_vae.fit.draw_pictures = lambda run, _: (run.path / "pictures").mkdir(exist_ok=True)
         code = 99
         try:
             exec(program) if isinstance(program, str) else ppl_vae.fit.main(program)
@@ -76,11 +78,11 @@ class Processes:
         self.server = server
         self.logs = logs
 
-    def start(self, size: int, program: str | list[str]) -> list[int]:
-        """Starts them and gives their process ids."""
+    def start(self, size: int, program: str | list[str], pictures: bool = False) -> list[int]:
+        """Starts them and gives their process ids; pictures take longer than a small training."""
         assert self.server.stdin
         assert self.server.stdout
-        self.server.stdin.write(json.dumps([size, str(self.logs), program]) + "\n")
+        self.server.stdin.write(json.dumps([size, str(self.logs), program, pictures]) + "\n")
         self.server.stdin.flush()
         return json.loads(self.server.stdout.readline())
 
@@ -89,8 +91,8 @@ class Processes:
         assert self.server.stdout
         return json.loads(self.server.stdout.readline())
 
-    def run(self, size: int, program: str | list[str]) -> list[int]:
-        self.start(size, program)
+    def run(self, size: int, program: str | list[str], pictures: bool = False) -> list[int]:
+        self.start(size, program, pictures)
         return self.end()
 
     def said(self, kind: str = "err") -> str:

@@ -23,19 +23,24 @@ def command(run: Path, epochs: int, *options: str) -> list[str]:
 
 
 def kill_until_finished(
-    processes: Processes, folder: Path, kills: int, epochs: int, *options: str
+    processes: Processes,
+    folder: Path,
+    kills: int,
+    epochs: int,
+    *options: str,
+    pictures: bool = True,
 ) -> None:
     """Compares a run that is killed so many times at random moments with one that is not."""
     options = (*options, "--checkpoint_seconds", "0.02")
     expected, path = folder / "expected", folder / "runs" / "run"
     began = time.monotonic()
-    assert processes.run(1, command(expected, epochs, *options)) == [0]
+    assert processes.run(1, command(expected, epochs, *options), pictures) == [0]
     longest = (time.monotonic() - began) / kills
     moments = random.Random(20131220)
     killed = 0
     while killed < kills:
         again = ["--resume", str(path)] if path.exists() else command(path, epochs, *options)
-        (child,) = processes.start(1, again)
+        (child,) = processes.start(1, again, pictures)
         time.sleep(moments.uniform(0, longest))
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
@@ -49,7 +54,7 @@ def kill_until_finished(
         if path.exists():
             assert_whole(path)
     again = ["--resume", str(path)] if path.exists() else command(path, epochs, *options)
-    assert processes.run(1, again) == [0], processes.said()
+    assert processes.run(1, again, pictures) == [0], processes.said()
     assert_whole(path)
     assert_same(path, expected)
     assert {p.name for p in path.rglob("*")} - {p.name for p in expected.rglob("*")} <= {
@@ -83,7 +88,7 @@ def test_kill_at_random_moments_while_other_processes_read(
     np.save(tmp_path / "images.npy", images.numpy())
     options = ["--data", "Arrays", "--data.path", str(tmp_path / "images.npy")]
     options += ["--data.memory_gib", "0", "--data.workers", "1"]
-    kill_until_finished(processes, tmp_path, 1, 10, *options)
+    kill_until_finished(processes, tmp_path, 1, 10, *options, pictures=False)
 
 
 def test_a_signal_ends_in_a_checkpoint_and_exit_code_130(
@@ -92,10 +97,10 @@ def test_a_signal_ends_in_a_checkpoint_and_exit_code_130(
     expected = tmp_path / "expected"
     often = ("--checkpoint_seconds", "0.02")
     options = ("--patience", "3", "--data.binarize", "dynamic", *often)
-    assert processes.run(1, command(expected, 8, *options)) == [0]
+    assert processes.run(1, command(expected, 16, *options)) == [0]
     for number in (signal.SIGINT, signal.SIGTERM):
         path = tmp_path / number.name
-        (child,) = processes.start(1, command(path, 8, *options))
+        (child,) = processes.start(1, command(path, 16, *options))
         wait_for_steps(path)
         os.kill(child, number)
         assert processes.end() == [130]
