@@ -61,18 +61,7 @@ def to_display(
     return np.clip(values, 0, 1)
 
 
-def image_grid(
-    images: ArrayLike,
-    path: Path,
-    columns: int | None = None,
-    title: str | None = None,
-    row_labels: Sequence[str] | None = None,
-    column_labels: Sequence[str] | None = None,
-    *,
-    blocks: tuple[int, int] | None = None,
-    block_titles: Sequence[str] = (),
-    axis_labels: tuple[str, str] | None = None,
-) -> None:
+def image_grid(images: ArrayLike, path: Path, columns: int | None = None, **layout: Any) -> None:
     """Draws images in rows and columns, each pixel a square of the same whole size.
 
     Args:
@@ -81,22 +70,12 @@ def image_grid(
         path: The PNG to write.
         columns: How many in a row, where `images` has four dimensions; about the square root of
             N unless given.
-        title: Printed above.
-        row_labels: One for each row, to its left.
-        column_labels: One for each column; every k-th where they would overlap.
-        blocks: Rows and columns after which a wider gap comes.
-        block_titles: One for each block of columns, above it.
-        axis_labels: The quantities along the rows and up the columns. The sheet is then
-            one surface without gaps, and column labels stand below it.
+        **layout: Titles, labels and gaps, as for `ppl_vae.pictures.figures.sheet`.
 
     Raises:
         ValueError: If the shape is another.
     """
-    tiles = tiled(images, columns)
-    figure = sheet(
-        tiles, title, row_labels, column_labels, blocks, block_titles, axis_labels=axis_labels
-    )
-    save(figure, path)
+    save(sheet(tiled(images, columns), **layout), path)
 
 
 def sample_titles(model: Model, label: int | str | None = None) -> tuple[str, str]:
