@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.errors import InputError
+from ppl_vae.inference.netcdf import array_stats
 
 __all__ = ["RELIABLE", "ImportanceWeightedBounds", "ParetoK", "iwae_curve", "pareto_k"]
 
@@ -60,12 +61,6 @@ def pareto_k(log_weights: Tensor) -> ParetoK:
 
 
 def _pareto_k(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    try:
-        from arviz_stats.base import array_stats
-    except ImportError as error:
-        raise InputError(
-            "k-hat needs ArviZ's arviz-stats; install the extra: pip install 'ppl-vae[arviz]'"
-        ) from error
     particles = len(log_weights)
     ordered = log_weights.sort(0).values
     k_hat = torch.zeros_like(ordered[0])
@@ -76,7 +71,7 @@ def _pareto_k(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     spread = (ordered[-max(1, tail // 2)] - edge) > 1e-6
     if spread.any():
         # ArviZ's array interface takes the logarithms of ratios' inverses, as in leave-one-out.
-        weights, fitted = array_stats.psislw(-ordered[:, spread].cpu().numpy(), axis=0)
+        weights, fitted = array_stats().psislw(-ordered[:, spread].cpu().numpy(), axis=0)
         k_hat[spread] = torch.as_tensor(fitted).to(k_hat)
         # The largest weight that stays as it is ties the smoothed ones, which sum to 1, to w.
         kept = torch.as_tensor(weights)[:, -tail - 1].to(edge)
