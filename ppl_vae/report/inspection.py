@@ -182,17 +182,9 @@ def choose_images(
     choose: Choose,
     seed: int,
 ) -> Selection:
-    """The images to look at, N <= count.
+    """The images to look at, N <= count: those named, or so many with the label, if one is given.
 
-    Args:
-        run: The run.
-        split: Where they are from.
-        count: How many.
-        images: These and no others.
-        label: Only those with this label, a number or the name of a class.
-        choose: `random`, the `first`, or the `worst` by k-hat of 200 draws, among four times as
-            many taken at random.
-        seed: The seed of `random` and `worst`, and of noise on the images.
+    The `worst` are those by k-hat of 200 draws, among four times as many taken at random.
 
     Raises:
         InputError: If there is no such image or label.
