@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import log, sqrt
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ class AIS:
         upper: The other end.
         level: The coverage that the interval aims at.
         acceptance: Mean acceptance of the transitions, (B,).
+        backwards: Log-weights of chains from exact draws back to the start, (C, B), where there
+            were such draws; the mean of their exponentials has expectation 1 / p(x).
     """
 
     log_weights: Tensor
@@ -47,6 +49,7 @@ class AIS:
     upper: Tensor
     level: float
     acceptance: Tensor
+    backwards: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ def ais(
     leapfrog_steps: int = 10,
     start: Literal["prior", "guide"] = "prior",
     level: float = 0.99,
+    exact: Latents | None = None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> AIS:
     """log p(x) by annealing from p(z) (or q(z|x)) to p(z) p(x|z) with HMC, for each datum.
@@ -141,20 +145,34 @@ def ais(
         start: Where to anneal from. The guide is closer, but where it misses a part of the
             posterior few chains may ever get there.
         level: The coverage that the interval aims at.
+        exact: A draw from p(z|x) of each datum, by site, (B, ...), for chains the other way.
         advance: Called with the number of temperatures that are done, T for each pass over data.
 
     Raises:
         ValueError: If a number is out of range, or the pair has no common continuous latents.
     """
-    _check(chains, temperatures, leapfrog_steps, start, level)
+    check_count("chains", chains, 2)
+    check_count("temperatures", temperatures)
+    check_count("leapfrog_steps", leapfrog_steps)
+    check_choice("start", start, ("prior", "guide"))
+    if not 0 < level < 1:
+        raise InputError(f"expected 0 < level < 1; got {level}")
     whole = Unconstrained.of(joint)
-    columns = []
+    columns: list[tuple[Tensor, ...]] = []
     for rows in joint.slices(3 * chains):
         path = Annealing.between(whole[rows], start, temperatures, leapfrog_steps, chains)
         sizes = path.find_step_sizes(chains)
         columns.append(path.anneal(path.begin(chains), sizes, advance))
-    log_weights, acceptance = (torch.cat(each, -1) for each in zip(*columns, strict=True))
-    return _result(log_weights, acceptance, level, whole)
+        if exact is not None:
+            u = whole[rows].pack({name: exact[name][None, rows] for name in joint.sites})
+            back, _ = path.anneal(u.expand(chains, -1, -1), sizes, advance, backwards=True)
+            columns[-1] = (*columns[-1], back)
+    log_weights, acceptance, *others = (torch.cat(each, -1) for each in zip(*columns, strict=True))
+    # The terms of log w are sums over pixels in the type of the data.
+    rounding = _ROUNDINGS * torch.finfo(joint.batch[0].dtype).eps
+    error, lower, upper = interval(log_weights, level, rounding)
+    mean = log_weights.logsumexp(0) - log(chains)
+    return AIS(log_weights, mean, error, lower, upper, level, acceptance, *others)
 
 
 @torch.no_grad()
@@ -163,14 +181,9 @@ def bidirectional(
     guide: Program,
     size: int = 100,
     *,
-    chains: int = 16,
-    temperatures: int = 500,
-    leapfrog_steps: int = 10,
-    start: Literal["prior", "guide"] = "prior",
-    level: float = 0.99,
     like: Tensor | Batch | None = None,
     memory_bytes: int = MEMORY_BYTES,
-    advance: Callable[[int], None] = lambda steps: None,
+    **options: Any,
 ) -> Bidirectional:
     """Encloses log p(x) of data that the model made, by AIS in both directions.
 
@@ -184,50 +197,20 @@ def bidirectional(
         model: p(x, z).
         guide: q(z|x).
         size: N, how many data to draw.
-        chains: C, in each direction.
-        temperatures: As in `ais`, as are the next four.
-        leapfrog_steps: See there.
-        start: See there.
-        level: See there.
         like: Data that give the shapes, for a model that does not take `size`; see `simulate`.
-        memory_bytes: See there.
-        advance: See there; 2 T for each pass over some data.
+        memory_bytes: Bound on the temporaries of one pass.
+        **options: Those of `ais`, for each direction; `advance` is told 2 T for each pass.
 
     Raises:
         ValueError: If a number is out of range, or the pair has no common continuous latents.
     """
-    _check(chains, temperatures, leapfrog_steps, start, level)
     check_count("size", size)
     batch, latents = simulate(model, size, like)
-    whole = Unconstrained.of(Joint.of(model, guide, batch, memory_bytes))
-    latents = {name: latents[name] for name in whole.joint.sites}
-    exact = whole.pack({name: value[None] for name, value in latents.items()})
-    columns = []
-    for rows in whole.joint.slices(3 * chains):
-        path = Annealing.between(whole[rows], start, temperatures, leapfrog_steps, chains)
-        sizes = path.find_step_sizes(chains)
-        there = path.anneal(path.begin(chains), sizes, advance)
-        end = exact[:, rows].expand(chains, -1, -1)
-        columns.append((*there, path.anneal(end, sizes, advance, backwards=True)[0]))
-    log_weights, acceptance, back = (torch.cat(each, -1) for each in zip(*columns, strict=True))
-    below = _result(log_weights, acceptance, level, whole)
-    above = log(chains) - back.logsumexp(0)
-    error = interval(back, level)[0]
+    joint = Joint.of(model, guide, batch, memory_bytes)
+    latents = {name: latents[name] for name in joint.sites}
+    below = ais(joint, exact=latents, **options)
+    back = below.backwards
+    assert back is not None
+    above = log(len(back)) - back.logsumexp(0)
+    error = interval(back, below.level)[0]
     return Bidirectional(batch, latents, below, above, error, above - below.log_likelihood)
-
-
-def _check(chains: int, temperatures: int, leapfrog_steps: int, start: str, level: float) -> None:
-    check_count("chains", chains, 2)
-    check_count("temperatures", temperatures)
-    check_count("leapfrog_steps", leapfrog_steps)
-    check_choice("start", start, ("prior", "guide"))
-    if not 0 < level < 1:
-        raise InputError(f"expected 0 < level < 1; got {level}")
-
-
-def _result(log_weights: Tensor, acceptance: Tensor, level: float, whole: Unconstrained) -> AIS:
-    # The terms of log w are sums over pixels in the type of the data.
-    rounding = _ROUNDINGS * torch.finfo(whole.joint.batch[0].dtype).eps
-    error, lower, upper = interval(log_weights, level, rounding)
-    mean = log_weights.logsumexp(0) - log(len(log_weights))
-    return AIS(log_weights, mean, error, lower, upper, level, acceptance)
