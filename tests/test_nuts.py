@@ -5,6 +5,7 @@ import pytest
 import torch
 from oracles import (
     Posterior,
+    counts,
     counts_log_likelihood,
     counts_lognormal_guide,
     counts_model,
@@ -68,7 +69,7 @@ def test_chains_of_one_datum_and_those_of_another_are_apart() -> None:
 
 
 def test_a_positive_latent_is_sampled_on_the_logarithm() -> None:
-    x = torch.poisson(torch.full((10, 5), 2.0, dtype=torch.float64))
+    x = counts(10)
     found = nuts_posterior(counts_model, counts_lognormal_guide, x, draws=120, warmup=60)
     exact = counts_posterior(x)
     rate, ess = found.latents["rate"], found.ess["rate"]
@@ -177,7 +178,7 @@ def test_a_traced_function_is_the_function() -> None:
 
 
 def test_the_estimator_of_appendix_d_on_conjugate_pairs() -> None:
-    x = torch.poisson(torch.full((10, 5), 2.0, dtype=torch.float64))
+    x = counts(10)
     found = marginal_likelihood_estimator(
         counts_model, counts_lognormal_guide, x, draws=160, warmup=60
     )

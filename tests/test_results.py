@@ -9,18 +9,12 @@ import pytest
 import torch
 from reports import train
 
-import ppl_vae.fit
 from models import Linear, ProbabilisticPCA
 from ppl_vae.errors import InputError
 from ppl_vae.evaluate import _rows, evaluate
 from ppl_vae.runs.results import plain
 from ppl_vae.runs.run import Run
 from ppl_vae.training.summary import report
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures_of_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
 
 
 @pytest.fixture
