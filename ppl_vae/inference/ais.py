@@ -190,7 +190,7 @@ def bidirectional(
     Grosse, Ghahramani and Adams, Sandwiching the Marginal Likelihood Using Bidirectional Monte
     Carlo, 2015. Where (z, x) is drawn from p(x, z), z is an exact draw from p(z|x), and chains
     from it back to the start have weights of expectation 1 / p(x). How far the two bounds are
-    apart tells how good `ais` with the same settings is; for real data only as far as the model's
+    apart shows how good `ais` with the same settings is; for real data only as far as the model's
     own are like them.
 
     Args:
@@ -199,7 +199,7 @@ def bidirectional(
         size: N, how many data to draw.
         like: Data that give the shapes, for a model that does not take `size`; see `simulate`.
         memory_bytes: Bound on the temporaries of one pass.
-        **options: Those of `ais`, for each direction; `advance` is told 2 T for each pass.
+        **options: Those of `ais`, for each direction; `advance` counts 2 T for each pass.
 
     Raises:
         ValueError: If a number is out of range, or the pair has no common continuous latents.

@@ -56,7 +56,7 @@ def family_of(joint: Joint) -> Family:
     2. the distributions at the guide's sites, rebuilt from those of their parameters that follow
        from x, where none follows from a draw: any program will do;
     3. a copy of all the guide's parameters for each datum, where the guide is a module: any
-       program again, at the memory of so many copies.
+       program again, at the memory that the copies take.
 
     Raises:
         InputError: If none of these is possible, or the distributions are not reparameterised.
