@@ -158,7 +158,7 @@ def _check_encoders(runs: tuple[Run, ...]) -> None:
         if run.model.labelled and not run.model.enumerated:
             raise InputError(
                 f"expected runs that encode images alone; {type(run.model).__name__} of {run.path} "
-                "is told the class, which is what the features are scored by; choose a run of "
+                "is given the class, which is what the features are scored by; choose a run of "
                 "another model"
             )
 

@@ -1,5 +1,7 @@
 """Small runs and quick settings for the tests of the report."""
 
+import errno
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,18 @@ def train(path: Path, **options: Any) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
         return fit(run=path, **chosen | options)
+
+
+def ended(main: Callable[[list[str]], None], *arguments: object) -> int:
+    """The exit code of a verb."""
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    return left.value.code
+
+
+def full(file: int) -> None:
+    """Stands in for `os.fsync` on a full disk."""
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def first_images(run: Run, count: int, split: str = "test") -> Selection:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import Posterior
-from reports import train
+from reports import ended, train
 
 from guides import ConditionalNormal
 from models import Conditional, Linear, ProbabilisticPCA
@@ -96,9 +96,7 @@ def test_every_term_against_its_closed_form(linear: Run) -> None:
 
 @pytest.mark.parametrize(("split", "count"), [("train", 400), ("validation", 50), ("test", 50)])
 @pytest.mark.parametrize("wanted", [None, 10])
-def test_the_exact_posterior_reports_log_p(
-    linear: Run, split: str, count: int, wanted: int | None
-) -> None:
+def test_the_exact_posterior_reports_log_p(linear, split, count, wanted) -> None:
     linear.guide = Posterior(linear.model)
     images = getattr(linear.data, split)
     assert len(images) == count
@@ -184,19 +182,11 @@ def test_bits_per_dim_of_dequantised_data() -> None:
         (["--device", "cuda"], "no usable CUDA device"),
     ],
 )
-def test_bad_input(
-    run: Run,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
-    said: str,
-) -> None:
+def test_bad_input(run, capsys, monkeypatch, arguments, said) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     before = sorted(run.path.rglob("*"))
     capsys.readouterr()
-    with pytest.raises(SystemExit) as end:
-        main([str(run.path), *arguments])
-    assert end.value.code == 2
+    assert ended(main, run.path, *arguments) == 2
     output = capsys.readouterr().err
     assert output.startswith("error: ")
     assert output.count("\n") == 1
@@ -209,9 +199,7 @@ def test_bad_input(
 
 def test_the_command_prints_what_it_writes(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    with pytest.raises(SystemExit) as end:
-        main([str(run.path), "--particles", "4", "--data_points", "30"])
-    assert end.value.code == 0
+    assert ended(main, run.path, "--particles", "4", "--data_points", "30") == 0
     result = json.loads((run.path / "evaluation.json").read_text())
     printed = capsys.readouterr().out
     for name in TERMS:
@@ -221,14 +209,11 @@ def test_the_command_prints_what_it_writes(run: Run, capsys: pytest.CaptureFixtu
     assert str(run.path / "evaluation.json") in printed
 
 
-def test_what_is_given_the_class_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_given_the_class_says_so(tmp_path, capsys) -> None:
     run = train(tmp_path / "run", model=Conditional, guide=ConditionalNormal)
     assert evaluate(run, particles=2, data_points=20)["quantity"] == "log p(x|y)"
     capsys.readouterr()
-    with pytest.raises(SystemExit):
-        main([str(run.path), "--particles", "2", "--data_points", "20"])
+    ended(main, run.path, "--particles", "2", "--data_points", "20")
     printed = capsys.readouterr().out
     assert "log p(x|y), 2 particles" in printed
     assert "ELBO of log p(x|y)" in printed

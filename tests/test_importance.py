@@ -73,9 +73,7 @@ def test_the_terms_are_the_densities_of_the_draws(likelihood: type[Likelihood]) 
     )
 
 
-def test_the_weights_of_a_datum_do_not_depend_on_the_others(
-    model: ProbabilisticPCA, images: Split
-) -> None:
+def test_the_weights_of_a_datum_do_not_depend_on_the_others(model, images) -> None:
     """Draw by draw: other images beside it change nothing."""
     guide = DiagonalNormal(SPEC, network=Linear).double()
     x = images[:]
@@ -90,9 +88,7 @@ def test_the_weights_of_a_datum_do_not_depend_on_the_others(
     assert ((with_others[:, 3:] - weights[:, 3:]).abs() > 1).all()
 
 
-def test_gradients_of_a_datum_do_not_reach_the_others(
-    model: ProbabilisticPCA, images: Split
-) -> None:
+def test_gradients_of_a_datum_do_not_reach_the_others(model, images) -> None:
     guide = DiagonalNormal(SPEC, network=Linear).double()
     x = images[:].requires_grad_()
     log_weights(model, guide, x, 5)[:, 2].logsumexp(0).backward()
@@ -100,9 +96,7 @@ def test_gradients_of_a_datum_do_not_reach_the_others(
     assert reached.tolist() == [index == 2 for index in range(7)]
 
 
-def test_the_exact_posterior_gives_log_p_from_one_draw(
-    model: ProbabilisticPCA, images: Split
-) -> None:
+def test_the_exact_posterior_gives_log_p_from_one_draw(model, images) -> None:
     guide = Posterior(model)
     exact = model.log_likelihood(images[:])
     for particles in (1, 17):
@@ -113,9 +107,7 @@ def test_the_exact_posterior_gives_log_p_from_one_draw(
         torch.testing.assert_close(estimates.log_likelihood, exact, rtol=0, atol=1e-9)
 
 
-def test_the_bound_rises_with_the_particles_to_log_p(
-    model: ProbabilisticPCA, images: Split
-) -> None:
+def test_the_bound_rises_with_the_particles_to_log_p(model, images) -> None:
     """Burda, Grosse and Salakhutdinov (2016), theorem 1."""
     guide, x = Posterior(model, 2.0), images[:]
     weights = log_weights(model, guide, x, 65_536).numpy()
@@ -183,9 +175,7 @@ BYTES_PER_ROW = 8 * (8 + 8 + 12) + 6 * 4 * 12
 
 
 @pytest.mark.parametrize("rows", [1, 3, 10, 25, 1000])
-def test_pieces_cover_all_and_stay_below_the_bound(
-    monkeypatch: pytest.MonkeyPatch, rows: int
-) -> None:
+def test_pieces_cover_all_and_stay_below_the_bound(monkeypatch, rows) -> None:
     model, guide = pair()
     recorder, advanced = Recorder(monkeypatch), []
     x = torch.rand(7, 1, 3, 4, dtype=torch.float64).bernoulli()

@@ -1,6 +1,5 @@
 """The report: its page, its numbers, what it says where it has no answer, and what it refuses."""
 
-import errno
 import json
 import re
 import shutil
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import refused
-from reports import QUICK, train
+from reports import QUICK, ended, full, train
 
 import ppl_vae
 import ppl_vae.posterior as verb
@@ -153,8 +152,7 @@ def test_a_run_twice_is_refused(runs: list[Run]) -> None:
 
 
 def test_help_asks_for_one_run(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--help"])
+    assert ended(main, "--help") == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "Runs to compare it with. (type" in told
     assert "The run directory. (required" in told
@@ -176,33 +174,22 @@ def test_help_asks_for_one_run(capsys: pytest.CaptureFixture[str]) -> None:
         (["--choose", "best"], "random"),
     ],
 )
-def test_bad_input_is_one_line(
-    runs: list[Run], options: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as left:
-        main([str(runs[0].path), *options])
+def test_bad_input_is_one_line(runs, options, said, capsys) -> None:
+    assert ended(main, runs[0].path, *options) == 2
     error = capsys.readouterr().err.strip()
-    assert left.value.code == 2
     assert error.startswith("error: ")
     assert "\n" not in error
     assert said in error
 
 
-def test_a_section_that_fails_does_not_lose_the_others(
-    runs: list[Run],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_section_that_fails_does_not_lose_the_others(runs, tmp_path, monkeypatch, capsys) -> None:
     def fail(inspection: Any, section: Any) -> None:
         raise ZeroDivisionError("nothing <to> divide")
 
     (name, question, _), latent = verb._QUESTIONS[1], verb._QUESTIONS[5]
     questions = [(name, question, fail), latent]
     monkeypatch.setattr(verb, "_QUESTIONS", questions)
-    with pytest.raises(SystemExit) as left:
-        main([str(runs[0].path), *OPTIONS, "--out", str(tmp_path)])
-    assert left.value.code == 1
+    assert ended(main, runs[0].path, *OPTIONS, "--out", tmp_path) == 1
     printed = capsys.readouterr()
     assert "failed: ZeroDivisionError: nothing <to> divide" in printed.out
     assert "Traceback" in printed.err
@@ -222,9 +209,8 @@ def test_chosen_images_are_named_wherever_their_numbers_stand(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(verb, "_QUESTIONS", [verb._QUESTIONS[0], verb._QUESTIONS[5]])
-    with pytest.raises(SystemExit):
-        main([str(runs[0].path), *OPTIONS, "--count=5", "--choose=worst", "--split=validation",
-              "--label=3", "--out", str(tmp_path)])  # fmt: skip
+    chosen = ("--count=5", "--choose=worst", "--split=validation", "--label=3")
+    assert ended(main, runs[0].path, *OPTIONS, *chosen, "--out", tmp_path) == 0
     stem = "posterior-validation-worst-label-3"
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         f"{stem}.{e}" for e in ("html", "json", "nc")
@@ -238,21 +224,10 @@ def test_chosen_images_are_named_wherever_their_numbers_stand(
     assert "5 images (worst) of the validation split" in capsys.readouterr().out
 
 
-def test_numbers_are_printed_where_the_disk_is_full(
-    runs: list[Run],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_numbers_are_printed_where_the_disk_is_full(runs, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(verb, "_QUESTIONS", verb._QUESTIONS[5:6])
-
-    def full(file: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(SystemExit) as left:
-        main([str(runs[0].path), *OPTIONS, "--out", str(tmp_path)])
-    assert left.value.code == 2
+    assert ended(main, runs[0].path, *OPTIONS, "--out", tmp_path) == 2
     printed = capsys.readouterr()
     assert json.loads(printed.out)["latent"]["rate_nats_per_datum"] > 0
     assert f"cannot write {tmp_path}/posterior.json: No space left" in printed.err
@@ -262,9 +237,7 @@ def test_numbers_are_printed_where_the_disk_is_full(
         posterior(runs[0], out=tmp_path / "file", **QUICK)
 
 
-def test_two_runs_are_compared_on_one_draw_of_training_images(
-    runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_runs_are_compared_on_one_draw_of_training_images(runs, tmp_path, monkeypatch) -> None:
     """Binarisation is fresh in each batch: all sections and runs get the same one.
 
     The path of the second has dollars, between which matplotlib would read mathematics.
@@ -285,17 +258,13 @@ def test_two_runs_are_compared_on_one_draw_of_training_images(
     assert rates[0] == pytest.approx(rates[1], abs=0.3)
 
 
-def test_a_guide_without_density_is_refused(
-    runs: list[Run], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_guide_without_density_is_refused(runs, monkeypatch) -> None:
     monkeypatch.setattr(DiagonalNormal, "has_density", False, raising=False)
     with refused("has no density"):
         posterior(runs[0], **QUICK)
 
 
-def test_without_arviz_the_remedy_is_named(
-    runs: list[Run], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_arviz_the_remedy_is_named(runs, monkeypatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "arviz_plots", None)

@@ -154,9 +154,7 @@ def test_elbo_at_the_exact_posterior_is_log_p(model: ProbabilisticPCA, x: Tensor
     assert loss == pytest.approx(-expected.sum().item(), abs=1e-8)
 
 
-def test_log_p_is_elbo_plus_divergence_from_the_posterior(
-    model: ProbabilisticPCA, x: Tensor
-) -> None:
+def test_log_p_is_elbo_plus_divergence_from_the_posterior(model, x) -> None:
     guide = DiagonalNormal(SPEC, network=Linear).double().requires_grad_(False)
     posterior = guide.posterior(x)
     loc, var = posterior.mean.numpy(), posterior.variance.numpy()

@@ -78,9 +78,7 @@ def test_the_gap_is_whole_where_the_family_is_poor(tmp_path: Path) -> None:
         assert abs(value - truth) < 4 * error + 0.1
 
 
-def test_intervals_cover_a_likelihood_that_is_known(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_intervals_cover_a_likelihood_that_is_known(tmp_path, monkeypatch) -> None:
     """Probabilistic PCA: every method, and the two bounds on simulated images."""
     run = train(tmp_path / "run", model=ProbabilisticPCA, network=Linear)
     run = replace(run, guide=MeanField(run.model, 0.05))
@@ -232,9 +230,7 @@ def test_a_collapse_is_said(inspection: Inspection) -> None:
     assert "collapse" not in words(inspection, section)
 
 
-def test_unknown_labels_are_no_class_in_the_scatter(
-    inspection: Inspection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_labels_are_no_class_in_the_scatter(inspection, monkeypatch) -> None:
     legends: list[list[str]] = []
 
     def keep(figure: Any) -> None:

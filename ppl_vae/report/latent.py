@@ -80,7 +80,7 @@ def latent(inspection: Inspection, section: Section) -> None:
 class InformationBounds:
     """Bounds of I(x; z) under the guide, in nats, each with its standard error where there is one.
 
-    They are from so many images, with so many draws of z for each.
+    `images` is how many images they are from, `draws` how many draws of z for each.
     """
 
     lower: tuple[float, float | None]
