@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import lgamma
+from math import lgamma, sqrt
 
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
+import scipy.special
 import torch
 from torch import Tensor, nn
 
@@ -202,3 +203,18 @@ def two_clusters_normal(x: Tensor) -> None:
     """A normal that is wider than the posterior, beside it."""
     with pyro.plate("data", len(x), dim=-1):
         pyro.sample("z", dist.Normal(2 * x / 3 + 0.2, 1.2))
+
+
+def direct_k_hat(log_weights: np.ndarray) -> float:
+    """Zhang and Stephens' estimate with its weak prior, written out for one datum."""
+    weights = np.sort(np.exp(log_weights - log_weights.max()))
+    tail = int(min(0.2 * len(weights), 3 * sqrt(len(weights))))
+    excess = weights[-tail:] - weights[-tail - 1]
+    grid = 30 + int(sqrt(tail))
+    quartile = excess[int(tail / 4 + 0.5) - 1]
+    theta = 1 / excess[-1] + (1 - np.sqrt(grid / (np.arange(grid) + 0.5))) / (3 * quartile)
+    shapes = np.array([np.mean(np.log1p(-t * excess)) for t in theta])
+    profile = tail * (np.log(-theta / shapes) - shapes - 1)
+    posterior = scipy.special.softmax(profile)
+    k = np.mean(np.log1p(-(theta @ posterior) * excess))
+    return (tail * k + 10 * 0.5) / (tail + 10)

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 import torch
 from oracles import Posterior, ppca, refused
-from torch import Tensor, nn
+from torch import Tensor
 
 from guides import DiagonalNormal
 from models import VAE, Linear, ProbabilisticPCA, Spec
@@ -125,36 +125,6 @@ def test_pieces_do_not_change_shapes_or_weights() -> None:
         weights = tree["sample_stats"]["log_weight"].values
         expected = model.log_likelihood(x).detach().numpy()
         np.testing.assert_allclose(weights, np.broadcast_to(expected, weights.shape), atol=1e-3)
-
-
-class Own(nn.Module):
-    """A pair that knows nothing of this project: flat pixels and sites of its own names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.decoder, self.encoder = nn.Linear(3, 12), nn.Linear(12, 3)
-
-    def model(self, x: Tensor) -> None:
-        with pyro.plate("images", x.shape[0]):
-            code = pyro.sample("code", dist.Normal(torch.zeros(3), 1.0).to_event(1))
-            logits = self.decoder(code)
-            pyro.sample("pixels", dist.Bernoulli(logits=logits).to_event(1), obs=x)
-
-    def guide(self, x: Tensor) -> None:
-        with pyro.plate("images", x.shape[0]):
-            pyro.sample("code", dist.Normal(self.encoder(x), 0.5).to_event(1))
-
-
-def test_a_pair_that_is_not_ours() -> None:
-    own = Own()
-    x = (torch.rand(4, 12) > 0.5).float()
-    tree = to_datatree(own.model, own.guide, x, draws=5, chains=2)
-    assert tree["posterior"]["code"].dims == ("chain", "draw", "image", "latent")
-    assert tree["posterior_predictive"]["pixels"].dtype == np.uint8
-    code = torch.as_tensor(tree["posterior"]["code"].values)
-    with torch.no_grad():
-        expected = dist.Bernoulli(logits=own.decoder(code)).log_prob(x).sum(-1)
-    np.testing.assert_allclose(tree["log_likelihood"]["pixels"].values, expected, atol=1e-4)
 
 
 def test_arviz_reads_it(pair) -> None:

@@ -28,7 +28,7 @@ from oracles import (
 )
 from torch import Tensor
 
-from guides import IAF, BottomUp, DiagonalNormal, FullRankNormal, Guide
+from guides import IAF, BottomUp, DiagonalNormal, FullRankNormal
 from models import MLP, VAE, Hierarchical, Linear, ProbabilisticPCA, Spec
 from ppl_vae.densities.joint import Joint
 from ppl_vae.inference.families import _by_copies
@@ -156,12 +156,11 @@ def test_where_k_hat_is_large_no_error_is_claimed() -> None:
     assert (gaps.log_likelihood - model.log_likelihood(x))[doubtful].abs().mean() > 1
 
 
-class SharedScale(Guide):
+class SharedScale(MeanField):
     """Free means, and standard deviations that are one parameter of the guide for all data."""
 
     def __init__(self, model) -> None:
-        super().__init__(model.spec)
-        self.exact = model.posterior
+        super().__init__(model, 0.0)
         self.log_scale = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
 
     def encode(self, x: Tensor) -> Tensor:
@@ -169,10 +168,6 @@ class SharedScale(Guide):
 
     def posterior_of(self, features: Tensor) -> dist.TorchDistribution:
         return dist.Normal(features, self.log_scale.exp()).to_event(1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        with pyro.plate("data", len(x), dim=-1):
-            return pyro.sample("z", self.posterior(x))
 
 
 def test_what_all_data_share_belongs_to_the_family() -> None:

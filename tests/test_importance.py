@@ -238,13 +238,6 @@ def test_the_estimate_leaves_no_graph_and_no_parameter_changed() -> None:
         assert torch.equal(value, before[name])
 
 
-def test_parameters_that_are_not_finite_give_estimates_that_are_not() -> None:
-    model, guide = pair()
-    model.decoder.layers[0].weight.data[0, 0] = torch.nan
-    images = split_of(torch.ones(3, 1, 3, 4, dtype=torch.float64))
-    assert estimate(model, guide, images, 5).elbo.isnan().all()
-
-
 def test_a_long_evaluation_keeps_nothing_of_an_image():
     """Small results that stay, allocated between large temporaries, pin the memory of those.
 

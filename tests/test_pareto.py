@@ -4,29 +4,13 @@ from math import log, sqrt
 
 import numpy as np
 import pytest
-import scipy.special
 import scipy.stats
 import torch
 import xarray
-from oracles import Posterior, ppca, refused
+from oracles import Posterior, direct_k_hat, ppca, refused
 
 from ppl_vae.densities.joint import Joint
 from ppl_vae.inference.pareto import iwae_curve, pareto_k
-
-
-def direct_k_hat(log_weights: np.ndarray) -> float:
-    """Zhang and Stephens' estimate with its weak prior, written out for one datum."""
-    weights = np.sort(np.exp(log_weights - log_weights.max()))
-    tail = int(min(0.2 * len(weights), 3 * sqrt(len(weights))))
-    excess = weights[-tail:] - weights[-tail - 1]
-    grid = 30 + int(sqrt(tail))
-    quartile = excess[int(tail / 4 + 0.5) - 1]
-    theta = 1 / excess[-1] + (1 - np.sqrt(grid / (np.arange(grid) + 0.5))) / (3 * quartile)
-    shapes = np.array([np.mean(np.log1p(-t * excess)) for t in theta])
-    profile = tail * (np.log(-theta / shapes) - shapes - 1)
-    posterior = scipy.special.softmax(profile)
-    k = np.mean(np.log1p(-(theta @ posterior) * excess))
-    return (tail * k + 10 * 0.5) / (tail + 10)
 
 
 @pytest.mark.parametrize("draws", [100, 1000, 5000])

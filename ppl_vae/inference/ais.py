@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import log, sqrt
+from math import log
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from ppl_vae.densities.sites import Batch, Latents, Program
 from ppl_vae.densities.unconstrained import Unconstrained
 from ppl_vae.errors import InputError
 from ppl_vae.inference.annealing import Annealing
+from ppl_vae.inference.pareto import log_mean
 from ppl_vae.inference.simulation import simulate
 from ppl_vae.machine.memory import MEMORY_BYTES
 
@@ -61,8 +62,7 @@ class Bidirectional:
         latents: The z that x came with, an exact draw from p(z|x); by site, (N, ...).
         below: AIS from the start to the posterior, a stochastic lower bound.
         above: -log mean_c w'_c, (N,), w'_c of chains from that z back to the start: a stochastic
-            upper bound.
-        above_standard_error: Of it, from the spread of the chains, which share their z, (N,).
+            upper bound. How far chains spread is in `below.backwards`.
         gap: above - below, (N,), whose mean bounds the sum of both errors.
     """
 
@@ -70,7 +70,6 @@ class Bidirectional:
     latents: Latents
     below: AIS
     above: Tensor
-    above_standard_error: Tensor
     gap: Tensor
 
 
@@ -102,8 +101,7 @@ def interval(
     chains = len(log_weights)
     quantile = float(student.ppf((1 + level) / 2, chains - 1))
     wide = float(student.ppf((1 + level) / 2, max(1.0, (chains - 1) / _SKEWNESS)))
-    mean = log_weights.logsumexp(0) - log(chains)
-    error = (log_weights - mean).exp().std(0) / sqrt(chains)
+    mean, error = log_mean(log_weights)
     counted = torch.maximum(log_weights, mean - _NEGLIGIBLE)
     variance = counted.var(0)
     centre = counted.mean(0) + variance / 2
@@ -171,8 +169,9 @@ def ais(
     # The terms of log w are sums over pixels in the type of the data.
     rounding = _ROUNDINGS * torch.finfo(joint.batch[0].dtype).eps
     error, lower, upper = interval(log_weights, level, rounding)
-    mean = log_weights.logsumexp(0) - log(chains)
-    return AIS(log_weights, mean, error, lower, upper, level, acceptance, *others)
+    return AIS(
+        log_weights, log_mean(log_weights)[0], error, lower, upper, level, acceptance, *others
+    )
 
 
 @torch.no_grad()
@@ -209,8 +208,6 @@ def bidirectional(
     joint = Joint.of(model, guide, batch, memory_bytes)
     latents = {name: latents[name] for name in joint.sites}
     below = ais(joint, exact=latents, **options)
-    back = below.backwards
-    assert back is not None
-    above = log(len(back)) - back.logsumexp(0)
-    error = interval(back, below.level)[0]
-    return Bidirectional(batch, latents, below, above, error, above - below.log_likelihood)
+    assert below.backwards is not None
+    above = -log_mean(below.backwards)[0]
+    return Bidirectional(batch, latents, below, above, above - below.log_likelihood)

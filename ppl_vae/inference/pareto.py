@@ -11,7 +11,7 @@ from torch import Tensor
 from ppl_vae.errors import InputError
 from ppl_vae.inference.netcdf import array_stats
 
-__all__ = ["RELIABLE", "ImportanceWeightedBounds", "ParetoK", "iwae_curve", "pareto_k"]
+__all__ = ["RELIABLE", "ImportanceWeightedBounds", "ParetoK", "iwae_curve", "log_mean", "pareto_k"]
 
 RELIABLE = 0.7
 """The k-hat above which estimates from importance weights are not to be trusted."""
@@ -36,6 +36,12 @@ class ParetoK:
     k_hat: Tensor
     ess: Tensor
     log_likelihood: Tensor
+
+
+def log_mean(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """log mean_k w_k of log w (K, B), and its standard error by the delta method, (B,) in nats."""
+    mean = log_weights.logsumexp(0) - log(len(log_weights))
+    return mean, (log_weights - mean).exp().std(0) / sqrt(len(log_weights))
 
 
 def pareto_k(log_weights: Tensor) -> ParetoK:

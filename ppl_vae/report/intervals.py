@@ -1,6 +1,6 @@
 """How sure is log p(x)? An interval, not a number."""
 
-from math import log, sqrt
+from math import log
 from statistics import NormalDist
 
 import numpy as np
@@ -11,7 +11,7 @@ from ppl_vae.densities.joint import Joint
 from ppl_vae.errors import InputError
 from ppl_vae.inference.ais import AIS, Bidirectional, ais, bidirectional
 from ppl_vae.inference.marginal_likelihood import marginal_likelihood_estimator
-from ppl_vae.inference.pareto import RELIABLE, pareto_k
+from ppl_vae.inference.pareto import RELIABLE, log_mean, pareto_k
 from ppl_vae.measures.scores import mean_and_error
 from ppl_vae.pictures.figures import BLUE, FAINT, GREEN, INK, ORANGE, new_figure
 from ppl_vae.report.inspection import Inspection
@@ -143,8 +143,7 @@ def _importance(weights: Tensor, k_hat: Tensor, level: float) -> Interval:
     wrong the estimate is: the lower end is that of Markov's inequality, P(mean w > p / a) <= a,
     which holds for all weights, and there is no upper end.
     """
-    mean = weights.logsumexp(0) - log(len(weights))
-    error = (weights - mean).exp().std(0) / sqrt(len(weights))
+    mean, error = log_mean(weights)
     half = NormalDist().inv_cdf((1 + level) / 2) * error
     lower = (mean - half).minimum(mean - log(1 / (1 - level)))
     doubtful = k_hat > RELIABLE
