@@ -162,10 +162,9 @@ def _largest(support: Any) -> float:
     return float(torch.as_tensor(getattr(support, "upper_bound", torch.inf)).max())
 
 
-def _empty(
-    joint: Joint, particles: int, events: Mapping[str, Sequence[int]], dtype: Any = np.float32
-) -> Arrays:
-    return {name: np.empty((particles, len(joint), *e), dtype) for name, e in events.items()}
+def _empty(joint: Joint, particles: int, events: Mapping[str, Sequence[int]]) -> Arrays:
+    shapes = {name: (particles, len(joint), *event) for name, event in events.items()}
+    return {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
 
 
 def _inferred(joint: Joint, particles: int, few: int, advance: Callable[[int], None]) -> Values:
