@@ -50,7 +50,7 @@ def full(file: int) -> None:
 
 def first_images(run: Run, count: int, split: str = "test") -> Selection:
     """The first images of a split."""
-    return choose_images(run, getattr(run.data, split), count, None, None, "first", 0)
+    return choose_images(run, getattr(run.data, split), count, choose="first")
 
 
 def inspection_of(run: Run, count: int, split: str = "test", **effort: int) -> Inspection:

@@ -177,10 +177,10 @@ def choose_images(
     run: Run,
     split: Split,
     count: int,
-    images: Sequence[int] | None,
-    label: int | str | None,
-    choose: Choose,
-    seed: int,
+    images: Sequence[int] | None = None,
+    label: int | str | None = None,
+    choose: Choose = "random",
+    seed: int = 0,
 ) -> Selection:
     """The images to look at, N <= count: those named, or ones with the label.
 
