@@ -17,6 +17,7 @@ from models import Linear, ProbabilisticPCA, Spec
 from ppl_vae.compiler.compiling import trace_programs
 from ppl_vae.data import Arrays, DataSet
 from ppl_vae.errors import InputError
+from ppl_vae.runs.run import Run
 
 # Several tests at a time share the cores, and threads that wait for each other's core are many
 # times slower than one.
@@ -110,6 +111,15 @@ def arrays(tmp_path: Path) -> Callable[..., Arrays]:
         return Arrays(path=path, **options)
 
     return save
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Two small runs of the digits, which all tests of a process share."""
+    from reports import train
+
+    folder = tmp_path_factory.mktemp("runs")
+    return [train(folder / "first"), train(folder / "second", guide=FullRankNormal, seed=1)]
 
 
 @pytest.fixture

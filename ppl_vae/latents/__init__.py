@@ -1,1 +1,22 @@
 """What the latents of a run hold: codes of images, and images of codes."""
+
+from ppl_vae.latents.encoding import decoded_mean, posterior_draws, posterior_mean
+from ppl_vae.latents.quantiles import aggregate_quantiles, prior_quantiles
+from ppl_vae.latents.views import encode, interpolate, manifold, reconstruct, sample, traverse
+from ppl_vae.latents.views_by_class import analogies, clusters
+
+__all__ = [
+    "aggregate_quantiles",
+    "analogies",
+    "clusters",
+    "decoded_mean",
+    "encode",
+    "interpolate",
+    "manifold",
+    "posterior_draws",
+    "posterior_mean",
+    "prior_quantiles",
+    "reconstruct",
+    "sample",
+    "traverse",
+]
