@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import TINY
+from tiny_runs import tiny, without_pictures
 
-import ppl_vae.fit
 from ppl_vae.data import Digits
-from ppl_vae.fit import fit
 from ppl_vae.report.inspection import Effort, Inspection, Selection, choose_images
 from ppl_vae.runs.run import Run
 
@@ -30,10 +28,8 @@ QUICK: dict[str, Any] = {
 
 def train(path: Path, **options: Any) -> Run:
     """A run of the digits that takes a second, without pictures."""
-    chosen = {"network": TINY, "latent_dim": 2, "epochs": 2, "device": "cpu", "data": Digits()}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
-        return fit(run=path, **chosen | options)
+    with without_pictures():
+        return tiny(path, **{"device": "cpu", "data": Digits()} | options)
 
 
 def ended(main: Callable[[list[str]], None], *arguments: object) -> int:
