@@ -18,6 +18,7 @@ from ppl_vae.errors import InputError
 __all__ = [
     "DEEPEST",
     "Values",
+    "at_least",
     "check_values",
     "grey_levels",
     "mean_and_deviation",
@@ -198,8 +199,7 @@ def grey_levels(pixels: Tensor | Stored, name: str) -> tuple[Tensor | Stored, in
     """
     pair = two_values(pixels)
     if pair is not None:
-        binary = _mapped(pixels, partial(_at_least, value=pair[1]))
-        return binary, 2, f"two values ({pair[0]:g} and {pair[1]:g})"
+        return at_least(pixels, pair[1]), 2, f"two values ({pair[0]:g} and {pair[1]:g})"
     if pixels.dtype == torch.uint8:
         return pixels, 256, ""
     values = values_of(pixels)
@@ -214,7 +214,12 @@ def grey_levels(pixels: Tensor | Stored, name: str) -> tuple[Tensor | Stored, in
     return pixels, 2**bits, f"grey levels of {bits} bits (the largest is {values.most:,.0f})"
 
 
-def _at_least(images: Tensor, value: float) -> Tensor:
+def at_least(pixels: Tensor | Stored, value: float) -> Tensor | Stored:
+    """1 where a pixel is at least the value, else 0; uint8."""
+    return _mapped(pixels, partial(_is_at_least, value=value))
+
+
+def _is_at_least(images: Tensor, value: float) -> Tensor:
     return (images >= value).to(torch.uint8)
 
 

@@ -1,14 +1,30 @@
 """Reading the files that torchvision knows."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ppl_vae.data.data_set import DataSet
 from ppl_vae.data.source import Images
 from ppl_vae.errors import InputError, reason, unreadable
 
-__all__ = ["hold_out", "open_torchvision", "read_image"]
+__all__ = ["TorchvisionFiles", "hold_out", "open_torchvision", "read_image"]
+
+
+@dataclass(frozen=True)
+class TorchvisionFiles(DataSet):
+    """A data set in files that torchvision knows.
+
+    Args:
+        root: The folder that holds `MNIST/raw`, `cifar-10-batches-py`, `train_32x32.mat`,
+            `omniglot-py`, `celeba` and the like, as torchvision lays them out.
+        download: Whether to download the files when they are missing.
+    """
+
+    root: Path = Path("data")
+    download: bool = False
 
 
 def open_torchvision(name: str, root: Path, download: bool, **options: Any) -> Any:
