@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from own_images import SPLITS, joined, noise, sizes
 from PIL import Image
 
 from ppl_vae.data import (
@@ -21,12 +22,6 @@ from ppl_vae.data import (
 )
 from ppl_vae.data.source import fixed_order
 
-SPLITS = ("train", "validation", "test")
-
-
-def sizes(data):
-    return tuple(len(getattr(data, split)) for split in SPLITS)
-
 
 def write_idx(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,8 +37,7 @@ def write_mnist(root, name, training, test):
 
 
 def random_images(count, *shape, seed=0):
-    generator = np.random.default_rng(seed)
-    return generator.integers(256, size=(count, *shape), dtype=np.uint8), np.arange(count) % 10
+    return noise(count, *shape, seed=seed), np.arange(count) % 10
 
 
 def test_digits():
@@ -80,12 +74,14 @@ def test_mnist_and_its_like(tmp_path, data_set):
     assert data_set(str(tmp_path)).load("binary", 0).binarize == "dynamic"
 
 
-@pytest.mark.parametrize("split", ["balanced", "letters", "digits", "mnist", "byclass", "bymerge"])
-def test_emnist_is_turned_upright(tmp_path, split):
-    (images, labels), (test_images, test_labels) = (
-        random_images(30, 28, 28),
-        random_images(5, 28, 28),
-    )
+@pytest.mark.parametrize(
+    ("split", "count"),
+    [("balanced", 47), ("letters", 26), ("digits", 10), ("mnist", 10), ("byclass", 62),
+     ("bymerge", 47)],
+)  # fmt: skip
+def test_emnist_is_turned_upright(tmp_path, split, count):
+    images, labels = random_images(30, 28, 28)
+    test_images, test_labels = random_images(5, 28, 28)
     first = 1 if split == "letters" else 0
     for stem, pair in {"train": (images, labels), "test": (test_images, test_labels)}.items():
         path = tmp_path / "EMNIST" / "raw" / f"emnist-{split}-{stem}"
@@ -96,15 +92,7 @@ def test_emnist_is_turned_upright(tmp_path, split):
     np.testing.assert_array_equal(data.train.raw.numpy()[:, 0], images[:25])
     np.testing.assert_array_equal(data.test.raw.numpy()[:, 0], test_images)
     np.testing.assert_array_equal(data.validation.labels.numpy(), labels[25:])
-    counts = {
-        "balanced": 47,
-        "letters": 26,
-        "digits": 10,
-        "mnist": 10,
-        "byclass": 62,
-        "bymerge": 47,
-    }
-    assert len(data.class_names) == counts[split]
+    assert len(data.class_names) == count
     assert data.class_names[0] == ("a" if split == "letters" else "0")
 
 
@@ -238,8 +226,7 @@ def test_frey_face(tmp_path, folder):
     data = FreyFace(root=tmp_path).load("bytes", 0)
     assert sizes(data) == (1_565, 200, 200)
     assert data.image_shape == (1, 28, 20)
-    rows = torch.cat([getattr(data, split).raw for split in SPLITS])[:, 0].numpy()
-    np.testing.assert_array_equal(rows, images[fixed_order(1_965).numpy()])
+    np.testing.assert_array_equal(joined(data)[:, 0], images[fixed_order(1_965).numpy()])
     assert data.train.labels is None
 
 
@@ -262,8 +249,7 @@ def test_real_frey_face(data_root):
         pytest.skip(f"no FreyFace in {data_root}")
     data = FreyFace(root=data_root).load("real", 0)
     assert sizes(data) == (1_565, 200, 200)
-    frames = torch.cat([getattr(data, split)[:] for split in SPLITS])[:, 0]
-    video = frames[fixed_order(1_965).argsort()]
+    video = torch.from_numpy(joined(data)[fixed_order(1_965).argsort(), 0])
     near, far = ((video[lag:] - video[:-lag]).abs().mean() for lag in (1, 500))
     assert near < far / 2  # in order again, neighbours are frames of one movement
     rows, columns = (video.diff(dim=dim).abs().mean() for dim in (1, 2))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from own_images import COUNT, MASKS, SPLITS, all_of, save_pictures, sorted_rows
+from own_images import COUNT, MASKS, all_of, joined, save_pictures, sorted_rows
 
 from ppl_vae.data import Conversion, DataSet, Images, Source
 from ppl_vae.data.source import fixed_order
@@ -45,8 +45,7 @@ def test_pictures_of_two_values_are_binary(tmp_path: Path, top: int, mode: str) 
     assert data_set.default_domain == "binary"
     data = data_set.load("binary", 0)
     expected = images[:, None] if mode != "RGB" else images.transpose(0, 3, 1, 2)
-    got = np.concatenate([getattr(data, split)[:].numpy() for split in SPLITS])
-    np.testing.assert_array_equal(sorted_rows(got), sorted_rows(expected / top))
+    np.testing.assert_array_equal(sorted_rows(joined(data)), sorted_rows(expected / top))
     assert f"two values (0 and {top})" in data.note
 
 
