@@ -48,3 +48,16 @@ def sorted_rows(images: np.ndarray) -> np.ndarray:
     """As rows in an order that does not depend on how they stood."""
     rows = images.reshape(len(images), -1)
     return rows[np.lexsort(rows.T)]
+
+
+def write_idx(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = (0x800 + array.ndim).to_bytes(4, "big")
+    head += b"".join(size.to_bytes(4, "big") for size in array.shape)
+    path.write_bytes(head + array.astype(np.uint8).tobytes())
+
+
+def write_mnist(root, name, training, test):
+    for stem, (images, labels) in {"train": training, "t10k": test}.items():
+        write_idx(root / name / "raw" / f"{stem}-images-idx3-ubyte", images)
+        write_idx(root / name / "raw" / f"{stem}-labels-idx1-ubyte", labels)

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from own_images import SPLITS, joined, noise, sizes
+from own_images import SPLITS, joined, noise, sizes, write_idx, write_mnist
 from PIL import Image
 
 from ppl_vae.data import (
@@ -21,19 +21,6 @@ from ppl_vae.data import (
     Omniglot,
 )
 from ppl_vae.data.source import fixed_order
-
-
-def write_idx(path, array):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    head = (0x800 + array.ndim).to_bytes(4, "big")
-    head += b"".join(size.to_bytes(4, "big") for size in array.shape)
-    path.write_bytes(head + array.astype(np.uint8).tobytes())
-
-
-def write_mnist(root, name, training, test):
-    for stem, (images, labels) in {"train": training, "t10k": test}.items():
-        write_idx(root / name / "raw" / f"{stem}-images-idx3-ubyte", images)
-        write_idx(root / name / "raw" / f"{stem}-labels-idx1-ubyte", labels)
 
 
 def random_images(count, *shape, seed=0):
