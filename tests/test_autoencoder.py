@@ -11,7 +11,6 @@ from torch import nn
 import ppl_vae
 from guides import IAF, Delta, DiagonalNormal
 from models import MLP, VAE, Autoencoder, Gaussian, MaxPooling, Spec
-from ppl_vae.compiler.compiling import trace_programs
 from ppl_vae.data import Digits
 from ppl_vae.densities.weights import log_weights
 from ppl_vae.errors import InputError
@@ -19,7 +18,6 @@ from ppl_vae.evaluate import evaluate
 from ppl_vae.fit import fit
 from ppl_vae.generate import generate
 from ppl_vae.objectives import ELBO, IWAE
-from ppl_vae.objectives.objective import PairLoss
 from ppl_vae.pairs.checks import check_objective, check_pair
 from ppl_vae.training.step import SVIStep
 
@@ -142,13 +140,6 @@ def test_weight_decay_is_the_gradient_of_half_the_squared_norm():
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
 
 
-def test_the_pair_can_be_traced():
-    model, guide = Autoencoder(SPEC, network=MaxPooling), Delta(SPEC, network=MaxPooling)
-    x = torch.rand(4, 1, 28, 28)
-    traced = trace_programs(PairLoss(model, guide, ELBO()), (x,))
-    assert torch.equal(traced(x.flip(0))[0], ELBO().loss(model, guide, x.flip(0)))
-
-
 def test_any_network_and_any_length_of_code_work():
     spec = Spec((1, 28, 28), "real", 5)
     pooled = Autoencoder(spec, network=MaxPooling), Delta(spec, network=MaxPooling)
@@ -257,7 +248,7 @@ def test_weight_decay_is_kept_and_an_older_config_means_none(run):
 
 @pytest.mark.parametrize("value", [-1e-5, float("nan"), float("inf")])
 def test_weight_decay_out_of_range_is_refused(value, tmp_path):
-    with pytest.raises(InputError, match="--weight_decay: expected at least 0; got"):
+    with pytest.raises(InputError, match="expected --weight_decay >= 0.*; got"):
         fit(weight_decay=value, run=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

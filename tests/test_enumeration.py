@@ -10,7 +10,7 @@ import scipy.special
 import scipy.stats
 import torch
 from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
+from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
 
 from guides import ConditionalNormal, DiagonalNormal, FullRankNormal, Guide, SemiSupervisedNormal
@@ -26,12 +26,10 @@ from models import (
     SemiSupervised,
     Spec,
 )
-from ppl_vae.compiler.compiling import trace_programs
 from ppl_vae.data import Split
 from ppl_vae.densities.weights import log_terms, log_weights
 from ppl_vae.measures.estimates import estimate
 from ppl_vae.objectives import ELBO, IWAE, Beta, SemiSupervisedELBO
-from ppl_vae.objectives.objective import PairLoss
 from ppl_vae.pairs.checks import check_pair
 
 CLASSES, PARTICLES = 3, 4
@@ -325,52 +323,6 @@ def test_conditional_elbo_is_that_of_the_class_alone() -> None:
     torch.testing.assert_close(estimates.elbo, terms.log_weights.mean(0).detach())
 
 
-PAIRS = {
-    "SemiSupervised": (semi_supervised, (LABELS,)),
-    "Mixture": (mixture, ()),
-    "Conditional": (
-        lambda: (
-            Conditional(SPEC, network=tiny).double(),
-            ConditionalNormal(SPEC, tiny, features=4).double(),
-        ),
-        (LABELS.clamp(min=0),),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", PAIRS)
-def test_stock_svi_trains(name: str) -> None:
-    build, labels = PAIRS[name]
-    model, guide = build()
-    before = {n: p.clone() for n, p in [*model.named_parameters(), *guide.named_parameters()]}
-    elbo = TraceEnum_ELBO(max_plate_nesting=1) if model.enumerated else Trace_ELBO()
-    svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), elbo)
-    x = images()
-    losses = [svi.step(x, *labels) for _ in range(60)]
-    assert np.mean(losses[-10:]) < np.mean(losses[:10])
-    for n, parameter in [*model.named_parameters(), *guide.named_parameters()]:
-        assert not torch.equal(parameter, before[n]), n
-
-
-@pytest.mark.parametrize("name", PAIRS)
-@pytest.mark.parametrize("objective", [ELBO(), ELBO(3), IWAE(3)], ids=str)
-def test_a_traced_loss_is_that_of_the_programs(name: str, objective: ELBO | IWAE) -> None:
-    build, labels = PAIRS[name]
-    model, guide = build()
-    x = images()
-    traced = trace_programs(PairLoss(model, guide, objective), (x, *labels))
-    fresh = images()
-    torch.manual_seed(7)
-    expected = objective.loss(model, guide, fresh, *labels)
-    torch.manual_seed(7)
-    got, found = traced(fresh, *labels)
-    assert torch.equal(got, expected)
-    wanted = gradients(expected, model, guide)
-    assert len(wanted) == len(found)
-    for gradient, right in zip(found.values(), wanted.values(), strict=True):
-        assert torch.equal(gradient, right)
-
-
 class Drawing(SemiSupervisedNormal):
     """Draws the class instead of leaving it to be summed out."""
 
@@ -459,19 +411,3 @@ def test_data_without_labels_are_refused_at_construction(kind) -> None:
         ValueError, match="expected images with labels; these data have none; choose"
     ):
         kind(Spec((1, 2, 3), "binary", 2))
-
-
-@pytest.mark.parametrize(
-    ("kind", "options", "said"),
-    [
-        (Mixture, {"components": 1}, "expected components >= 2; got 1"),
-        (ConditionalNormal, {"features": 0}, "expected features >= 1; got 0"),
-        (SemiSupervisedNormal, {"features": 0}, "expected features >= 1; got 0"),
-    ],
-)
-def test_options_out_of_range_are_refused(kind, options, said) -> None:
-    with pytest.raises(ValueError, match=said):
-        kind(SPEC, **options)
-    for options, said in (({"particles": 0}, "particles >= 1"), ({"alpha": -1.0}, "alpha >= 0")):
-        with pytest.raises(ValueError, match=said):
-            SemiSupervisedELBO(**options)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from guides import BottomUp, DiagonalNormal, Guide, Ladder
 from guides.ladder import precision_weighted
-from models import MLP, VAE, Hierarchical, Linear, MixtureOfNormals, Spec
+from models import MLP, Hierarchical, Linear, MixtureOfNormals, Spec
 from ppl_vae.densities.weights import log_terms, log_weights, pair_sites
 from ppl_vae.errors import InputError
 from ppl_vae.fit import fit, main
@@ -227,23 +227,6 @@ def test_the_top_dimension_is_set_once():
     }
     assert Hierarchical(Spec((1, 3, 2), "binary", 1)).top_dim == 1
     assert Hierarchical(Spec((1, 3, 2), "binary", 7)).top_dim == 3
-
-
-@pytest.mark.parametrize(
-    ("build", "said"),
-    [
-        (lambda: Hierarchical(SPEC, top_dim=0), "top_dim >= 1; got 0"),
-        (lambda: Hierarchical(SPEC, hidden=[0]), "hidden of sizes >= 1"),
-        (lambda: Hierarchical(SPEC, prior=MixtureOfNormals(SPEC)), "top_dim = 1; got 3"),
-        (lambda: Ladder(SPEC, Hierarchical(SPEC), features=0), "features >= 1; got 0"),
-        (lambda: Ladder(SPEC, VAE(SPEC)), "two layers, such as Hierarchical; got VAE"),
-        (lambda: BottomUp(SPEC, VAE(SPEC)), "two layers, such as Hierarchical; got VAE"),
-        (lambda: BottomUp(SPEC, Hierarchical(SPEC), hidden=[-1]), "hidden of sizes >= 1"),
-    ],
-)
-def test_options_out_of_range_are_refused(build, said):
-    with pytest.raises(ValueError, match=said):
-        build()
 
 
 def test_a_guide_of_one_layer_is_refused_with_those_that_fit(model):

@@ -80,15 +80,6 @@ def test_the_models_gradient_is_the_same_in_all_estimators(pair, gradient):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [({"particles": 0}, "particles >= 1; got 0"), ({"gradient": "x"}, "plain, stl, dreg; got 'x'")],
-)
-def test_options_out_of_range_are_refused(options, said):
-    with pytest.raises(ValueError, match=said):
-        IWAE(**options)
-
-
 def test_a_closed_form_kl_that_does_not_exist_is_refused_before_training(capsys, tmp_path):
     pieces = ["--prior", "MixtureOfNormals", "--objective.analytic_kl", "true"]
     with pytest.raises(SystemExit) as left:

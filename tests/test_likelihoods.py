@@ -149,22 +149,6 @@ def test_gaussian_draws_match_its_density(scale: str) -> None:
     assert (variance_error < 4 * stddev**2 * sqrt(2 / (DRAWS - 1))).all()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"scale": "image"}, r"expected scale of shared, pixel, network; got 'image'"),
-        ({"floor": 0.0}, r"expected floor > 0; got 0.0"),
-        ({"floor": -1.0}, r"expected floor > 0; got -1.0"),
-        ({"floor": float("nan")}, r"expected floor > 0, a finite number; got nan"),
-        ({"initial_scale": 1e-3}, r"expected initial_scale > 0.001; got 0.001"),
-        ({"initial_scale": 0.1, "floor": 0.2}, r"expected initial_scale > 0.2; got 0.1"),
-    ],
-)
-def test_gaussian_refuses_options_out_of_range(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Gaussian(Spec((1, 2, 2), "real", 2), **options)
-
-
 @pytest.mark.parametrize("likelihood", [Bernoulli, Gaussian])
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_only_its_own_domain_is_accepted(likelihood: type[Likelihood], domain: str) -> None:
