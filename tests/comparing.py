@@ -2,8 +2,9 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -60,9 +61,16 @@ def assert_whole(run: Path) -> None:
             assert path.name in ("config.yaml", "metrics.csv", ".lock")
 
 
-def loss_and_gradients(loss: Callable[..., Tensor], modules: list[nn.Module], x: Tensor) -> list:
-    """Of all parameters of the modules, under one seed."""
-    torch.manual_seed(7)
+def seeded(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What a function gives under one seed."""
+    torch.manual_seed(1)
+    return function(*arguments, **options)
+
+
+def loss_and_gradients(
+    loss: Callable[..., Tensor], modules: Iterable[nn.Module], *batch: Any, **scheduled: Any
+) -> list[Tensor]:
+    """The loss under one seed, and its gradients for all parameters of the modules."""
     parameters = [parameter for module in modules for parameter in module.parameters()]
-    value = loss(x)
+    value = seeded(loss, *batch, **scheduled)
     return [value.detach(), *torch.autograd.grad(value, parameters)]

@@ -248,7 +248,7 @@ def test_weight_decay_is_kept_and_an_older_config_means_none(run):
 
 @pytest.mark.parametrize("value", [-1e-5, float("nan"), float("inf")])
 def test_weight_decay_out_of_range_is_refused(value, tmp_path):
-    with pytest.raises(InputError, match="expected --weight_decay >= 0.*; got"):
+    with pytest.raises(InputError, match=r"expected --weight_decay >= 0.*; got"):
         fit(weight_decay=value, run=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
