@@ -266,7 +266,7 @@ def test_a_signal_to_all_processes_waits_for_the_batch(files: Path) -> None:
 
 
 def test_what_cannot_be_read_in_pieces(refused, tmp_path: Path) -> None:
-    """And can be as is said."""
+    """Each remedy of the line is followed to the end."""
     path = tmp_path / "small.npz"
     np.savez_compressed(path, images=grey())
     data_set = Arrays(path=path, memory_gib=0)

@@ -7,14 +7,14 @@ from math import prod
 from torch import nn
 
 from models.networks.convolution_arithmetic import convolved_size, left_over
-from models.networks.network import Activation, Layered, activation_of, image_and_vector
+from models.networks.network import Activation, Layered, Network, activation_of, image_and_vector
 from models.ranges import check_count, check_sizes
 from models.spec import Shape
 
 __all__ = ["Convolutional"]
 
 
-class Convolutional(Layered):
+class Convolutional(Layered, Network):
     """Strided convolutions down, and as a decoder their transposed mirror up.
 
     With kernel k (odd), stride s and padding p = (k - 1) / 2 a convolution takes size i to

@@ -35,7 +35,7 @@ class Linear(Network):
         self.linear.bias.copy_(outputs.flatten())
 
 
-class MLP(Layered):
+class MLP(Layered, Network):
     """Fully connected layers with an activation after each hidden one.
 
     The default is that of Kingma and Welling (2014), appendix C and section 5: one hidden layer

@@ -97,8 +97,8 @@ class Network(nn.Module, ABC):
 NetworkFactory = Callable[[Shape, Shape], Network]
 
 
-class Layered(Network):
-    """A network that is a stack of layers, the last one affine."""
+class Layered:
+    """Mixed into networks that are a stack of layers, the last one affine."""
 
     layers: nn.Sequential
 

@@ -7,7 +7,7 @@ from math import prod, sqrt
 from torch import Tensor, nn
 
 from models.networks.convolution_arithmetic import convolved_size, left_over
-from models.networks.network import Activation, Layered, activation_of, image_and_vector
+from models.networks.network import Activation, Layered, Network, activation_of, image_and_vector
 from models.ranges import check_count, check_sizes
 from models.spec import Shape
 
@@ -36,7 +36,7 @@ class _Block(nn.Module):
         return x + self.layers(x)
 
 
-class Residual(Layered):
+class Residual(Layered, Network):
     """Residual blocks between convolutions that halve the image, and their mirror up.
 
     A 3 x 3 convolution brings the image to the first number of channels; each further number
