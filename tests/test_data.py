@@ -10,7 +10,7 @@ import torch
 from own_images import SPLITS
 
 from models import DOMAINS
-from ppl_vae.data import Conversion, DataSet, Digits, Images, Source, Split
+from ppl_vae.data import Conversion, DataSet, Digits, Images, Source
 from ppl_vae.data.conversion import EVALUATION_SEED, bernoulli_draw, dequantised
 
 
@@ -172,15 +172,6 @@ def test_loading_leaves_the_global_generator_alone(domain, data_set):
     data_set.load(domain, 0)
     assert torch.equal(torch.get_rng_state(), before)
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)
-
-
-def test_indexing_is_preparing():
-    split = Split(
-        torch.arange(6, dtype=torch.uint8).reshape(6, 1, 1, 1), None, lambda raw: raw + 0.5
-    )
-    assert len(split) == 6
-    for index in (torch.tensor([3, 1]), slice(1, 6, 2), [5, 5]):
-        assert torch.equal(split[index], split.raw[index] + 0.5)
 
 
 def test_moving_moves_images_and_labels():

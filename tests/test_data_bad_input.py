@@ -91,11 +91,17 @@ def test_unknown_choices():
         EMNIST(split="all")
 
 
-def test_images_need_a_label_each():
-    with pytest.raises(InputError, match="one label for each of 2 images"):
-        Images(torch.zeros(2, 1, 4, 4), torch.zeros(3, dtype=torch.int64))
-    with pytest.raises(InputError, match="N >= 1"):
-        Images(torch.zeros(0, 1, 4, 4))
+@pytest.mark.parametrize(
+    ("count", "labels", "said"),
+    [
+        (2, torch.zeros(3, dtype=torch.int64), "one label for each of 2 images"),
+        (3, torch.zeros(3), r"labels of an integer type; got torch\.float32"),
+        (0, None, "N >= 1"),
+    ],
+)
+def test_images_need_a_label_each(count, labels, said):
+    with pytest.raises(InputError, match=said):
+        Images(torch.zeros(count, 1, 4, 4), labels)
 
 
 # torchvision's files

@@ -83,13 +83,6 @@ def test_arrays(tmp_path, dtype, shape):
     assert torch.equal(data.test.labels, fixed_order(20)[:2])
 
 
-def test_float_arrays_outside_unit_are_real(tmp_path):
-    np.save(tmp_path / "images.npy", np.linspace(-3, 7, 3 * 20, dtype=np.float32).reshape(3, 4, 5))
-    data = Arrays(path=tmp_path / "images.npy").load("real", 0)
-    assert sizes(data) == (1, 1, 1)
-    assert data.dequantize == "none"
-
-
 def test_float_arrays_can_be_binarised(tmp_path):
     np.save(tmp_path / "images.npy", np.full((400, 4, 5), 0.25, dtype=np.float32))
     data = Arrays(path=tmp_path / "images.npy", binarize="dynamic").load("binary", 0)

@@ -196,11 +196,6 @@ def test_what_a_data_set_says_of_its_pixels_is_looked_at(refused) -> None:
     refused(Own(kind="int"), "real", "grey levels of 0 to 255 from Own; got -3 to 116")
 
 
-def test_labels_of_images_are_whole_numbers() -> None:
-    with pytest.raises(ValueError, match=r"labels of an integer type; got torch.float32"):
-        Images(torch.zeros(3, 1, 4, 5), torch.zeros(3))
-
-
 def test_noise_within_a_level_stays_there() -> None:
     from ppl_vae.data.conversion import dequantised
 

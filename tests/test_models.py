@@ -62,16 +62,6 @@ def test_standard_normal_matches_scipy() -> None:
     np.testing.assert_allclose(prior.log_prob(z), expected, rtol=1e-13)
 
 
-def test_vae_is_the_pieces_that_it_was_given() -> None:
-    spec = Spec((1, 2, 2), "real", 3)
-    prior, likelihood = StandardNormal(spec), Gaussian(spec, scale="network")
-    model = VAE(spec, prior=prior, likelihood=likelihood, network=Linear)
-    assert model.prior is prior
-    assert model.likelihood is likelihood
-    assert isinstance(model.decoder, Linear)
-    assert (model.decoder.inputs, model.decoder.outputs) == ((3,), (2, 2, 2))
-
-
 def test_vae_chooses_the_likelihood_by_the_domain() -> None:
     assert isinstance(VAE(Spec((1, 2, 2), "binary", 3)).likelihood, Bernoulli)
     assert isinstance(VAE(Spec((1, 2, 2), "real", 3)).likelihood, Gaussian)
