@@ -7,9 +7,7 @@ import numpy as np
 import torch
 
 from models.spec import Domain
-from ppl_vae.data.conversion import Conversion
 from ppl_vae.data.source import Images, Source
-from ppl_vae.data.split import Data
 from ppl_vae.data.torchvision_files import TorchvisionFiles, open_torchvision, read_image
 from ppl_vae.errors import InputError
 
@@ -33,11 +31,10 @@ class CelebA(TorchvisionFiles):
     attribute: str = "Smiling"
     default_domain: ClassVar[Domain] = "real"
 
-    def load(self, domain: Domain, seed: int) -> Data:
-        conversion = Conversion.choose(self, domain, 256)
+    def _source(self) -> Source:
         train, validation, test = (self._read(split) for split in ("train", "valid", "test"))
         names = (f"not {self.attribute}", self.attribute)
-        return conversion(Source(train, validation, test, names), seed)
+        return Source(train, validation, test, names)
 
     def _read(self, split: str) -> Images:
         opened = open_torchvision("CelebA", self.root, self.download, split=split, transform=_face)

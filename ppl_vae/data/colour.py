@@ -7,9 +7,7 @@ import numpy as np
 import torch
 
 from models.spec import Domain
-from ppl_vae.data.conversion import Conversion
 from ppl_vae.data.source import Images, Source
-from ppl_vae.data.split import Data
 from ppl_vae.data.torchvision_files import TorchvisionFiles, hold_out, open_torchvision
 
 __all__ = ["CIFAR10", "SVHN"]
@@ -25,16 +23,14 @@ class CIFAR10(TorchvisionFiles):
 
     default_domain: ClassVar[Domain] = "real"
 
-    def load(self, domain: Domain, seed: int) -> Data:
-        conversion = Conversion.choose(self, domain, 256)
+    def _source(self) -> Source:
         training = open_torchvision("CIFAR10", self.root, self.download, train=True)
         test = open_torchvision("CIFAR10", self.root, self.download, train=False)
         images, test_images = (
             _images(opened.data.transpose(0, 3, 1, 2), opened.targets)
             for opened in (training, test)
         )
-        train, validation = hold_out(images, len(images) // 10)
-        return conversion(Source(train, validation, test_images, tuple(training.classes)), seed)
+        return hold_out(images, len(images) // 10, test_images, training.classes)
 
 
 @dataclass(frozen=True)
@@ -47,8 +43,7 @@ class SVHN(TorchvisionFiles):
 
     default_domain: ClassVar[Domain] = "real"
 
-    def load(self, domain: Domain, seed: int) -> Data:
-        conversion = Conversion.choose(self, domain, 256)
+    def _source(self) -> Source:
         images, test = (
             _images(opened.data, opened.labels)
             for opened in (
@@ -56,9 +51,7 @@ class SVHN(TorchvisionFiles):
                 for split in ("train", "test")
             )
         )
-        train, validation = hold_out(images, len(images) // 10)
-        names = tuple(str(digit) for digit in range(10))
-        return conversion(Source(train, validation, test, names), seed)
+        return hold_out(images, len(images) // 10, test, map(str, range(10)))
 
 
 def _images(pixels: np.ndarray, labels: np.ndarray | list[int]) -> Images:

@@ -7,9 +7,7 @@ from torch import Tensor
 
 from models.ranges import check_choice
 from models.spec import Domain
-from ppl_vae.data.conversion import Conversion
 from ppl_vae.data.source import Images, Source
-from ppl_vae.data.split import Data
 from ppl_vae.data.torchvision_files import TorchvisionFiles, hold_out, open_torchvision
 from ppl_vae.errors import InputError
 
@@ -22,12 +20,10 @@ EMNISTSplit = Literal["balanced", "letters", "digits", "mnist", "byclass", "byme
 class _LikeMNIST(TorchvisionFiles):
     """torchvision's test images to test; of its training images the last as many to validate."""
 
-    def load(self, domain: Domain, seed: int) -> Data:
-        conversion = Conversion.choose(self, domain, 256)
+    def _source(self) -> Source:
         training, tested = self._open(train=True), self._open(train=False)
         test = self._images(tested)
-        train, validation = hold_out(self._images(training), len(test))
-        return conversion(Source(train, validation, test, self._names(training)), seed)
+        return hold_out(self._images(training), len(test), test, self._names(training))
 
     def _open(self, **options: Any) -> Any:
         return open_torchvision(type(self).__name__, self.root, self.download, **options)

@@ -7,9 +7,7 @@ import numpy as np
 import torch
 
 from models.spec import Domain
-from ppl_vae.data.conversion import Conversion
 from ppl_vae.data.source import Images, Source, fixed_order
-from ppl_vae.data.split import Data
 from ppl_vae.data.torchvision_files import TorchvisionFiles, hold_out, open_torchvision, read_image
 
 __all__ = ["Omniglot"]
@@ -29,13 +27,11 @@ class Omniglot(TorchvisionFiles):
 
     default_domain: ClassVar[Domain] = "binary"
 
-    def load(self, domain: Domain, seed: int) -> Data:
-        conversion = Conversion.choose(self, domain, 256)
+    def _source(self) -> Source:
         background, names = self._read(background=True)
         test, test_names = self._read(background=False, first_label=len(names))
         background = background[fixed_order(len(background))]
-        train, validation = hold_out(background, len(background) // 10)
-        return conversion(Source(train, validation, test, names + test_names), seed)
+        return hold_out(background, len(background) // 10, test, names + test_names)
 
     def _read(self, background: bool, first_label: int = 0) -> tuple[Images, tuple[str, ...]]:
         opened = open_torchvision(
