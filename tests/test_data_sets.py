@@ -60,6 +60,11 @@ def test_mnist_and_its_like(tmp_path, data_set):
     assert len(data.class_names) == 10
     assert data_set(str(tmp_path)).load("binary", 0).binarize == "dynamic"
 
+    class Own(data_set):
+        """A subclass reads the files of its base."""
+
+    assert sizes(Own(root=tmp_path).load("bytes", 0)) == (40, 10, 10)
+
 
 @pytest.mark.parametrize(
     ("split", "count"),

@@ -20,13 +20,15 @@ EMNISTSplit = Literal["balanced", "letters", "digits", "mnist", "byclass", "byme
 class _LikeMNIST(TorchvisionFiles):
     """torchvision's test images to test; of its training images the last as many to validate."""
 
+    in_torchvision: ClassVar[str]
+
     def _source(self) -> Source:
         training, tested = self._open(train=True), self._open(train=False)
         test = self._images(tested)
         return hold_out(self._images(training), len(test), test, self._names(training))
 
     def _open(self, **options: Any) -> Any:
-        return open_torchvision(type(self).__name__, self.root, self.download, **options)
+        return open_torchvision(self.in_torchvision, self.root, self.download, **options)
 
     def _images(self, opened: Any) -> Images:
         pixels: Tensor = opened.data
@@ -49,6 +51,7 @@ class MNIST(_LikeMNIST):
     original 10,000 test images.
     """
 
+    in_torchvision: ClassVar[str] = "MNIST"
     default_domain: ClassVar[Domain] = "binary"
 
 
@@ -56,6 +59,7 @@ class MNIST(_LikeMNIST):
 class FashionMNIST(_LikeMNIST):
     """Articles of clothing. Xiao, Rasul and Vollgraf (2017). Split as `MNIST` is."""
 
+    in_torchvision: ClassVar[str] = "FashionMNIST"
     default_domain: ClassVar[Domain] = "binary"
 
 
@@ -63,6 +67,7 @@ class FashionMNIST(_LikeMNIST):
 class KMNIST(_LikeMNIST):
     """Cursive Japanese characters (Kuzushiji). Clanuwat et al. (2018). Split as `MNIST` is."""
 
+    in_torchvision: ClassVar[str] = "KMNIST"
     default_domain: ClassVar[Domain] = "binary"
 
 
@@ -77,6 +82,7 @@ class EMNIST(_LikeMNIST):
         split: Which of the six arrangements of classes.
     """
 
+    in_torchvision: ClassVar[str] = "EMNIST"
     split: EMNISTSplit = "balanced"
     default_domain: ClassVar[Domain] = "binary"
 
