@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from comparing import assert_equal, loss_and_gradients, seeded
@@ -126,6 +127,26 @@ def test_a_point_is_refused_where_a_density_is_needed(vae, objective):
 def test_a_point_is_welcome_elsewhere(vae, objective):
     model, _, x = vae
     check_objective(objective, model, Point(SPEC), x)
+
+
+class Counts(DiagonalNormal):
+    """q(z|x) is a Poisson distribution, whose draws no gradient comes through."""
+
+    def posterior(self, x):
+        return dist.Poisson(self.encoder(x)[..., :3].exp()).to_event(1)
+
+
+@pytest.mark.parametrize("objective", EVERY, ids=str)
+def test_draws_that_no_gradient_comes_through(vae, objective):
+    """Without the score's term the gradient would be another one, and nothing would show it."""
+    model, _, x = vae
+    model.prior.forward = lambda: dist.Poisson(torch.ones(3)).to_event(1)
+    if objective in (ELBO(), WakeSleep(), WakeSleep(3), ScoreFunction(), ScoreFunction(1, "none")):
+        check_objective(objective, model, Counts(SPEC), x)
+        return
+    with pytest.raises(InputError, match=r"draws of 'z' .*; (choose|take)") as caught:
+        check_objective(objective, model, Counts(SPEC), x)
+    assert "\n" not in str(caught.value)
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,10 @@ class Beta(Objective):
         check_count("particles", self.particles)
         check_flag("analytic_kl", self.analytic_kl)
 
+    @property
+    def through_draws(self) -> bool:
+        return True
+
     def schedule(self, epoch: float) -> dict[str, float]:
         """The weight of the rate, `beta`: min(1, epoch in the cycle / warmup_epochs) beta."""
         since = epoch % self.cycle_epochs if self.cycle_epochs else epoch

@@ -46,6 +46,10 @@ class IWAE(Objective):
         check_count("particles", self.particles)
         check_choice("gradient", self.gradient, ("plain", "stl", "dreg"))
 
+    @property
+    def through_draws(self) -> bool:
+        return True
+
     def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
         guide.check_density("an importance weight")
         stop_guide = self.gradient != "plain"

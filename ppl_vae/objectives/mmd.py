@@ -56,6 +56,10 @@ class MMD(Objective):
         if self.bandwidth is not None:
             check_number("bandwidth", self.bandwidth, above=0)
 
+    @property
+    def through_draws(self) -> bool:
+        return True
+
     def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
         terms = log_terms(model, guide, x, 1)
         terms.check_draws("the discrepancy")

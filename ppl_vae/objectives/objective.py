@@ -24,6 +24,11 @@ class Objective(ABC):
 
     smallest_batch: ClassVar[int] = 1
 
+    @property
+    def through_draws(self) -> bool:
+        """Whether its gradient comes through the guide's draws alone: then they have to let it."""
+        return False
+
     @abstractmethod
     def loss(self, model: Model, guide: Guide, *batch: Any, **scheduled: Any) -> Tensor:
         """The loss to minimise.

@@ -38,6 +38,10 @@ class Renyi(Objective):
         check_number("alpha", self.alpha)
         check_count("particles", self.particles)
 
+    @property
+    def through_draws(self) -> bool:
+        return True
+
     def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
         guide.check_density("an importance weight")
         terms = log_terms(model, guide, x, self.particles, labels=labels)
