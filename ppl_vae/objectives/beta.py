@@ -1,6 +1,7 @@
 """The evidence lower bound with a weight on the rate, and bits for free."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -40,6 +41,8 @@ class Beta(Objective):
         ValueError: If a number is negative, particles < 1, or a cycle is shorter than its warm-up.
     """
 
+    through_draws: ClassVar[bool] = True
+
     beta: float = 1.0
     warmup_epochs: float = 0.0
     cycle_epochs: float = 0.0
@@ -57,10 +60,6 @@ class Beta(Objective):
             )
         check_count("particles", self.particles)
         check_flag("analytic_kl", self.analytic_kl)
-
-    @property
-    def through_draws(self) -> bool:
-        return True
 
     def schedule(self, epoch: float) -> dict[str, float]:
         """The weight of the rate, `beta`: min(1, epoch in the cycle / warmup_epochs) beta."""

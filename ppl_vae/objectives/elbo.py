@@ -38,7 +38,7 @@ class ELBO(Objective):
         check_flag("analytic_kl", self.analytic_kl)
 
     @property
-    def through_draws(self) -> bool:
+    def through_draws(self) -> bool:  # type: ignore[override]
         return self.analytic_kl
 
     def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:

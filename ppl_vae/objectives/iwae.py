@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import log
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -39,16 +39,14 @@ class IWAE(Objective):
         ValueError: If particles < 1 or the estimator is unknown.
     """
 
+    through_draws: ClassVar[bool] = True
+
     particles: int = 50
     gradient: Literal["plain", "stl", "dreg"] = "plain"
 
     def __post_init__(self) -> None:
         check_count("particles", self.particles)
         check_choice("gradient", self.gradient, ("plain", "stl", "dreg"))
-
-    @property
-    def through_draws(self) -> bool:
-        return True
 
     def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
         guide.check_density("an importance weight")

@@ -42,6 +42,7 @@ class MMD(Objective):
         ValueError: If weight < 0, alpha > 1, the kernel is unknown or bandwidth <= 0.
     """
 
+    through_draws: ClassVar[bool] = True
     smallest_batch: ClassVar[int] = 2
 
     weight: float = 100.0
@@ -55,10 +56,6 @@ class MMD(Objective):
         check_choice("kernel", self.kernel, ("normal", "inverse_multiquadratic"))
         if self.bandwidth is not None:
             check_number("bandwidth", self.bandwidth, above=0)
-
-    @property
-    def through_draws(self) -> bool:
-        return True
 
     def loss(self, model: Model, guide: Guide, x: Tensor) -> Tensor:
         terms = log_terms(model, guide, x, 1)

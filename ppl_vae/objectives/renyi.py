@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import log
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -31,16 +32,14 @@ class Renyi(Objective):
         ValueError: If alpha is not finite or particles < 1.
     """
 
+    through_draws: ClassVar[bool] = True
+
     alpha: float = 0.5
     particles: int = 50
 
     def __post_init__(self) -> None:
         check_number("alpha", self.alpha)
         check_count("particles", self.particles)
-
-    @property
-    def through_draws(self) -> bool:
-        return True
 
     def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
         guide.check_density("an importance weight")
