@@ -82,15 +82,6 @@ def test_dequantised_floats(refused, arrays):
     refused(arrays(REAL, dequantize="uniform"), "real", "floating-point", "leave it out")
 
 
-def test_unknown_choices():
-    with pytest.raises(ValueError, match=r"--data\.binarize of auto, none, dynamic.*'dynmic'"):
-        Digits(binarize="dynmic")
-    with pytest.raises(ValueError, match=r"--data\.dequantize of auto, uniform, none; got 'no'"):
-        Digits(dequantize="no")
-    with pytest.raises(ValueError, match=r"--data\.split of balanced, .*; got 'all'"):
-        EMNIST(split="all")
-
-
 @pytest.mark.parametrize(
     ("count", "labels", "said"),
     [

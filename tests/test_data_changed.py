@@ -236,5 +236,3 @@ def test_the_rules_of_a_run_are_in_its_config(
     write(tmp_path / "pictures", 60)
     run: Run = load(tiny(ImageFolder(path=tmp_path / "pictures")))
     assert run.pieces["data"].rules == 2
-    with pytest.raises(ValueError, match=r"--data.rules >= 1 and <= 2; got 3"):
-        ImageFolder(path=tmp_path, rules=3)

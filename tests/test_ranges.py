@@ -35,6 +35,7 @@ from models import (
     VampPrior,
 )
 from models.ranges import check_choice, check_count, check_flag, check_number, check_sizes
+from ppl_vae.data import EMNIST, Arrays, Digits, ImageFolder
 from ppl_vae.objectives import (
     ELBO,
     IWAE,
@@ -110,6 +111,14 @@ def test_a_guide_inside_another_is_a_class(value: Any) -> None:
 
 # Where the bound is not that of the type, or depends on another option.
 BOUNDS: list[tuple[Callable[[], Any], str]] = [
+    (partial(Digits, binarize="dynmic"), r"--data\.binarize of auto, none, dynamic.*'dynmic'"),
+    (partial(EMNIST, split="all"), r"--data\.split of balanced, .*; got 'all'"),
+    (partial(Arrays, "x", scale="sd"), r"--data\.scale of none, standard; got 'sd'"),
+    *(
+        (partial(kind, "x", memory_gib=-1.0), r"--data\.memory_gib >= 0; got -1\.0")
+        for kind in (Arrays, ImageFolder)
+    ),
+    (partial(ImageFolder, "x", rules=3), r"--data\.rules >= 1 and <= 2; got 3"),
     *(
         (partial(objective, particles=0), "expected particles >= 1; got 0")
         for objective in (ELBO, IWAE, Renyi, Beta, WakeSleep, SemiSupervisedELBO)

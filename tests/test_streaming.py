@@ -284,13 +284,6 @@ def test_what_cannot_be_read_in_pieces(refused, tmp_path: Path) -> None:
         assert replace(data_set, **changed).load("binary", 0).levels == 256
 
 
-@pytest.mark.parametrize("bad", [{"memory_gib": -1.0}, {"memory_gib": np.inf}, {"workers": -1}])
-def test_numbers_out_of_range(bad: dict[str, float]) -> None:
-    for kind in (Arrays, ImageFolder):
-        with pytest.raises(ValueError, match=f"--data.{next(iter(bad))} >= 0.*; got"):
-            kind(path=Path("x"), **bad)
-
-
 @pytest.mark.parametrize(
     ("kind", "name"), [(Arrays, "grey.npy"), (Arrays, "masks.npy"), (ImageFolder, "pictures")]
 )
