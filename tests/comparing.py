@@ -2,12 +2,14 @@
 
 import csv
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppl_vae.compiler.comparison import Gradients
 from ppl_vae.runs.checkpoints import read_checkpoint
@@ -66,3 +68,18 @@ def assert_whole(run: Path) -> None:
             read_checkpoint(path)
         else:
             assert path.name in ("config.yaml", "metrics.csv", ".lock")
+
+
+def seeded(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What a function gives under one seed."""
+    torch.manual_seed(1)
+    return function(*arguments, **options)
+
+
+def loss_and_gradients(
+    loss: Callable[..., Tensor], modules: Iterable[nn.Module], *batch: Any, **scheduled: Any
+) -> list[Tensor]:
+    """The loss under one seed, and its gradients for all parameters of the modules."""
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    value = seeded(loss, *batch, **scheduled)
+    return [value.detach(), *torch.autograd.grad(value, parameters)]
