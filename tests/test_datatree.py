@@ -208,7 +208,7 @@ def test_a_site_with_the_name_of_a_dimension_of_arviz_is_refused(name: str) -> N
     with pytest.raises(InputError, match=f"which are ArviZ's dimensions; got site '{name}'"):
         to_datatree(*given)
     with pytest.raises(InputError, match=f"which are ArviZ's dimensions; got site '{name}'"):
-        nuts_datatree(nuts_posterior(*given, draws=4, warmup=2, chains=2))
+        nuts_datatree(nuts_posterior(*given, draws=20, warmup=20, chains=2))
 
 
 def test_arviz_reads_it(pair) -> None:
