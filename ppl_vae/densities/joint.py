@@ -10,6 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from models import Model
 from models.ranges import check_count
 from ppl_vae.densities.sites import (
     Batch,
@@ -88,10 +89,12 @@ class Joint:
                 distribution over the latents of all data, as most of Pyro's autoguides.
 
         Raises:
-            InputError: If the latent sites differ, one is not per datum, is discrete or has no
-                density, or nothing is observed.
+            ValueError: If the latent sites differ, one is not per datum, is discrete or has no
+                density, nothing is observed, or the data are none that the model is for.
         """
         joint = cls(model, guide, as_batch(x), memory_bytes=memory_bytes, as_one=as_one)
+        if isinstance(model, Model):
+            model.check_batch(*joint.batch)
         with joint.trial():
             some = joint[:_FEW]
             if not joint._guide_follows():
