@@ -189,6 +189,12 @@ def test_quantiles_of_a_continuous_bernoulli(logit: float) -> None:
         assert slopes[1][place].item() == pytest.approx(float(by_u), rel=1e-3)
 
 
+@pytest.mark.parametrize("logit", [-1000.0, 1000.0])
+def test_the_ends_of_a_continuous_bernoulli_beyond_the_range_of_float32(logit: float) -> None:
+    pixels = LogitContinuousBernoulli(torch.tensor([logit, logit]))
+    assert pixels.icdf(torch.tensor([0.0, 1.0])).tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("logit", [-80.0, -30.0, 0.0, 0.5, 30.0])
 def test_draws_of_a_continuous_bernoulli_follow_it(logit: float) -> None:
     torch.manual_seed(0)

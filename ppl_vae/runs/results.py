@@ -25,9 +25,8 @@ def writable(folder: Path) -> Path:
         with TemporaryFile(dir=folder, buffering=0) as file:
             file.write(_TRIAL)
     except OSError as error:
-        raise InputError(
-            f"cannot write to {folder}: {error.strerror}; name another folder with --out"
-        ) from error
+        why = "it is a file; name a" if folder.is_file() else f"{error.strerror}; name another"
+        raise InputError(f"cannot write to {folder}: {why} folder with --out") from error
     return folder
 
 
