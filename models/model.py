@@ -73,6 +73,17 @@ class Model(Program):
         """
         return spec
 
+    def check_batch(self, x: Tensor, *labels: Tensor) -> None:
+        """Looks whether images, and labels where there are any, are such as the model is for.
+
+        Raises:
+            ValueError: If they are of another shape or type, or outside of the domain or classes.
+        """
+        self.check_type("images", x)
+        self.spec.check_images(x)
+        for y in labels if self.labelled else ():
+            self.spec.check_labels(y)
+
     def connect(self, posterior: Callable[[Tensor], TorchDistribution]) -> None:
         """Gives q(z|x) to the priors in this model: see `Prior.connect`."""
         for prior in self._priors():

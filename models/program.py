@@ -6,6 +6,7 @@ from weakref import ref
 
 import pyro
 from pyro.nn import PyroModule
+from torch import Tensor
 
 from models.spec import Spec
 
@@ -31,6 +32,19 @@ class Program(PyroModule, metaclass=_AbstractPyroModule):  # type: ignore[metacl
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
+
+    def check_type(self, name: str, x: Any) -> None:
+        """Raises ValueError unless something is a tensor of the type that the parameters have."""
+        if not isinstance(x, Tensor):
+            raise ValueError(
+                f"expected {name} as a tensor; got {type(x).__name__}; torch.as_tensor makes one"
+            )
+        own = next((parameter.dtype for parameter in self.parameters()), x.dtype)
+        if x.dtype != own:
+            raise ValueError(
+                f"expected {name} of {own}, as the parameters are; got {x.dtype}; convert them "
+                f"with .to({own})"
+            )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # A context that was made without the setting lacks this.

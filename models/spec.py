@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import inf, prod
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from models.ranges import check_count
@@ -64,8 +65,6 @@ class Spec:
             last = x.dim() == 4 and shape[1:] == (*sides, channels)
             remedy = "; x.permute(0, 3, 1, 2) puts the channels first" if last else ""
             raise ValueError(f"{expected}; got {shape}{remedy}")
-        if not x.is_floating_point():
-            raise ValueError(f"expected images of a floating-point type; got {x.dtype}")
         least, most, whole = {
             "binary": (0, 1, True),
             "unit": (0, 1, False),
@@ -77,6 +76,20 @@ class Spec:
             raise ValueError(
                 f"expected {self.domain} images, as the pair was built for; got values from "
                 f"{x.min():g} to {x.max():g}; convert them as the data set of the pair does"
+            )
+
+    def check_labels(self, y: Tensor) -> None:
+        """Looks whether labels are classes of the data, or -1.
+
+        Raises:
+            ValueError: If they are not.
+        """
+        if y.dtype != torch.int64:
+            raise ValueError(f"expected labels of torch.int64; got {y.dtype}")
+        if ((y < -1) | (y >= self.classes)).any():
+            raise ValueError(
+                f"expected labels of 0 to {self.classes - 1}, or -1 where there is none; got "
+                f"{int(y.min())} to {int(y.max())}"
             )
 
     def network_input(self, x: Tensor) -> Tensor:

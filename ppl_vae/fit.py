@@ -228,7 +228,9 @@ def draw_pictures(run: Run, rows: list[Row]) -> None:
         return plots.to_display(images, run.spec.domain, like=shown)
 
     point = not run.guide.has_density
-    plots.learning_curves(rows, folder / "learning_curves.png", run.data.note, point=point)
+    given = run.model.labelled and not run.model.enumerated
+    place = folder / "learning_curves.png"
+    plots.learning_curves(rows, place, run.data.note, point=point, given_class=given)
     plots.reconstructions(
         display(rebuilt["original"]), display(rebuilt["mean"]), folder / "reconstructions.png"
     )

@@ -280,7 +280,9 @@ def _rows(result: dict[str, Any]) -> dict[str, str]:
         for how in ("unanswered", "failed"):
             if result[name][how]:
                 rows[question] = f"{how.replace('un', 'not ')}: {result[name][how]}"
-    advice = collapse(result["latent"].get("rate_nats_per_datum"))
+    held = result["latent"]
+    active, images = held.get("active_units"), len(result["images"])
+    advice = collapse(held.get("rate_nats_per_datum"), active, images)
     return rows | ({"note": advice} if advice else {})
 
 

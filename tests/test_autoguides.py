@@ -9,10 +9,12 @@ import torch
 from oracles import counts, counts_log_likelihood, counts_model, refused
 from pyro import poutine
 from pyro.infer import autoguide
-from torch import Tensor
+from pyro.nn import PyroModule, PyroSample
+from torch import Tensor, nn
 
 from ppl_vae.densities.joint import Joint
 from ppl_vae.densities.weights import log_weights
+from ppl_vae.errors import InputError
 from ppl_vae.inference.ais import ais, bidirectional
 from ppl_vae.inference.calibration import simulation_based_calibration
 from ppl_vae.inference.datatree import to_datatree
@@ -280,6 +282,25 @@ def test_what_is_not_per_datum_is_refused_with_the_way_to_go_on(guide, said: str
     if said == "as_one":  # one distribution over the latents of all data
         weights = Joint.of(model, guide, x.double(), as_one=True).log_weights(5)
         assert weights.shape == (5, 1)
+
+
+def test_a_network_that_takes_no_draws_of_its_weights_is_refused_with_what_does() -> None:
+    """Bayesian regression by `PyroModule[nn.Linear]`: a plate for the latents is no way out."""
+    network = PyroModule[nn.Linear](2, 1)
+    network.weight = PyroSample(dist.Normal(0.0, 1.0).expand([1, 2]).to_event(2))
+
+    def model(y: Tensor) -> None:
+        loc = network(DESIGN.float()).squeeze(-1)
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(loc, 1.0), obs=y)
+
+    y = DATA.float()
+    guide = autoguide.AutoNormal(model)
+    guide(y)
+    with pytest.raises(InputError, match=r"expect latents \(K, 1, ...\).* torch.matmul") as caught:
+        Joint.of(model, guide, y, as_one=True)
+    assert "\n" not in str(caught.value)
+    assert "plate" not in str(caught.value)
 
 
 def test_an_auxiliary_site_that_is_more_than_the_latents_is_refused() -> None:

@@ -9,10 +9,11 @@ import pytest
 import scipy.stats
 import torch
 from oracles import Posterior, ppca, refused
-from torch import Tensor
+from torch import Tensor, nn
 
 from guides import DiagonalNormal
 from models import VAE, Linear, ProbabilisticPCA, Spec
+from ppl_vae.errors import InputError
 from ppl_vae.inference import datatree
 from ppl_vae.inference.ais import bidirectional
 from ppl_vae.inference.calibration import simulation_based_calibration
@@ -125,6 +126,59 @@ def test_pieces_do_not_change_shapes_or_weights() -> None:
         weights = tree["sample_stats"]["log_weight"].values
         expected = model.log_likelihood(x).detach().numpy()
         np.testing.assert_allclose(weights, np.broadcast_to(expected, weights.shape), atol=1e-3)
+
+
+class Own(nn.Module):
+    """A pair that knows nothing of this project: flat pixels and sites of its own names."""
+
+    def __init__(self, latent: str = "code", observed: str = "pixels") -> None:
+        super().__init__()
+        self.latent, self.observed = latent, observed
+        self.decoder, self.encoder = nn.Linear(3, 12), nn.Linear(12, 3)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("images", x.shape[0]):
+            code = pyro.sample(self.latent, dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            logits = self.decoder(code)
+            pyro.sample(self.observed, dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("images", x.shape[0]):
+            pyro.sample(self.latent, dist.Normal(self.encoder(x), 0.5).to_event(1))
+
+
+@pytest.mark.parametrize(("latent", "observed"), [("latent", "height"), ("energy", "image")])
+def test_a_site_with_the_name_of_a_dimension_is_not_lost(latent: str, observed: str) -> None:
+    """Pyro's tutorial calls its latent site `latent`."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from arviz_plots import plot_loo_pit, plot_trace
+
+    own = Own(latent, observed)
+    given = own.model, own.guide, (torch.rand(4, 12) > 0.5).float()
+    tree = to_datatree(*given, draws=50, chains=2)
+    chains = nuts_datatree(nuts_posterior(*given, draws=10, warmup=5, chains=2))
+    for each in (tree, chains):
+        assert list(each["posterior"].data_vars) == [latent]
+        assert each["posterior"][latent].shape[::3] == (2, 3)
+        assert "(z|x)" in each["posterior"][latent].attrs["long_name"]
+        for dim in each["posterior"][latent].dims:
+            assert {"long_name", "units"} <= each["posterior"][dim].attrs.keys()
+    for group in ("posterior_predictive", "log_likelihood", "observed_data"):
+        assert list(tree[group].data_vars) == [observed]
+    plot_trace(chains.isel({chains["posterior"][latent].dims[2]: [0]}), backend="matplotlib")
+    plot_loo_pit(loo_pit_datatree(tree), backend="matplotlib")
+
+
+@pytest.mark.parametrize("name", ["chain", "draw"])
+def test_a_site_with_the_name_of_a_dimension_of_arviz_is_refused(name: str) -> None:
+    own = Own(name)
+    given = own.model, own.guide, (torch.rand(4, 12) > 0.5).float()
+    with pytest.raises(InputError, match=f"which are ArviZ's dimensions; got site '{name}'"):
+        to_datatree(*given)
+    with pytest.raises(InputError, match=f"which are ArviZ's dimensions; got site '{name}'"):
+        nuts_datatree(nuts_posterior(*given, draws=20, warmup=20, chains=2))
 
 
 def test_arviz_reads_it(pair) -> None:

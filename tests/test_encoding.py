@@ -5,10 +5,11 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from guides import IAF, DiagonalNormal, Guide, SemiSupervisedNormal
+from guides import IAF, ConditionalNormal, DiagonalNormal, Guide, SemiSupervisedNormal
 from models import (
     VAE,
     Bernoulli,
+    Conditional,
     ContinuousBernoulli,
     DiscretizedLogistic,
     Likelihood,
@@ -17,6 +18,8 @@ from models import (
 )
 from ppl_vae.compiler.compiling import compiled_if_possible
 from ppl_vae.data import Split
+from ppl_vae.densities.joint import Joint
+from ppl_vae.densities.weights import log_weights
 from ppl_vae.errors import InputError
 from ppl_vae.latents import encoding
 from ppl_vae.latents.encoding import decoded_mean, posterior_mean, split_means
@@ -86,7 +89,9 @@ def test_a_single_latent_is_decoded() -> None:
         ("real", torch.rand(2, 3, 5, 6), r"shape \(B, 3, 6, 5\); got \(2, 3, 5, 6\)$"),
         ("real", torch.rand(3, 6, 5), r"shape \(B, 3, 6, 5\); got \(3, 6, 5\)$"),
         ("real", torch.rand(2, 90), r"shape \(B, 3, 6, 5\); got \(2, 90\)$"),
-        ("real", torch.ones(2, 3, 6, 5, dtype=torch.int64), "floating-point type; got torch.int64"),
+        ("real", torch.ones(2, 3, 6, 5, dtype=torch.int64), "torch.float32, .*; got torch.int64"),
+        ("real", torch.rand(2, 3, 6, 5).double(), "images of torch.float32, .*; got torch.float64"),
+        ("real", torch.rand(2, 3, 6, 5).numpy(), "expected images as a tensor; got ndarray"),
         ("real", torch.full((2, 3, 6, 5), torch.nan), "expected real images"),
         ("binary", torch.full((2, 3, 6, 5), 0.5), "expected binary images.* from 0.5 to 0.5;"),
         ("unit", torch.full((2, 3, 6, 5), 128.0), "expected unit images.* from 128 to 128;"),
@@ -99,9 +104,14 @@ def test_images_of_another_shape_type_or_domain_are_refused(domain, x: Tensor, s
     likelihood = {"unit": ContinuousBernoulli, "bytes": DiscretizedLogistic}.get(domain)
     model = VAE(spec, likelihood=likelihood and likelihood(spec)).eval()
     guide = DiagonalNormal(spec).eval()
-    with pytest.raises(ValueError, match=said) as caught:
-        posterior_mean(model, guide, x)
-    assert "\n" not in str(caught.value)
+    for refused in (
+        lambda: posterior_mean(model, guide, x),
+        lambda: log_weights(model, guide, x, 2),
+        lambda: Joint.of(model, guide, x),
+    ):
+        with pytest.raises(ValueError, match=said) as caught:
+            refused()
+        assert "\n" not in str(caught.value)
     if "permute" in said:
         x = x.permute(0, 3, 1, 2)
         torch.testing.assert_close(posterior_mean(model, guide, x), guide.posterior(x).mean)
@@ -111,6 +121,31 @@ def test_latents_of_another_dimension_are_refused() -> None:
     model, _ = pair(Bernoulli, DiagonalNormal)
     with pytest.raises(ValueError, match=r"of shape \(\.\.\., 3\); got \(1, 6\)"):
         decoded_mean(model, torch.randn(1, 6))
+    with pytest.raises(ValueError, match=r"latents of torch.float32, .*; got torch.int64"):
+        decoded_mean(model, torch.ones(1, 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("y", "said"),
+    [
+        ([0, 99], "labels of 0 to 3, or -1 where there is none; got 0 to 99"),
+        ([-2, 0], "labels of 0 to 3, or -1 where there is none; got -2 to 0"),
+        ([0.0, 1.0], "labels of torch.int64; got torch.float32"),
+    ],
+)
+def test_labels_that_are_none_of_the_classes_are_refused(y: list, said: str) -> None:
+    spec = Spec(SHAPE, "binary", 3, 4)
+    model, guide = Conditional(spec).eval(), ConditionalNormal(spec).eval()
+    x, labels = torch.rand(2, *SHAPE).round(), torch.tensor(y)
+    for refused in (
+        lambda: posterior_mean(model, guide, x, labels),
+        lambda: decoded_mean(model, torch.randn(2, 3), labels),
+        lambda: log_weights(model, guide, x, 2, labels),
+        lambda: Joint.of(model, guide, (x, labels)),
+    ):
+        with pytest.raises(ValueError, match=said) as caught:
+            refused()
+        assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_engine_is_refused() -> None:

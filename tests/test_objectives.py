@@ -174,6 +174,17 @@ def test_a_scheduled_number_of_any_type_is_a_real_one(vae, first):
         assert got.dtype == torch.float32
 
 
+class Clamped(Weighted):
+    def loss(self, model, guide, x, beta=None):
+        return super().loss(model, guide, x, beta.clamp(max=1.0))
+
+
+def test_scheduled_numbers_are_tensors_before_training_too(vae):
+    model, guide, x = vae
+    check_objective(Clamped((0.5,)), model, guide, x)
+    assert torch.isfinite(SVIStep(model, guide, Clamped((0.5,)))((x,), 0.0))
+
+
 @pytest.mark.parametrize(
     ("later", "said"),
     [

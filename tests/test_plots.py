@@ -119,6 +119,10 @@ def test_learning_curves_of_a_point_show_no_bound(tmp_path, monkeypatch, point):
     plots.learning_curves([{"epoch": 1}], tmp_path / "curves.png", point=point)
     titles = " ".join(axes.get_title(loc="left") for axes in figures[0].axes)
     assert ("ELBO" in titles, "KL" in titles) == (not point, not point)
+    plots.learning_curves([{"epoch": 1}], tmp_path / "curves.png", point=point, given_class=True)
+    titles = " ".join(axes.get_title(loc="left") for axes in figures[1].axes)
+    assert titles.count("y") == 2 + (not point)
+    assert "ELBO" not in titles or "ELBO of $\\log\\,p(x|y)$" in titles
 
 
 def test_robust_limits_show_the_end_and_not_the_beginning():

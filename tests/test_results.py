@@ -59,6 +59,8 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
     monkeypatch.setattr("ppl_vae.evaluate.estimate", lambda *_, **__: pytest.fail("measured"))
     with pytest.raises(InputError, match=r"cannot write to .*file/below: .*--out"):
         evaluate(run, out=tmp_path / "file" / "below")
+    with pytest.raises(InputError, match="file: it is a file; name another folder with --out"):
+        evaluate(run, out=tmp_path / "file")
 
 
 def test_numbers_are_printed_where_the_disk_is_full(run, monkeypatch, capsys) -> None:

@@ -45,6 +45,8 @@ def test_a_collapse_is_a_rate_of_nothing_or_no_active_latent() -> None:
         for remedy in ("warmup_epochs", "free_bits", "--network"):
             assert remedy in said
     assert collapse(1.5, 1) is collapse(8.0) is collapse(None, 0) is None
+    assert collapse(0.01, 0, images=99) is None  # too few to tell
+    assert collapse(0.01, 0, images=100) is not None
 
 
 def test_the_accuracy_is_the_best_over_all_matchings() -> None:

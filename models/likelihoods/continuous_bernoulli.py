@@ -69,6 +69,7 @@ class LogitContinuousBernoulli(TorchDistribution):
             near, far = torch.where(r > 0, 1 - u, u), torch.where(r > 0, u, 1 - u)
             first = torch.log1p(near.clamp(max=0.5) * torch.expm1(-size))
             second = (far + near * (-size).exp()).clamp(min=torch.finfo(r.dtype).tiny).log()
+            second = torch.where(far > 0, second, -size)  # exp(-size) rounds to 0 beyond 87
             distance = -torch.where(near < 0.5, first, second) / size
             return torch.where(r > 0, 1 - distance, distance)
 

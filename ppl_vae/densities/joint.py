@@ -10,6 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from models import Model
 from models.ranges import check_count
 from ppl_vae.densities.sites import (
     Batch,
@@ -40,8 +41,7 @@ class Joint:
     The pair is any two Pyro programs `model(*batch)` and `guide(*batch)` with one plate over the
     data at dim -1, continuous latents that the two share, and whatever the model observes. Further
     batch dimensions of the latents stand to the left of the plate. Discrete sites that are marked
-    `infer={"enumerate": "parallel"}` are summed out, also of the guide where it has them. Masks
-    count. The scales of plates and of `poutine.scale` do not: numbers are those of a datum.
+    `infer={"enumerate": "parallel"}` are summed out, also of the guide. Masks count; scales do not.
 
     Attributes:
         model: p(x, z).
@@ -51,8 +51,7 @@ class Joint:
         memory_bytes: Bound on the temporaries of one pass.
         bytes_per_row: What a datum with one z takes of it.
         priors: The distribution at each latent site, for one datum.
-        as_one: Whether all data are one datum. Then B is 1, and the event of a site begins with
-            the dimension of the plate.
+        as_one: Whether all data are one datum; B is 1 then, and events begin with the plate.
         place: Which rows of `everything` these data are, (B,), where the guide has parameters for
             each datum and is called with all data; else None.
         everything: All data, for such a guide.
@@ -85,15 +84,16 @@ class Joint:
             guide: q(z|x).
             x: Images (B, ...), or a tuple of all that the programs take.
             memory_bytes: Bound on the temporaries of one pass.
-            as_one: Whether all data count as one datum, which has the densities of all of them
-                together. Latents that the data share need it, and so do guides with one
-                distribution over the latents of all data, as most of Pyro's autoguides.
+            as_one: Whether all data count as one datum. Latents that the data share need it, and
+                guides with one distribution over all data, as most of Pyro's autoguides.
 
         Raises:
-            InputError: If the latent sites differ, one is not per datum, is discrete or has no
-                density, or nothing is observed.
+            ValueError: If the latent sites differ, one is not per datum, is discrete or has no
+                density, nothing is observed, or the data are none that the model is for.
         """
         joint = cls(model, guide, as_batch(x), memory_bytes=memory_bytes, as_one=as_one)
+        if isinstance(model, Model):
+            model.check_batch(*joint.batch)
         with joint.trial():
             some = joint[:_FEW]
             if not joint._guide_follows():

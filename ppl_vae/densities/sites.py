@@ -33,7 +33,7 @@ Nodes = dict[str, Any]
 
 def as_batch(x: Tensor | Batch) -> Batch:
     """The arguments of the programs: images alone, or a tuple with what belongs to them."""
-    return (x,) if isinstance(x, Tensor) else x
+    return x if isinstance(x, tuple) else (x,)
 
 
 def trace_of(program: Program, batch: Batch, particles: int) -> poutine.Trace:

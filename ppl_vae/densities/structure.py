@@ -51,7 +51,7 @@ class Structure:
     @classmethod
     def of(cls, model: Program, guide: Program, batch: Batch, as_one: bool) -> "Structure":
         """Runs the two programs for two draws, and refuses a pair that does not fit."""
-        drawn = _run("guide", guide, batch)
+        drawn = _run("guide", guide, batch, as_one)
         free = [name for name in drawn if not drawn[name]["is_observed"]]
         in_guide = tuple(name for name in free if _is_marked(drawn[name]))
         auxiliary = [name for name in free if drawn[name]["infer"].get("is_auxiliary")]
@@ -62,7 +62,7 @@ class Structure:
         for name in free:
             _check_per_datum(name, drawn[name], size)
         given = {name: drawn[name]["value"] for name in latents}
-        nodes = _run("model", poutine.condition(model, data=given), batch)
+        nodes = _run("model", poutine.condition(model, data=given), batch, as_one)
         left = [name for name in nodes if not nodes[name]["is_observed"]]
         summed = tuple(name for name in left if name in in_guide or _is_marked(nodes[name]))
         left = [name for name in left if name not in summed]
@@ -125,16 +125,22 @@ def bijection(name: str, distribution: Any) -> Transform:
         ) from error
 
 
-def _run(which: str, program: Program, batch: Batch) -> Nodes:
+def _run(which: str, program: Program, batch: Batch, as_one: bool) -> Nodes:
     try:
         return sample_sites(program, batch, 2)
     except InputError:
         raise
     except (RuntimeError, ValueError) as error:
+        remedy = (
+            "expect latents (K, 1, ...) for K draws, as (w * x).sum(-1) and torch.matmul can, and "
+            "nn.Linear with a drawn weight cannot"
+            if as_one
+            else "put latents and data into one plate at dim -1, and all other dimensions into "
+            "to_event"
+        )
         raise InputError(
             f"the {which} does not run with draws as one more batch dimension at dim -2: "
-            f"{str(error).splitlines()[0]}; put latents and data into one plate at dim -1, and all "
-            "other dimensions into to_event"
+            f"{str(error).splitlines()[0]}; {remedy}"
         ) from error
 
 

@@ -221,7 +221,7 @@ def log_weights(
     Raises:
         NotImplementedError: If q(z|x) is a point, without a density.
         InputError: If programs from outside the project do not fit each other.
-        ValueError: If particles < 1.
+        ValueError: If particles < 1, or the data are none that the model is for.
     """
     batch = (*as_batch(x), *(() if labels is None else (labels,)))
     if not (isinstance(model, Model) and isinstance(guide, Guide)):
@@ -229,6 +229,7 @@ def log_weights(
         latents, log_guide = joint.draw(particles)
         return torch.stack(joint.log_terms(latents)).sum(0) - log_guide
     guide.check_density("an importance weight")
+    model.check_batch(*batch)
     images, labels = (*batch, None)[:2]
     assert images is not None
     terms = log_terms(model, guide, images, particles, labels=labels, scaled=False)

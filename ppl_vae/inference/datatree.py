@@ -10,7 +10,7 @@ from models.ranges import check_count
 from ppl_vae.densities.joint import Joint
 from ppl_vae.densities.of_pair import of_pair
 from ppl_vae.errors import InputError
-from ppl_vae.inference.datatree_layout import LOGARITHMS, Arrays, Values, lay_out
+from ppl_vae.inference.datatree_layout import LOGARITHMS, Arrays, Values, check_names, lay_out
 from ppl_vae.inference.netcdf import needs_arviz
 from ppl_vae.inference.nuts import NutsPosterior
 
@@ -48,6 +48,8 @@ def to_datatree(
     - `observed_data`: x;
     - `constant_data`: the labels, where there are any.
 
+    Dimensions keep clear of the sites: where a site is called `latent`, the dimension is `latent_`.
+
     Predictive images are bytes where the likelihood is a mass on 0, ..., 255 or on fewer values,
     else float32. Each predictive group stays below 128 MiB (`PREDICTIVE_BYTES`): of many data it
     has fewer draws than asked for, at least one in each chain.
@@ -62,12 +64,14 @@ def to_datatree(
         advance: Called after each pass with the number of draws of z that were made and scored.
 
     Raises:
-        ValueError: If a count is below 1 or does not fit x, or ArviZ's packages are absent.
+        ValueError: If a count is below 1 or does not fit x, ArviZ's packages are absent, or a site
+            is called `chain` or `draw`, as ArviZ's dimensions are.
     """
     check_count("draws", draws)
     check_count("chains", chains)
     check_count("predictive_draws", predictive_draws)
     needs_arviz()
+    check_names([*joint.sites, *joint.structure.observed])
     for name, given in (("images", images), ("labels", labels)):
         if given is not None and len(given) != len(joint):
             raise InputError(f"expected {name} of {len(joint)} data; got {len(given)}")
@@ -132,7 +136,7 @@ def loo_pit_datatree(tree: "DataTree") -> "DataTree":
     """
     from xarray import DataTree
 
-    kept = ("image", "chain", "draw")
+    kept = tree["log_likelihood"].dims
     groups = {name: tree[name].to_dataset() for name in ("posterior", "log_likelihood")}
     for name in ("observed_data", "posterior_predictive"):
         dataset = tree[name].to_dataset()

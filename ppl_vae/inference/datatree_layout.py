@@ -1,17 +1,19 @@
 """How a pair's draws are laid out for ArviZ: groups, dimensions, coordinates, units."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyro
 from numpy.typing import NDArray
 
+from ppl_vae.errors import InputError
+
 if TYPE_CHECKING:
     from xarray import Dataset, DataTree
 
-__all__ = ["LOGARITHMS", "Arrays", "Values", "lay_out"]
+__all__ = ["LOGARITHMS", "Arrays", "Values", "check_names", "lay_out"]
 
 _IMAGE = ("channel", "height", "width")
 LOGARITHMS = {
@@ -69,20 +71,26 @@ def lay_out(
         observed: The observed sites, and the shape of each.
         images: The coordinate `image` of each datum.
         source: What the draws of the posterior are.
+
+    Raises:
+        InputError: If a site has the name of one of ArviZ's own dimensions.
     """
+    check_names({**latents, **observed})
     from arviz_base import dict_to_dataset
     from xarray import DataTree
 
     shapes = {**latents, **observed}
     inside = {site: _dims(site, event, len(latents)) for site, event in latents.items()}
     inside |= {site: _dims(site, event) for site, event in observed.items()}
+    inside = {site: [_clear(dim, shapes) for dim in dims] for site, dims in inside.items()}
+    index = _clear("image", shapes)
     groups = {}
     for group in sorted(values, key=_ORDER.index):
         sampled = not group.endswith("_data")
         # In these two groups a number is of a draw as a whole, and has no dimensions of its own.
         whole = group in ("log_likelihood", "sample_stats")
         dims = {name: [] if whole else inside.get(name, []) for name in values[group]}
-        coords: dict[Any, Any] = {"image": images}
+        coords: dict[Any, Any] = {index: images}
         for name, own in dims.items():
             coords |= {dim: np.arange(n) for dim, n in zip(own, shapes.get(name, ()), strict=False)}
         with warnings.catch_warnings():
@@ -91,12 +99,28 @@ def lay_out(
             dataset = dict_to_dataset(
                 values[group],
                 coords=coords,
-                dims={name: ["image", *own] for name, own in dims.items()},
+                dims={name: [index, *own] for name, own in dims.items()},
                 sample_dims=["chain", "draw"] if sampled else [],
                 inference_library=pyro,
             )
         groups[group] = _described(dataset, group, source)
     return DataTree.from_dict(groups)
+
+
+def check_names(sites: Iterable[str]) -> None:
+    """Refuses sites that xarray would take for the coordinates of ArviZ's own dimensions."""
+    for site in {"chain", "draw"}.intersection(sites):
+        raise InputError(
+            f"expected sites of other names than chain and draw, which are ArviZ's dimensions; got "
+            f"site {site!r}; rename it in model and guide"
+        )
+
+
+def _clear(dim: str, sites: Collection[str]) -> str:
+    """The name of a dimension, longer where a site has it: xarray would make that a coordinate."""
+    while dim in sites:
+        dim += "_"
+    return dim
 
 
 def _dims(site: str, event: Sequence[int], latents: int = 0) -> list[str]:
@@ -117,12 +141,13 @@ def _described(dataset: "Dataset", group: str, source: str) -> "Dataset":
         "prior_predictive": "draw from p(x)",
         "observed_data": "as the model sees it",
     }
-    meanings = {str(name): (drawn[group], "1") for name in dataset.data_vars if group in drawn}
-    meanings |= _MEANINGS
+    meanings = {str(dim): _MEANINGS.get(str(dim).rstrip("_")) for dim in dataset.dims}
+    meanings |= {str(name): _MEANINGS.get(str(name)) for name in dataset.data_vars}
+    if group in drawn:
+        meanings |= dict.fromkeys(map(str, dataset.data_vars), (drawn[group], "1"))
     if group == "log_likelihood":
         meanings |= {name: (f"log p({name}|z)", "nats") for name in map(str, dataset.data_vars)}
     for name in dataset.variables:
-        if name in meanings:
-            long_name, units = meanings[str(name)]
-            dataset[name].attrs.update(long_name=long_name, units=units)
+        if meaning := meanings[str(name)]:
+            dataset[name].attrs.update(zip(("long_name", "units"), meaning, strict=True))
     return dataset

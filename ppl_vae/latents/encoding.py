@@ -46,7 +46,7 @@ def likely_classes(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> Te
     """
     if not model.labelled:
         return None
-    model.spec.check_images(x)
+    model.check_batch(x, *labels)
     if not model.enumerated:
         return labels[0]
     try:
@@ -73,10 +73,13 @@ def decoded_mean(
             networks, up to rounding; `auto` does so for 1,000,000 rows or more.
 
     Raises:
-        ValueError: If z has another dimension than that which the decoder takes.
+        ValueError: If z has another dimension or type than that which the decoder takes, or y is
+            none of the classes.
     """
+    model.check_type("latents", z)
     parts = [z.reshape(-1, z.shape[-1])]
     if y is not None:
+        model.spec.check_labels(y)
         parts.append(y.expand(z.shape[:-1]).reshape(-1))
     decode = _Function(lambda *latents: _mean(model.decode(*latents)), model)
     means = _InPieces("decoding", decode, engine, len(parts[0]))(*parts)
@@ -102,8 +105,8 @@ def posterior_mean(
         ValueError: If the images are not those that the model is for: of another shape or type, or
             outside of its domain.
     """
-    model.spec.check_images(x)
     batch = (x,) if y is None else (x, y)
+    model.check_batch(*batch)
     return _InPieces("encoding", _encoder(model, guide), engine, len(x))(*batch)
 
 

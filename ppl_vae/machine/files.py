@@ -32,7 +32,8 @@ def check_writable(path: Path, remedy: str = "choose another place", make: bool 
         with tempfile.TemporaryFile(dir=there, buffering=0) as file:
             file.write(bytes(4096))  # a full disk may still take an empty file
     except OSError as error:
-        raise InputError(f"cannot write to {path}: {error.strerror}; {remedy}") from error
+        why = "it is a file" if path.is_file() else error.strerror
+        raise InputError(f"cannot write to {path}: {why}; {remedy}") from error
 
 
 @contextmanager

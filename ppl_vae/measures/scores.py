@@ -24,6 +24,7 @@ __all__ = [
 _ACTIVE = 0.01  # variance of E_q[z] above which a latent is used
 _RESAMPLES = 200
 _COLLAPSED = 0.1  # nats, a rate below which z says nothing about x
+_ENOUGH = 100  # images, of which a mean rate is right to about a tenth
 
 
 def mean_and_error(values: ArrayLike | Tensor) -> tuple[float, float | None]:
@@ -98,7 +99,9 @@ def active_units(means: Tensor) -> dict[str, Any]:
     }
 
 
-def collapse(rate: float | None, active: int | None = None) -> str | None:
+def collapse(
+    rate: float | None, active: int | None = None, images: int | None = None
+) -> str | None:
     """The advice for a posterior that has collapsed to the prior; None where it has not.
 
     Bowman et al. (2016, section 3); a decoder that ignores z is a local optimum of the ELBO.
@@ -106,7 +109,10 @@ def collapse(rate: float | None, active: int | None = None) -> str | None:
     Args:
         rate: KL(q(z|x) || p(z)) on average, in nats, where it is known.
         active: How many latents are active, where it is known.
+        images: How many images both are of, where they may be too few to tell.
     """
+    if images is not None and images < _ENOUGH:
+        return None
     if rate is None or not (rate < _COLLAPSED or active == 0):
         return None
     units = "" if active is None else f" and {active} latents are active"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, ClassVar, SupportsFloat
 
+import torch
 from torch import Tensor, nn
 
 from guides import Guide
@@ -36,7 +37,7 @@ class Objective(ABC):
             guide: q(z|x).
             *batch: Arguments of the programs: images x (B, C, H, W), and labels y (B,) where the
                 model is one of labelled images.
-            **scheduled: The numbers of `schedule`, as scalars.
+            **scheduled: The numbers of `schedule`, as scalar tensors.
 
         Returns:
             A scalar in nats per datum whose gradient is the estimator to follow.
@@ -69,6 +70,10 @@ class Objective(ABC):
                     f"{whose}: expected {name} at epoch {epoch:g} as a finite number; got {value!r}"
                 )
         return {name: float(value) for name, value in values.items()}
+
+    def first_scheduled(self, device: torch.device) -> dict[str, Tensor]:
+        """The numbers of `schedule` at epoch 0 as `loss` takes them, scalar tensors."""
+        return {name: torch.tensor(x, device=device) for name, x in self.scheduled(0.0).items()}
 
 
 class PairLoss(nn.Module):

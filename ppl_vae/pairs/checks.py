@@ -202,8 +202,9 @@ def check_objective(objective: Objective, model: Model, guide: Guide, *batch: Te
             there is none, or takes no labels where the model has them.
     """
     device = batch[0].device
+    scheduled = objective.first_scheduled(device)
     try:
-        inspect.signature(objective.loss).bind(model, guide, *batch, **objective.scheduled(0.0))
+        inspect.signature(objective.loss).bind(model, guide, *batch, **scheduled)
     except TypeError as error:
         raise InputError(
             f"{type(objective).__name__} takes no labels, and {type(model).__name__} is a model of "
@@ -213,7 +214,7 @@ def check_objective(objective: Objective, model: Model, guide: Guide, *batch: Te
         try:
             if objective.through_draws:
                 _check_reparameterised(model, guide, batch)
-            objective.loss(model, guide, *batch, **objective.scheduled(0.0))
+            objective.loss(model, guide, *batch, **scheduled)
         except NotImplementedError as error:
             raise InputError(
                 f"{type(objective).__name__} cannot be computed for {type(model).__name__} with "

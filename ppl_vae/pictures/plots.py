@@ -144,7 +144,11 @@ def animation(
 
 
 def learning_curves(
-    rows: Sequence[Mapping[str, Any]], path: Path, data_note: str = "", point: bool = False
+    rows: Sequence[Mapping[str, Any]],
+    path: Path,
+    data_note: str = "",
+    point: bool = False,
+    given_class: bool = False,
 ) -> None:
     """Draws the bound during training, and its two terms on the validation data.
 
@@ -159,6 +163,7 @@ def learning_curves(
         path: The PNG to write.
         data_note: The training data, printed small below.
         point: Whether q(z|x) is a point, so that the bound is log p(x, z) there and no ELBO.
+        given_class: Whether the programs take the class y as given.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -173,13 +178,16 @@ def learning_curves(
         curves, (BLUE, ORANGE), ("training", "validation"), strict=True
     ):
         _line(bound, epochs, values, colour, label)
-    bound.set_title("$\\log\\,p(x, z)$" if point else "ELBO", loc="left", fontsize=10)
+    y = ", y" if given_class else ""
+    whole = "$\\log\\,p(x, z|y)$" if given_class else "$\\log\\,p(x, z)$"
+    elbo = "ELBO of $\\log\\,p(x|y)$" if given_class else "ELBO"
+    bound.set_title(whole if point else elbo, loc="left", fontsize=10)
     if bound.get_legend_handles_labels()[0]:
         bound.legend(frameon=False, loc="lower right", fontsize=9)
     _robust_limits(bound, curves)
     terms = (
-        ("distortion", "distortion  $-E_q\\,\\log p(x|z)$"),
-        ("rate", "$-\\log p(z)$" if point else "rate  $\\mathrm{KL}(q(z|x)\\,||\\,p(z))$"),
+        ("distortion", f"distortion  $-E_q\\,\\log p(x|z{y})$"),
+        ("rate", "$-\\log p(z)$" if point else f"rate  $\\mathrm{{KL}}(q(z|x{y})\\,||\\,p(z))$"),
     )
     axes = [bound]
     for place, (name, title) in enumerate(terms):

@@ -61,7 +61,7 @@ def latent(inspection: Inspection, section: Section) -> None:
         "runs": runs,
     }
     section.facts = {
-        "collapsed": collapse(r, len(active)),
+        "collapsed": collapse(r, len(active), len(inspection.images)),
         "saturated": low > log(bounds.images) - 0.1,
         "largest": log(bounds.images),
         "labelled": inspection.labels is not None,

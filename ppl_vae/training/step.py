@@ -51,12 +51,8 @@ class SVIStep:
         self.pair = PairLoss(model, guide, objective)
         self.parameters = dict(self.pair.named_parameters())
         self._adam = Adam(self.parameters, weight_decay)
-        device = next(self.pair.parameters()).device
         # Scheduled scalars are tensors, so that the graph need not change with them.
-        self.scheduled = {
-            name: torch.tensor(value, device=device)
-            for name, value in objective.scheduled(0.0).items()
-        }
+        self.scheduled = objective.first_scheduled(next(self.pair.parameters()).device)
         self._eager = with_gradients(self.pair)
         self._modules = list(self.pair.modules())
         self._with_buffers = [module for module in self._modules if module._buffers]
