@@ -45,7 +45,7 @@ class Layout:
         """Reads it from the names of the pictures, (N,), as seen from the folder.
 
         Raises:
-            InputError: If images lie beside folders of images.
+            InputError: If images lie beside folders of images, or other folders beside splits.
         """
         parents = [os.fsdecode(name).split("/")[:-1] for name in names]
         splits = _splits(parents)
@@ -92,9 +92,26 @@ class Layout:
 
 
 def _splits(parents: list[list[str]]) -> NDArray[np.int64] | None:
-    """The split of each image, where the outermost folders are `train` and others."""
-    tops = {parent[0].lower() if parent else "" for parent in parents}
-    if not any(_SPLITS.get(top) == 0 for top in tops) or tops - {*_SPLITS, *_UNLABELED}:
+    """The split of each image, where the outermost folders are `train` and others.
+
+    A single folder of such a name beside others is a class of that name, two are meant as splits.
+    """
+    tops = sorted({parent[0] if parent else "" for parent in parents})
+    named = [top for top in tops if top.lower() in _SPLITS]
+    stray = [top for top in tops if top.lower() not in {*_SPLITS, *_UNLABELED}]
+    there = {_SPLITS[top.lower()] for top in named}
+    if len(there) > 1 and any(stray):
+        raise InputError(
+            f"expected folders that are splits ({', '.join(named)}) or folders that are classes; "
+            f"got both, the folder {stray[-1]} among them; move {stray[-1]} elsewhere, or rename "
+            "those of splits if they are classes"
+        )
+    if len(there) > 1 and 0 not in there:
+        raise InputError(
+            f"expected a folder train beside {', '.join(named)}; there is none; add it, or rename "
+            "them if they are classes"
+        )
+    if 0 not in there or stray:
         return None
     return np.array([_SPLITS.get(parent[0].lower(), 0) for parent in parents])
 
