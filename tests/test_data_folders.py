@@ -174,7 +174,7 @@ def test_a_label_is_the_name_of_a_folder(
     files = generate(run, "sample", count=4, label=given)
     assert np.load(files[-1])["y"].tolist() == [1] * 4
     chosen = choose_images(run, run.data.train, 5, None, given, "first", 0)
-    assert run.data.train.labels[chosen].tolist() == [1] * 5
+    assert run.data.train.labels[chosen.images].tolist() == [1] * 5
     with pytest.raises(ValueError, match=f"expected one of {', '.join(names)}; got 7"):
         run.data.label_of(7 if names[0] == "2" else "7")
     if names[0] == "ant":

@@ -195,13 +195,14 @@ def _check(array: np.ndarray, path: Path) -> None:
             f"expected images of shape (N, H, W) or (N, C, H, W), N >= 1; got {array.shape} in "
             f"{path}; reshape them"
         )
-    if array.ndim == 4 and array.shape[1] > 4 and array.shape[3] in (1, 3, 4):
+    few = 1 if array.ndim == 4 and 2 in (array.shape[1], array.shape[3]) else 3
+    if array.ndim == 4 and array.shape[1] > 4 and array.shape[3] in (1, 2, 3, 4):
+        some = "" if array.shape[3] in (1, 3) else f"[:, :{few}]"
         raise InputError(
             f"expected images of shape (N, C, H, W); got {array.shape} in {path}, channels last; "
-            "transpose them with images.transpose(0, 3, 1, 2)"
+            f"transpose them with images.transpose(0, 3, 1, 2){some}"
         )
     if array.ndim == 4 and array.shape[1] not in (1, 3):
-        few = 1 if array.shape[1] == 2 else 3
         raise InputError(
             f"expected one channel (grey) or three (colour); got {array.shape[1]} in {path}, of "
             f"shape {array.shape}; choose some with images[:, :{few}]"
