@@ -16,7 +16,7 @@ from models.spec import Domain
 from ppl_vae.data.conversion import Conversion
 from ppl_vae.data.levels import DEEPEST, grey_levels, two_values
 from ppl_vae.data.own_files import OwnFiles
-from ppl_vae.data.source import Images, split_tenths
+from ppl_vae.data.source import Images, classes_remark, split_tenths
 from ppl_vae.data.split import Data
 from ppl_vae.data.stored import Stored
 from ppl_vae.errors import InputError, unreadable
@@ -71,7 +71,8 @@ class Arrays(OwnFiles):
             pixels, levels, remark = grey_levels(pixels, str(self._file))
         conversion = Conversion.choose(self, domain, levels)
         source = split_tenths(Images(pixels, labels), names)
-        return conversion(replace(source, remarks=(remark, left_out)), seed)
+        remarks = remark, classes_remark(labels, names), left_out
+        return conversion(replace(source, remarks=remarks), seed)
 
     @property
     def _file(self) -> Path:

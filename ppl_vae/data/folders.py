@@ -23,7 +23,6 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing"), 2),
 }
 _UNLABELED = ("unlabeled", "unlabelled")
-_NAMED = 12  # classes in a remark
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,17 +77,6 @@ class Layout:
         classes = tuple(sorted(set(owners)))
         numbers = {name: number for number, name in enumerate(classes)}
         return cls(None, torch.tensor([numbers[owner] for owner in owners]), classes)
-
-    @property
-    def remark(self) -> str:
-        """The classes and how many images each has."""
-        if self.labels is None or self.classes is None:
-            return ""
-        counts = [int((self.labels == label).sum()) for label in range(-1, len(self.classes))]
-        said = [f"{name} {count:,}" for name, count in zip(self.classes, counts[1:], strict=True)]
-        if len(said) > _NAMED:
-            said[_NAMED:] = [f"and {len(said) - _NAMED} more"]
-        return f"classes {', '.join(said)}" + (f"; {counts[0]:,} unlabeled" if counts[0] else "")
 
 
 def _splits(parents: list[list[str]]) -> NDArray[np.int64] | None:
