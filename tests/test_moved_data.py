@@ -158,16 +158,16 @@ def test_other_data_at_the_new_place_are_refused(capsys: pytest.CaptureFixture[s
 def test_a_data_set_of_ones_own_needs_leave(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path("own_images.py").write_text(
+    Path("my_images.py").write_text(
         "from ppl_vae.data import Arrays\n"
         "open('sprung', 'a').close()\n"
         "class Own(Arrays):\n    pass\n"
     )
     monkeypatch.syspath_prepend(Path.cwd())
     np.save("images.npy", pictures())
-    own = ["--data", "own_images.Own", "--data.path", "images.npy"]
+    own = ["--data", "my_images.Own", "--data.path", "images.npy"]
     assert exit_code(ppl_vae.fit, *own, *TINY, "--run", "run") == 0
-    sys.modules.pop("own_images")
+    sys.modules.pop("my_images")
     Path("sprung").unlink()
     moved = ["--data.path", shutil.move("images.npy", "moved.npy")]
     assert exit_code(evaluate, "run", *FEW, *moved) == 2
