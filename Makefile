@@ -21,13 +21,15 @@ lint: $(VENV)
 slow: $(VENV)
 	$(RUN) -m pytest -m slow
 
-# What depends on the processor, as one without AVX-512 and bfloat16 runs it.
+# The tests of bfloat16 as a processor without AVX-512 and bfloat16 runs them.
 avx2: $(VENV)
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=1 $(RUN) -m pytest \
 		tests/test_products.py tests/test_staging.py tests/test_bad_input.py \
 		-k bfloat16
 
+# It is cleared first; where it is a link, that would be the environment of another checkout.
 $(VENV): pyproject.toml constraints.txt
+	@test ! -L $(VENV) || { echo "$(VENV) is a symbolic link and is not cleared; remove it"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[arviz,test]' \
 		|| { rm -rf $(VENV); exit 1; }

@@ -4,7 +4,7 @@
 
 Each measurement is a process of its own, as a run is. Cold is with an empty cache of inductor's,
 warm with the one that the cold process left. Tracing, which has no cache, and compiling are each
-compared with the programs, which is in their seconds. A first step of another pair is taken before
+compared with the programs, in the seconds given. A first step of another pair is taken before
 the clock starts, so that neither is charged for loading torch and Pyro. Then eager and compiled
 steps are timed in turn. The table goes to benchmarks/compiling.md.
 """
@@ -22,6 +22,7 @@ from typing import Any
 import pyro
 import torch
 from jsonargparse import auto_cli
+from tables import table_row, write
 from torch import Tensor
 
 from guides import IAF, DiagonalNormal, FullRankNormal, Ladder, SemiAmortized
@@ -39,7 +40,6 @@ from models import (
     VampPrior,
 )
 from ppl_vae.compiler.compiling import trace_programs
-from ppl_vae.machine.files import whole_file
 from ppl_vae.objectives import ELBO, IWAE, Objective
 from ppl_vae.pairs.building import build_pair
 from ppl_vae.training.step import SVIStep
@@ -55,43 +55,27 @@ TWO_LAYERS = partial(MLP, hidden=(200, 200))
 # Seconds of tracing and of compiling, and milliseconds of both steps.
 Result = tuple[float, float, float, float]
 
-_DEFAULTS = {
-    "model": VAE,
-    "guide": DiagonalNormal,
-    "network": MLP,
-    "prior": None,
-    "likelihood": None,
-}
+_DEFAULTS = {"model": VAE, "guide": DiagonalNormal, "network": MLP}
+_DEFAULTS |= {"prior": None, "likelihood": None}
+
+_GAUSSIAN = {"network": partial(MLP, hidden=(200,)), "likelihood": Gaussian}
+_PCA = {"model": ProbabilisticPCA, "network": Linear}
+_CLIMBING = {"guide": partial(SemiAmortized, steps=3)}
+_LADDER = {"model": Hierarchical, "guide": Ladder}
 
 # The first three are pairs of benchmarks/foundation.py.
 PAIRS: dict[str, tuple[Spec, dict[str, Any], Objective]] = {
     "MNIST, tanh 500, D = 20": (MNIST(20), {}, ELBO()),
     "MNIST, tanh 200-200, D = 50": (MNIST(50), {"network": TWO_LAYERS}, ELBO()),
-    "Frey Face, tanh 200, D = 10, Gaussian": (
-        FREY(10),
-        {"network": partial(MLP, hidden=(200,)), "likelihood": Gaussian},
-        ELBO(),
-    ),
-    "Frey Face, ProbabilisticPCA, D = 10": (
-        FREY(10),
-        {"model": ProbabilisticPCA, "network": Linear},
-        ELBO(),
-    ),
+    "Frey Face, tanh 200, D = 10, Gaussian": (FREY(10), _GAUSSIAN, ELBO()),
+    "Frey Face, ProbabilisticPCA, D = 10": (FREY(10), _PCA, ELBO()),
     "MNIST, Convolutional, D = 20": (MNIST(20), {"network": Convolutional}, ELBO()),
     "MNIST, FullRankNormal, D = 20": (MNIST(20), {"guide": FullRankNormal}, ELBO()),
     "MNIST, IAF, D = 20, IWAE of 5": (MNIST(20), {"guide": IAF}, IWAE(particles=5)),
     "MNIST, D = 20, IWAE of 5, gradient dreg": (MNIST(20), {}, IWAE(5, "dreg")),
-    "MNIST, SemiAmortized of 3 steps, D = 20": (
-        MNIST(20),
-        {"guide": partial(SemiAmortized, steps=3)},
-        ELBO(),
-    ),
+    "MNIST, SemiAmortized of 3 steps, D = 20": (MNIST(20), _CLIMBING, ELBO()),
     "MNIST, VampPrior of 500, D = 40": (MNIST(40), {"prior": VampPrior}, ELBO()),
-    "MNIST, Hierarchical with Ladder, D = 20": (
-        MNIST(20),
-        {"model": Hierarchical, "guide": Ladder},
-        ELBO(),
-    ),
+    "MNIST, Hierarchical with Ladder, D = 20": (MNIST(20), _LADDER, ELBO()),
     "32 x 32 in colour, Residual, DiscretizedLogistic, D = 20": (
         Spec((3, 32, 32), "bytes", 20),
         {"network": Residual, "likelihood": DiscretizedLogistic},
@@ -133,10 +117,9 @@ def main(rounds: int = 5) -> None:
             *(f"{value:.2f}" for value in (eager, compiled)),
             f"{eager / compiled:.1f}",
         ]
-        lines.append(f"| {name} | {' | '.join(columns)} |")
+        lines.append(table_row(name, *columns))
         print(lines[-1], flush=True)
-    with whole_file(TABLE) as file:
-        file.write("\n".join([*lines, ""]).encode())
+    write(TABLE, lines)
 
 
 def _in_a_process(name: str, cache: str) -> Result:

@@ -27,11 +27,11 @@ from contestants import (
     stock_pyro,
 )
 from jsonargparse import auto_cli
+from tables import table_row, write
 from torch import Tensor
 
 from ppl_vae.data import Split
 from ppl_vae.data.conversion import bernoulli_draw
-from ppl_vae.machine.files import whole_file
 from ppl_vae.objectives import ELBO
 from ppl_vae.training.capturing import CapturedStep
 from ppl_vae.training.precision import PRECISIONS, Precision, slow_precision
@@ -95,8 +95,7 @@ def main(
         for batch_size in batch_sizes or _BATCH_SIZES[where.type]:
             lines.append(_row(batch_size, precision, rounds, seconds, where, rate))
             print(lines[-1], flush=True)
-            with whole_file(table) as file:
-                file.write("\n".join([*lines, ""]).encode())
+            write(table, lines)
 
 
 def _mode(device: torch.device) -> str:
@@ -158,7 +157,7 @@ def _row(
     ]
     operations = product_operations(batch_size) / medians["compiled"] * 1e3
     cells += [f"{operations / rate:.2f}" if rate else "-", f"{compiling:.0f}"]
-    return f"| {' | '.join(cells)} |"
+    return table_row(*cells)
 
 
 def _repeat(step: SVIStep, x: Tensor) -> Steps:
@@ -189,7 +188,7 @@ def _steps_in(run: Steps, seconds: float, device: torch.device) -> int:
 
 
 def _milliseconds(run: Steps, steps: int, device: torch.device) -> float:
-    run(1)  # whoever ran before has filled the caches with something else
+    run(1)  # the caches hold the data of the run before
     _wait(device)
     began = time.perf_counter()
     run(steps)

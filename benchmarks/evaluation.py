@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from contestants import HIDDEN, LATENT, PIXELS, pair
 from jsonargparse import auto_cli
+from tables import table_row, write
 from torch import Tensor
 
 from ppl_vae.compiler.compiling import Engine
 from ppl_vae.data import Split
 from ppl_vae.latents.encoding import decoded_mean, posterior_mean
-from ppl_vae.machine.files import whole_file
 from ppl_vae.measures.estimates import estimate
 
 TABLE = Path(__file__).with_suffix(".md")
@@ -81,7 +81,7 @@ def main(
                 seconds.append(time.perf_counter() - began)
         rates = [amount / statistics.median(seconds) for seconds in times]
         columns = [f"{rate:,.0f}" for rate in rates] + [f"{r / rates[2]:.2f}" for r in rates[:2]]
-        lines.append(f"| {name} | {' | '.join(columns)} |")
+        lines.append(table_row(name, *columns))
         print(lines[-1], flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     text = [
@@ -101,10 +101,8 @@ def main(
         *lines,
         "",
         f"Peak memory {peak:.2f} GiB, of which the images are {x.nbytes / 2**30:.2f}.",
-        "",
     ]
-    with whole_file(TABLE) as file:
-        file.write("\n".join(text).encode())
+    write(TABLE, text)
 
 
 def _products(rows: int, inputs: Tensor, first: Tensor, second: Tensor) -> None:

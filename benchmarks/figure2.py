@@ -12,17 +12,16 @@ import csv
 import json
 from dataclasses import dataclass
 from functools import partial
-from math import sqrt
 from pathlib import Path
 
 import numpy as np
 from jsonargparse import auto_cli
 from numpy.typing import NDArray
+from tables import mean_and_error, table_row, trained, write
 
 from models import MLP
 from ppl_vae import load
 from ppl_vae.data import MNIST, DataSet, FreyFace
-from ppl_vae.fit import fit, resume
 from ppl_vae.machine.files import whole_file
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.estimates import estimate
@@ -88,28 +87,19 @@ def main(data_root: Path, runs: Path, only: str = "") -> None:
             for objective in OBJECTIVES:
                 name = f"{setting.data.__name__}-{latent_dim}-{objective}"
                 if not only or name in only.split(","):
-                    _train(setting, latent_dim, objective, data_root, runs / name)
+                    trained(
+                        runs / name,
+                        data=setting.data(data_root),  # type: ignore[call-arg,arg-type]
+                        network=partial(MLP, hidden=(setting.hidden,)),
+                        objective=OBJECTIVES[objective],
+                        latent_dim=latent_dim,
+                        epochs=setting.epochs,
+                        engine="compiled",
+                    )
                 if (runs / name / SUMMARY).exists():
                     curves[setting.title, latent_dim, objective] = _measure(runs / name)
     _write(curves)
     _draw(curves)
-
-
-def _train(setting: Setting, latent_dim: int, objective: str, data_root: Path, path: Path) -> None:
-    if (path / SUMMARY).exists():
-        return
-    if path.exists():
-        resume(path)
-        return
-    fit(
-        data=setting.data(data_root),  # type: ignore[call-arg,arg-type]
-        network=partial(MLP, hidden=(setting.hidden,)),
-        objective=OBJECTIVES[objective],
-        latent_dim=latent_dim,
-        epochs=setting.epochs,
-        engine="compiled",
-        run=path,
-    )
 
 
 def _measure(path: Path) -> Curve:
@@ -179,18 +169,14 @@ def _write(curves: Curves) -> None:
     for title, latent_dim in _pairs(curves):
         aevb, other = (curves[title, latent_dim, objective] for objective in OBJECTIVES)
         cells = [title, f"{latent_dim}", f"{aevb.samples[-1]:,}", f"{len(aevb.bounds)}"]
-        cells += [_mean(values) for values in (aevb.last, other.last, aevb.last - other.last)]
+        cells += [
+            mean_and_error(values) for values in (aevb.last, other.last, aevb.last - other.last)
+        ]
         cells += [f"{value:.2f}" for value in (aevb.training_bound, aevb.rate, other.rate)]
         cells += [f"{curve.seconds:,.0f}" for curve in (aevb, other)]
-        rows.append(f"| {' | '.join(cells)} |")
-    text = "\n".join([*_HEAD, *rows, *_TAIL, ""])
-    with whole_file(TABLE) as file:
-        file.write(text.encode())
-    print(text)
-
-
-def _mean(values: NDArray[np.float64]) -> str:
-    return f"{values.mean():.2f} +- {values.std(ddof=1) / sqrt(len(values)):.2f}"
+        rows.append(table_row(*cells))
+    write(TABLE, [*_HEAD, *rows, *_TAIL])
+    print(TABLE.read_text())
 
 
 def _draw(curves: Curves) -> None:
@@ -199,11 +185,11 @@ def _draw(curves: Curves) -> None:
     columns = max(1, *(len(row) for row in rows))
     grid = figure.add_gridspec(len(rows), columns, wspace=0.1, hspace=0.42)
     figure.subplots_adjust(left=0.062, right=0.99, top=0.94, bottom=0.1)
-    for row, (setting, panels) in enumerate(zip(SETTINGS, rows, strict=True)):
+    for line, (setting, panels) in enumerate(zip(SETTINGS, rows, strict=True)):
         first = None
         highest = setting.lowest
         for column, (title, latent_dim) in enumerate(panels):
-            axes = figure.add_subplot(grid[row, column], sharex=first, sharey=first)
+            axes = figure.add_subplot(grid[line, column], sharex=first, sharey=first)
             for objective, (colour, style, label) in LINES.items():
                 curve = curves[title, latent_dim, objective]
                 axes.plot(curve.samples, curve.bounds, style, color=colour, label=label)

@@ -7,18 +7,17 @@ is read and not made again. The table goes to benchmarks/foundation.md.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from jsonargparse import auto_cli
+from tables import measured, table_row, trained, write
 
 from models import MLP
 from ppl_vae import load
 from ppl_vae.data import MNIST, DataSet, FreyFace
 from ppl_vae.evaluate import EVALUATION, evaluate
-from ppl_vae.fit import fit, resume
-from ppl_vae.machine.files import whole_file
 
 TABLE = Path(__file__).with_suffix(".md")
 PARTICLES = 5000
@@ -35,38 +34,20 @@ class Case:
     epochs: int
     hidden: tuple[int, ...]
     published: str = ""
-    options: dict[str, object] = field(default_factory=dict)
+    patience: int | None = None
 
+
+_PAPER = "MNIST, tanh 500, D = 20 (Kingma and Welling, 2014)"
+_BURDA = "MNIST, tanh 200-200, D = 50 (Burda et al., 2016)"
+_FREY = "Frey Face, tanh 200, D = {}, Gaussian with one learned scale"
+_BY_BURDA = "log p(x) -86.76 after 3,280 epochs (Burda et al., table 1)"
 
 CASES = (
-    Case(
-        name="mnist-tanh500-20",
-        what="MNIST, tanh 500, D = 20 (Kingma and Welling, 2014)",
-        data=MNIST,
-        latent_dim=20,
-        epochs=100,
-        hidden=(500,),
-    ),
-    Case(
-        name="mnist-tanh200-200-50",
-        what="MNIST, tanh 200-200, D = 50 (Burda et al., 2016)",
-        data=MNIST,
-        latent_dim=50,
-        epochs=100,
-        hidden=(200, 200),
-        published="log p(x) -86.76 after 3,280 epochs (Burda et al., table 1)",
-    ),
+    Case("mnist-tanh500-20", _PAPER, MNIST, 20, 100, (500,)),
+    Case("mnist-tanh200-200-50", _BURDA, MNIST, 50, 100, (200, 200), _BY_BURDA),
     *(
-        Case(
-            name=f"frey-tanh200-{latent_dim}",
-            what=f"Frey Face, tanh 200, D = {latent_dim}, Gaussian with one learned scale",
-            data=FreyFace,
-            latent_dim=latent_dim,
-            epochs=1000,
-            hidden=(200,),
-            options={"patience": 200},
-        )
-        for latent_dim in (2, 10, 20)
+        Case(f"frey-tanh200-{d}", _FREY.format(d), FreyFace, d, 1000, (200,), patience=200)
+        for d in (2, 10, 20)
     ),
 )
 
@@ -85,31 +66,20 @@ def main(data_root: Path, runs: Path, only: str = "") -> None:
     for case in CASES:
         path = runs / case.name
         if case.name.startswith(only):
-            _train(case, data_root, path)
+            trained(
+                path,
+                data=case.data(data_root),  # type: ignore[call-arg]
+                network=partial(MLP, hidden=case.hidden),
+                latent_dim=case.latent_dim,
+                epochs=case.epochs,
+                patience=case.patience,
+            )
             if not (path / EVALUATION).exists():
                 evaluate(load(path), particles=PARTICLES)
         if (path / EVALUATION).exists():
             rows.append(_row(case, path))
-    text = "\n".join([*_HEAD, *rows, ""])
-    with whole_file(TABLE) as file:
-        file.write(text.encode())
-    print(text)
-
-
-def _train(case: Case, data_root: Path, path: Path) -> None:
-    if (path / "summary.json").exists():
-        return
-    if path.exists():
-        resume(path)
-        return
-    fit(
-        data=case.data(data_root),  # type: ignore[call-arg]
-        network=partial(MLP, hidden=case.hidden),
-        latent_dim=case.latent_dim,
-        epochs=case.epochs,
-        run=path,
-        **case.options,  # type: ignore[arg-type]
-    )
+    write(TABLE, [*_HEAD, *rows])
+    print(TABLE.read_text())
 
 
 _HEAD = [
@@ -132,16 +102,12 @@ _HEAD = [
 
 
 def _row(case: Case, path: Path) -> str:
-    measured = json.loads((path / EVALUATION).read_text())
+    result = json.loads((path / EVALUATION).read_text())
     summary = json.loads((path / "summary.json").read_text())
     cells = [case.what, str(summary["epoch"]), f"{summary['training_seconds']:,.0f}"]
-    for column in COLUMNS:
-        name = f"{column}_nats_per_datum"
-        cells.append(f"{measured[name]:.2f} +- {measured[f'{name}_standard_error']:.2f}")
-    cells.append(f"{measured['bits_per_dim']:.4f} +- {measured['bits_per_dim_standard_error']:.4f}")
-    cells.append(f"{measured['active_units']} of {case.latent_dim}")
-    cells.append(case.published)
-    return f"| {' | '.join(cells)} |"
+    cells += [measured(result, f"{column}_nats_per_datum") for column in COLUMNS]
+    cells.append(measured(result, "bits_per_dim", digits=4))
+    return table_row(*cells, f"{result['active_units']} of {case.latent_dim}", case.published)
 
 
 if __name__ == "__main__":

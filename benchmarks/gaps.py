@@ -16,16 +16,15 @@ from typing import Any
 import pyro
 import torch
 from jsonargparse import auto_cli
+from tables import mean_and_error, table_row, trained, write
 from torch import Tensor
 
 from guides import IAF, DiagonalNormal, FullRankNormal, SemiAmortized
 from models import MLP
 from ppl_vae import load
 from ppl_vae.data import MNIST
-from ppl_vae.fit import fit, resume
 from ppl_vae.inference.ais import ais
 from ppl_vae.inference.gaps import gap_decomposition
-from ppl_vae.machine.files import whole_file
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.pictures.figures import BLUE, INK, ORANGE, new_figure, save
 from ppl_vae.runs.run import Run
@@ -58,12 +57,7 @@ class Case:
 CASES = (
     Case("gap-diagonal", "DiagonalNormal", "N(mu, diag(s^2)); mu, s of each image", DiagonalNormal),
     Case("gap-full-rank", "FullRankNormal", "N(mu, L L^T); mu, L of each image", FullRankNormal),
-    Case(
-        "gap-iaf",
-        "IAF, 2 maps",
-        "mu, sigma and context of each image, and the maps' networks",
-        IAF,
-    ),
+    Case("gap-iaf", "IAF, 2 maps", "mu, sigma, context of each image, and the maps' networks", IAF),
     Case(
         "gap-semi-amortized",
         f"SemiAmortized, {CLIMBS} steps on DiagonalNormal",
@@ -108,32 +102,21 @@ def main(data_root: Path, runs: Path, only: str = "") -> None:
     for case in CASES:
         path = runs / case.name
         if not only or case.name in only.split(","):
-            _train(case, data_root, path)
+            trained(
+                path,
+                data=MNIST(data_root),
+                network=partial(MLP, hidden=(200, 200)),
+                guide=case.guide,
+                latent_dim=LATENT_DIM,
+                epochs=EPOCHS,
+                engine=case.engine,
+            )
             if not (path / MEASURED).exists():
-                text = json.dumps(asdict(_measure(load(path))))
-                with whole_file(path / MEASURED) as file:
-                    file.write(text.encode())
+                write(path / MEASURED, [json.dumps(asdict(_measure(load(path))))])
         if (path / MEASURED).exists():
             splits[case] = Split(**json.loads((path / MEASURED).read_text()))
     _write(splits)
     _draw(splits)
-
-
-def _train(case: Case, data_root: Path, path: Path) -> None:
-    if (path / "summary.json").exists():
-        return
-    if path.exists():
-        resume(path)
-        return
-    fit(
-        data=MNIST(data_root),
-        network=partial(MLP, hidden=(200, 200)),
-        guide=case.guide,
-        latent_dim=LATENT_DIM,
-        epochs=EPOCHS,
-        engine=case.engine,  # type: ignore[arg-type]
-        run=path,
-    )
 
 
 def _measure(run: Run) -> Split:
@@ -155,12 +138,7 @@ def _measure(run: Run) -> Split:
             leapfrog_steps=LEAPFROG_STEPS,
             start="guide",
         )
-        gaps = gap_decomposition(
-            *pair,
-            particles=PARTICLES,
-            steps=FIT_STEPS,
-            **free,
-        )
+        gaps = gap_decomposition(*pair, particles=PARTICLES, steps=FIT_STEPS, **free)
     return Split(
         elbo=gaps.elbo.tolist(),
         best_elbo=gaps.best_elbo.tolist(),
@@ -181,14 +159,8 @@ def _held(run: Run, x: Tensor, features: Tensor) -> tuple[Any, dict[str, Any]]:
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", run.guide.posterior_of(features))
 
-    return (model, guide, (x, features)), {
-        "family": run.guide.posterior_of,
-        "features": features,
-    }
-
-
-def _mean(values: Tensor) -> str:
-    return f"{values.mean():.2f} +- {values.std() / len(values) ** 0.5:.2f}"
+    family = {"family": run.guide.posterior_of, "features": features}
+    return (model, guide, (x, features)), family
 
 
 _HEAD = [
@@ -223,7 +195,6 @@ _PUBLISHED = [
     "|---|---|---|---|---|---|---|",
     "| diagonal normal (q_FFG) | -92.57 | -91.23 | -89.80 | 1.43 | 1.34 | 2.77 |",
     "| auxiliary flow (q_AF) | -91.79 | -90.38 | -88.94 | 1.44 | 1.41 | 2.85 |",
-    "",
 ]
 
 
@@ -235,16 +206,13 @@ def _write(splits: dict[Case, Split]) -> None:
         values = [torch.tensor(getattr(split, name)) for name in names]
         values += [approximation, amortization, approximation + amortization]
         k_hat = torch.tensor(split.k_hat).median()
-        cells = [case.what, *(_mean(each) for each in values), f"{k_hat:.2f}"]
+        cells = [case.what, *map(mean_and_error, values), f"{k_hat:.2f}"]
         cells.append(f"{100 * sum(split.converged) / len(split.converged):.0f} %")
-        rows.append(f"| {' | '.join(cells)} |")
+        rows.append(table_row(*cells))
     families = [f"- {case.what}: {case.family}." for case in splits]
-    text = "\n".join(
-        [*_HEAD, *rows, "", "What is fitted to each image:", "", *families, *_PUBLISHED]
-    )
-    with whole_file(TABLE) as file:
-        file.write(text.encode())
-    print(text)
+    fitted = ["", "What is fitted to each image:", "", *families]
+    write(TABLE, [*_HEAD, *rows, *fitted, *_PUBLISHED])
+    print(TABLE.read_text())
 
 
 def _draw(splits: dict[Case, Split]) -> None:

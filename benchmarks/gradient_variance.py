@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 from jsonargparse import auto_cli
+from tables import table_row, write
 from torch import Tensor
 
 from guides import DiagonalNormal
 from models import VAE, Spec
 from ppl_vae.data import Data, Digits
-from ppl_vae.machine.files import whole_file
 from ppl_vae.measures.estimates import estimate
 from ppl_vae.objectives import ELBO, Objective, ScoreFunction
 from ppl_vae.pictures.figures import BLUE, INK, ORANGE, new_figure, save
@@ -146,13 +146,11 @@ def _write(
             last, last_error = row[-1]
             relative = sqrt((error / value) ** 2 + (last_error / last) ** 2)
             cells.append(f"{value / last:,.3g} +- {relative * value / last:.1g}")
-        lines.append(f"| {epoch} | {' | '.join(cells)} |")
+        lines.append(table_row(epoch, *cells))
     lines += ["", "What that does to training, each form from the same initial parameters:", ""]
     lines += ["| form | validation ELBO, nats_per_datum |", "|---|---|"]
-    lines += [f"| {form.name} | {curve[-1]:.2f} |"
-              for form, curve in zip(contestants, curves, strict=True)]  # fmt: skip
-    with whole_file(TABLE) as file:
-        file.write("\n".join([*lines, ""]).encode())
+    last = zip(contestants, curves, strict=True)
+    write(TABLE, [*lines, *(table_row(form.name, f"{curve[-1]:.2f}") for form, curve in last)])
 
 
 def _draw(

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import torch
 from jsonargparse import auto_cli
-
-from ppl_vae.machine.files import whole_file
+from tables import table_row, write
 
 TABLE = Path(__file__).with_suffix(".md")
 
@@ -75,9 +74,8 @@ def main(rounds: int = 10) -> None:
     ]
     for name in results[0][0]:
         before, after = (statistics.median(r[side][name] for r in results) for side in (0, 1))
-        lines.append(f"| {name} | {before:.2f} | {after:.2f} | {before / after:.1f} |")
-    with whole_file(TABLE) as file:
-        file.write("\n".join([*lines, ""]).encode())
+        lines.append(table_row(name, f"{before:.2f}", f"{after:.2f}", f"{before / after:.1f}"))
+    write(TABLE, lines)
     print("\n".join(lines))
 
 

@@ -7,7 +7,7 @@ is read and not made again. The table goes to benchmarks/pieces.md.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 from jsonargparse import auto_cli
+from tables import measured, table_row, trained, write
 
 from guides import IAF, BottomUp, Ladder, SemiSupervisedNormal
 from models import MLP, Gaussian, Hierarchical, Mixture, SemiSupervised, VampPrior
 from ppl_vae import load
-from ppl_vae.data import MNIST, Arrays
+from ppl_vae.data import MNIST, Arrays, DataSet
 from ppl_vae.evaluate import EVALUATION, evaluate
 from ppl_vae.features import FEATURES, features
-from ppl_vae.fit import fit, resume
-from ppl_vae.machine.files import whole_file
 from ppl_vae.objectives import IWAE, Beta, SemiSupervisedELBO
 
 TABLE = Path(__file__).with_suffix(".md")
@@ -41,10 +40,9 @@ class Case:
     name: str
     what: str
     epochs: int
+    options: dict[str, Any]
     published: str = ""
-    batch_size: int = 100
     particles: int = FEWER
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 def _two_layers(guide: Any) -> dict[str, Any]:
@@ -53,10 +51,11 @@ def _two_layers(guide: Any) -> dict[str, Any]:
         "guide": guide,
         "network": partial(MLP, hidden=(200, 200)),
         "latent_dim": 100,
+        "batch_size": 20,
     }
 
 
-_BURDA = {"network": partial(MLP, hidden=(200, 200)), "latent_dim": 50}
+_BURDA = {"network": partial(MLP, hidden=(200, 200)), "latent_dim": 50, "batch_size": 20}
 _BOTTOM_UP = _two_layers(partial(BottomUp, hidden=(100, 100)))
 _TOP_DOWN = _two_layers(partial(Ladder, hidden=(100, 100)))
 _STATIC = {"network": partial(MLP, hidden=(300, 300)), "latent_dim": 40}
@@ -70,111 +69,49 @@ _M2 = {
 }
 
 
-def _iwae(options: dict[str, Any]) -> dict[str, Any]:
-    return {**options, "objective": IWAE(50)}
+_IWAE = {"objective": IWAE(50)}
+_WARM_UP = {"objective": Beta(warmup_epochs=10)}
+_VAMP = {"prior": partial(VampPrior, components=500)}
+_M1 = {"likelihood": partial(Gaussian, scale="network")}
+_VADE = {
+    "model": partial(Mixture, components=10),
+    "network": partial(MLP, hidden=(500, 500), activation="relu"),
+    "latent_dim": 10,
+}
 
+_ONE, _TWO = "one layer, tanh 200-200, D = 50, ELBO", "two layers of 100 and 50, bottom-up, ELBO"
+_FIXED = "fixed binarisation, tanh 300-300, D = 40, warm-up over 10 epochs, N(0, I)"
+_BY_BURDA, _BY_TOMCZAK = "-86.76 (Burda et al., 2016)", "-88.56 (Tomczak and Welling, 2018)"
+_BY_KINGMA = "error 11.97 % +- 1.71 (Kingma et al., 2014)"
+_BY_JIANG = "accuracy 94.46 % (VaDE, Jiang et al., 2017); k-means on pixels 53 %"
 
 CASES = (
-    Case(
-        "one-layer",
-        "one layer, tanh 200-200, D = 50, ELBO",
-        epochs=100,
-        published="-86.76 (Burda et al., 2016)",
-        batch_size=20,
-        particles=PARTICLES,
-        options=_BURDA,
-    ),
-    Case(
-        "one-layer-iwae",
-        "one layer, IWAE, K = 50",
-        epochs=20,
-        published="-84.78",
-        batch_size=20,
-        particles=PARTICLES,
-        options=_iwae(_BURDA),
-    ),
-    Case(
-        "two-layers",
-        "two layers of 100 and 50, bottom-up, ELBO",
-        epochs=40,
-        published="-85.33",
-        batch_size=20,
-        options=_BOTTOM_UP,
-    ),
-    Case(
-        "two-layers-iwae",
-        "two layers, IWAE, K = 50",
-        epochs=8,
-        published="-82.90",
-        batch_size=20,
-        options=_iwae(_BOTTOM_UP),
-    ),
-    Case(
-        "ladder",
-        "two layers, top-down, warm-up over 10 epochs",
-        epochs=40,
-        batch_size=20,
-        options={**_TOP_DOWN, "objective": Beta(warmup_epochs=10)},
-    ),
-    Case(
-        "static-normal",
-        "fixed binarisation, tanh 300-300, D = 40, warm-up over 10 epochs, N(0, I)",
-        epochs=40,
-        published="-88.56 (Tomczak and Welling, 2018)",
-        options={**_STATIC, "objective": Beta(warmup_epochs=10)},
-    ),
-    Case(
-        "static-vamp",
-        "the same, VampPrior, K = 500",
-        epochs=40,
-        published="-85.57",
-        options={
-            **_STATIC,
-            "prior": partial(VampPrior, components=500),
-            "objective": Beta(warmup_epochs=10),
-        },
-    ),
-    Case(
-        "mean-field",
-        "tanh 500, D = 20, DiagonalNormal",
-        epochs=40,
-        options={"latent_dim": 20},
-    ),
-    Case(
-        "iaf",
-        "the same, IAF",
-        epochs=40,
-        options={"latent_dim": 20, "guide": IAF},
-    ),
-    Case(
-        "m2",
-        f"M2, {LABELS} labels",
-        epochs=10,
-        published="error 11.97 % +- 1.71 (Kingma et al., 2014)",
-        particles=20,
-        options=_M2,
-    ),
+    Case("one-layer", _ONE, 100, _BURDA, _BY_BURDA, PARTICLES),
+    Case("one-layer-iwae", "one layer, IWAE, K = 50", 20, _BURDA | _IWAE, "-84.78", PARTICLES),
+    Case("two-layers", _TWO, 40, _BOTTOM_UP, "-85.33"),
+    Case("two-layers-iwae", "two layers, IWAE, K = 50", 8, _BOTTOM_UP | _IWAE, "-82.90"),
+    Case("ladder", "two layers, top-down, warm-up over 10 epochs", 40, _TOP_DOWN | _WARM_UP),
+    Case("static-normal", _FIXED, 40, _STATIC | _WARM_UP, _BY_TOMCZAK),
+    Case("static-vamp", "the same, VampPrior, K = 500", 40, _STATIC | _VAMP | _WARM_UP, "-85.57"),
+    Case("mean-field", "tanh 500, D = 20, DiagonalNormal", 40, {"latent_dim": 20}),
+    Case("iaf", "the same, IAF", 40, {"latent_dim": 20, "guide": IAF}),
+    Case("m2", f"M2, {LABELS} labels", 10, _M2, _BY_KINGMA, 20),
     Case(
         "m1-m2",
         f"M1+M2, {LABELS} labels, on z of the first row",
-        epochs=10,
-        published="error 3.33 % +- 0.14",
-        particles=20,
-        options={**_M2, "likelihood": partial(Gaussian, scale="network")},
+        10,
+        _M2 | _M1,
+        "error 3.33 % +- 0.14",
+        20,
     ),
     *(
         Case(
             f"mixture-{seed}",
             f"Mixture of 10, D = 10, relu 500-500, seed {seed}",
-            epochs=40,
-            published="accuracy 94.46 % (VaDE, Jiang et al., 2017); k-means on pixels 53 %",
-            particles=20,
-            options={
-                "model": partial(Mixture, components=10),
-                "network": partial(MLP, hidden=(500, 500), activation="relu"),
-                "latent_dim": 10,
-                "seed": seed,
-            },
+            40,
+            _VADE | {"seed": seed},
+            _BY_JIANG,
+            20,
         )
         for seed in (0, 1, 2)
     ),
@@ -193,7 +130,8 @@ def main(data_root: Path, runs: Path, only: str = "") -> None:
     for case in CASES:
         path = runs / case.name
         if not only or case.name in only.split(","):
-            _train(case, data_root, runs)
+            options = {"engine": "compiled", "epochs": case.epochs, **case.options}
+            trained(path, data=_data(case, data_root, runs), **options)
             if not (path / EVALUATION).exists():
                 evaluate(load(path), particles=case.particles)
         if (path / EVALUATION).exists():
@@ -202,25 +140,14 @@ def main(data_root: Path, runs: Path, only: str = "") -> None:
     if (first / EVALUATION).exists() and not (first / FEATURES).exists():
         features(load(first))
     compared = _features_rows(first) if (first / FEATURES).exists() else []
-    text = "\n".join([*_HEAD, *rows, *_SHORT, *compared, ""])
-    with whole_file(TABLE) as file:
-        file.write(text.encode())
-    print(text)
+    write(TABLE, [*_HEAD, *rows, *_SHORT, *compared])
+    print(TABLE.read_text())
 
 
-def _train(case: Case, data_root: Path, runs: Path) -> None:
-    path = runs / case.name
-    if (path / "summary.json").exists():
-        return
-    if path.exists():
-        resume(path)
-        return
-    binarize = "fixed" if case.name.startswith("static") else "auto"
-    data: Any = MNIST(data_root, binarize=binarize)  # type: ignore[arg-type]
+def _data(case: Case, data_root: Path, runs: Path) -> DataSet:
     if case.name == "m1-m2":
-        data = Arrays(_features(runs))
-    options = {"engine": "compiled", **case.options}
-    fit(data=data, epochs=case.epochs, batch_size=case.batch_size, run=path, **options)
+        return Arrays(_features(runs))
+    return MNIST(data_root, binarize="fixed" if case.name.startswith("static") else "auto")
 
 
 @torch.no_grad()
@@ -274,19 +201,15 @@ _SHORT = [
 
 
 def _row(case: Case, path: Path) -> str:
-    measured = json.loads((path / EVALUATION).read_text())
+    result = json.loads((path / EVALUATION).read_text())
     summary = json.loads((path / "summary.json").read_text())
     bounds = [f"{name}_nats_per_datum" for name in ("elbo", "log_likelihood")]
     scores = ["classification_error_percent", "clustering_accuracy_percent"]
-
-    def show(name: str) -> str:
-        return f"{measured[name]:.2f} +- {measured[f'{name}_standard_error']:.2f}"
-
     cells = [case.what, str(summary["epoch"]), f"{summary['training_seconds']:,.0f}"]
-    cells += [show(name) if case.particles >= FEWER else "" for name in bounds]
-    cells.append(str(measured["active_units"]))
-    cells.append("".join(show(name) for name in scores if name in measured))
-    return f"| {' | '.join([*cells, case.published])} |"
+    cells += [measured(result, name) if case.particles >= FEWER else "" for name in bounds]
+    cells.append(str(result["active_units"]))
+    cells.append("".join(measured(result, name) for name in scores))
+    return table_row(*cells, case.published)
 
 
 _SCORES = {
@@ -298,29 +221,23 @@ _SCORES = {
 
 
 def _features_rows(path: Path) -> list[str]:
-    measured = json.loads((path / FEATURES).read_text())
+    results = json.loads((path / FEATURES).read_text())
     lines = [
         "",
         "## Features",
         "",
         "k-means, PCA and E[z|x] of the first row, by `features`: fitted to the first",
-        f"{measured['train_points']:,} training images, binarised like the others, and scored on",
+        f"{results['train_points']:,} training images, binarised like the others, and scored on",
         "all test images. Clustering is by k-means on the features, the linear probe is logistic",
         "regression.",
         "",
         f"| what | dimension | {' | '.join(name.replace('_', ' ') for name in _SCORES)} |",
         "|" + "---|" * (2 + len(_SCORES)),
     ]
-    for each in measured["representations"]:
+    for each in results["representations"]:
         ours = each["name"] not in ("pixels", "k-means-10") and not each["name"].startswith("PCA")
         cells = ["VAE" if ours else each["name"], str(each["dimension"] or "")]
-        cells += [
-            f"{each[name]:.{digits}f} +- {each[f'{name}_standard_error']:.{digits}f}"
-            if name in each
-            else ""
-            for name, digits in _SCORES.items()
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(table_row(*cells, *(measured(each, *score) for score in _SCORES.items())))
     return lines
 
 

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import torch
 from jsonargparse import auto_cli
+from tables import table_row, trained, write
 
 from ppl_vae import load
 from ppl_vae.data import MNIST
-from ppl_vae.fit import fit
-from ppl_vae.machine.files import whole_file
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.estimates import estimate
-from ppl_vae.training.precision import Precision
+from ppl_vae.training.precision import PRECISIONS
 
 TABLE = Path(__file__).with_suffix(".md")
 
@@ -50,7 +49,18 @@ def main(
     ]
     means = []
     for seed in range(seeds):
-        paths = [_train(data_root, runs, name, seed, epochs) for name in ("float32", "bfloat16")]
+        paths = [
+            trained(
+                runs / f"{precision}-{seed}",
+                data=MNIST(data_root),
+                epochs=epochs,
+                latent_dim=20,
+                precision=precision,
+                seed=seed,
+                engine="compiled",
+            )
+            for precision in PRECISIONS
+        ]
         values = [_log_likelihood(path, seed, particles) for path in paths]
         difference = values[1] - values[0]
         means.append(difference.mean())
@@ -58,22 +68,12 @@ def main(
         cells = [f"{value.mean():.3f}" for value in values]
         cells.append(f"{means[-1]:.3f} +- {error:.3f}")
         cells += [f"{load(path).summary['training_seconds']:.0f}" for path in paths]
-        lines.append(f"| {seed} | {' | '.join(cells)} |")
+        lines.append(table_row(seed, *cells))
     stacked = torch.stack(means)
     spread = stacked.std() / seeds**0.5
     lines += ["", f"Over the seeds: {stacked.mean():.3f} +- {spread:.3f} nats_per_datum."]
-    with whole_file(TABLE) as file:
-        file.write("\n".join([*lines, ""]).encode())
+    write(TABLE, lines)
     print("\n".join(lines))
-
-
-def _train(data_root: Path, runs: Path, precision: Precision, seed: int, epochs: int) -> Path:
-    path = runs / f"{precision}-{seed}"
-    if not path.exists():
-        data = MNIST(data_root)
-        options = {"epochs": epochs, "latent_dim": 20, "precision": precision, "seed": seed}
-        fit(data=data, engine="compiled", run=path, **options)
-    return path
 
 
 def _log_likelihood(path: Path, seed: int, particles: int) -> torch.Tensor:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 from jsonargparse import auto_cli
+from tables import table_row, write
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ppl_vae import load
 from ppl_vae.densities.joint import Joint
 from ppl_vae.inference.pareto import pareto_k
-from ppl_vae.machine.files import whole_file
 from ppl_vae.runs.run import Run
 
 TABLE = Path(__file__).with_suffix(".md")
@@ -66,7 +66,7 @@ def main(run: Path, images: int = 1000, particles: int = 1000) -> None:
         seconds, processor = time.monotonic() - began, time.process_time() - processor
         bound = (weights.logsumexp(0) - log(particles)).mean()
         cells = [f"{seconds:.1f}", f"{processor:.1f}", f"{weights.numel() / processor:,.0f}"]
-        lines.append(f"| {name} | {' | '.join([*cells, f'{bound:.2f}', f'{_peak_gib():.2f}'])} |")
+        lines.append(table_row(name, *cells, f"{bound:.2f}", f"{_peak_gib():.2f}"))
         print(lines[-1])
     began = time.process_time()
     k_hat = pareto_k(weights).k_hat
@@ -90,10 +90,8 @@ def main(run: Path, images: int = 1000, particles: int = 1000) -> None:
         "",
         f"Pareto k-hat of all the images: {seconds:.1f} processor seconds, median "
         f"{k_hat.median():.2f}.",
-        "",
     ]
-    with whole_file(TABLE) as file:
-        file.write("\n".join(text).encode())
+    write(TABLE, text)
 
 
 def _peak_gib() -> float:

@@ -20,7 +20,7 @@ class Guide(Program):
       that the user chose, and `model` where it needs the model, of which it keeps bound methods
       (a module that it kept would count among its own); the other arguments are its options;
     - writes `forward` with one plate `data` at dim -1 and exactly the model's latent sites;
-    - gives its parts other names than the model's, since stock Pyro tells parameters by name;
+    - gives its parts other names than the model's: stock Pyro knows parameters by name alone;
     - gives `encode` and `posterior_of` where q(z|x) is one distribution with parameters computed
       from x, or overrides `posterior` where it is a distribution otherwise.
 

@@ -26,9 +26,6 @@ class SemiSupervisedNormal(ConditionalNormal):
         spec: The data's shape and domain, and D; the number of classes is `spec.classes`.
         network: Builds the classifier and f from their input and output shapes.
         features: How many h has, and units the hidden layer.
-
-    Raises:
-        ValueError: If features < 1 or the data have no labels.
     """
 
     def __init__(self, spec: Spec, network: NetworkFactory = MLP, features: int = 200) -> None:

@@ -14,15 +14,6 @@ class Conditional(Labelled):
 
     The conditional variational autoencoder of Sohn, Lee and Yan (2015), equation (4), with a prior
     that does not depend on y. The bound and all measures are of log p(x|y).
-
-    Args:
-        spec: The data's shape and domain, and D; the number of classes is `spec.classes`.
-        prior: p(z); a standard normal by default.
-        likelihood: p(x|z, y); by default Bernoulli for binary and Gaussian for real data.
-        network: Builds the decoder from its input and output shapes.
-
-    Raises:
-        ValueError: If the data have no labels.
     """
 
     def forward(  # type: ignore[override]

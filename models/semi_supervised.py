@@ -18,15 +18,6 @@ class SemiSupervised(Labelled):
     site that is summed out exactly. A label is an observation of it without error,
     p(label|y) = [label = y], and is missing for most images: one program is that of labelled and
     of unlabelled images, equations (6) and (7).
-
-    Args:
-        spec: The data's shape and domain, and D; the number of classes is `spec.classes`.
-        prior: p(z); a standard normal by default.
-        likelihood: p(x|z, y); by default Bernoulli for binary and Gaussian for real data.
-        network: Builds the decoder from its input and output shapes.
-
-    Raises:
-        ValueError: If the data have no labels.
     """
 
     enumerated: ClassVar[tuple[str, ...]] = ("y",)

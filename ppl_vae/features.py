@@ -90,21 +90,18 @@ def features(
     _check_same_data(runs)
     check_seed(seed)
     first = runs[0]
-    splits = {
-        "train_points": (first.data.train, min(train_points, len(first.data.train))),
-        "data_points": (
-            first.data.test,
-            len(first.data.test) if data_points is None else data_points,
-        ),
-    }
-    for name, (split, points) in splits.items():
-        if not 2 <= points <= len(split):
-            raise InputError(f"--{name}: expected 2 to {len(split):,}; got {points:,}")
-    train, test = (split.first(points) for split, points in splits.values())
-    classes = first.data.classes
+    train, test, classes = first.data.train, first.data.test, first.data.classes
+    train_points = min(train_points, len(train))
+    data_points = len(test) if data_points is None else data_points
     count = (classes or _CLUSTERS) if clusters is None else clusters
-    if not 2 <= count <= len(train):
-        raise InputError(f"--clusters: expected 2 to {len(train):,}; got {count}")
+    for name, number, most in (
+        ("train_points", train_points, len(train)),
+        ("data_points", data_points, len(test)),
+        ("clusters", count, train_points),
+    ):
+        if not 2 <= number <= most:
+            raise InputError(f"--{name}: expected 2 to {most:,}; got {number:,}")
+    train, test = train.first(train_points), test.first(data_points)
     places = _places(runs, out)
     for place in places:
         writable(place.parent)
@@ -158,7 +155,7 @@ def _check_encoders(runs: tuple[Run, ...]) -> None:
         if run.model.labelled and not run.model.enumerated:
             raise InputError(
                 f"expected runs that encode images alone; {type(run.model).__name__} of {run.path} "
-                "is told the class, which is what the features are scored by; choose a run of "
+                "is given the class, which is what the features are scored by; choose a run of "
                 "another model"
             )
 
@@ -220,12 +217,8 @@ def _draw(
     pictures: Sequence[Path],
 ) -> None:
     rows = result["representations"]
-    shown = {name: label for name, label in _SCORES.items() if any(name in row for row in rows)}
-    note = (
-        f"{result['data']}, {result['data_points']:,} test images, fitted to "
-        f"{result['train_points']:,} training images; bars are two standard errors either way"
-    )
-    plots.score_chart(rows, shown, pictures[0], note)
+    note = f"{_images_of(result)}; bars are two standard errors either way"
+    plots.score_chart(rows, _scores_in(rows), pictures[0], note)
     if labels is None:
         chosen = list(range(min(_SHOWN, len(x))))
     else:  # one image of each known label, in their order
@@ -260,10 +253,7 @@ def _main(arguments: list[str]) -> None:
     options = parse_with_run(parser, arguments)
     runs = pop_runs(options)
     result = features(*runs, **options)
-    print(
-        f"{result['data']}, {result['data_points']:,} test images, fitted to "
-        f"{result['train_points']:,} training images, in {result['seconds']:.1f} seconds"
-    )
+    print(f"{_images_of(result)}, in {result['seconds']:.1f} seconds")
     print(_table(result["representations"]))
     if result["without_labels"]:
         print(f"  {result['without_labels']}")
@@ -271,8 +261,20 @@ def _main(arguments: list[str]) -> None:
         print(f"  written  {path}")
 
 
+def _images_of(result: dict[str, Any]) -> str:
+    return (
+        f"{result['data']}, {result['data_points']:,} test images, fitted to "
+        f"{result['train_points']:,} training images"
+    )
+
+
+def _scores_in(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """The scores that any of the rows has, with their titles."""
+    return {name: title for name, title in _SCORES.items() if any(name in row for row in rows)}
+
+
 def _table(rows: list[dict[str, Any]]) -> str:
-    shown = {name: label for name, label in _SCORES.items() if any(name in row for row in rows)}
+    shown = _scores_in(rows)
     lines = [["", "dimension", *shown.values()]]
     for row in rows:
         cells = [row["name"], "" if row["dimension"] is None else f"{row['dimension']:,}"]
@@ -281,11 +283,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
             cells.append("" if value is None else f"{value:.4f} +- {error:.1g}")
         lines.append(cells)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  "
-        + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    padded = (map(str.ljust, line, widths) for line in lines)
+    return "\n".join("  " + "  ".join(cells).rstrip() for cells in padded)
 
 
 if __name__ == "__main__":

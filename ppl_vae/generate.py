@@ -1,7 +1,7 @@
 """Show what a trained pair has learned: `python -m ppl_vae.generate RUN WHAT`."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Literal
@@ -90,24 +90,21 @@ def generate(
         raise InputError(f"--label is for sample; leave it out of {what}")
     # Counts above the number of test images are refused only where they were asked for.
     size = len(run.data.test)
-    if what == "sample":
-        arrays = sample(run, 64 if count is None else count, seed, label)
-    elif what == "reconstruct":
-        arrays = reconstruct(run, images, min(16, size) if count is None else count, seed)
-    elif what == "manifold":
-        arrays = manifold(run, rows, seed)
-    elif what == "traverse":
-        arrays = traverse(run, images, 1 if count is None else count, steps, latents, seed)
-    elif what == "interpolate":
-        arrays = interpolate(
-            run, images, min(8, size // 2) if count is None else count, steps, seed
-        )
-    elif what == "analogies":
-        arrays = analogies(run, images, min(10, size) if count is None else count, seed)
-    elif what == "clusters":
-        arrays = clusters(run, 10 if count is None else count, seed)
-    else:
+    usual = {"sample": 64, "reconstruct": min(16, size), "traverse": 1,
+             "interpolate": min(8, size // 2), "analogies": min(10, size)}  # fmt: skip
+    number = usual.get(what, 10) if count is None else count
+    views: dict[str, Callable[[], Arrays]] = {
+        "sample": lambda: sample(run, number, seed, label),
+        "reconstruct": lambda: reconstruct(run, images, number, seed),
+        "manifold": lambda: manifold(run, rows, seed),
+        "traverse": lambda: traverse(run, images, number, steps, latents, seed),
+        "interpolate": lambda: interpolate(run, images, number, steps, seed),
+        "analogies": lambda: analogies(run, images, number, seed),
+        "clusters": lambda: clusters(run, number, seed),
+    }
+    if what not in views:
         raise InputError(f"expected {_CHOICES}; got {what!r}")
+    arrays = views[what]()
     folder = writable(out or run.path / "generated")
     name = what if label is None else f"{what}-label-{label}"
     written = _draw(run, what, arrays, folder / f"{name}.png", label)
@@ -126,7 +123,14 @@ def _draw(run: Run, what: What, arrays: Arrays, path: Path, label: int | str | N
     mean = display("mean")
     expectation = plots.sample_titles(run.model)[0].partition(",  ")[0]
     if what == "sample":
-        _draw_samples(mean, display("draw"), path, plots.sample_titles(run.model, label))
+        columns = ceil(sqrt(len(mean)))
+        halves = [tiled(images, columns) for images in (mean, display("draw"))]
+        plots.image_grid(
+            np.concatenate(halves, axis=1),
+            path,
+            blocks=(len(halves[0]), columns),
+            block_titles=plots.sample_titles(run.model, label),
+        )
     elif what == "reconstruct":
         plots.reconstructions(display("original"), mean, path)
     elif what == "manifold":
@@ -157,17 +161,6 @@ def _draw(run: Run, what: What, arrays: Arrays, path: Path, label: int | str | N
         title = f"{expectation} along $z = (1 - t)\\,z_a + t\\,z_b$"
         plots.image_grid(tiles, path, title=title, column_labels=labels)
     return [path]
-
-
-def _draw_samples(mean: NDArray, draw: NDArray, path: Path, titles: Sequence[str]) -> None:
-    columns = ceil(sqrt(len(mean)))
-    halves = [tiled(images, columns) for images in (mean, draw)]
-    plots.image_grid(
-        np.concatenate(halves, axis=1),
-        path,
-        blocks=(len(halves[0]), columns),
-        block_titles=titles,
-    )
 
 
 def _draw_traversal(

@@ -2,14 +2,16 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 from PIL import Image
 from torch import Tensor, nn
 
+from ppl_vae.compiler.comparison import Gradients
 from ppl_vae.runs.checkpoints import read_checkpoint
 
 
@@ -40,6 +42,14 @@ def assert_equal(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> Non
         assert torch.equal(value, expected[name]), name
 
 
+def outcome(run: Gradients, *batch: Tensor) -> dict[str, Tensor]:
+    """The loss and its gradients under one seed."""
+    torch.manual_seed(7)
+    loss, gradients = run(*batch)
+    assert all(gradient is not None for gradient in gradients.values())
+    return {"loss": loss, **gradients}  # type: ignore[dict-item]
+
+
 def assert_whole(run: Path) -> None:
     """Every file of a run that is there can be read to its end."""
     yaml.safe_load((run / "config.yaml").read_text())["seed"]
@@ -60,9 +70,16 @@ def assert_whole(run: Path) -> None:
             assert path.name in ("config.yaml", "metrics.csv", ".lock")
 
 
-def loss_and_gradients(loss: Callable[..., Tensor], modules: list[nn.Module], x: Tensor) -> list:
-    """Of all parameters of the modules, under one seed."""
-    torch.manual_seed(7)
+def seeded(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What a function gives under one seed."""
+    torch.manual_seed(1)
+    return function(*arguments, **options)
+
+
+def loss_and_gradients(
+    loss: Callable[..., Tensor], modules: Iterable[nn.Module], *batch: Any, **scheduled: Any
+) -> list[Tensor]:
+    """The loss under one seed, and its gradients for all parameters of the modules."""
     parameters = [parameter for module in modules for parameter in module.parameters()]
-    value = loss(x)
+    value = seeded(loss, *batch, **scheduled)
     return [value.detach(), *torch.autograd.grad(value, parameters)]

@@ -1,4 +1,4 @@
-"""What every test gets: a seed, Pyro and torch as they were, and the real data where it lies."""
+"""Seeds and settings of every test, and fixtures of several test files."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -8,12 +8,16 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from serving import Processes, serving
+from tiny_runs import without_pictures
 from torch import Tensor
 
 from guides import FullRankNormal
 from models import Linear, ProbabilisticPCA, Spec
+from ppl_vae.compiler.compiling import trace_programs
 from ppl_vae.data import Arrays, DataSet
 from ppl_vae.errors import InputError
+from ppl_vae.runs.run import Run
 
 # Several tests at a time share the cores, and threads that wait for each other's core are many
 # times slower than one.
@@ -39,6 +43,35 @@ def _seeded_and_restored() -> Iterator[None]:
     torch.set_default_dtype(dtype)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.fixture
+def no_pictures() -> Iterator[None]:
+    with without_pictures():
+        yield
+
+
+@pytest.fixture
+def empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty current folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+@pytest.fixture
+def traced_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiled step runs its graph as it was traced: inductor takes ten times as long."""
+    monkeypatch.setattr(
+        "ppl_vae.training.step.compile_programs",
+        lambda programs, batch, scheduled, precision: trace_programs(programs, batch, scheduled),
+    )
+
+
+@pytest.fixture(scope="session")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    with serving(tmp_path_factory.mktemp("processes")) as processes:
+        yield processes
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +111,15 @@ def arrays(tmp_path: Path) -> Callable[..., Arrays]:
         return Arrays(path=path, **options)
 
     return save
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Two small runs of the digits, which all tests of a process share."""
+    from reports import train
+
+    folder = tmp_path_factory.mktemp("runs")
+    return [train(folder / "first"), train(folder / "second", guide=FullRankNormal, seed=1)]
 
 
 @pytest.fixture

@@ -1,17 +1,36 @@
 """Pairs of which everything is known: for the tests of what measures inference."""
 
-from math import lgamma
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import lgamma, sqrt
 
 import numpy as np
 import pyro
 import pyro.distributions as dist
+import pytest
+import scipy.special
 import torch
 from torch import Tensor, nn
 
 from guides import Guide
 from models import ProbabilisticPCA, Spec
+from ppl_vae.data import Split
+from ppl_vae.errors import InputError
 
 SPEC = Spec((1, 3, 4), "real", 2)
+
+
+@contextmanager
+def refused(said: str) -> Iterator[None]:
+    """Bad input is refused in one line that matches."""
+    with pytest.raises(InputError, match=said) as caught:
+        yield
+    assert "\n" not in str(caught.value)
+
+
+def split_of(images: Tensor, labels: Tensor | None = None) -> Split:
+    """Images that the model sees as they are."""
+    return Split(images, labels, lambda raw: raw)
 
 
 def ppca(correlated: bool = True) -> ProbabilisticPCA:
@@ -22,6 +41,13 @@ def ppca(correlated: bool = True) -> ProbabilisticPCA:
     model.loadings.copy_(basis @ mix.double())
     model.mean.copy_(torch.randn(SPEC.pixels))
     return model
+
+
+def mean_field_gap(model: ProbabilisticPCA, x: Tensor) -> Tensor:
+    """KL of the best diagonal normal to N(m, Lambda^-1): (sum log diag Lambda - log det) / 2."""
+    precision = model.posterior(x).precision_matrix
+    diagonal = precision.diagonal(dim1=-2, dim2=-1)
+    return 0.5 * (diagonal.log().sum(-1) - torch.logdet(precision))
 
 
 class Posterior(Guide):
@@ -59,6 +85,10 @@ class MeanField(Guide):
     def forward(self, x: Tensor) -> Tensor:
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("z", self.posterior(x))
+
+
+def counts(size: int = 4) -> Tensor:
+    return torch.poisson(torch.full((size, 5), 2.0, dtype=torch.float64))
 
 
 def counts_model(x: Tensor) -> None:
@@ -173,3 +203,18 @@ def two_clusters_normal(x: Tensor) -> None:
     """A normal that is wider than the posterior, beside it."""
     with pyro.plate("data", len(x), dim=-1):
         pyro.sample("z", dist.Normal(2 * x / 3 + 0.2, 1.2))
+
+
+def direct_k_hat(log_weights: np.ndarray) -> float:
+    """Zhang and Stephens' estimate with its weak prior, written out for one datum."""
+    weights = np.sort(np.exp(log_weights - log_weights.max()))
+    tail = int(min(0.2 * len(weights), 3 * sqrt(len(weights))))
+    excess = weights[-tail:] - weights[-tail - 1]
+    grid = 30 + int(sqrt(tail))
+    quartile = excess[int(tail / 4 + 0.5) - 1]
+    theta = 1 / excess[-1] + (1 - np.sqrt(grid / (np.arange(grid) + 0.5))) / (3 * quartile)
+    shapes = np.array([np.mean(np.log1p(-t * excess)) for t in theta])
+    profile = tail * (np.log(-theta / shapes) - shapes - 1)
+    posterior = scipy.special.softmax(profile)
+    k = np.mean(np.log1p(-(theta @ posterior) * excess))
+    return (tail * k + 10 * 0.5) / (tail + 10)

@@ -7,7 +7,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import ppl_vae.fit
@@ -21,17 +20,19 @@ SPLITS = ("train", "validation", "test")
 MASKS = np.random.default_rng(0).random((COUNT, 5, 4)) > 0.6
 
 
-def all_of(data) -> np.ndarray:
-    """The images of an array in the order of the file, (N, C, H, W)."""
-    images = torch.cat([getattr(data, split)[:] for split in ("test", "validation", "train")])
-    return images[fixed_order(len(images)).argsort()].numpy()
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    """Random bytes."""
+    return np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)
 
 
-def save_pictures(folder: Path, images: np.ndarray, mode: str | None = None) -> ImageFolder:
-    folder.mkdir(exist_ok=True)
+def save_pictures(
+    folder: Path, images: np.ndarray, mode: str | None = None, suffix: str = "png"
+) -> ImageFolder:
+    """Saves images as 000.png and so on, and gives the data set that reads them."""
+    folder.mkdir(parents=True, exist_ok=True)
     for number, image in enumerate(images):
         picture = Image.fromarray(image)
-        (picture.convert(mode) if mode else picture).save(folder / f"{number:03}.png")
+        (picture.convert(mode) if mode else picture).save(folder / f"{number:03}.{suffix}")
     return ImageFolder(path=folder)
 
 
@@ -46,7 +47,35 @@ def sane(data_set: DataSet) -> bool:
     return abs(elbo) < 20 * prod(run.spec.image_shape)
 
 
+def sizes(data) -> tuple[int, ...]:
+    return tuple(len(getattr(data, split)) for split in SPLITS)
+
+
+def joined(data, order: tuple[str, ...] = SPLITS) -> np.ndarray:
+    """The images of all splits, (N, C, H, W)."""
+    return np.concatenate([getattr(data, split)[:].numpy() for split in order])
+
+
+def all_of(data) -> np.ndarray:
+    """The images of an array in the order of the file, (N, C, H, W)."""
+    images = joined(data, SPLITS[::-1])
+    return images[fixed_order(len(images)).argsort()]
+
+
 def sorted_rows(images: np.ndarray) -> np.ndarray:
     """As rows in an order that does not depend on how they stood."""
     rows = images.reshape(len(images), -1)
     return rows[np.lexsort(rows.T)]
+
+
+def write_idx(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = (0x800 + array.ndim).to_bytes(4, "big")
+    head += b"".join(size.to_bytes(4, "big") for size in array.shape)
+    path.write_bytes(head + array.astype(np.uint8).tobytes())
+
+
+def write_mnist(root, name, training, test):
+    for stem, (images, labels) in {"train": training, "t10k": test}.items():
+        write_idx(root / name / "raw" / f"{stem}-images-idx3-ubyte", images)
+        write_idx(root / name / "raw" / f"{stem}-labels-idx1-ubyte", labels)

@@ -1,12 +1,14 @@
 """Small runs and quick settings for the tests of the report."""
 
-from functools import partial
+import errno
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from models import MLP
+import pytest
+from tiny_runs import tiny, without_pictures
+
 from ppl_vae.data import Digits
-from ppl_vae.fit import fit
 from ppl_vae.report.inspection import Effort, Inspection, Selection, choose_images
 from ppl_vae.runs.run import Run
 
@@ -25,14 +27,26 @@ QUICK: dict[str, Any] = {
 
 
 def train(path: Path, **options: Any) -> Run:
-    """A run of the digits that takes a second."""
-    chosen = {"network": partial(MLP, hidden=(8,)), "latent_dim": 2, "epochs": 2, "device": "cpu"}
-    return fit(run=path, **{"data": Digits(), **chosen, **options})
+    """A run of the digits that takes a second, without pictures."""
+    with without_pictures():
+        return tiny(path, **{"device": "cpu", "data": Digits()} | options)
+
+
+def ended(main: Callable[[list[str]], None], *arguments: object) -> int:
+    """The exit code of a verb."""
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    return left.value.code
+
+
+def full(file: int) -> None:
+    """Stands in for `os.fsync` on a full disk."""
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def first_images(run: Run, count: int, split: str = "test") -> Selection:
     """The first images of a split."""
-    return choose_images(run, getattr(run.data, split), count, None, None, "first", 0)
+    return choose_images(run, getattr(run.data, split), count, choose="first")
 
 
 def inspection_of(run: Run, count: int, split: str = "test", **effort: int) -> Inspection:

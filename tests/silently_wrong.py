@@ -1,6 +1,9 @@
 """Guides that a graph of tensor operations would silently get wrong, and why it is refused."""
 
 import random
+from collections.abc import Callable
+from copy import deepcopy
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -9,37 +12,23 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from guides import DiagonalNormal
+from guides import DiagonalNormal, Guide
 
-__all__ = ["SILENTLY_WRONG", "Frozen", "Straight"]
-
-
-class Frozen(DiagonalNormal):
-    """Has a parameter that no module owns."""
-
-    def posterior(self, x: Tensor) -> dist.TorchDistribution:
-        shift = pyro.param("shift", torch.zeros(self.spec.latent_dim))
-        return dist.Normal(super().posterior(x).mean + shift, 1.0).to_event(1)
+__all__ = ["SILENTLY_WRONG", "Straight", "scaled_by"]
 
 
-class _Scaled(DiagonalNormal):
-    """Takes the scale of q(z|x) from Python."""
+def scaled_by(scale: Callable[[Any, Tensor], Any], **attributes: Any) -> type[Guide]:
+    """A guide that takes the scale of q(z|x) from Python, with attributes of its own."""
 
-    def scale(self, x: Tensor) -> Any:
-        raise NotImplementedError
+    class Scaled(DiagonalNormal):
+        def __init__(self, spec) -> None:
+            super().__init__(spec)
+            vars(self).update(deepcopy(attributes))
 
-    def posterior(self, x: Tensor) -> dist.TorchDistribution:
-        return dist.Normal(super().posterior(x).mean, self.scale(x)).to_event(1)
+        def posterior(self, x: Tensor) -> dist.TorchDistribution:
+            return dist.Normal(super().posterior(x).mean, scale(self, x)).to_event(1)
 
-
-class _Branching(_Scaled):
-    def scale(self, x: Tensor) -> float:
-        return 2.0 if x.detach().numpy().std() > 0.4 else 1.0
-
-
-class _BranchingOnTensors(_Scaled):
-    def scale(self, x: Tensor) -> float:
-        return 2.0 if x.std() > 0.4 else 1.0
+    return Scaled
 
 
 class Straight(torch.autograd.Function):
@@ -54,10 +43,8 @@ class Straight(torch.autograd.Function):
         return gradient
 
 
-class _BranchingInBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        return x.clone()
+class _Halving(Straight):
+    """Branches in its backward pass."""
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
@@ -67,67 +54,31 @@ class _BranchingInBackward(torch.autograd.Function):
 class _OwnBackward(DiagonalNormal):
     def posterior(self, x: Tensor) -> dist.TorchDistribution:
         q = super().posterior(x)
-        return dist.Normal(_BranchingInBackward.apply(q.mean), q.stddev).to_event(1)
+        return dist.Normal(_Halving.apply(q.mean), q.stddev).to_event(1)
 
 
 # These change so rarely that no trial shows it, but their attributes move.
 
 
-class _Counting(_Scaled):
-    def __init__(self, spec) -> None:
-        super().__init__(spec)
-        self.calls = 0
-
-    def scale(self, x: Tensor) -> float:
-        self.calls += 1
-        return 2.0 if self.calls > 1000 else 1.0
+def counting(guide: Any, x: Tensor) -> float:
+    guide.calls += 1
+    return 2.0 if guide.calls > 1000 else 1.0
 
 
-class _CountingInside(_Scaled):
-    def __init__(self, spec) -> None:
-        super().__init__(spec)
-        self.kept = {"calls": [0]}
-
-    def scale(self, x: Tensor) -> float:
-        self.kept["calls"][0] += 1
-        return 2.0 if self.kept["calls"][0] > 1000 else 1.0
-
-
-class _CountingTensor(_Scaled):
-    def __init__(self, spec) -> None:
-        super().__init__(spec)
-        self.calls = torch.zeros(())
-
-    def scale(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return torch.where(self.calls > 1000, 2.0, 1.0)
-
-
-class _Random(_Scaled):
-    def scale(self, x: Tensor) -> float:
-        return 2.0 if random.random() < 1e-6 else 1.0
-
-
-class _NumPyRandom(_Scaled):
-    def scale(self, x: Tensor) -> float:
-        return 2.0 if np.random.rand() < 1e-6 else 1.0
+def counting_inside(guide: Any, x: Tensor) -> float:
+    guide.kept["calls"][0] += 1
+    return 2.0 if guide.kept["calls"][0] > 1000 else 1.0
 
 
 class _CountingHook(DiagonalNormal):
-    def __init__(self, spec) -> None:
-        super().__init__(spec)
-        self.calls = 0
+    calls = 0
 
     def posterior(self, x: Tensor) -> dist.TorchDistribution:
         q = super().posterior(x)
         loc = q.mean
         if loc.requires_grad:
-            loc.register_hook(self.count)
+            loc.register_hook(lambda gradient: gradient / counting(self, x))
         return dist.Normal(loc, q.stddev).to_event(1)
-
-    def count(self, gradient: Tensor) -> Tensor:
-        self.calls += 1
-        return gradient / 2 if self.calls > 1000 else gradient
 
 
 class _HookedParameter(DiagonalNormal):
@@ -140,61 +91,46 @@ class _HookedParameter(DiagonalNormal):
 # The state of these is nowhere in their attributes, but it shows in the loss.
 
 
-class _OwnRandom(_Scaled):
-    def __init__(self, spec) -> None:
-        super().__init__(spec)
-        self.generator = np.random.default_rng(1)
-
-    def scale(self, x: Tensor) -> float:
-        return 1.0 + self.generator.random()
-
-
-_counts = {"calls": 0}
-
-
-class _CountingBeside(_Scaled):
-    def scale(self, x: Tensor) -> float:
-        _counts["calls"] += 1
-        return 1.0 + _counts["calls"]
-
-
-class _CountingInClass(_Scaled):
-    calls = 0
-
-    def scale(self, x: Tensor) -> float:
-        type(self).calls += 1
-        return 1.0 + self.calls
+def counting_in_class(guide: Any, x: Tensor) -> float:
+    kind: Any = type(guide)
+    kind.calls = getattr(kind, "calls", 0) + 1
+    return 1.0 + kind.calls
 
 
 class _CountingForwardHook(DiagonalNormal):
     def __init__(self, spec) -> None:
         super().__init__(spec)
-        calls = 0
-
-        def count(module, inputs, output) -> Tensor:
-            nonlocal calls
-            calls += 1
-            return output * calls
-
-        self.encoder.register_forward_hook(count)
+        calls = count(1)
+        self.encoder.register_forward_hook(lambda module, inputs, output: output * next(calls))
 
 
+_BESIDE = count(1)
+_BRANCH = "a branch in Python depends on the data; use torch.where"
+_COUNTS = "changes guide.calls in Python with every call; make it a buffer"
 _ANOTHER = "is another function in each call, in which its value is off by"
 
 SILENTLY_WRONG = [
-    (Frozen, r"pyro\.param"),
-    (_Branching, "cannot be traced: .numpy"),
-    (_BranchingOnTensors, "a branch in Python depends on the data; use torch.where"),
-    (_OwnBackward, "a branch in Python depends on the data; use torch.where"),
-    (_Counting, "changes guide.calls in Python with every call; make it a buffer"),
-    (_CountingInside, "changes guide.kept in Python"),
-    (_CountingTensor, "changes guide.calls in Python"),
-    (_Random, "draws from Python's random; use torch.rand"),
-    (_NumPyRandom, "draws from NumPy's random; use torch.rand"),
-    (_CountingHook, "changes guide.calls in Python"),
+    (
+        scaled_by(lambda guide, x: pyro.param("scale", torch.ones(guide.spec.latent_dim))),
+        r"\.param",
+    ),
+    (scaled_by(lambda guide, x: 1.0 + (x.detach().numpy().std() > 0.4)), "be traced: .numpy"),
+    (scaled_by(lambda guide, x: 2.0 if x.std() > 0.4 else 1.0), _BRANCH),
+    (_OwnBackward, _BRANCH),
+    (scaled_by(counting, calls=0), _COUNTS),
+    (scaled_by(counting, calls=torch.zeros(())), _COUNTS),
+    (scaled_by(counting_inside, kept={"calls": [0]}), "changes guide.kept in Python"),
+    (_CountingHook, _COUNTS),
+    (scaled_by(lambda guide, x: 1.0 + (random.random() < 1e-6)), "Python's random; use torch.rand"),
+    (scaled_by(lambda guide, x: 1.0 + (np.random.rand() < 1e-6)), "NumPy's random; use torch.rand"),
     (_HookedParameter, "has a hook on the parameter guide.encoder.layers.0.weight"),
-    (_OwnRandom, _ANOTHER),
-    (_CountingBeside, _ANOTHER),
-    (_CountingInClass, _ANOTHER),
+    (
+        scaled_by(
+            lambda guide, x: 1.0 + guide.generator.random(), generator=np.random.default_rng(1)
+        ),
+        _ANOTHER,
+    ),
+    (scaled_by(lambda guide, x: float(next(_BESIDE))), _ANOTHER),
+    (scaled_by(counting_in_class), _ANOTHER),
     (_CountingForwardHook, _ANOTHER),
 ]

@@ -6,14 +6,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from oracles import counts_log_likelihood, counts_model
+from oracles import counts, counts_log_likelihood, counts_model, refused
 from pyro import poutine
 from pyro.infer import autoguide
 from torch import Tensor
 
 from ppl_vae.densities.joint import Joint
 from ppl_vae.densities.weights import log_weights
-from ppl_vae.errors import InputError
 from ppl_vae.inference.ais import ais, bidirectional
 from ppl_vae.inference.calibration import simulation_based_calibration
 from ppl_vae.inference.datatree import to_datatree
@@ -24,11 +23,6 @@ from ppl_vae.inference.pareto import pareto_k
 
 DESIGN = torch.tensor([[1.0, 0.6], [0.2, 1.0], [1.0, -0.3]], dtype=torch.float64)
 DATA = torch.tensor([0.4, -1.1, 0.7], dtype=torch.float64)
-
-
-@pytest.fixture(autouse=True)
-def _parameters_as_pyro_has_them() -> None:
-    pyro.settings.set(module_local_params=False)
 
 
 def regression(x: Tensor) -> None:
@@ -69,24 +63,18 @@ def built(kind: Callable, model: Callable = regression, x: Tensor = DATA):
 
 
 def near(kind: Callable, **numbers: Tensor):
-    def build(model: Callable = regression):
-        guide = built(kind, model)
-        for name, value in numbers.items():
-            setattr(guide, name, value if name != "loc" else torch.nn.Parameter(value))
-        return guide
-
-    return build
+    """A guide around the posterior's mean."""
+    guide = built(kind)
+    guide.loc = torch.nn.Parameter(exact().mean)
+    for name, value in numbers.items():
+        setattr(guide, name, value)
+    return guide
 
 
 def multivariate():
-    posterior = exact()
-    tril = posterior.scale_tril / posterior.scale_tril.diagonal()[:, None]
-    return near(
-        autoguide.AutoMultivariateNormal,
-        loc=posterior.mean,
-        scale=posterior.scale_tril.diagonal().clone(),
-        scale_tril=tril,
-    )()
+    tril = exact().scale_tril
+    scale = tril.diagonal().clone()
+    return near(autoguide.AutoMultivariateNormal, scale=scale, scale_tril=tril / scale[:, None])
 
 
 def low_rank():
@@ -95,18 +83,12 @@ def low_rank():
     covariance = posterior.covariance_matrix
     correlation = covariance[0, 1] / (posterior.stddev[0] * posterior.stddev[1])
     weight = (correlation.abs() / (1 - correlation.abs())).sqrt()
-    guide = built(lambda model: autoguide.AutoLowRankMultivariateNormal(model, rank=1))
-    guide.loc = torch.nn.Parameter(posterior.mean)
-    guide.scale = posterior.stddev / (1 + weight.square()).sqrt()
-    guide.cov_factor = torch.nn.Parameter(
-        torch.stack([weight, correlation.sign() * weight])[:, None]
+    factor = torch.stack([weight, correlation.sign() * weight])[:, None]
+    return near(
+        lambda model: autoguide.AutoLowRankMultivariateNormal(model, rank=1),
+        scale=posterior.stddev / (1 + weight.square()).sqrt(),
+        cov_factor=torch.nn.Parameter(factor),
     )
-    return guide
-
-
-def wide(kind: Callable):
-    posterior = exact()
-    return near(kind, loc=posterior.mean, scale=1.2 * posterior.stddev)()
 
 
 def normal():
@@ -126,7 +108,7 @@ def flow():
 
 GUIDES = {
     "AutoNormal": normal,
-    "AutoDiagonalNormal": lambda: wide(autoguide.AutoDiagonalNormal),
+    "AutoDiagonalNormal": lambda: near(autoguide.AutoDiagonalNormal, scale=1.2 * exact().stddev),
     "AutoMultivariateNormal": multivariate,
     "AutoLowRankMultivariateNormal": low_rank,
     "AutoIAFNormal": flow,
@@ -233,7 +215,7 @@ def test_a_list_of_guides_for_sites_of_their_own() -> None:
 @pytest.fixture
 def local() -> tuple[autoguide.AutoNormal, Tensor]:
     """An AutoNormal with parameters for each datum of a plate."""
-    x = torch.poisson(torch.full((6, 5), 2.0, dtype=torch.float64))
+    x = counts(6)
     guide = built(autoguide.AutoNormal, counts_model, x)
     mean = (3 + x.sum(-1)) / 7
     guide.locs.rate, guide.scales.rate = mean.log(), 1.2 * (7 * mean) ** -0.5
@@ -272,14 +254,13 @@ def test_what_else_an_autoguide_under_a_plate_gives(local) -> None:
     truth = counts_log_likelihood(both.batch[0])
     assert (both.above - truth).mean().abs() < 4 * both.gap.std() / 6**0.5 + 0.05
     assert to_datatree(counts_model, guide, x, draws=3, chains=2)["posterior"]["rate"].shape[2] == 6
-    for refused in (
+    for call in (
         lambda: simulation_based_calibration(counts_model, guide, data_points=100, like=x),
         lambda: gap_decomposition(counts_model, guide, x, particles=50),
         lambda: log_weights(counts_model, guide, x[:4], 5),
     ):
-        with pytest.raises(InputError, match="parameters for each") as caught:
-            refused()
-        assert "\n" not in str(caught.value)
+        with refused("parameters for each"):
+            call()
 
 
 @pytest.mark.parametrize(
@@ -294,9 +275,8 @@ def test_what_else_an_autoguide_under_a_plate_gives(local) -> None:
 def test_what_is_not_per_datum_is_refused_with_the_way_to_go_on(guide, said: str) -> None:
     guide = guide()
     model, x = (regression, DATA) if said != "as_one" else (counts_model, torch.ones(3, 5))
-    with pytest.raises(InputError, match=said) as caught:
+    with refused(said):
         log_weights(model, guide, x.double(), 5)
-    assert "\n" not in str(caught.value)
     if said == "as_one":  # one distribution over the latents of all data
         weights = Joint.of(model, guide, x.double(), as_one=True).log_weights(5)
         assert weights.shape == (5, 1)
@@ -311,17 +291,16 @@ def test_an_auxiliary_site_that_is_more_than_the_latents_is_refused() -> None:
             )  # fmt: skip
             pyro.sample("rate", dist.Delta(u.sum(-1).exp()))
 
-    with pytest.raises(InputError, match="auxiliary sites") as caught:
+    with refused("auxiliary sites"):
         log_weights(counts_model, guide, torch.ones(3, 5).double(), 5)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("particles", [0, -1])
 def test_no_particles_are_refused(local, particles: int) -> None:
     guide, x = local
-    for refused in (
+    for call in (
         lambda: log_weights(counts_model, guide, x, particles),
         lambda: Joint.of(counts_model, guide, x).log_weights(particles),
     ):
         with pytest.raises(ValueError, match=f"expected particles >= 1; got {particles}"):
-            refused()
+            call()

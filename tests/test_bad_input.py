@@ -11,7 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from PIL import Image
+from tiny_runs import OPTIONS, exit_code, tree
 from torch import nn
 
 import ppl_vae.fit
@@ -19,33 +19,11 @@ from guides import DiagonalNormal, Guide
 from models import MLP, Bernoulli, Network
 from ppl_vae.training import preparation
 
-TINY = ["--network.hidden", "[8]", "--latent_dim", "2", "--epochs", "2", "--device", "cpu"]
-LAST = "checkpoint.safetensors"
-
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """One thread, no pictures, an empty folder to be in, and these classes under a module name."""
-    torch.set_num_threads(1)
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
+def _named(monkeypatch: pytest.MonkeyPatch, no_pictures: None, empty_folder: Path) -> None:
+    """These classes under a module name, and nothing else in the folder."""
     monkeypatch.setitem(sys.modules, "classes_of_bad_input", sys.modules[__name__])
-    monkeypatch.setattr(
-        ppl_vae.fit, "draw_pictures", lambda run, rows: (run.path / "pictures").mkdir(exist_ok=True)
-    )
-
-
-def fit(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as end:
-        ppl_vae.fit.main([*TINY, *arguments])
-    return end.value.code
-
-
-def tree() -> dict[str, bytes | None]:
-    return {
-        str(path): path.read_bytes() if path.is_file() else None
-        for path in sorted(Path().rglob("*"))
-    }
 
 
 @pytest.fixture
@@ -55,7 +33,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     def run(arguments: list[str], *said: str) -> str:
         before = tree()
         capsys.readouterr()
-        assert fit(*arguments) == 2
+        assert exit_code(ppl_vae.fit, *OPTIONS, *arguments) == 2
         output = capsys.readouterr()
         # The notes on the data may have been printed before; the error is the last line.
         *notes, line = output.err.splitlines()
@@ -150,7 +128,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         (["--data", "Arrays", "--data.path", "a.npy"], ["expected a file at a.npy"]),
         (["--data", "ImageFolder", "--data.path", "nowhere"], ["nowhere"]),
         (["--data", "MNIST", "--data.root", "nowhere"], ["nowhere"]),
-        # What does not fit
+        # Pieces that do not fit
         (
             ["--data.binarize", "none", "--likelihood", "Bernoulli"],
             ["a likelihood for binary data does not fit", "--data.binarize dynamic"],
@@ -210,7 +188,7 @@ def test_a_remedy_is_followed_to_the_end(
     """Step by step, as a person would who does what the line says."""
     np.save("images.npy", np.random.default_rng(0).integers(0, 256, (200, 4, 4), dtype=np.uint8))
     steps = 0
-    while fit(*arguments, "--epochs", "1") != 0:
+    while exit_code(ppl_vae.fit, *OPTIONS, *arguments) != 0:
         line = capsys.readouterr().err.splitlines()[-1]
         steps += 1
         assert steps < 4, line
@@ -242,20 +220,16 @@ def test_resume_takes_no_other_option(refused: Callable[..., str]) -> None:
 def test_resume_of_what_is_no_run(capsys: pytest.CaptureFixture[str]) -> None:
     Path("empty").mkdir()
     for name, said in (("nowhere", "there is no such folder"), ("empty", "it has no config.yaml")):
-        with pytest.raises(SystemExit) as end:
-            ppl_vae.fit.main(["--resume", name])
-        assert end.value.code == 2
+        assert exit_code(ppl_vae.fit, "--resume", name) == 2
         line = capsys.readouterr().err
         assert line == f"error: {name}: expected a run directory; {said}\n"
 
 
 def test_an_existing_run(refused: Callable[..., str]) -> None:
-    assert fit("--run", "run") == 0
+    assert exit_code(ppl_vae.fit, *OPTIONS, "--run", "run") == 0
     refused(["--run", "run"], "run exists", "--resume run", "another name with --run")
-    with pytest.raises(SystemExit) as end:
-        ppl_vae.fit.main(["--resume", "run"])
-    assert end.value.code == 0
-    assert fit("--run", "another") == 0
+    assert exit_code(ppl_vae.fit, "--resume", "run") == 0
+    assert exit_code(ppl_vae.fit, *OPTIONS, "--run", "another") == 0
     Path("file").touch()
     refused(["--run", "file"], "file exists")
 
@@ -274,7 +248,7 @@ def test_a_place_where_nothing_can_be_written(
     refused: Callable[..., str], place: str, said: str
 ) -> None:
     Path("file").touch()
-    refused(["--run", place], f"cannot write {place}", said, "choose another place")
+    refused(["--run", place], "cannot write ", f"{place}: {said}; choose another place")
 
 
 # Data
@@ -293,17 +267,10 @@ IMAGES = np.random.default_rng(0).random((200, 4, 4)).astype(np.float32)
     [
         (np.where(IMAGES < 0.01, np.nan, IMAGES), [], ["NaN"]),
         (IMAGES[:, 0], [], ["(N, H, W)", "(200, 4)"]),
-        (IMAGES[0, 0, 0], [], ["(N, H, W)"]),
-        (IMAGES[:0], [], ["(0, 4, 4)"]),
-        (IMAGES.astype(complex), [], ["complex128"]),
-        ((1e6 * IMAGES).astype(int), [], ["0 to 65,535", "astype('float32')"]),
-        (IMAGES.astype(str), [], ["<U"]),
-        (3 * IMAGES, ["--likelihood", "Bernoulli"], ["scale them to [0, 1]"]),
         (IMAGES, ["--likelihood", "Bernoulli"], ["--data.binarize dynamic"]),
-        (IMAGES.reshape(100, 2, 4, 4), [], ["one channel (grey) or three", "got 2"]),
         (IMAGES[:100], [], ["--batch_size: expected at most 80", "got 100"]),
     ],
-    ids=range(11),
+    ids=range(4),
 )
 def test_bad_arrays(
     refused: Callable[..., str], array: np.ndarray, options: list[str], said: list[str]
@@ -311,28 +278,13 @@ def test_bad_arrays(
     refused([*save(array), *options], *said)
 
 
-def test_bad_array_files(refused: Callable[..., str]) -> None:
+def test_a_damaged_file(refused: Callable[..., str]) -> None:
     arguments = save(IMAGES)
-    content = Path("images.npy").read_bytes()
-    for damaged in (content[:-7], content[:5], b""):
-        Path("images.npy").write_bytes(damaged)
-        refused(arguments, "images.npy")
-    np.save("images.npy", np.array([object()]), allow_pickle=True)
+    Path("images.npy").write_bytes(Path("images.npy").read_bytes()[:-7])
     refused(arguments, "images.npy")
-
-
-def test_bad_image_folders(refused: Callable[..., str]) -> None:
-    folder = Path("pictures")
-    folder.mkdir()
-    arguments = ["--data", "ImageFolder", "--data.path", "pictures"]
-    refused(arguments, "pictures")
-    for index in range(30):
-        Image.fromarray(np.full((5, 5), index, np.uint8)).save(folder / f"{index:02}.png")
-    Image.fromarray(np.zeros((6, 5), np.uint8)).save(folder / "30.png")
-    refused(arguments, "30.png", "size")
-    content = (folder / "00.png").read_bytes()
-    (folder / "30.png").write_bytes(content[: len(content) // 2])
-    refused(arguments, "30.png")
+    Path("pictures").mkdir()
+    Path("pictures/1.png").write_bytes(b"no picture")
+    refused(["--data", "ImageFolder", "--data.path", "pictures"], "pictures/1.png")
 
 
 # Pairs
@@ -354,7 +306,7 @@ def test_one_step_leads_to_a_semi_supervised_pair(refused, arguments: list[str])
         [*data, *arguments], "choose --model SemiSupervised --guide SemiSupervisedNormal"
     )
     remedy = said.partition("choose ")[2].partition(",")[0].split()
-    assert fit(*data, *arguments, *remedy) == 0
+    assert exit_code(ppl_vae.fit, *OPTIONS, *data, *arguments, *remedy) == 0
 
 
 class WrongSite(DiagonalNormal):

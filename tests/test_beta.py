@@ -4,13 +4,14 @@ from functools import partial
 
 import pytest
 import torch
+from comparing import loss_and_gradients, seeded
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from guides import ConditionalNormal, DiagonalNormal, FullRankNormal
-from models import MLP, VAE, Conditional, MixtureOfNormals, Spec
+from guides import IAF, ConditionalNormal, DiagonalNormal, FullRankNormal
+from models import MLP, VAE, Conditional, Flow, MixtureOfNormals, Spec
 from ppl_vae.densities.weights import log_terms
 from ppl_vae.errors import InputError
 from ppl_vae.objectives import ELBO, Beta
@@ -27,11 +28,6 @@ def build(guide=DiagonalNormal, prior=None) -> tuple[VAE, DiagonalNormal, Tensor
     return model, guide(SPEC, network=network).double(), torch.rand(5, 1, 3, 4).round().double()
 
 
-def seeded_loss(objective, model, guide, x, **scheduled) -> Tensor:
-    torch.manual_seed(1)
-    return objective.loss(model, guide, x, **scheduled)
-
-
 def rates_by_hand(guide: DiagonalNormal, x: Tensor) -> Tensor:
     """KL(q(z_d|x) || p(z_d)) averaged over the batch, (D,); Kingma and Welling, appendix B."""
     q = guide.posterior(x)
@@ -42,26 +38,24 @@ def rates_by_hand(guide: DiagonalNormal, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("analytic_kl", [False, True])
 def test_a_weight_of_one_is_the_elbo(particles, analytic_kl):
     model, guide, x = build()
-    parameters = [*model.parameters(), *guide.parameters()]
-    both = [
-        seeded_loss(objective(particles=particles, analytic_kl=analytic_kl), model, guide, x)
+    options = {"particles": particles, "analytic_kl": analytic_kl}
+    (loss, *gradients), (elbo, *expected) = (
+        loss_and_gradients(objective(**options).loss, (model, guide), model, guide, x)
         for objective in (Beta, ELBO)
-    ]
-    torch.testing.assert_close(*both, rtol=1e-12, atol=0)
-    for a, b in zip(*(torch.autograd.grad(loss, parameters) for loss in both), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    )
+    torch.testing.assert_close(loss, elbo, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradients, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_the_weight_multiplies_the_rate_alone():
     model, guide, x = build()
     rate = rates_by_hand(guide, x).sum()
-    free, weighted = (seeded_loss(Beta(b, analytic_kl=True), model, guide, x) for b in (0.0, 2.5))
+    free, weighted = (seeded(Beta(b, analytic_kl=True).loss, model, guide, x) for b in (0.0, 2.5))
     torch.testing.assert_close(weighted - free, 2.5 * rate)
-    torch.manual_seed(1)
-    terms = log_terms(model, guide, x, 1)
+    terms = seeded(log_terms, model, guide, x, 1)
     torch.testing.assert_close(free, -terms.log_likelihood.mean())
     expected = -terms.log_likelihood + 2.5 * (terms.log_guide - terms.log_prior)
-    torch.testing.assert_close(seeded_loss(Beta(2.5), model, guide, x), expected.mean())
+    torch.testing.assert_close(seeded(Beta(2.5).loss, model, guide, x), expected.mean())
 
 
 @pytest.mark.parametrize(
@@ -83,9 +77,8 @@ def test_the_scheduled_weight_arrives_in_training():
     objective = Beta(warmup_epochs=4)
     step = SVIStep(model, guide, objective)
     for epoch, weight in ((0.0, 0.0), (1.0, 0.25), (6.0, 1.0)):
-        expected = seeded_loss(objective, model, guide, x, beta=weight)
-        torch.manual_seed(1)
-        torch.testing.assert_close(step((x,), 1e-2, epoch), expected.detach())
+        expected = seeded(objective.loss, model, guide, x, beta=weight)
+        torch.testing.assert_close(seeded(step, (x,), 1e-2, epoch), expected.detach())
 
 
 @pytest.mark.parametrize("analytic_kl", [False, True])
@@ -94,46 +87,30 @@ def test_free_bits_by_hand(analytic_kl):
     with torch.no_grad():  # one dimension that is nearly free, two that are not
         guide.encoder.layers[-1].weight[0::3] *= 1e-3
         guide.encoder.layers[-1].bias[:] = torch.tensor([0.1, 1.2, -0.9, -0.1, 0.3, -0.8])
-    if analytic_kl:
-        rates = rates_by_hand(guide, x)
-    else:
-        torch.manual_seed(1)
-        z = log_terms(model, guide, x, 1).latents["z"][0]
-        q, p = (
-            torch.distributions.Normal(*_loc_and_scale(guide, x)),
-            torch.distributions.Normal(0, 1),
-        )
-        rates = (q.log_prob(z) - p.log_prob(z)).mean(0)
+    terms = seeded(log_terms, model, guide, x, 1)
+    z, q = terms.latents["z"][0], guide.posterior(x)
+    drawn = Normal(q.mean, q.stddev).log_prob(z) - Normal(0, 1).log_prob(z)
+    rates = rates_by_hand(guide, x) if analytic_kl else drawn.mean(0)
     threshold = rates.sort().values[:2].mean().item()  # one dimension below it, two above
-    torch.manual_seed(1)
-    distortion = -log_terms(model, guide, x, 1).log_likelihood.mean()
+    distortion = -terms.log_likelihood.mean()
     expected = distortion + 0.7 * sum(max(threshold, rate.item()) for rate in rates)
     objective = Beta(0.7, free_bits=threshold, analytic_kl=analytic_kl)
-    loss = seeded_loss(objective, model, guide, x)
+    loss = seeded(objective.loss, model, guide, x)
     torch.testing.assert_close(loss, expected)
     # What is free has no pull to the prior: the gradient there is the distortion's alone.
     bias = guide.encoder.layers[-1].bias
-    found, of_distortion = (torch.autograd.grad(v, bias)[0] for v in (loss, distortion))
-    smallest = rates.argmin().item()
-    for dimension in range(3):
-        assert torch.isclose(found[dimension], of_distortion[dimension], atol=1e-12) == (
-            dimension == smallest
-        )
-
-
-def _loc_and_scale(guide: DiagonalNormal, x: Tensor) -> tuple[Tensor, Tensor]:
-    q = guide.posterior(x)
-    return q.mean, q.stddev
+    found, of_distortion = (torch.autograd.grad(v, bias)[0][:3] for v in (loss, distortion))
+    free = torch.isclose(found, of_distortion, atol=1e-12)
+    assert torch.equal(free, torch.arange(3) == rates.argmin())
 
 
 def test_where_dimensions_depend_on_each_other_a_site_is_one_group():
     model, guide, x = build(FullRankNormal)
     guide.encoder.layers[-1].bias.data[:3] = 1.0  # away from the prior
-    torch.manual_seed(1)
-    terms = log_terms(model, guide, x, 1)
+    terms = seeded(log_terms, model, guide, x, 1)
     rate = (terms.log_guide - terms.log_prior).mean()
     for threshold in (rate / 2, rate * 2):
-        loss = seeded_loss(Beta(free_bits=threshold.item()), model, guide, x)
+        loss = seeded(Beta(free_bits=threshold.item()).loss, model, guide, x)
         expected = torch.maximum(rate, threshold) - terms.log_likelihood.mean()
         torch.testing.assert_close(loss, expected)
 
@@ -147,11 +124,10 @@ def test_the_kl_of_normals_is_that_of_their_covariances_and_of_draws(guide):
     covariance = posterior.covariance_matrix if full else posterior.variance.diag_embed()
     traces = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
     expected = (traces + posterior.mean.square().sum(-1) - 3 - covariance.logdet()).mean() / 2
-    parts = []
-    for analytic_kl in (True, False):
-        torch.manual_seed(1)
-        parts.append(distortion_and_rates(model, q, (x,), 20_000, analytic_kl))
-    (distortion, rates), (again, drawn) = parts
+    (distortion, rates), (again, drawn) = (
+        seeded(distortion_and_rates, model, q, (x,), 20_000, analytic_kl)
+        for analytic_kl in (True, False)
+    )
     torch.testing.assert_close(rates.sum(), expected)
     assert torch.equal(distortion, again)
     z = posterior.sample((20_000,))
@@ -160,7 +136,7 @@ def test_the_kl_of_normals_is_that_of_their_covariances_and_of_draws(guide):
     assert (ratios.mean() - expected).abs() < allowed
     assert (drawn.sum() - expected).abs() < allowed
     for objective in (ELBO(20_000, analytic_kl=True), Beta(analytic_kl=True, particles=20_000)):
-        torch.testing.assert_close(seeded_loss(objective, model, q, x), distortion + expected)
+        torch.testing.assert_close(seeded(objective.loss, model, q, x), distortion + expected)
 
 
 def test_the_kl_of_a_full_covariance_from_a_diagonal_one_is_torchs_of_two_full_ones():
@@ -189,12 +165,8 @@ def test_masks_and_scales_count_as_in_pyros_estimators(analytic_kl, stock):
     model, guide, x = build()
     for program in (model, guide):
         program.forward = seen(program)
-    torch.manual_seed(1)
-    expected = stock(max_plate_nesting=1).differentiable_loss(model, guide, x) / len(x)
-    torch.manual_seed(1)
-    distortion, rates = distortion_and_rates(
-        model, guide, (x,), 1, analytic_kl=stock is TraceMeanField_ELBO
-    )
+    expected = seeded(stock(max_plate_nesting=1).differentiable_loss, model, guide, x) / len(x)
+    distortion, rates = seeded(distortion_and_rates, model, guide, (x,), 1, analytic_kl)
     torch.testing.assert_close(distortion + rates.sum(), expected)
 
 
@@ -203,17 +175,21 @@ def test_free_bits_of_images_with_their_classes():
     model, guide = Conditional(spec).double(), ConditionalNormal(spec).double()
     x, y = torch.rand(5, 1, 3, 4).round().double(), torch.tensor([0, 1, 1, 0, 1])
     both = [
-        seeded_loss(objective, model, guide, x, labels=y)
+        seeded(objective.loss, model, guide, x, labels=y)
         for objective in (ELBO(analytic_kl=True), Beta(free_bits=1e-9, analytic_kl=True))
     ]
     torch.testing.assert_close(*both)
-    assert seeded_loss(Beta(free_bits=50.0), model, guide, x, labels=y) > 150
+    assert seeded(Beta(free_bits=50.0).loss, model, guide, x, labels=y) > 150
 
 
-def test_a_closed_form_that_does_not_exist_is_refused():
-    model, guide, x = build(prior=MixtureOfNormals)
-    assert torch.isfinite(Beta(free_bits=0.5).loss(model, guide, x))
-    with pytest.raises(
-        InputError, match=r"KL.* at site 'z' has no closed form; leave analytic_kl out"
-    ):
-        check_objective(Beta(analytic_kl=True), model, guide, x)
+@pytest.mark.parametrize(
+    ("guide", "prior"),
+    [(DiagonalNormal, MixtureOfNormals), (DiagonalNormal, Flow), (IAF, Flow), (IAF, None)],
+)
+def test_a_closed_form_that_does_not_exist_is_refused(guide, prior):
+    model, q, x = build(guide, prior)
+    assert torch.isfinite(Beta(free_bits=0.5).loss(model, q, x))
+    said = r"KL.* at site 'z' has no closed form; leave analytic_kl out"
+    for objective in (ELBO(analytic_kl=True), Beta(analytic_kl=True)):
+        with pytest.raises(InputError, match=said):
+            check_objective(objective, model, q, x)

@@ -81,8 +81,23 @@ def steps_of(objective: Objective, compiled: bool, **pieces: Any) -> list[Tensor
     return [*losses, *(p.detach() for p in step.parameters.values())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(PAIRS))
-def test_the_steps_are_those_of_the_programs(name: str) -> None:
+def test_compiled_steps_are_those_of_the_programs(name: str) -> None:
+    check(name)
+
+
+@pytest.mark.usefixtures("traced_steps")
+@pytest.mark.parametrize("name", list(PAIRS))
+def test_steps_of_the_graph_are_those_of_the_programs(name: str) -> None:
+    check(name)
+
+
+def test_a_hook_is_compiled() -> None:
+    check("clipped")
+
+
+def check(name: str) -> None:
     objective, pieces = PAIRS[name]
     eager, compiled = (steps_of(objective, engine, **pieces) for engine in (False, True))
     for expected, got in zip(eager, compiled, strict=True):

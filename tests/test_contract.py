@@ -1,4 +1,4 @@
-"""What every pair of a model and a guide promises, for every combination of pieces that fits."""
+"""The contract of a pair of a model and a guide, for every combination of pieces that fits."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

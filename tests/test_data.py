@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from own_images import SPLITS
 
 from models import DOMAINS
-from ppl_vae.data import Conversion, Data, DataSet, Digits, Images, Source, Split
+from ppl_vae.data import Conversion, DataSet, Digits, Images, Source
 from ppl_vae.data.conversion import EVALUATION_SEED, bernoulli_draw, dequantised
 
 
@@ -40,35 +41,29 @@ def numpy_image(split: str, data_set: Grey) -> np.ndarray:
     return getattr(data_set.source(), split).pixels.numpy()
 
 
-SPLITS = ("train", "validation", "test")
+FORMULAS = {
+    "unit": ({}, lambda v, top: v / np.float32(top)),
+    "real": ({"dequantize": "none"}, lambda v, top: v / np.float32(top)),
+    "bytes": ({}, lambda v, top: np.round(v.astype(np.float64) * 255 / top)),
+    "binary": ({"binarize": "threshold"}, lambda v, top: v / top >= 0.5),
+}
 
 
-@pytest.mark.parametrize("levels", [256, 17, 5])
-@pytest.mark.parametrize("split", SPLITS)
-def test_unit_is_intensity(levels, split):
-    data_set = Grey(levels=levels)
-    expected = numpy_image(split, data_set) / np.float32(levels - 1)
-    np.testing.assert_array_equal(getattr(data_set.load("unit", 0), split)[:].numpy(), expected)
-
-
-@pytest.mark.parametrize("levels", [256, 17, 5])
-@pytest.mark.parametrize("split", SPLITS)
-def test_bytes_are_stretched_to_255(levels, split):
-    data_set = Grey(levels=levels)
-    expected = np.round(numpy_image(split, data_set).astype(np.float64) * 255 / (levels - 1))
-    got = getattr(data_set.load("bytes", 0), split)[:]
-    assert got.dtype == torch.float32
-    np.testing.assert_array_equal(got.numpy(), expected)
-
-
+@pytest.mark.parametrize("domain", FORMULAS)
 @pytest.mark.parametrize("levels", [256, 17, 5, 0])
-@pytest.mark.parametrize("split", SPLITS)
-def test_threshold_is_intensity_at_least_half(levels, split):
-    data_set = Grey(levels=levels, binarize="threshold")
-    expected = numpy_image(split, data_set) / max(1, levels - 1) >= 0.5
-    got = getattr(data_set.load("binary", 0), split)
-    assert got.raw.dtype == torch.uint8
-    np.testing.assert_array_equal(got[:].numpy(), expected)
+def test_values_are_those_of_the_formula(domain, levels):
+    """Floating-point values, which have no levels, stay as they are or are cut at one half."""
+    if domain == "bytes" and not levels:
+        return
+    options, formula = FORMULAS[domain]
+    data_set = Grey(levels=levels, **options)
+    data = data_set.load(domain, 0)
+    for split in SPLITS:
+        got = getattr(data, split)
+        assert (got.raw.dtype == torch.uint8) == (levels > 0 or domain == "binary")
+        assert got[:].dtype == torch.float32
+        expected = formula(numpy_image(split, data_set), max(1, levels - 1))
+        np.testing.assert_array_equal(got[:].numpy(), expected)
 
 
 def test_threshold_at_every_level():
@@ -78,28 +73,14 @@ def test_threshold_at_every_level():
 
 
 @pytest.mark.parametrize("levels", [256, 17])
-@pytest.mark.parametrize("split", SPLITS)
-def test_dequantised_lies_in_its_level(levels, split):
+def test_dequantised_lies_in_its_level(levels):
     data_set = Grey(levels=levels)
-    got = getattr(data_set.load("real", 0), split)[:].double().numpy()
-    np.testing.assert_array_equal(np.floor(got * levels), numpy_image(split, data_set))
-    assert got.min() >= 0
-    assert got.max() < 1
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_real_without_dequantisation_is_intensity(split):
-    data_set = Grey(dequantize="none")
-    expected = numpy_image(split, data_set) / np.float32(255)
-    np.testing.assert_array_equal(getattr(data_set.load("real", 0), split)[:].numpy(), expected)
-
-
-@pytest.mark.parametrize("domain", ["unit", "real"])
-@pytest.mark.parametrize("split", SPLITS)
-def test_floats_stay_as_they_are(domain, split):
-    data_set = Grey(levels=0)
-    got = getattr(data_set.load(domain, 0), split)[:].numpy()
-    np.testing.assert_array_equal(got, numpy_image(split, data_set))
+    data = data_set.load("real", 0)
+    for split in SPLITS:
+        got = getattr(data, split)[:].double().numpy()
+        np.testing.assert_array_equal(np.floor(got * levels), numpy_image(split, data_set))
+        assert got.min() >= 0
+        assert got.max() < 1
 
 
 @pytest.mark.parametrize("binarize", ["auto", "none"])
@@ -193,15 +174,6 @@ def test_loading_leaves_the_global_generator_alone(domain, data_set):
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)
 
 
-def test_indexing_is_preparing():
-    split = Split(
-        torch.arange(6, dtype=torch.uint8).reshape(6, 1, 1, 1), None, lambda raw: raw + 0.5
-    )
-    assert len(split) == 6
-    for index in (torch.tensor([3, 1]), slice(1, 6, 2), [5, 5]):
-        assert torch.equal(split[index], split.raw[index] + 0.5)
-
-
 def test_moving_moves_images_and_labels():
     data = Grey().load("unit", 0).to("meta")
     for split in SPLITS:
@@ -214,12 +186,7 @@ def test_moving_moves_images_and_labels():
     ("data_set", "domain", "measure", "said"),
     [
         (Grey(), "binary", "counting measure on {0, 1}", "binarize dynamic (auto)"),
-        (
-            Grey(binarize="fixed"),
-            "binary",
-            "counting measure on {0, 1}",
-            "binarize fixed, 4 / 4 / 4",
-        ),
+        (Grey(binarize="fixed"), "binary", "counting measure on {0, 1}", "binarize fixed, 4 / 4"),
         (Grey(), "bytes", "counting measure on {0, ..., 255}", "bytes data, 4 / 4 / 4"),
         (
             Grey(),
@@ -263,13 +230,6 @@ def test_auto_is_none_where_the_images_are_not_drawn():
         assert Grey().load(domain, 0).binarize == "none"
     assert replace(Grey(), binarize="fixed").load("binary", 0).binarize == "fixed"
     assert Digits().load("binary", 0).binarize == "dynamic"
-
-
-def test_data_is_a_record():
-    data = Grey().load("unit", 0)
-    assert isinstance(data, Data)
-    with pytest.raises(AttributeError):
-        data.name = "other"
 
 
 def test_importing_loads_no_reader():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from own_images import COUNT, MASKS, SPLITS, all_of, sane, save_pictures, sorted_rows
+from own_images import COUNT, MASKS, all_of, joined, sane, save_pictures, sorted_rows
 from PIL import Image
 
 from ppl_vae.data import Arrays, ImageFolder
@@ -96,9 +96,8 @@ def test_deep_pngs_keep_all_their_bits(tmp_path: Path, kind, channels, most) -> 
     levels = 4096 if colours.max() < 4096 else 65_536
     assert data.levels == levels
     assert f"grey levels of {levels.bit_length() - 1} bits" in data.note
-    got = np.concatenate([getattr(data, split)[:].numpy() for split in SPLITS])
     expected = colours.transpose(0, 3, 1, 2) / (levels - 1)
-    np.testing.assert_allclose(sorted_rows(got), sorted_rows(expected), rtol=1e-6)
+    np.testing.assert_allclose(sorted_rows(joined(data)), sorted_rows(expected), rtol=1e-6)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -118,9 +117,8 @@ def test_deep_tiffs_keep_all_their_bits(tmp_path: Path, order: str) -> None:
         content = head.ljust(200, b"\0") + image.astype(f"{order}u2").tobytes()
         (tmp_path / f"{number:03}.tif").write_bytes(content)
     data = ImageFolder(path=tmp_path).load("unit", 0)
-    got = np.concatenate([getattr(data, split)[:].numpy() for split in SPLITS])
     expected = images.transpose(0, 3, 1, 2) / 4095
-    np.testing.assert_allclose(sorted_rows(got), sorted_rows(expected), rtol=1e-6)
+    np.testing.assert_allclose(sorted_rows(joined(data)), sorted_rows(expected), rtol=1e-6)
 
 
 def test_pictures_of_eight_and_of_sixteen_bits(refused, tmp_path: Path) -> None:
@@ -137,10 +135,7 @@ def test_pictures_of_eight_and_of_sixteen_bits(refused, tmp_path: Path) -> None:
 
 def test_pictures_of_floating_point_numbers(refused, tmp_path: Path) -> None:
     images = np.random.default_rng(0).normal(size=(COUNT, 5, 4)).astype(np.float32)
-    (tmp_path / "floats").mkdir()
-    for number, image in enumerate(images):
-        Image.fromarray(image).save(tmp_path / "floats" / f"{number:03}.tif")
-    data_set = ImageFolder(path=tmp_path / "floats")
+    data_set = save_pictures(tmp_path / "floats", images, suffix="tif")
     refused(data_set, "real", "one float32 array with numpy.save, for --data Arrays")
     files = sorted((tmp_path / "floats").iterdir())
     np.save(tmp_path / "images.npy", np.array([np.asarray(Image.open(file)) for file in files]))

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from own_images import SPLITS, joined, noise, sizes, write_idx, write_mnist
 from PIL import Image
 
 from ppl_vae.data import (
@@ -21,29 +22,9 @@ from ppl_vae.data import (
 )
 from ppl_vae.data.source import fixed_order
 
-SPLITS = ("train", "validation", "test")
-
-
-def sizes(data):
-    return tuple(len(getattr(data, split)) for split in SPLITS)
-
-
-def write_idx(path, array):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    head = (0x800 + array.ndim).to_bytes(4, "big")
-    head += b"".join(size.to_bytes(4, "big") for size in array.shape)
-    path.write_bytes(head + array.astype(np.uint8).tobytes())
-
-
-def write_mnist(root, name, training, test):
-    for stem, (images, labels) in {"train": training, "t10k": test}.items():
-        write_idx(root / name / "raw" / f"{stem}-images-idx3-ubyte", images)
-        write_idx(root / name / "raw" / f"{stem}-labels-idx1-ubyte", labels)
-
 
 def random_images(count, *shape, seed=0):
-    generator = np.random.default_rng(seed)
-    return generator.integers(256, size=(count, *shape), dtype=np.uint8), np.arange(count) % 10
+    return noise(count, *shape, seed=seed), np.arange(count) % 10
 
 
 def test_digits():
@@ -79,13 +60,20 @@ def test_mnist_and_its_like(tmp_path, data_set):
     assert len(data.class_names) == 10
     assert data_set(str(tmp_path)).load("binary", 0).binarize == "dynamic"
 
+    class Own(data_set):
+        """A subclass reads the files of its base."""
 
-@pytest.mark.parametrize("split", ["balanced", "letters", "digits", "mnist", "byclass", "bymerge"])
-def test_emnist_is_turned_upright(tmp_path, split):
-    (images, labels), (test_images, test_labels) = (
-        random_images(30, 28, 28),
-        random_images(5, 28, 28),
-    )
+    assert sizes(Own(root=tmp_path).load("bytes", 0)) == (40, 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("split", "count"),
+    [("balanced", 47), ("letters", 26), ("digits", 10), ("mnist", 10), ("byclass", 62),
+     ("bymerge", 47)],
+)  # fmt: skip
+def test_emnist_is_turned_upright(tmp_path, split, count):
+    images, labels = random_images(30, 28, 28)
+    test_images, test_labels = random_images(5, 28, 28)
     first = 1 if split == "letters" else 0
     for stem, pair in {"train": (images, labels), "test": (test_images, test_labels)}.items():
         path = tmp_path / "EMNIST" / "raw" / f"emnist-{split}-{stem}"
@@ -96,15 +84,7 @@ def test_emnist_is_turned_upright(tmp_path, split):
     np.testing.assert_array_equal(data.train.raw.numpy()[:, 0], images[:25])
     np.testing.assert_array_equal(data.test.raw.numpy()[:, 0], test_images)
     np.testing.assert_array_equal(data.validation.labels.numpy(), labels[25:])
-    counts = {
-        "balanced": 47,
-        "letters": 26,
-        "digits": 10,
-        "mnist": 10,
-        "byclass": 62,
-        "bymerge": 47,
-    }
-    assert len(data.class_names) == counts[split]
+    assert len(data.class_names) == count
     assert data.class_names[0] == ("a" if split == "letters" else "0")
 
 
@@ -238,8 +218,7 @@ def test_frey_face(tmp_path, folder):
     data = FreyFace(root=tmp_path).load("bytes", 0)
     assert sizes(data) == (1_565, 200, 200)
     assert data.image_shape == (1, 28, 20)
-    rows = torch.cat([getattr(data, split).raw for split in SPLITS])[:, 0].numpy()
-    np.testing.assert_array_equal(rows, images[fixed_order(1_965).numpy()])
+    np.testing.assert_array_equal(joined(data)[:, 0], images[fixed_order(1_965).numpy()])
     assert data.train.labels is None
 
 
@@ -262,8 +241,7 @@ def test_real_frey_face(data_root):
         pytest.skip(f"no FreyFace in {data_root}")
     data = FreyFace(root=data_root).load("real", 0)
     assert sizes(data) == (1_565, 200, 200)
-    frames = torch.cat([getattr(data, split)[:] for split in SPLITS])[:, 0]
-    video = frames[fixed_order(1_965).argsort()]
+    video = torch.from_numpy(joined(data)[fixed_order(1_965).argsort(), 0])
     near, far = ((video[lag:] - video[:-lag]).abs().mean() for lag in (1, 500))
     assert near < far / 2  # in order again, neighbours are frames of one movement
     rows, columns = (video.diff(dim=dim).abs().mean() for dim in (1, 2))

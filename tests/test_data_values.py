@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from own_images import COUNT, MASKS, SPLITS, all_of, sane, save_pictures, sorted_rows
+from own_images import COUNT, MASKS, all_of, joined, sane, save_pictures, sorted_rows
 
 from ppl_vae.data import Conversion, DataSet, Images, Source
 from ppl_vae.data.source import fixed_order
@@ -45,8 +45,7 @@ def test_pictures_of_two_values_are_binary(tmp_path: Path, top: int, mode: str) 
     assert data_set.default_domain == "binary"
     data = data_set.load("binary", 0)
     expected = images[:, None] if mode != "RGB" else images.transpose(0, 3, 1, 2)
-    got = np.concatenate([getattr(data, split)[:].numpy() for split in SPLITS])
-    np.testing.assert_array_equal(sorted_rows(got), sorted_rows(expected / top))
+    np.testing.assert_array_equal(sorted_rows(joined(data)), sorted_rows(expected / top))
     assert f"two values (0 and {top})" in data.note
 
 
@@ -170,6 +169,8 @@ def test_few_whole_levels_as_floats(arrays) -> None:
     assert "look like" not in arrays(images / 16).load("real", 0).note
     assert sane(arrays(images / 16))
     assert sane(arrays(images, scale="standard"))
+    images[fixed_order(COUNT)[-1], 0, 0] = 0.5  # a training image; those that come later are whole
+    assert "look like" not in arrays(images).load("real", 0).note
 
 
 @pytest.mark.parametrize("memory_gib", [0, 1])
@@ -189,8 +190,6 @@ def test_standardising_what_is_not_real(arrays, refused) -> None:
     refused(arrays(floats, scale="standard"), "unit", "--data.scale standard", "leave it out")
     grey = (255 * floats).astype(np.uint8)
     refused(arrays(grey, scale="standard"), "real", "grey levels of Arrays", "leave it out")
-    with pytest.raises(ValueError, match=r"--data.scale of none, standard; got 'sd'"):
-        arrays(grey, scale="sd")
     constant = arrays(np.full((COUNT, 5, 4), 2.5), scale="standard").load("real", 0)
     assert not all_of(constant).any()
 
@@ -233,11 +232,6 @@ def test_what_a_data_set_says_of_its_pixels_is_looked_at(refused) -> None:
     refused(Own(kind="bytes", levels=17), "real", "grey levels of 0 to 16 from Own; got 0 to 238")
     assert Own(kind="bytes").load("real", 0).levels == 256
     refused(Own(kind="int"), "real", "grey levels of 0 to 255 from Own; got -3 to 116")
-
-
-def test_labels_of_images_are_whole_numbers() -> None:
-    with pytest.raises(ValueError, match=r"labels of an integer type; got torch.float32"):
-        Images(torch.zeros(3, 1, 4, 5), torch.zeros(3))
 
 
 def test_noise_within_a_level_stays_there() -> None:

@@ -158,8 +158,6 @@ def test_the_mass_and_the_mean_of_a_continuous_bernoulli() -> None:
     np.testing.assert_allclose(pixels.mean.detach(), moments, rtol=2e-5)
     squares = (masses * (points.reshape(-1, 1, 1, 1, 1) - moments).square()).sum(0)
     np.testing.assert_allclose(pixels.variance.detach(), squares, rtol=2e-5)
-    entropy = -(masses * pixels.log_prob(points.float().reshape(-1, 1, 1, 1, 1))).sum(0)
-    np.testing.assert_allclose(pixels.entropy().detach(), entropy.detach(), atol=5e-5)
 
 
 @pytest.mark.parametrize("logit", FEATURES)
@@ -181,9 +179,7 @@ def test_quantiles_of_a_continuous_bernoulli(logit: float) -> None:
             expected = quantile(r, share)
             by_r = mp.diff(lambda r, share=share: quantile(r, share), r or mpf("1e-9"), h=1e-12)
             by_u = mp.diff(lambda share, r=r: quantile(r, share), share, h=1e-12)
-            mass = mp.expm1(r * mpf(x[place].item())) / mp.expm1(r) if r else x[place].item()
         assert x[place].item() == pytest.approx(float(expected), rel=1e-5, abs=2e-7)
-        assert pixels.cdf(x)[place].item() == pytest.approx(float(mass), rel=1e-5)
         assert slopes[0][place].item() == pytest.approx(float(by_r), rel=2e-3, abs=2e-6)
         assert slopes[1][place].item() == pytest.approx(float(by_u), rel=1e-3)
 

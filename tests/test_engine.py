@@ -1,7 +1,5 @@
 """The engines of a training, and when one gives way to another."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +12,12 @@ from pyro.distributions import TorchDistribution
 from tiny_runs import Annealed, metrics, tiny
 from torch import Tensor
 
-import ppl_vae.fit
 from guides import DiagonalNormal
 from models import MLP, NetworkFactory, Spec
 from ppl_vae.training import engine
 from ppl_vae.training.loop import Training
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pictures."""
-    monkeypatch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
+pytestmark = pytest.mark.usefixtures("no_pictures", "traced_steps")
 
 
 @pytest.mark.parametrize("captured", [[100], [100, 97]])
@@ -101,13 +94,3 @@ def test_a_compile_that_is_refused_changes_nothing(
     states = [{**run.model.state_dict(), **run.guide.state_dict()} for run in runs]
     assert_equal(*states)
     assert metrics(runs[0].path) == metrics(runs[1].path)
-
-
-def test_an_import_does_not_wait_for_the_compiler() -> None:
-    """Torch's takes seconds to import, which only a run that compiles has to pay."""
-    code = (
-        "import sys, ppl_vae.fit, ppl_vae.evaluate\n"
-        "print([n for n in ('torch._inductor', 'torch._dynamo') if n in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

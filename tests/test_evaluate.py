@@ -1,53 +1,26 @@
 """What `evaluate` reports, against closed forms, and the arithmetic of each number."""
 
 import json
-from collections.abc import Callable
 from functools import partial
 from math import log, sqrt
 from pathlib import Path
 
 import numpy as np
-import pyro
 import pytest
 import torch
-from torch import Tensor
+from oracles import Posterior
+from reports import ended, train
 
-import ppl_vae.fit
-from guides import ConditionalNormal, DiagonalNormal, Guide
-from models import MLP, Conditional, Linear, ProbabilisticPCA
+from guides import ConditionalNormal
+from models import Conditional, Linear, ProbabilisticPCA
 from ppl_vae.data import Arrays, Digits
-from ppl_vae.densities.weights import log_terms, log_weights
+from ppl_vae.densities.weights import log_terms
 from ppl_vae.errors import InputError
-from ppl_vae.evaluate import bits_per_dim, evaluate, main
-from ppl_vae.fit import fit
-from ppl_vae.measures.estimates import estimate
+from ppl_vae.evaluate import evaluate, main
+from ppl_vae.measures.scores import bits_per_dim
 from ppl_vae.runs.run import Run
 
 TERMS = ("elbo", "rate", "distortion", "log_likelihood")
-
-
-class ExactPosterior(Guide):
-    """q(z|x) = p(z|x)."""
-
-    def __init__(self, model: ProbabilisticPCA) -> None:
-        super().__init__(model.spec)
-        self.exact = model.posterior
-
-    def posterior(self, x: Tensor):
-        return self.exact(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        with pyro.plate("data", len(x), dim=-1):
-            return pyro.sample("z", self.posterior(x))
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One thread, and no pictures."""
-    torch.set_num_threads(1)
-    monkeypatch.setattr(
-        ppl_vae.fit, "draw_pictures", lambda run, rows: (run.path / "pictures").mkdir(exist_ok=True)
-    )
 
 
 @pytest.fixture
@@ -56,16 +29,13 @@ def linear(tmp_path: Path) -> Run:
     rng = np.random.default_rng(0)
     images = rng.normal(size=(500, 2)) @ rng.normal(size=(2, 6)) + 0.5 * rng.normal(size=(500, 6))
     np.save(tmp_path / "images.npy", images.reshape(500, 3, 2).astype(np.float32))
-    run = fit(
+    run = train(
+        tmp_path / "run",
         data=Arrays(path=tmp_path / "images.npy"),
         model=partial(ProbabilisticPCA, initial_scale=0.7),
-        guide=DiagonalNormal,
         network=Linear,
-        latent_dim=2,
         epochs=3,
         learning_rate=0.02,
-        run=tmp_path / "run",
-        device="cpu",
     )
     for split in ("train", "validation", "test"):
         images = getattr(run.data, split)
@@ -76,12 +46,8 @@ def linear(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def digits(tmp_path: Path) -> Callable[..., Run]:
-    def train(name: str = "run", **options) -> Run:
-        chosen = {"network": partial(MLP, hidden=(8,)), "latent_dim": 2, "epochs": 1}
-        return fit(run=tmp_path / name, device="cpu", **(chosen | options))
-
-    return train
+def run(tmp_path: Path) -> Run:
+    return train(tmp_path / "run", epochs=1)
 
 
 def test_every_term_against_its_closed_form(linear: Run) -> None:
@@ -128,37 +94,29 @@ def test_every_term_against_its_closed_form(linear: Run) -> None:
     assert result["bits_per_dim"] == pytest.approx(bits, abs=tolerance / (6 * log(2)))
 
 
-def test_the_exact_posterior_reports_log_p(linear: Run) -> None:
-    linear.guide = ExactPosterior(linear.model)
-    result = evaluate(linear, particles=3)
-    log_p = linear.model.log_likelihood(linear.data.test[:])
+@pytest.mark.parametrize(("split", "count"), [("train", 400), ("validation", 50), ("test", 50)])
+@pytest.mark.parametrize("wanted", [None, 10])
+def test_the_exact_posterior_reports_log_p(linear, split, count, wanted) -> None:
+    linear.guide = Posterior(linear.model)
+    images = getattr(linear.data, split)
+    assert len(images) == count
+    result = evaluate(linear, split=split, particles=3, data_points=wanted)
+    assert (result["split"], result["data_points"]) == (split, wanted or count)
+    log_p = linear.model.log_likelihood(images[: wanted or count])
     for name in ("elbo_nats_per_datum", "log_likelihood_nats_per_datum"):
         assert result[name] == pytest.approx(log_p.mean().item(), abs=1e-8)
-        error = np.std(log_p.numpy(), ddof=1) / sqrt(50)
+        error = np.std(log_p.numpy(), ddof=1) / sqrt(len(log_p))
         assert result[f"{name}_standard_error"] == pytest.approx(error, rel=1e-8)
 
 
-def test_the_bound_is_minus_rate_and_distortion(linear: Run) -> None:
-    for particles in (1, 7):
-        result = evaluate(linear, particles=particles, split="validation")
-        parts = [result[f"{name}_nats_per_datum"] for name in ("elbo", "rate", "distortion")]
-        assert parts[0] == pytest.approx(-(parts[1] + parts[2]), abs=1e-12)
+@pytest.mark.parametrize("particles", [1, 7])
+def test_the_bound_is_minus_rate_and_distortion(linear: Run, particles: int) -> None:
+    result = evaluate(linear, particles=particles, split="validation")
+    elbo, rate, distortion = (result[f"{name}_nats_per_datum"] for name in TERMS[:3])
+    assert elbo == pytest.approx(-(rate + distortion), abs=1e-12)
 
 
-def test_the_split_and_the_number_of_images(linear: Run) -> None:
-    linear.guide = ExactPosterior(linear.model)
-    for split, count in (("train", 400), ("validation", 50), ("test", 50)):
-        images = getattr(linear.data, split)
-        assert len(images) == count
-        for wanted in (None, 10):
-            result = evaluate(linear, split=split, particles=1, data_points=wanted)
-            log_p = linear.model.log_likelihood(images[: wanted or count])
-            assert result["elbo_nats_per_datum"] == pytest.approx(log_p.mean().item(), abs=1e-8)
-            assert (result["split"], result["data_points"]) == (split, wanted or count)
-
-
-def test_a_seed_gives_one_result_and_the_generators_stay(digits: Callable[..., Run]) -> None:
-    run = digits()
+def test_a_seed_gives_one_result_and_the_generators_stay(run: Run) -> None:
     torch.manual_seed(12)
     before = torch.get_rng_state()
     results = [evaluate(run, particles=20, seed=seed) for seed in (0, 0, 1)]
@@ -171,23 +129,7 @@ def test_a_seed_gives_one_result_and_the_generators_stay(digits: Callable[..., R
     assert differences >= expected
 
 
-def test_memory_changes_no_more_than_the_draws(digits: Callable[..., Run]) -> None:
-    run = digits()
-    images = run.data.test
-    small, large = (
-        estimate(run.model, run.guide, images, 500, memory_bytes=b) for b in (2**20, 2**28)
-    )
-    # 300 images of 500 draws; log w of one draw varies by about 3 nats here.
-    with torch.no_grad():
-        spread = log_weights(run.model, run.guide, images[:50], 200).std(0).mean().item()
-    for name in ("elbo", "log_likelihood"):
-        means = [getattr(estimates, name).mean().item() for estimates in (small, large)]
-        assert means[0] != means[1]
-        assert abs(means[0] - means[1]) < 4 * spread * sqrt(2 / (300 * 500))
-
-
-def test_the_report(digits: Callable[..., Run]) -> None:
-    run = digits()
+def test_the_report(run: Run) -> None:
     result = evaluate(run, particles=3, data_points=20)
     measured = [*(f"{name}_nats_per_datum" for name in TERMS), "bits_per_dim", "active_units"]
     circumstances = ["data", "split", "reference_measure", "quantity", "particles", "data_points"]
@@ -208,8 +150,8 @@ def test_the_report(digits: Callable[..., Run]) -> None:
     assert single["active_units"] is None
 
 
-def test_bits_per_dim_of_binary_data(digits: Callable[..., Run]) -> None:
-    data = digits().data
+def test_bits_per_dim_of_binary_data(run: Run) -> None:
+    data = run.data
     nats = torch.tensor([-64 * log(2), -32 * log(2)], dtype=torch.float64)
     np.testing.assert_allclose(bits_per_dim(nats, data), [1.0, 0.5], rtol=1e-12)
 
@@ -240,20 +182,10 @@ def test_bits_per_dim_of_dequantised_data() -> None:
         (["--device", "cuda"], "no usable CUDA device"),
     ],
 )
-def test_bad_input(
-    digits: Callable[..., Run],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
-    said: str,
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    run = digits()
+def test_bad_input(run, capsys, arguments, said) -> None:
     before = sorted(run.path.rglob("*"))
     capsys.readouterr()
-    with pytest.raises(SystemExit) as end:
-        main([str(run.path), *arguments])
-    assert end.value.code == 2
+    assert ended(main, run.path, *arguments) == 2
     output = capsys.readouterr().err
     assert output.startswith("error: ")
     assert output.count("\n") == 1
@@ -264,14 +196,9 @@ def test_bad_input(
             evaluate(run, particles=0)
 
 
-def test_the_command_prints_what_it_writes(
-    digits: Callable[..., Run], capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = digits()
+def test_the_command_prints_what_it_writes(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    with pytest.raises(SystemExit) as end:
-        main([str(run.path), "--particles", "4", "--data_points", "30"])
-    assert end.value.code == 0
+    assert ended(main, run.path, "--particles", "4", "--data_points", "30") == 0
     result = json.loads((run.path / "evaluation.json").read_text())
     printed = capsys.readouterr().out
     for name in TERMS:
@@ -281,24 +208,18 @@ def test_the_command_prints_what_it_writes(
     assert str(run.path / "evaluation.json") in printed
 
 
-def test_what_is_given_the_class_says_so(
-    digits: Callable[..., Run], capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = digits(model=Conditional, guide=ConditionalNormal)
+def test_what_is_given_the_class_says_so(tmp_path, capsys) -> None:
+    run = train(tmp_path / "run", model=Conditional, guide=ConditionalNormal)
     assert evaluate(run, particles=2, data_points=20)["quantity"] == "log p(x|y)"
     capsys.readouterr()
-    with pytest.raises(SystemExit):
-        main([str(run.path), "--particles", "2", "--data_points", "20"])
+    ended(main, run.path, "--particles", "2", "--data_points", "20")
     printed = capsys.readouterr().out
     assert "log p(x|y), 2 particles" in printed
     assert "ELBO of log p(x|y)" in printed
     assert "log p(x)" not in printed
 
 
-def test_both_engines_measure_the_same(
-    digits: Callable[..., Run], capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = digits()
+def test_both_engines_measure_the_same(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     results = [evaluate(run, particles=40, data_points=50, engine=e) for e in ("eager", "compiled")]
     for name in ("elbo", "rate", "distortion", "log_likelihood"):

@@ -8,12 +8,8 @@ from torch.autograd.functional import jacobian
 
 from guides import IAF, DiagonalNormal
 from models import VAE, Flow, Linear, ProbabilisticPCA, Spec
-from ppl_vae.compiler.compiling import trace_programs
 from ppl_vae.densities.weights import log_terms, log_weights
-from ppl_vae.errors import InputError
-from ppl_vae.objectives import ELBO, IWAE
-from ppl_vae.objectives.objective import PairLoss
-from ppl_vae.pairs.checks import check_objective
+from ppl_vae.objectives import ELBO
 
 DRAWS = 20_000
 IMAGE = (1, 3, 2)
@@ -192,40 +188,6 @@ def test_weights_of_a_trained_iaf_average_to_the_known_likelihood():
     assert 0 < -ratios.log().mean().item() < 0.05
 
 
-@pytest.mark.parametrize("gradient", ["stl", "dreg"])
-def test_a_flow_has_the_further_gradients_of_iwae(gradient):
-    guide = _iaf(2)
-    model = VAE(Spec(IMAGE, "real", 2), network=Linear).double()
-    loss = IWAE(3, gradient).loss(model, guide, _images(2))
-    loss.backward()
-    assert all(p.grad.isfinite().all() and p.grad.any() for p in guide.encoder.parameters())
-
-
-@pytest.mark.parametrize("size", [1, 3])
-@pytest.mark.parametrize("objective", [ELBO(), ELBO(particles=3)], ids=str)
-def test_flows_can_be_traced(size, objective):
-    spec = Spec(IMAGE, "binary", size)
-    model, guide = VAE(spec, prior=Flow(spec), network=Linear), IAF(spec, network=Linear)
-    x = torch.rand(5, *IMAGE).round()
-    traced = trace_programs(PairLoss(model, guide, objective), (x,))
-    x = x.roll(1, 0)
-    torch.manual_seed(2)
-    expected = objective.loss(model, guide, x)
-    torch.manual_seed(2)
-    assert torch.equal(traced(x)[0], expected)
-
-
-def test_a_closed_form_kl_of_a_flow_is_refused_with_the_remedy():
-    spec = Spec(IMAGE, "real", 3)
-    for prior, guide in [
-        (None, IAF(spec)),
-        (Flow(spec), DiagonalNormal(spec)),
-        (Flow(spec), IAF(spec)),
-    ]:
-        with pytest.raises(InputError, match=r"KL.* has no closed form; leave analytic_kl out"):
-            check_objective(ELBO(analytic_kl=True), VAE(spec, prior), guide, _images(2).float())
-
-
 def test_a_flow_prior_learns_a_density_that_no_normal_is():
     # z_0 ~ N(0, 1), z_1 ~ N(z_0^2, 0.3^2): a banana, whose entropy is that of its two normals.
     first = torch.randn(2000, dtype=torch.float64)
@@ -241,20 +203,3 @@ def test_a_flow_prior_learns_a_density_that_no_normal_is():
     normal = scipy.stats.multivariate_normal(target.mean(0), np.cov(target.mT))
     assert loss.item() == pytest.approx(entropy, abs=0.1)
     assert -normal.logpdf(target).mean() > entropy + 0.5
-
-
-@pytest.mark.parametrize(
-    ("build", "said"),
-    [
-        (lambda s: IAF(s, flows=0), "expected flows >= 1; got 0"),
-        (lambda s: IAF(s, context=0), "expected context >= 1; got 0"),
-        (lambda s: IAF(s, hidden=()), r"at least latent_dim = 3 units.* got \[\]"),
-        (lambda s: IAF(s, hidden=(8, 2)), r"at least latent_dim = 3 units.* got \[8, 2\]"),
-        (lambda s: IAF(s, hidden=(0,)), r"expected hidden of sizes >= 1; got \[0\]"),
-        (lambda s: Flow(s, flows=-1), "expected flows >= 1; got -1"),
-        (lambda s: Flow(s, hidden=(2,)), r"at least latent_dim = 3 units.* got \[2\]"),
-    ],
-)
-def test_options_out_of_range_are_refused(build, said):
-    with pytest.raises(ValueError, match=said):
-        build(Spec(IMAGE, "real", 3))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_pareto import direct_k_hat
+from oracles import direct_k_hat
 
 from ppl_vae.data import MNIST
 from ppl_vae.densities.joint import Joint

@@ -7,12 +7,13 @@ import pytest
 import scipy.stats
 import torch
 from oracles import (
-    Posterior,
+    counts,
     counts_guide,
     counts_log_likelihood,
     counts_lognormal_guide,
     counts_model,
     ppca,
+    refused,
     two_clusters,
     two_clusters_guide,
     two_clusters_terms,
@@ -24,14 +25,9 @@ from models import MLP, VAE, Bernoulli, MixtureOfNormals, Spec
 from ppl_vae.densities.joint import Joint
 from ppl_vae.densities.unconstrained import Unconstrained
 from ppl_vae.densities.weights import log_weights
-from ppl_vae.errors import InputError
 from ppl_vae.inference.calibration import simulation_based_calibration
 from ppl_vae.inference.nuts import nuts_posterior
 from ppl_vae.inference.simulation import simulate
-
-
-def counts(size: int = 4) -> Tensor:
-    return torch.poisson(torch.full((size, 5), 2.0, dtype=torch.float64))
 
 
 def test_the_weights_of_our_pairs_are_those_of_log_weights() -> None:
@@ -167,7 +163,7 @@ def test_what_comes_with_the_data_is_taken_row_by_row() -> None:
 
 
 def test_a_model_that_cannot_draw_by_itself_needs_data() -> None:
-    with pytest.raises(InputError, match="like=x"):
+    with refused("like=x"):
         simulate(counts_model, 3)
 
 
@@ -183,16 +179,15 @@ def program(name: str, distribution):
     ("guide", "said"),
     [
         (program("rate", lambda x: dist.Delta(x.mean(-1) + 1)), "no density"),
-        (program("other", counts_guide and (lambda x: dist.Gamma(x.sum(-1) + 1, 1.0))), "exactly"),
+        (program("other", lambda x: dist.Gamma(x.sum(-1) + 1, 1.0)), "exactly"),
         (lambda x: pyro.sample("rate", dist.Gamma(x.sum(-1) + 1, 1.0).to_event(1)), "per datum"),
         (lambda x: None, "exactly"),
     ],
     ids=["delta", "other", "joint", "none"],
 )
 def test_guides_that_do_not_fit_are_refused(guide, said: str) -> None:
-    with pytest.raises(InputError, match=said) as caught:
+    with refused(said):
         Joint.of(counts_model, guide, counts())
-    assert "\n" not in str(caught.value)
 
 
 def test_discrete_latents_are_refused() -> None:
@@ -202,17 +197,15 @@ def test_discrete_latents_are_refused() -> None:
             pyro.sample("x", dist.Poisson(1.0 + k[..., None] + 0 * x).to_event(1), obs=x)
 
     guide = program("k", lambda x: dist.Categorical(torch.ones(len(x), 3)))
-    with pytest.raises(InputError, match="discrete"):
+    with refused("discrete"):
         Joint.of(model, guide, counts())
     enumerated = pyro.infer.config_enumerate(model)
-    with pytest.raises(InputError, match="exactly the model's latent sites"):
+    with refused("exactly the model's latent sites"):
         Joint.of(enumerated, counts_guide, counts())
 
 
 def test_a_check_moves_no_random_numbers() -> None:
     x = counts()
     before = torch.get_rng_state()
-    joint = Joint.of(counts_model, counts_guide, x)
-    joint.rows()
+    Joint.of(counts_model, counts_guide, x).rows()
     assert torch.equal(torch.get_rng_state(), before)
-    assert Posterior(ppca()).spec.latent_dim == 2

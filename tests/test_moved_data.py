@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_runs import OPTIONS, exit_code
 
 import ppl_vae.fit
 import ppl_vae.posterior
@@ -18,22 +19,10 @@ from ppl_vae import evaluate, features, generate, load
 from ppl_vae.data import Digits
 from ppl_vae.errors import InputError
 
-TINY = ["--network.hidden", "[8]", "--latent_dim", "2", "--epochs", "1", "--batch_size", "20"]
+TINY = [*OPTIONS, "--batch_size", "20"]
 FEW = ["--particles", "2"]
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        ppl_vae.fit, "draw_pictures", lambda run, rows: (run.path / "pictures").mkdir(exist_ok=True)
-    )
-
-
-def exit_code(verb: Any, *arguments: str) -> int:
-    with pytest.raises(SystemExit) as end:
-        verb.main([*arguments])
-    return end.value.code
+pytestmark = pytest.mark.usefixtures("no_pictures", "empty_folder")
 
 
 def pictures() -> np.ndarray:
@@ -158,24 +147,19 @@ def test_other_data_at_the_new_place_are_refused(capsys: pytest.CaptureFixture[s
 def test_a_data_set_of_ones_own_needs_leave(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path("my_images.py").write_text(
+    Path("moved_images.py").write_text(
         "from ppl_vae.data import Arrays\n"
         "open('sprung', 'a').close()\n"
         "class Own(Arrays):\n    pass\n"
     )
     monkeypatch.syspath_prepend(Path.cwd())
     np.save("images.npy", pictures())
-    own = ["--data", "my_images.Own", "--data.path", "images.npy"]
+    own = ["--data", "moved_images.Own", "--data.path", "images.npy"]
     assert exit_code(ppl_vae.fit, *own, *TINY, "--run", "run") == 0
-    sys.modules.pop("my_images")
+    sys.modules.pop("moved_images")
     Path("sprung").unlink()
     moved = ["--data.path", shutil.move("images.npy", "moved.npy")]
     assert exit_code(evaluate, "run", *FEW, *moved) == 2
     assert "--allow_code true" in capsys.readouterr().err
     assert not Path("sprung").exists()
     assert exit_code(evaluate, "run", *FEW, *moved, "--allow_code", "true") == 0
-
-
-def test_help_says_how(capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code(evaluate, "--help") == 0
-    assert "--data.path DIR where its files have moved" in " ".join(capsys.readouterr().out.split())

@@ -5,6 +5,7 @@ import pytest
 import torch
 from oracles import (
     Posterior,
+    counts,
     counts_log_likelihood,
     counts_lognormal_guide,
     counts_model,
@@ -67,44 +68,49 @@ def test_chains_of_one_datum_and_those_of_another_are_apart() -> None:
     assert (found.steps.double().mean(1) < 8).all()
 
 
-def test_a_positive_latent_is_sampled_on_the_logarithm() -> None:
-    x = torch.poisson(torch.full((10, 5), 2.0, dtype=torch.float64))
-    found = nuts_posterior(counts_model, counts_lognormal_guide, x, draws=120, warmup=60)
+def positive_latent() -> tuple:
+    """Rates, which are sampled on the logarithm."""
+    x = counts(10)
     exact = counts_posterior(x)
-    rate, ess = found.latents["rate"], found.ess["rate"]
-    assert rate.shape == (4, 120, 10)
-    assert (rate > 0).all()
-    assert ((rate.mean((0, 1)) - exact.mean).abs() < 4 * exact.stddev / ess.sqrt()).all()
+    return counts_model, counts_lognormal_guide, x, exact.mean, exact.variance
 
 
-def test_a_posterior_far_from_normal_against_a_grid() -> None:
+def far_from_normal() -> tuple:
+    """Against a grid."""
     x = torch.rand(12, 6, dtype=torch.float64).bernoulli()
-    found = nuts_posterior(curved_model, curved_guide, x, draws=80, warmup=50)
     z, log_joint = curved_grid(x)
     mass = log_joint.softmax(0)
     mean = (mass * z[:, None]).sum(0)
-    spread = ((mass * z[:, None].square()).sum(0) - mean.square()).sqrt()
-    error = (found.latents["z"].mean((0, 1))[:, 0] - mean).abs() / spread
-    assert (error * found.ess["z"][:, 0].sqrt() < 4.5).all()
+    variance = (mass * z[:, None].square()).sum(0) - mean.square()
+    return curved_model, curved_guide, x, mean, variance
 
 
-def test_a_class_that_is_summed_out() -> None:
-    """The posterior is a mixture of two normals: its mean and variance are known."""
+CENTRES = torch.tensor([-2.0, 2.0], dtype=torch.float64)
+
+
+def summed_out() -> tuple:
+    """A mixture of two normals."""
     x = torch.linspace(-2, 2, 12, dtype=torch.float64)
-    found = nuts_posterior(two_clusters, two_clusters_normal, x, draws=200, warmup=100)
-    share = two_clusters_terms(x).softmax(-1)
-    centres = (torch.tensor([-2.0, 2.0], dtype=torch.float64) + 2 * x[:, None]) / 3
+    share, centres = two_clusters_terms(x).softmax(-1), (CENTRES + 2 * x[:, None]) / 3
     mean = (share * centres).sum(-1)
     variance = 1 / 3 + (share * centres.square()).sum(-1) - mean.square()
-    z, ess = found.latents["z"], found.ess["z"]
-    assert ((z.mean((0, 1)) - mean).abs() < 4 * (variance / ess).sqrt()).all()
-    assert ((z.var((0, 1)) / variance - 1).abs() < 5 * (2 / ess).sqrt()).all()
-    joint = (two_clusters_terms(x)[:, :, None, None] + torch.stack([
-        torch.distributions.Normal(centres[:, k, None, None], (1 / 3) ** 0.5).log_prob(
-            z.movedim(-1, 0)
-        ) for k in range(2)
-    ], 1)).logsumexp(1)  # fmt: skip
-    torch.testing.assert_close(found.log_joint.movedim(-1, 0), joint)
+    return two_clusters, two_clusters_normal, x, mean, variance
+
+
+@pytest.mark.parametrize("pair", [positive_latent, far_from_normal, summed_out])
+def test_moments_of_other_posteriors(pair) -> None:
+    model, guide, x, mean, variance = pair()
+    found = nuts_posterior(model, guide, x, draws=200, warmup=100)
+    (z,), (ess,) = found.latents.values(), found.ess.values()
+    assert z.shape[:3] == (4, 200, len(x))
+    z, ess = z.reshape(800, -1), ess.flatten()
+    assert ((z.mean(0) - mean).abs() < 4.5 * (variance / ess).sqrt()).all()
+    assert pair is not positive_latent or (z > 0).all()
+    if pair is summed_out:
+        assert ((z.var(0) / variance - 1).abs() < 5 * (2 / ess).sqrt()).all()
+        each = torch.distributions.Normal((CENTRES + 2 * x[:, None]) / 3, (1 / 3) ** 0.5)
+        joint = (two_clusters_terms(x) + each.log_prob(z[..., None])).logsumexp(-1)
+        torch.testing.assert_close(found.log_joint.flatten(0, 1), joint)
 
 
 def test_divergences_are_marked() -> None:
@@ -177,7 +183,7 @@ def test_a_traced_function_is_the_function() -> None:
 
 
 def test_the_estimator_of_appendix_d_on_conjugate_pairs() -> None:
-    x = torch.poisson(torch.full((10, 5), 2.0, dtype=torch.float64))
+    x = counts(10)
     found = marginal_likelihood_estimator(
         counts_model, counts_lognormal_guide, x, draws=160, warmup=60
     )

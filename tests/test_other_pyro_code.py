@@ -110,7 +110,7 @@ def test_other_pairs_train_to_the_same_losses_before_the_import_after_it_and_bes
 
 
 def test_guides_trained_before_the_import_go_on_after_it_and_have_weights() -> None:
-    error = run("""
+    found = run("""
 import pyro, pyro.distributions as dist, torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
@@ -139,11 +139,18 @@ for step in range(300):
     trained.step(x), automatic.step(x)
     if step == 150:
         from ppl_vae.densities.weights import log_weights
-bound = log_weights(model, guide, x, 2000).logsumexp(0) - torch.tensor(2000.0).log()
-print((bound - dist.Normal(0.0, 2**0.5).log_prob(x)).abs().max().item())
+exact = dist.Normal(0.0, 2**0.5).log_prob(x)
+for each in (guide, other):
+    relative = (log_weights(model, each, x, 2000) - exact).exp()
+    error = relative.std(0) / 2000**0.5
+    print(error.max().item(), ((relative.mean(0) - 1).abs() / error).max().item())
 """)
-    # The posterior is N(x/2, 1/2), so that weights vary little once the guide is near it.
-    assert float(error) < 0.02
+    # The posterior is N(x/2, 1/2), so that weights vary little once a guide is near it.
+    for line in found.splitlines():
+        error, distance = map(float, line.split())
+        assert error < 0.02
+        assert distance < 4.5
+    assert len(found.splitlines()) == 2
 
 
 class Chain(PyroModule):

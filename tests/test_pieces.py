@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 import models
 import ppl_vae
@@ -55,12 +56,6 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("model", VAE, "models.VAE", {}),
         (
             "likelihood",
-            Gaussian,
-            "models.Gaussian",
-            {"scale": "shared", "initial_scale": 0.1, "floor": 1e-3},
-        ),
-        (
-            "likelihood",
             partial(Gaussian, scale="pixel"),
             "models.Gaussian",
             {"scale": "pixel", "initial_scale": 0.1, "floor": 1e-3},
@@ -108,6 +103,8 @@ def test_what_cannot_be_found_again_is_refused() -> None:
         describe(Local)
     with pytest.raises(InputError, match=r"expected a class or functools\.partial"):
         describe(lambda spec: DiagonalNormal(spec))
+    with pytest.raises(InputError, match="options that a config can hold"):
+        describe(partial(MLP, activation=nn.Tanh))
 
 
 def test_subclasses_are_the_concrete_ones_by_name() -> None:
@@ -183,21 +180,16 @@ def test_outside_classes_are_found_at_any_depth() -> None:
 
 
 @pytest.mark.parametrize(
-    ("description", "said"),
+    ("role", "path", "options", "said"),
     [
-        ({"class_path": "guides.DiagonalNormal", "init_args": {"flows": 3}}, "no option 'flows'"),
-        ({"class_path": "guides.DiagonalNormal", "init_args": {"spec": 3}}, "no option 'spec'"),
+        ("guide", "guides.DiagonalNormal", {"flows": 3}, "no option 'flows'"),
+        ("guide", "guides.DiagonalNormal", {"spec": 3}, "no option 'spec'"),
+        ("objective", "ppl_vae.objectives.ELBO", {"particles": 0}, "particles >= 1; got 0"),
     ],
 )
-def test_an_option_that_is_not_there(description: dict, said: str) -> None:
+def test_an_option_that_is_wrong(role: str, path: str, options: dict, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        restore("guide", description)
-
-
-def test_an_option_with_a_bad_value() -> None:
-    description = {"class_path": "ppl_vae.objectives.ELBO", "init_args": {"particles": 0}}
-    with pytest.raises(InputError, match="expected particles >= 1; got 0"):
-        restore("objective", description)
+        restore(role, {"class_path": path, "init_args": options})
 
 
 # Pairs
@@ -236,7 +228,7 @@ def test_a_piece_without_a_place_is_refused() -> None:
         build_pair(Spec((1, 3, 3), "real", 2), pieces)
 
 
-# What is loaded cannot run code
+# Nothing that is loaded can run code
 
 
 def calls(source: str) -> set[str]:

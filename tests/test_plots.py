@@ -78,14 +78,14 @@ def test_reconstructions_stand_below_their_originals(tmp_path):
 
 
 def test_animation_runs_there_and_back(tmp_path):
-    frames = np.arange(5).reshape(5, 1, 1, 1) / 5 * np.ones((5, 1, 8, 8))
-    plots.animation(frames, tmp_path / "moves.gif")
+    frames = np.arange(5).reshape(5, 1, 1, 1, 1, 1) / 5 * np.ones((5, 1, 1, 1, 8, 8))
+    plots.animation(frames, tmp_path / "moves.gif", ["title"] * 5, ["label"])
     with Image.open(tmp_path / "moves.gif") as gif:
         assert gif.info["loop"] == 0
         shades = []
         for frame in range(gif.n_frames):
             gif.seek(frame)
-            shades.append(int(np.asarray(gif.convert("L"))[60, 60]))
+            shades.append(int(np.asarray(gif.convert("L"))[-60, 60]))
         assert min(gif.size) > 100
     assert shades == [round(255 * step / 5) for step in (0, 1, 2, 3, 4, 3, 2, 1)]
 
@@ -147,7 +147,7 @@ def test_robust_limits_show_the_end_and_not_the_beginning():
     ],
 )
 def test_to_display(domain, values, expected):
-    np.testing.assert_allclose(plots.to_display(values, domain), expected)
+    np.testing.assert_allclose(plots.to_display(values, domain, like=values), expected)
 
 
 def test_to_display_takes_its_scale_from_other_images():

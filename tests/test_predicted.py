@@ -1,26 +1,15 @@
 """What the model draws beside the data."""
 
-from pathlib import Path
-
 import numpy as np
-import pytest
 import torch
-from reports import train
+from oracles import split_of
 
-import ppl_vae.fit
 from ppl_vae.report.predicted import nearest, pixel_differences
 from ppl_vae.runs.run import Run
 
 
-@pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
-    monkeypatch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
-    return [train(tmp_path / "run")]
-
-
 def test_the_nearest_training_image(runs: list[Run]) -> None:
-    train = runs[0].data.train
-    object.__setattr__(train, "prepare", lambda raw: raw.float())
+    train = split_of(runs[0].data.train.raw.float())
     x = train[[5, 900, 1290]] + 0.01
     distance, index = nearest(x, train, rows=100)
     brute = (x[:, None] - train[:][None]).square().flatten(2).mean(2).sqrt()

@@ -86,12 +86,14 @@ def test_what_is_translated_and_its_value(dtype) -> None:
 
     graph, found = translated(everything, dtype)
     assert found == expected
+    if dtype == torch.float64:  # then the graph is what it was
+        return
     inputs = examples(dtype)
     compiled = torch._inductor.compile(graph, inputs)
     exact_values = everything(*(value.double() for value in inputs))
     # Sums of 33 products of numbers up to about 10, rounded once each; in bfloat16 the inputs of
     # the second product are rounded too.
-    bits = {torch.float32: 24, torch.bfloat16: 8, torch.float64: 53}[dtype]
+    bits = {torch.float32: 24, torch.bfloat16: 8}[dtype]
     for value, exact in zip(compiled(*inputs), exact_values, strict=True):
         assert value.dtype == dtype
         assert value.is_contiguous()
@@ -107,21 +109,16 @@ def test_where_onednn_has_no_bfloat16_its_products_stay(monkeypatch) -> None:
 
 
 def of_columns(x: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
-    """Products with a part of the columns of a matrix, and with a part of the rows."""
+    """Products with a part of the columns of a matrix, and of the rows; a column for a bias."""
     part = x.tanh()[:, 5:12]
-    return [part.t() @ x[:, 2:], weight[:, :7] @ part.t(), x @ weight[:9].t(), bias[None] @ weight]
-
-
-def test_a_bias_may_be_a_column() -> None:
-    inputs = [*examples(torch.float32)[:2], torch.randn(17, 2)]
-
-    def function(x: Tensor, weight: Tensor, packed: Tensor) -> list[Tensor]:
-        return [torch.addmm(packed[:, 0], x, weight.t()).tanh()]
-
-    graph = make_fx(function, tracing_mode="fake")(*inputs)
-    use_onednn(graph)
-    (value,) = torch._inductor.compile(graph, inputs)(*inputs)
-    torch.testing.assert_close(value, function(*inputs)[0])
+    column = weight[:, 3]
+    return [
+        part.t() @ x[:, 2:],
+        weight[:, :7] @ part.t(),
+        x @ weight[:9].t(),
+        bias[None] @ weight,
+        torch.addmm(column, x, weight.t()).tanh(),
+    ]
 
 
 class Strides(TorchDispatchMode):
@@ -140,14 +137,14 @@ class Strides(TorchDispatchMode):
 def test_no_second_operand_is_a_part_of_columns() -> None:
     """Of which oneDNN computes the product a thousand times as slowly."""
     graph, found = translated(of_columns, torch.float32)
-    assert found == {OURS: 4}
+    assert found == {OURS: 5}
     inputs = examples(torch.float32)
     compiled = torch._inductor.compile(graph, inputs)
     with Strides() as strides:
         values = compiled(*inputs)
     for value, expected in zip(values, of_columns(*inputs), strict=True):
         torch.testing.assert_close(value, expected)
-    assert len(strides.seen) == 4
+    assert len(strides.seen) == 5
     for (rows, columns), stride in strides.seen:
         assert stride in ((columns, 1), (1, rows))
     others = [value.flip(0) for value in inputs]

@@ -1,26 +1,19 @@
 """What a verb writes: where, under which name, and what becomes of numbers that do not fit."""
 
-import errno
 import json
 from math import inf, nan
 from pathlib import Path
 
 import pytest
 import torch
-from reports import train
+from reports import full, train
 
-import ppl_vae.fit
 from models import Linear, ProbabilisticPCA
 from ppl_vae.errors import InputError
 from ppl_vae.evaluate import _rows, evaluate
 from ppl_vae.runs.results import plain
 from ppl_vae.runs.run import Run
 from ppl_vae.training.summary import report
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures_of_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
 
 
 @pytest.fixture
@@ -68,14 +61,8 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
         evaluate(run, out=tmp_path / "file" / "below")
 
 
-def test_numbers_are_printed_where_the_disk_is_full(
-    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_numbers_are_printed_where_the_disk_is_full(run, monkeypatch, capsys) -> None:
     before = sorted(run.path.rglob("*"))
-
-    def full(file: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     monkeypatch.setattr("os.fsync", full)
     capsys.readouterr()
     with pytest.raises(OSError, match="No space left") as caught:

@@ -1,7 +1,9 @@
 """A run that was stopped, however it was, goes on as if it never had been: bit for bit."""
 
 import os
+import shutil
 import signal
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 import torch
 import yaml
 from comparing import assert_same, assert_whole
+from tiny_runs import LAST, Crash, tiny, without_pictures
 from torch import Tensor
 
 import ppl_vae.fit
@@ -28,38 +31,21 @@ from ppl_vae.training.step import SVIStep
 
 STEPS_PER_EPOCH = 4  # 1,297 images in batches of 400
 EPOCHS = 3
-LAST = "checkpoint.safetensors"
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
-class Crash(BaseException):
-    """Stops a run without giving it a chance to save anything more."""
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One thread, and no pictures."""
-    torch.set_num_threads(1)
-    monkeypatch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
-
-
-def tiny(path: Path, **options: Any) -> Run:
-    chosen = {
-        "network": partial(MLP, hidden=(8,)),
-        "latent_dim": 2,
-        "epochs": EPOCHS,
-        "batch_size": 400,
-        "checkpoint_seconds": 0.0,
-    }
-    return fit(run=path, **(chosen | options))
+def small(path: Path, **options: Any) -> Run:
+    chosen = {"epochs": EPOCHS, "batch_size": 400, "checkpoint_seconds": 0.0}
+    return tiny(path, **(chosen | options))
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[int | None, Path]:
     """Runs that nothing stopped, by their patience."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
-        return {p: tiny(folder / f"{p}", patience=p).path for p in (None, 1)}
+    with without_pictures():
+        return {p: small(folder / f"{p}", patience=p).path for p in (None, 1)}
 
 
 def at_step(number: int, what: Any) -> Any:
@@ -85,9 +71,11 @@ def ctrl_c() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-# In the first epoch, before and after the end of one, in the middle and at the last step.
-@pytest.mark.parametrize("step", [1, 2, 4, 5, 7, 8, 9, 12])
-@pytest.mark.parametrize("checkpoint_seconds", [0.0, 1000.0])
+# In the first step, before and after the end of an epoch, in the middle of one and at the last.
+@pytest.mark.parametrize(
+    ("step", "checkpoint_seconds"),
+    [(1, 0.0), (4, 0.0), (5, 0.0), (7, 0.0), (8, 0.0), (12, 0.0), (1, 1000.0), (9, 1000.0)],
+)
 def test_a_crash_at_a_step(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -100,7 +88,7 @@ def test_a_crash_at_a_step(
     with monkeypatch.context() as patch:
         patch.setattr(SVIStep, "__call__", at_step(step, crash))
         with pytest.raises(Crash):
-            tiny(path, checkpoint_seconds=checkpoint_seconds)
+            small(path, checkpoint_seconds=checkpoint_seconds)
     saved = read_checkpoint(path / LAST)[1]["steps"]
     assert saved == (step - 1 if checkpoint_seconds == 0 else 0)
     torch.manual_seed(77)  # the process that goes on is another one
@@ -111,18 +99,18 @@ def test_a_crash_at_a_step(
 def test_a_compiled_run_goes_on_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny(tmp_path / "whole", engine="compiled")
-    path = tmp_path / "run"
+    whole, path = tmp_path / "whole", tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(SVIStep, "__call__", at_step(6, crash))
-        with pytest.raises(Crash):
-            tiny(path, engine="compiled")
+        keep = partial(shutil.copytree, whole, path)
+        patch.setattr(SVIStep, "__call__", at_step(6, keep))
+        small(whole, engine="compiled")
+    assert read_checkpoint(path / LAST)[1]["steps"] == 5
     resume(path)
-    assert_same(path, tmp_path / "whole")
+    assert_same(path, whole)
 
 
 def test_two_processes_do_not_train_one_run(tmp_path: Path) -> None:
-    path = tiny(tmp_path / "run").path
+    path = small(tmp_path / "run").path
     before = (path / LAST).read_bytes()
     with locked(path), pytest.raises(InputError, match="trained by another process"):
         resume(path)
@@ -133,12 +121,13 @@ def test_a_run_that_cannot_be_written_is_refused_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a child, which is no longer root."""
-    path = tiny(tmp_path / "run").path
+    path = small(tmp_path / "run").path
     monkeypatch.setattr(ppl_vae.fit, "prepare", lambda *arguments: pytest.fail("it began"))
     for place in (path, tmp_path):
         place.chmod(0o555)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
+    for parent in tmp_path.parents:
+        if parent.is_relative_to(tempfile.gettempdir()) and parent.owner() == path.owner():
+            parent.chmod(parent.stat().st_mode | 0o055)
     for begin in (partial(resume, path), partial(fit, run=tmp_path / "new")):
         child = os.fork()
         if child == 0:
@@ -148,7 +137,7 @@ def test_a_run_that_cannot_be_written_is_refused_before_the_work(
                     os.setuid(65534)
                 begin()
             except InputError as error:
-                line = f"cannot write {begin.keywords.get('run', path)}: Permission denied; "
+                line = f"cannot write to {begin.keywords.get('run', path)}: Permission denied; "
                 code = 0 if str(error) == line + "choose another place" else 98
             finally:
                 os._exit(code)
@@ -160,7 +149,7 @@ def test_a_run_that_cannot_be_written_is_refused_before_the_work(
 def test_resume_computes_where_the_config_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tiny(tmp_path / "run", device="cpu").path
+    path = small(tmp_path / "run", device="cpu").path
     asked: list[str] = []
 
     def choose(choice: str) -> torch.device:
@@ -188,7 +177,7 @@ def test_ctrl_c_at_a_step(
     with monkeypatch.context() as patch:
         patch.setattr(SVIStep, "__call__", at_step(step, ctrl_c))
         with pytest.raises(KeyboardInterrupt, match=f"--resume {path}"):
-            tiny(path, patience=patience, checkpoint_seconds=1000.0)
+            small(path, patience=patience, checkpoint_seconds=1000.0)
     assert signal.getsignal(signal.SIGINT) is handler
     assert read_checkpoint(path / LAST)[1]["steps"] == step
     resume(path)
@@ -202,7 +191,7 @@ def test_many_stops(
     path = tmp_path / "run"
     monkeypatch.setattr(ppl_vae.training.loop, "asked_to_stop", lambda: _AfterOneStep())
     with pytest.raises(KeyboardInterrupt):
-        tiny(path, patience=1)
+        small(path, patience=1)
     stops = 1
     while not (path / "summary.json").exists():
         try:
@@ -250,13 +239,13 @@ def test_a_crash_while_files_are_written(
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", failing)
         with pytest.raises(Crash):
-            tiny(path, patience=1)
+            small(path, patience=1)
     if path.exists():
         assert_whole(path)
         resume(path)
     else:
         assert not list(tmp_path.iterdir())
-        tiny(path, patience=1)
+        small(path, patience=1)
     assert_same(path, uninterrupted[1])
 
 
@@ -265,7 +254,7 @@ def test_a_finished_run_stays_as_it_is(
 ) -> None:
     for patience, expected in uninterrupted.items():
         path = tmp_path / f"{patience}"
-        tiny(path, patience=patience)
+        small(path, patience=patience)
         resume(path)
         assert_same(path, expected)
 
@@ -276,14 +265,14 @@ def test_resume_refuses_a_checkpoint_that_does_not_fit(
     with pytest.raises(InputError, match="there is no such folder"):
         resume(tmp_path / "nowhere")
     path = tmp_path / "run"
-    tiny(path, patience=1)
+    small(path, patience=1)
     best, last = path / "best.safetensors", path / LAST
     good = {file: file.read_bytes() for file in (best, last)}
     last.write_bytes(good[best])
     with pytest.raises(InputError, match="has parameters only"):
         resume(path)
     last.write_bytes(good[last])
-    other = tiny(tmp_path / "other", network=partial(MLP, hidden=(9,)), patience=1).path
+    other = small(tmp_path / "other", network=partial(MLP, hidden=(9,)), patience=1).path
     best.write_bytes((other / "best.safetensors").read_bytes())
     with pytest.raises(InputError, match="not a checkpoint of the pair"):
         resume(path)
@@ -304,7 +293,7 @@ def test_data_that_have_changed_are_refused(tmp_path: Path) -> None:
     images = (np.random.default_rng(0).random((60, 5, 4)) * 255).astype(np.uint8)
     np.save(tmp_path / "images.npy", images)
     data = Arrays(path=tmp_path / "images.npy")
-    path = tiny(tmp_path / "run", data=data, batch_size=20).path
+    path = small(tmp_path / "run", data=data, batch_size=20).path
     np.save(tmp_path / "images.npy", np.concatenate([images, images]))
     before = (path / LAST).read_bytes()
     said = "expected the 60 images that the run was trained with; Arrays has 120 by now"
@@ -315,10 +304,11 @@ def test_data_that_have_changed_are_refused(tmp_path: Path) -> None:
     assert (path / LAST).read_bytes() == before
 
 
+@pytest.mark.usefixtures("traced_steps")
 def test_a_finished_run_is_not_compiled_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tiny(tmp_path / "run", engine="compiled").path
+    path = small(tmp_path / "run", engine="compiled").path
     assert load(path).summary["engine"] == "compiled"
     assert load(path).summary["precision"] == "float32"
     assert "engine: compiling the step (12 steps to run)" in capsys.readouterr().err
@@ -326,6 +316,7 @@ def test_a_finished_run_is_not_compiled_again(
     assert "engine" not in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("traced_steps")
 def test_another_engine_than_before_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -336,7 +327,7 @@ def test_another_engine_than_before_is_told(
     with monkeypatch.context() as patch:
         patch.setattr(ppl_vae.training.loop.Training, "_end_epoch", stop)
         with pytest.raises(Crash):
-            tiny(path, engine="compiled")
+            small(path, engine="compiled")
     config = yaml.safe_load((path / "config.yaml").read_text())
     (path / "config.yaml").write_text(yaml.safe_dump(config | {"engine": "eager"}))
     capsys.readouterr()

@@ -1,7 +1,9 @@
-"""The run directory: what `fit` writes, and what becomes of it when it is not what it was."""
+"""The run directory: the files that `fit` writes, and how a damaged or edited one is refused."""
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -14,23 +16,20 @@ import pytest
 import torch
 import yaml
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from tiny_runs import LAST, OPTIONS, exit_code, tiny, without_pictures
 
-import ppl_vae.fit
-from guides import DiagonalNormal
-from models import MLP
 from ppl_vae import load
 from ppl_vae.data import Digits
 from ppl_vae.densities.weights import log_weights
 from ppl_vae.errors import InputError
-from ppl_vae.fit import fit, main
-from ppl_vae.pairs.pieces import ROLES, options_of, subclasses
+from ppl_vae.evaluate import main as evaluate
+from ppl_vae.fit import main
+from ppl_vae.pairs.pieces import ROLES, is_outside, options_of, subclasses
 from ppl_vae.runs.checkpoints import read_checkpoint, write_checkpoint
 from ppl_vae.runs.config import read_config
 from ppl_vae.runs.directory import create, free_path, locked, write_json
 from ppl_vae.runs.run import Run
-
-LAST = "checkpoint.safetensors"
 
 OWN_GUIDE = """
 from pathlib import Path
@@ -50,23 +49,20 @@ class Powered(DiagonalNormal):
 """
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One thread, and no pictures."""
-    torch.set_num_threads(1)
-    monkeypatch.setattr(
-        ppl_vae.fit, "draw_pictures", lambda run, rows: (run.path / "pictures").mkdir(exist_ok=True)
-    )
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
-def tiny(path: Path, **options) -> Run:
-    chosen = {"network": partial(MLP, hidden=(8,)), "latent_dim": 2, "epochs": 2}
-    return fit(run=path, device="cpu", **(chosen | options))
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    with without_pictures():
+        path = tmp_path_factory.mktemp("trained") / "run"
+        return tiny(path, data=Digits(binarize="fixed"), seed=5, device="cpu")
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return tiny(tmp_path / "run", data=Digits(binarize="fixed"), seed=5)
+def run(trained: Run, tmp_path: Path) -> Run:
+    """A copy of it."""
+    return dataclasses.replace(trained, path=shutil.copytree(trained.path, tmp_path / "run"))
 
 
 @pytest.fixture
@@ -124,24 +120,16 @@ def test_the_files_of_a_run(run: Run) -> None:
 
 
 def test_the_config_repeats_the_run(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["--config", f"{run.path}/config.yaml", "--run", f"{tmp_path}/again"])
-    assert end.value.code == 0
     again = tmp_path / "again"
+    assert exit_code(main, "--config", f"{run.path}/config.yaml", "--run", f"{again}") == 0
     for name in ("metrics.csv", "config.yaml"):
         assert (again / name).read_bytes() == (run.path / name).read_bytes()
     assert torch.equal(log_probabilities(load(again)), log_probabilities(run))
 
 
 def test_an_option_changes_the_config(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(
-            [
-                *("--seed", "6", "--network.hidden", "[4]", "--run", f"{tmp_path}/other"),
-                f"--config={run.path}/config.yaml",
-            ]
-        )
-    assert end.value.code == 0
+    other = ("--seed", "6", "--network.hidden", "[4]", "--run", f"{tmp_path}/other")
+    assert exit_code(main, *other, f"--config={run.path}/config.yaml") == 0
     changed = {"seed": 6, "network": run.config["network"] | {"init_args": {}}}
     changed["network"]["init_args"] = {"hidden": [4], "activation": "tanh"}
     assert read_config(tmp_path / "other" / "config.yaml") == run.config | changed
@@ -159,21 +147,30 @@ def refuse(path: Path, *said: str, allow_code: bool = False) -> None:
         assert part in message
 
 
-@pytest.mark.parametrize("kept", [0, 4, 100, 0.5, -1])
-def test_a_truncated_checkpoint(run: Run, kept: float) -> None:
+def truncated(content: bytes, kept: float) -> bytes:
+    return content[: int(kept * len(content)) if isinstance(kept, float) else kept]
+
+
+def flipped(content: bytes, place: float) -> bytes:
+    """One bit of the tensors, which come after the header."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    damaged = bytearray(content)
+    damaged[start + int(place * (len(content) - start))] ^= 4
+    return bytes(damaged)
+
+
+@pytest.mark.parametrize(
+    ("damage", "places", "said"),
+    [
+        (truncated, (0, 4, 100, 0.5, -1), ["truncated", "train again"]),
+        (flipped, (0.3, 0.6, 0.9, 0.9999), ["damaged", "train again"]),
+    ],
+)
+def test_a_damaged_checkpoint(run: Run, damage: Callable, places: tuple, said: list[str]) -> None:
     content = (run.path / LAST).read_bytes()
-    size = int(kept * len(content)) if isinstance(kept, float) else kept
-    (run.path / LAST).write_bytes(content[:size])
-    refuse(run.path, LAST, "truncated", "train again")
-
-
-@pytest.mark.parametrize("place", [0.3, 0.6, 0.9, 0.9999])
-def test_a_flipped_bit(run: Run, place: float) -> None:
-    content = bytearray((run.path / LAST).read_bytes())
-    start = 8 + int.from_bytes(content[:8], "little")  # where the tensors begin
-    content[start + int(place * (len(content) - start))] ^= 4
-    (run.path / LAST).write_bytes(content)
-    refuse(run.path, LAST, "damaged", "train again")
+    for place in places:
+        (run.path / LAST).write_bytes(damage(content, place))
+        refuse(run.path, LAST, *said)
 
 
 def test_every_flipped_bit_of_the_header(run: Run) -> None:
@@ -186,31 +183,27 @@ def test_every_flipped_bit_of_the_header(run: Run) -> None:
         refuse(run.path, LAST)
 
 
-def test_a_foreign_checkpoint(run: Run) -> None:
-    save_file(load_file(run.path / LAST), run.path / LAST)  # the same tensors, without the rest
+def test_a_checkpoint_of_another_kind(run: Run) -> None:
+    """Of no version, of another one, without a parameter, and of another pair."""
+    good = (run.path / LAST).read_bytes()
+    with safe_open(run.path / LAST, framework="pt") as file:
+        header = file.metadata()
+    tensors, state = read_checkpoint(run.path / LAST)
+    save_file(tensors, run.path / LAST)
     refuse(run.path, LAST, "was not written by ppl-vae")
     (run.path / LAST).write_bytes(b"\x80\x04pickled")
     refuse(run.path, LAST, "no safetensors file")
-
-
-def test_a_checkpoint_of_another_version(run: Run) -> None:
-    with safe_open(run.path / LAST, framework="pt") as file:
-        header = file.metadata()
-    save_file(load_file(run.path / LAST), run.path / LAST, metadata=header | {"version": "2"})
+    save_file(tensors, run.path / LAST, metadata=header | {"version": "2"})
     refuse(run.path, "version 2", "reads version 1")
-
-
-def test_a_checkpoint_of_another_pair(run: Run) -> None:
-    text = (run.path / "config.yaml").read_text()
-    (run.path / "config.yaml").write_text(text.replace("- 8", "- 9"))
-    refuse(run.path, LAST, "not a checkpoint of the pair in config.yaml", "size mismatch")
-
-
-def test_a_checkpoint_without_a_parameter(run: Run) -> None:
-    tensors, state = read_checkpoint(run.path / LAST)
     del tensors["guide.encoder.layers.0.bias"]
     write_checkpoint(run.path / LAST, tensors, state)
     refuse(run.path, "guide.encoder.layers.0.bias")
+    (run.path / LAST).write_bytes(good)
+    text = (run.path / "config.yaml").read_text()
+    (run.path / "config.yaml").write_text(text.replace("- 8", "- 9"))
+    refuse(run.path, LAST, "not a checkpoint of the pair in config.yaml", "size mismatch")
+    (run.path / "config.yaml").write_text(text.replace("- 8", "- -1"))
+    refuse(run.path, "expected hidden of sizes >= 1; got [-1]")
 
 
 @pytest.mark.parametrize("name", [LAST, "config.yaml"])
@@ -242,18 +235,17 @@ def test_no_run_directory(tmp_path: Path) -> None:
         ({"data": None}, ["it has no data"]),
         ({"seed": None}, ["it has no seed"]),
         ({"model": {"class_path": "VAE", "init_args": {"x": 1}}}, ["no option 'x'"]),
-        ({"network": {"class_path": "MLP", "init_args": {"hidden": [-1]}}}, ["hidden"]),
     ],
     ids=str,
 )
 def test_an_edited_config(
-    run: Run, monkeypatch: pytest.MonkeyPatch, edit: dict, said: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: dict, said: list[str]
 ) -> None:
-    called = []
-    monkeypatch.setattr("os.system", called.append)
-    (run.path / "config.yaml").write_text(yaml.safe_dump(run.config | edit))
-    refuse(run.path, *said)
-    assert not called
+    monkeypatch.setattr("os.system", lambda *_: pytest.fail("it ran"))
+    pieces = {"data": "Digits", "model": "VAE", "network": "MLP", "guide": "DiagonalNormal"}
+    config = {role: {"class_path": name} for role, name in (pieces | {"objective": "ELBO"}).items()}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config | {"seed": 5} | edit))
+    refuse(tmp_path, *said)
 
 
 @pytest.mark.parametrize(
@@ -268,13 +260,11 @@ def test_an_edited_config(
     ids=str,
 )
 def test_a_config_that_is_none(
-    run: Run, monkeypatch: pytest.MonkeyPatch, content: bytes, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, said: str
 ) -> None:
-    called = []
-    monkeypatch.setattr("os.system", called.append)
-    (run.path / "config.yaml").write_bytes(content)
-    refuse(run.path, "config.yaml", said)
-    assert not called
+    monkeypatch.setattr("os.system", lambda *_: pytest.fail("it ran"))
+    (tmp_path / "config.yaml").write_bytes(content)
+    refuse(tmp_path, "config.yaml", said)
 
 
 # A user's own class
@@ -284,12 +274,9 @@ def test_a_class_of_ones_own(
     own_guide: Callable[[], bool], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Trained, refused without leave, and loaded, evaluated and gone on with otherwise."""
-    from ppl_vae.evaluate import main as evaluate
-
     path = tmp_path / "run"
     own = ["--guide.power", "3", "--guide", "powered_guide.Powered"]
-    network = ["--network.hidden", "[8]", "--epochs", "1", "--latent_dim", "2"]
-    assert exit_code(main, [*own, *network, "--run", str(path)]) == 0
+    assert exit_code(main, *own, *OPTIONS, "--run", str(path)) == 0
     assert own_guide()
     config = read_config(path / "config.yaml")
     assert config["guide"] == {"class_path": "powered_guide.Powered", "init_args": {"power": 3}}
@@ -297,23 +284,23 @@ def test_a_class_of_ones_own(
     refuse(path, "powered_guide.Powered is code from outside", "--allow_code true")
     capsys.readouterr()
     few = ["--particles", "2", "--data_points", "10"]
-    assert exit_code(evaluate, [str(path), *few]) == 2
+    assert exit_code(evaluate, str(path), *few) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: guide: powered_guide.Powered is code from outside")
     assert said.count("\n") == 1
-    assert exit_code(main, ["--config", f"{path}/config.yaml"]) == 2
-    assert exit_code(main, ["--resume", str(path)]) == 2
+    assert exit_code(main, "--config", f"{path}/config.yaml") == 2
+    assert exit_code(main, "--resume", str(path)) == 2
     assert not own_guide()
     assert not (path / "evaluation.json").exists()
 
     assert load(path, allow_code=True).guide.power == 3
     assert own_guide()
     allow = ["--allow_code", "true"]
-    assert exit_code(evaluate, [str(path), *few, *allow]) == 0
+    assert exit_code(evaluate, str(path), *few, *allow) == 0
     assert json.loads((path / "evaluation.json").read_text())["particles"] == 2
-    assert exit_code(main, ["--resume", str(path), *allow]) == 0
+    assert exit_code(main, "--resume", str(path), *allow) == 0
     again = ["--config", f"{path}/config.yaml", "--run", f"{tmp_path}/again", *allow]
-    assert exit_code(main, again) == 0
+    assert exit_code(main, *again) == 0
     assert read_config(tmp_path / "again" / "config.yaml") == config
     metrics = [(folder / "metrics.csv").read_bytes() for folder in (path, tmp_path / "again")]
     assert metrics[0] == metrics[1]
@@ -346,8 +333,8 @@ def test_no_way_of_writing_a_config_imports_code(
     config = config.replace("OWN", "powered_guide.Powered")
     Path("config.yaml").write_text(f"epochs: 0\n{config}\n")
     for argument in (["--config", "config.yaml"], ["--config=config.yaml"]):
-        assert exit_code(main, argument) == 2
-    assert exit_code(main, ["--guide", "other.yaml", "--epochs", "0"]) == 2
+        assert exit_code(main, *argument) == 2
+    assert exit_code(main, "--guide", "other.yaml", "--epochs", "0") == 2
     assert not own_guide()
 
 
@@ -355,7 +342,7 @@ def test_an_option_that_is_no_piece_is_plain_data() -> None:
     """For any other type the parser might import what a config says."""
     plain = {int, float, bool, str, Path, NoneType, Sequence[int]}
     for base in ROLES.values():
-        for cls in subclasses(base):
+        for cls in (c for c in subclasses(base) if not is_outside(f"{c.__module__}.")):
             for name, option in options_of(cls).items():
                 kind = option.annotation
                 parts = set(get_args(kind)) if isinstance(kind, UnionType) else {kind}
@@ -365,22 +352,14 @@ def test_an_option_that_is_no_piece_is_plain_data() -> None:
 def test_no_verb_imports_code_that_is_an_option_of_a_piece(
     own_guide: Callable[[], bool], run: Run
 ) -> None:
-    from ppl_vae.evaluate import main as evaluate
-
     for own in ("powered_guide.Powered", {"class_path": "powered_guide.Powered"}):
         guide = {"class_path": "guides.SemiAmortized", "init_args": {"guide": own}}
         (run.path / "config.yaml").write_text(yaml.safe_dump(run.config | {"guide": guide}))
         refuse(run.path, "powered_guide.Powered")
-        assert exit_code(evaluate, [str(run.path)]) == 2
-        assert exit_code(main, ["--resume", str(run.path)]) == 2
-        assert exit_code(main, ["--config", f"{run.path}/config.yaml"]) == 2
+        assert exit_code(evaluate, str(run.path)) == 2
+        assert exit_code(main, "--resume", str(run.path)) == 2
+        assert exit_code(main, "--config", f"{run.path}/config.yaml") == 2
     assert not own_guide()
-
-
-def exit_code(verb: Callable[[list[str]], None], arguments: list[str]) -> int:
-    with pytest.raises(SystemExit) as end:
-        verb(arguments)
-    return end.value.code
 
 
 # Making one
@@ -392,8 +371,7 @@ def test_the_first_free_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name in ("a-1", "a-2", "a-4"):
         Path("runs", name).mkdir(parents=True)
     assert free_path("a") == Path("runs/a-3")
-    tiny_run = fit(network=partial(MLP, hidden=(8,)), guide=DiagonalNormal, epochs=1, latent_dim=2)
-    assert tiny_run.path == Path("runs/Digits-VAE-1")
+    assert tiny(None, epochs=1).path == Path("runs/Digits-VAE-1")
 
 
 def test_a_run_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -420,23 +398,23 @@ def test_a_run_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_a_lock_ends_with_its_process_though_a_worker_of_it_lives(tmp_path: Path) -> None:
-    told, tell = os.pipe()
+    reader, writer = os.pipe()
     holder = os.fork()
     if holder == 0:
         with locked(tmp_path):
             worker = os.fork()
             if worker:
-                os.write(tell, str(worker).encode())
+                os.write(writer, str(worker).encode())
             signal.pause()
-    worker = int(os.read(told, 20))
+    worker = int(os.read(reader, 20))
     with pytest.raises(InputError, match="is being trained by another process"), locked(tmp_path):
         pytest.fail("it is held")
     os.kill(holder, signal.SIGKILL)
     os.waitpid(holder, 0)
     with locked(tmp_path):
         os.kill(worker, signal.SIGKILL)  # it was alive
-    os.close(told)
-    os.close(tell)
+    os.close(reader)
+    os.close(writer)
 
 
 def test_json_has_no_nan(tmp_path: Path) -> None:

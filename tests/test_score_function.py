@@ -5,6 +5,7 @@ from functools import partial
 import pyro
 import pytest
 import torch
+from comparing import loss_and_gradients, seeded
 from pyro import poutine
 from torch import Tensor
 from torch.distributions import kl_divergence
@@ -46,22 +47,18 @@ def test_both_forms_have_the_exact_mean_and_the_original_one_more_variance(pair)
 @pytest.mark.parametrize("baseline", ["none", "leave_one_out"])
 def test_the_value_is_the_bound_and_the_models_gradient_the_ordinary_one(pair, baseline):
     model, guide, x = pair
-    results = []
-    for objective in (ELBO(3), ScoreFunction(3, baseline)):
-        torch.manual_seed(1)
-        loss = objective.loss(model, guide, x)
-        results.append([loss, *torch.autograd.grad(loss, list(model.parameters()))])
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    results = [
+        loss_and_gradients(objective.loss, [model], model, guide, x)
+        for objective in (ELBO(3), ScoreFunction(3, baseline))
+    ]
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("baseline", ["none", "leave_one_out"])
 def test_the_surrogate_by_hand(pair, baseline):
     model, guide, x = pair
-    torch.manual_seed(1)
-    found = torch.autograd.grad(
-        ScoreFunction(3, baseline).loss(model, guide, x), guide.encoder.parameters()
-    )
+    objective = ScoreFunction(3, baseline)
+    found = loss_and_gradients(objective.loss, [guide.encoder], model, guide, x)[1:]
     torch.manual_seed(1)
     q = guide.posterior(x)
     z = q.sample((3,))
@@ -77,8 +74,7 @@ def test_the_surrogate_by_hand(pair, baseline):
             )
             for total, s in zip(expected, score, strict=True):
                 total -= (log_weights[k, datum] - baseline_k) * s / 15
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("baseline", ["none", "leave_one_out"])
@@ -86,10 +82,8 @@ def test_draws_are_scored_under_the_parameters_that_they_were_drawn_from(pair, b
     """Where the guide draws noise of its own, another run of it would be another q(z|x)."""
     model, _, x = pair
     guide = SemiAmortized(model.spec, model, network=partial(MLP, hidden=(5,)), steps=2).double()
-    losses = []
-    for objective in (ELBO(3), ScoreFunction(3, baseline)):
-        torch.manual_seed(1)
-        losses.append(objective.loss(model, guide, x))
+    objectives = ELBO(3), ScoreFunction(3, baseline)
+    losses = [seeded(objective.loss, model, guide, x) for objective in objectives]
     torch.testing.assert_close(*losses, rtol=1e-10, atol=0)
 
 
@@ -100,9 +94,8 @@ def test_no_gradient_comes_from_one_layer_of_draws_through_the_other(kind):
     guide = kind(spec, model, network=partial(MLP, hidden=(5,)))
     torch.nn.ModuleList([model, guide]).double()
     x = torch.rand(4, 1, 3, 2, dtype=torch.float64).round()
-    torch.manual_seed(1)
-    parameters = [*model.parameters(), *guide.parameters()]
-    found = torch.autograd.grad(ScoreFunction(1, "none").loss(model, guide, x), parameters)
+    loss = ScoreFunction(1, "none").loss
+    found = loss_and_gradients(loss, (model, guide), model, guide, x)[1:]
     torch.manual_seed(1)
     with torch.no_grad(), pyro.plate("particles", 1, dim=-2):
         draws = poutine.trace(guide).get_trace(x)
@@ -118,6 +111,5 @@ def test_no_gradient_comes_from_one_layer_of_draws_through_the_other(kind):
     assert torch.isclose(per_datum[1].sum(), log_q)
     signal = (per_datum[0] - per_datum[1]).detach()
     surrogate = -(per_datum[0] + signal * per_datum[1]).mean()
-    expected = torch.autograd.grad(surrogate, parameters)
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    expected = torch.autograd.grad(surrogate, [*model.parameters(), *guide.parameters()])
+    torch.testing.assert_close(found, [*expected], rtol=1e-9, atol=1e-12)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-from functools import partial
 from math import inf, nan
 from pathlib import Path
 from types import NoneType
@@ -11,9 +10,9 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import yaml
+from tiny_runs import tiny
 
 import ppl_vae.fit
-from models import MLP
 from ppl_vae.errors import InputError
 from ppl_vae.fit import fit, resume
 from ppl_vae.training.settings import Settings
@@ -66,21 +65,16 @@ def test_an_epoch_and_a_half_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_numbers_of_numpy_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
-    run = fit(
-        network=partial(MLP, hidden=(4,)),
-        latent_dim=np.int32(2),
-        epochs=np.int64(1),
-        seed=np.uint8(3),
-        learning_rate=np.float32(0.5),
-        warmup_epochs=np.float64(0.25),
-        run=tmp_path / "run",
-    )
+@pytest.mark.usefixtures("no_pictures")
+def test_numbers_of_numpy_are_taken(tmp_path: Path) -> None:
+    numbers = {
+        "latent_dim": np.int32(2), "epochs": np.int64(1), "seed": np.uint8(3),
+        "learning_rate": np.float32(0.5), "warmup_epochs": np.float64(0.25),
+    }  # fmt: skip
+    run = tiny(tmp_path / "run", **numbers)
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config == run.config
-    chosen = [config[n] for n in ("latent_dim", "epochs", "seed", "learning_rate", "warmup_epochs")]
-    assert chosen == [2, 1, 3, 0.5, 0.25]
+    assert [config[name] for name in numbers] == [2, 1, 3, 0.5, 0.25]
 
 
 def test_what_settings_have_to_do_with_each_other() -> None:
@@ -101,11 +95,9 @@ def test_a_config_of_an_early_run_has_fewer_settings(tmp_path: Path) -> None:
             Settings.of({n: value for n, value in early.items() if n != name})
 
 
-def test_a_run_with_a_wrong_setting_is_not_gone_on_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
-    path = fit(network=partial(MLP, hidden=(4,)), epochs=1, run=tmp_path / "run").path
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_with_a_wrong_setting_is_not_gone_on_with(tmp_path: Path) -> None:
+    path = tiny(tmp_path / "run", epochs=1).path
     config = yaml.safe_load((path / "config.yaml").read_text())
     (path / "config.yaml").write_text(yaml.safe_dump(config | {"epochs": 2.5}))
     with pytest.raises(InputError, match=r"config\.yaml: expected --epochs >= 1, .* got 2\.5"):

@@ -1,4 +1,4 @@
-"""What ends a training midway: one clear line, exit code 2, and the last good checkpoint."""
+"""Failures during a training: one clear line, exit code 2, and the last good checkpoint."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from typing import Any
 import pyro.distributions as dist
 import pytest
 import torch
-from test_bad_input import LAST, fit, tree
+from tiny_runs import LAST, OPTIONS, exit_code, tree
 
 import ppl_vae.fit
 from guides import DiagonalNormal
@@ -44,15 +44,16 @@ class NanGuideAfterAWhile(DiagonalNormal):
         return dist.Normal(q.mean * factor, q.stddev).to_event(1)
 
 
+def fit(*arguments: str) -> int:
+    return exit_code(ppl_vae.fit, *OPTIONS, "--epochs", "2", *arguments)
+
+
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No pictures, an empty folder to be in, and the classes above under a module name."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
+def _named(
+    monkeypatch: pytest.MonkeyPatch, no_pictures: None, empty_folder: Path
+) -> Iterator[None]:
+    """The classes above under a module name."""
     monkeypatch.setitem(sys.modules, "classes_of_stopping", sys.modules[__name__])
-    monkeypatch.setattr(
-        ppl_vae.fit, "draw_pictures", lambda run, rows: (run.path / "pictures").mkdir(exist_ok=True)
-    )
     yield
     for cls in (NanAfterAWhile, NanGuideAfterAWhile):
         cls.calls = 0
@@ -97,26 +98,22 @@ def poison(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(SVIStep, "__call__", call)
 
 
-@pytest.mark.parametrize("step", [5, 13])
+@pytest.mark.parametrize(
+    ("step", "seconds", "saved"), [(5, "1000", 0), (13, "1000", 0), (6, "0", 5)]
+)
 def test_a_parameter_that_becomes_nan(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, step: int
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    seconds: str,
+    saved: int,
 ) -> None:
-    """In the middle of an epoch and in its last step, after which there is no other loss."""
+    """In an epoch, in its last step, after which there is no other loss, and before it is saved."""
     poison(monkeypatch, step)
-    assert fit("--run", "run", "--checkpoint_seconds", "1000") == 2
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert "parameter decoder.layers.0.bias is not finite" in line
-    assert read_checkpoint(Path("run", LAST))[1]["steps"] == 0
+    assert fit("--run", "run", "--checkpoint_seconds", seconds) == 2
+    assert "decoder.layers.0.bias is not finite" in capsys.readouterr().err.splitlines()[-1]
+    assert read_checkpoint(Path("run", LAST))[1]["steps"] == saved
     load("run")
-
-
-def test_a_nan_is_never_saved(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    poison(monkeypatch, 6)
-    assert fit("--run", "run", "--checkpoint_seconds", "0") == 2
-    assert "model.decoder.layers.0.bias is not finite" in capsys.readouterr().err.splitlines()[-1]
-    assert read_checkpoint(Path("run", LAST))[1]["steps"] == 5
 
 
 @pytest.mark.parametrize("after", [2, 3, 10, 17])
@@ -125,7 +122,7 @@ def test_a_disk_that_is_full(
     monkeypatch: pytest.MonkeyPatch,
     after: int,
 ) -> None:
-    """From the so-manieth flush on: while the run is made, and later."""
+    """From a flush of this number on: while the run is made, and later."""
     fsync, calls = os.fsync, 0
 
     def fail(descriptor: int) -> None:

@@ -1,11 +1,10 @@
 """The training loop: seeds, the schedule, the step, and early stopping."""
 
 import json
-from collections.abc import Callable
 from functools import partial
 from math import ceil, cos, pi, sqrt
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyro
@@ -14,7 +13,6 @@ import torch
 from tiny_runs import TINY, metrics, tiny
 from torch import Tensor
 
-import ppl_vae.fit
 from guides import DiagonalNormal
 from models import MLP, VAE, Bernoulli, Gaussian, Spec
 from ppl_vae import load
@@ -29,11 +27,30 @@ from ppl_vae.training.step import SVIStep, learning_rate_at
 PATIENCE = 2
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One thread, and no pictures."""
-    torch.set_num_threads(1)
-    monkeypatch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+class Taken(NamedTuple):
+    """A step that was taken."""
+
+    x: Tensor
+    rate: float
+    loss: float
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[Taken]:
+    """The steps that follow."""
+    taken: list[Taken] = []
+    step = SVIStep.__call__
+
+    def record(self: SVIStep, batch: Any, learning_rate: float, *rest: Any) -> Tensor:
+        loss = step(self, batch, learning_rate, *rest)
+        taken.append(Taken(batch[0].clone(), learning_rate, loss.item()))
+        return loss
+
+    monkeypatch.setattr(SVIStep, "__call__", record)
+    return taken
 
 
 def parameters(run: Run) -> dict[str, Tensor]:
@@ -48,7 +65,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_the_seed_decides_everything(tmp_path: Path) -> None:
     first = tiny(tmp_path / "first", seed=3)
     generators = (torch.rand(3).tolist(), np.random.rand(3).tolist())
-    # What was drawn before the fit does not matter, and what is drawn after it follows too.
+    # Draws before the fit do not matter, and draws after it follow from the seed too.
     torch.manual_seed(99)
     np.random.seed(99)
     again = tiny(tmp_path / "again", seed=3)
@@ -73,39 +90,23 @@ def test_the_learning_rate_follows_the_formula() -> None:
     assert learning_rate_at(total, peak, 0, total) == pytest.approx(0, abs=1e-15)
 
 
-def test_the_learning_rate_is_that_of_each_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rates = []
-    step = SVIStep.__call__
-
-    def record(self: SVIStep, batch: Any, learning_rate: float, *rest: Any) -> Tensor:
-        rates.append(learning_rate)
-        return step(self, batch, learning_rate, *rest)
-
-    monkeypatch.setattr(SVIStep, "__call__", record)
+def test_the_learning_rate_is_that_of_each_step(tmp_path: Path, steps: list[Taken]) -> None:
     tiny(tmp_path / "run", epochs=3, batch_size=500, warmup_epochs=0.5, learning_rate=0.01)
     # 1,297 images are three batches; half an epoch of warm-up is two steps, 1.5 rounded to even.
     rise = [0.005, 0.01]
     fall = [0.005 * (1 + cos(pi * k / 7)) for k in range(7)]
+    rates = [step.rate for step in steps]
     np.testing.assert_allclose(rates, rise + fall, rtol=1e-14)
     shown = [row["learning_rate"] for row in metrics(tmp_path / "run")]
     assert shown == [rates[2], rates[5], rates[8]]
 
 
-def test_an_epoch_shows_each_image_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_shows_each_image_once(tmp_path: Path, steps: list[Taken]) -> None:
     images = np.linspace(0, 1, 50 * 4, dtype=np.float32).reshape(50, 2, 2)
     np.save(tmp_path / "images.npy", images)
-    batches: list[Tensor] = []
-    step = SVIStep.__call__
-
-    def record(self: SVIStep, batch: Any, learning_rate: float, *rest: Any) -> Tensor:
-        batches.append(batch[0].clone())
-        return step(self, batch, learning_rate, *rest)
-
-    monkeypatch.setattr(SVIStep, "__call__", record)
     data = Arrays(path=tmp_path / "images.npy")
     run = tiny(tmp_path / "run", data=data, batch_size=16)
+    batches = [step.x for step in steps]
     assert [len(batch) for batch in batches] == 2 * [16, 16, 8]  # eight tenths of 50
     train = run.data.train[:].flatten(1)
     epochs = [torch.cat(batches[:3]).flatten(1), torch.cat(batches[3:]).flatten(1)]
@@ -115,19 +116,9 @@ def test_an_epoch_shows_each_image_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert not torch.equal(epochs[0], train)
 
 
-def test_the_metrics_are_averages_over_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    losses = []
-    step = SVIStep.__call__
-
-    def record(self: SVIStep, batch: Any, learning_rate: float, *rest: Any) -> Tensor:
-        loss = step(self, batch, learning_rate, *rest)
-        losses.append((len(batch[0]), loss.item()))
-        return loss
-
-    monkeypatch.setattr(SVIStep, "__call__", record)
+def test_the_metrics_are_averages_over_images(tmp_path: Path, steps: list[Taken]) -> None:
     run = tiny(tmp_path / "run", batch_size=500)
+    losses = [(len(step.x), step.loss) for step in steps]
     assert len(losses) == 2 * ceil(1297 / 500)
     for number, row in enumerate(metrics(run.path)):
         epoch = losses[3 * number : 3 * number + 3]
@@ -171,18 +162,10 @@ def bound(run: Run) -> float:
 
 @pytest.mark.parametrize("binarize", ["dynamic", "fixed"])
 def test_dynamic_binarisation_is_fresh_in_every_epoch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, binarize: Literal["dynamic", "fixed"]
+    tmp_path: Path, steps: list[Taken], binarize: Literal["dynamic", "fixed"]
 ) -> None:
-    seen: list[Tensor] = []
-    step: Callable = SVIStep.__call__
-
-    def record(self: SVIStep, batch: Any, learning_rate: float, *rest: Any) -> Tensor:
-        seen.append(batch[0].clone())
-        return step(self, batch, learning_rate, *rest)
-
-    monkeypatch.setattr(SVIStep, "__call__", record)
     tiny(tmp_path / "run", data=Digits(binarize=binarize), batch_size=1297)
-    ones = [sorted(x.flatten(1).sum(1).tolist()) for x in seen]
+    ones = [sorted(x.flatten(1).sum(1).tolist()) for x, *_ in steps]
     assert (ones[0] == ones[1]) == (binarize == "fixed")
 
 
@@ -321,7 +304,7 @@ def test_without_patience_the_last_parameters_are_kept(tmp_path: Path) -> None:
         assert torch.equal(value, last[f"model.{name}"]), name
 
 
-# What is not finite
+# Values that are not finite
 
 
 class FailsInValidation(Bernoulli):

@@ -1,25 +1,66 @@
-"""Runs that take a second, their metrics, and a guide that follows the epochs."""
+"""Runs that take a second: in Python, by command lines, and interrupted."""
 
 import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyro.distributions as dist
+import pytest
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+import ppl_vae.fit
 from guides import DiagonalNormal
 from models import MLP
 from ppl_vae.fit import fit
 from ppl_vae.runs.run import Run
 
-__all__ = ["TINY", "Annealed", "metrics", "tiny"]
+__all__ = [
+    "LAST", "OPTIONS", "TINY", "Annealed", "Crash", "exit_code", "metrics", "tiny", "tree",
+    "without_pictures",
+]  # fmt: skip
 
+LAST = "checkpoint.safetensors"
 TINY = partial(MLP, hidden=(8,))
+OPTIONS = ["--network.hidden", "[8]", "--latent_dim", "2", "--epochs", "1", "--device", "cpu"]
+
+
+class Crash(BaseException):
+    """Stops a run without giving it a chance to save anything more."""
 
 
 def tiny(path: Path, **options) -> Run:
     return fit(**{"network": TINY, "latent_dim": 2, "epochs": 2, "run": path} | options)
+
+
+@contextmanager
+def without_pictures() -> Iterator[None]:
+    """A training draws nothing, which takes longer than a small one does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            ppl_vae.fit,
+            "draw_pictures",
+            lambda run, rows: (run.path / "pictures").mkdir(exist_ok=True),
+        )
+        yield
+
+
+def exit_code(verb: Any, *arguments: str) -> int:
+    """That of a verb's command line, given its module or its `main`."""
+    with pytest.raises(SystemExit) as end:
+        getattr(verb, "main", verb)([*arguments])
+    return end.value.code
+
+
+def tree() -> dict[str, bytes | None]:
+    """The content of every file below the current folder; None of a folder."""
+    return {
+        str(path): path.read_bytes() if path.is_file() else None
+        for path in sorted(Path().rglob("*"))
+    }
 
 
 def metrics(path: Path) -> list[dict[str, float]]:

@@ -57,11 +57,6 @@ class LogitContinuousBernoulli(TorchDistribution):
             self._validate_sample(value)
         return self.logits * (value - 0.5) - _log_sinh_ratio(self.logits)
 
-    def cdf(self, value: Tensor) -> Tensor:
-        """F(x) = (exp(r x) - 1) / (exp(r) - 1)."""
-        r = self.logits
-        return value * (r * (value - 1) / 2 + _log_sinh_ratio(r * value) - _log_sinh_ratio(r)).exp()
-
     def icdf(self, value: Tensor) -> Tensor:
         """x = log(1 + u (exp(r) - 1)) / r, for u in [0, 1]."""
         u, logits = torch.broadcast_tensors(value, self.logits)
@@ -101,10 +96,6 @@ class LogitContinuousBernoulli(TorchDistribution):
             return r**-2 - inverse * (1 + inverse)
 
         return _by_size(self.logits, 1, lambda r: _polynomial(_CURVATURES, r * r), closed)
-
-    def entropy(self) -> Tensor:
-        """-E[log p(x)] in nats."""
-        return _log_sinh_ratio(self.logits) - self.logits * (self.mean - 0.5)
 
 
 class ContinuousBernoulli(Likelihood):

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
-from torch import Tensor, nn
+from torch import nn
 
 from models.networks.convolution_arithmetic import convolved_size, left_over
-from models.networks.network import Activation, Network, activation_of, image_and_vector, set_bias
+from models.networks.network import Activation, Layered, Network, activation_of, image_and_vector
 from models.ranges import check_count, check_sizes
 from models.spec import Shape
 
 __all__ = ["Convolutional"]
 
 
-class Convolutional(Network):
+class Convolutional(Layered, Network):
     """Strided convolutions down, and as a decoder their transposed mirror up.
 
     With kernel k (odd), stride s and padding p = (k - 1) / 2 a convolution takes size i to
@@ -78,9 +78,3 @@ class Convolutional(Network):
                     ),
                 ]
         self.layers = nn.Sequential(*layers)
-
-    def compute(self, x: Tensor) -> Tensor:
-        return self.layers(x)
-
-    def initialise_output(self, outputs: Tensor) -> None:
-        set_bias(self.layers[-1], outputs)

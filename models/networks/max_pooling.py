@@ -4,7 +4,6 @@ from math import prod
 
 from torch import Tensor, nn
 
-from models.networks.convolution_arithmetic import convolved_size, transposed_size
 from models.networks.network import Network, image_and_vector
 from models.spec import Shape
 
@@ -22,9 +21,10 @@ class MaxPooling(Network):
     - up: 8 x 2 x 2 -> 16 x 5 x 5 (3 x 3, stride 2) -> ReLU -> 8 x 15 x 15 (5 x 5, stride 3,
       padding 1) -> ReLU -> C x 28 x 28 (2 x 2, stride 2, padding 1).
 
-    The way up ends at 12 n + 4 pixels for n at its beginning, so these are the sizes that fit. A
-    vector of another length than 8 n n gets one affine map more. Pixels in [0, 1] are mapped to
-    [-1, 1] before the first convolution, whose padding is then grey rather than black.
+    The way up ends at 12 n + 4 pixels for n at its beginning, and the way down takes these to n
+    again, so these are the sizes that fit. A vector of another length than 8 n n gets one affine
+    map more. Pixels in [0, 1] are mapped to [-1, 1] before the first convolution, whose padding is
+    then grey rather than black.
 
     Args:
         inputs: (C, H, W) for an encoder, (F,) for a decoder.
@@ -38,13 +38,12 @@ class MaxPooling(Network):
     def __init__(self, inputs: Shape, outputs: Shape) -> None:
         super().__init__(inputs, outputs)
         image, vector = image_and_vector(inputs, outputs)
-        sizes = [self._coarsest(size) for size in image[1:]]
-        if any(coarse < 1 for coarse in sizes) or [self._finest(c) for c in sizes] != [*image[1:]]:
+        if any(size < 16 or size % 12 != 4 for size in image[1:]):
             raise ValueError(
                 "expected images with height and width among 16, 28, 40, 52, 64, ... (12 n + 4); "
                 f"got {image[1]} x {image[2]}"
             )
-        top = (8, *sizes)
+        top = (8, image[1] // 12, image[2] // 12)
         self.encodes = image is inputs
         fits = prod(vector) == prod(top)
         layers: list[nn.Module]
@@ -70,15 +69,6 @@ class MaxPooling(Network):
                 nn.ConvTranspose2d(8, image[0], 2, stride=2, padding=1),
             ]
         self.layers = nn.Sequential(*layers)
-
-    @staticmethod
-    def _coarsest(size: int) -> int:
-        pooled = convolved_size(convolved_size(size, 3, 3, 1), 2, 2)
-        return convolved_size(convolved_size(pooled, 3, 2, 1), 2, 1)
-
-    @staticmethod
-    def _finest(size: int) -> int:
-        return transposed_size(transposed_size(transposed_size(size, 3, 2), 5, 3, 1), 2, 2, 1)
 
     def compute(self, x: Tensor) -> Tensor:
         return self.layers(2 * x - 1 if self.encodes else x)

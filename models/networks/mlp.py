@@ -5,9 +5,10 @@ from itertools import pairwise
 from math import prod
 from typing import get_args
 
+import torch
 from torch import Tensor, nn
 
-from models.networks.network import Activation, Network, activation_of, set_bias
+from models.networks.network import Activation, Layered, Network, activation_of
 from models.ranges import check_choice, check_sizes
 from models.spec import Shape
 
@@ -29,11 +30,12 @@ class Linear(Network):
     def compute(self, x: Tensor) -> Tensor:
         return self.linear(x.flatten(1))
 
+    @torch.no_grad()
     def initialise_output(self, outputs: Tensor) -> None:
-        set_bias(self.linear, outputs)
+        self.linear.bias.copy_(outputs.flatten())
 
 
-class MLP(Network):
+class MLP(Layered, Network):
     """Fully connected layers with an activation after each hidden one.
 
     The default is that of Kingma and Welling (2014), appendix C and section 5: one hidden layer
@@ -68,7 +70,4 @@ class MLP(Network):
         self.layers = nn.Sequential(*layers)
 
     def compute(self, x: Tensor) -> Tensor:
-        return self.layers(x.flatten(1))
-
-    def initialise_output(self, outputs: Tensor) -> None:
-        set_bias(self.layers[-1], outputs)
+        return super().compute(x.flatten(1))

@@ -13,11 +13,11 @@ from models.spec import Shape
 
 __all__ = [
     "Activation",
+    "Layered",
     "Network",
     "NetworkFactory",
     "activation_of",
     "image_and_vector",
-    "set_bias",
 ]
 
 Activation = Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus"]
@@ -97,11 +97,19 @@ class Network(nn.Module, ABC):
 NetworkFactory = Callable[[Shape, Shape], Network]
 
 
-@torch.no_grad()
-def set_bias(layer: nn.Module, outputs: Tensor) -> None:
-    """Makes outputs (C, H, W) the bias of a layer, or their mean in each channel where it has C."""
-    bias: Any = layer.bias
-    bias.copy_(outputs.flatten() if len(bias) == outputs.numel() else outputs.mean((1, 2)))
+class Layered:
+    """Mixed into networks that are a stack of layers, the last one affine."""
+
+    layers: nn.Sequential
+
+    def compute(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+    @torch.no_grad()
+    def initialise_output(self, outputs: Tensor) -> None:
+        """Sets the last bias to outputs (C, H, W), or to their mean where it is one a channel."""
+        bias: Any = self.layers[-1].bias
+        bias.copy_(outputs.flatten() if len(bias) == outputs.numel() else outputs.mean((1, 2)))
 
 
 def activation_of(name: str) -> nn.Module:

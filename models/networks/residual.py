@@ -7,13 +7,7 @@ from math import prod, sqrt
 from torch import Tensor, nn
 
 from models.networks.convolution_arithmetic import convolved_size, left_over
-from models.networks.network import (
-    Activation,
-    Network,
-    activation_of,
-    image_and_vector,
-    set_bias,
-)
+from models.networks.network import Activation, Layered, Network, activation_of, image_and_vector
 from models.ranges import check_count, check_sizes
 from models.spec import Shape
 
@@ -42,7 +36,7 @@ class _Block(nn.Module):
         return x + self.layers(x)
 
 
-class Residual(Network):
+class Residual(Layered, Network):
     """Residual blocks between convolutions that halve the image, and their mirror up.
 
     A 3 x 3 convolution brings the image to the first number of channels; each further number
@@ -104,9 +98,3 @@ class Residual(Network):
                 ]
             layers += [activation_of(activation), nn.Conv2d(channels[0], image[0], 3, padding=1)]
         self.layers = nn.Sequential(*layers)
-
-    def compute(self, x: Tensor) -> Tensor:
-        return self.layers(x)
-
-    def initialise_output(self, outputs: Tensor) -> None:
-        set_bias(self.layers[-1], outputs)

@@ -1,7 +1,7 @@
 """Whether two functions to a loss and its gradients are the same one."""
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,10 @@ __all__ = [
     "Gradients",
     "NotStageable",
     "Outcome",
+    "Trial",
     "check_same",
     "difference",
     "first_line",
-    "outcome",
     "relative_distance",
     "with_gradients",
 ]
@@ -47,54 +47,66 @@ def with_gradients(programs: nn.Module) -> Gradients:
     return run
 
 
-def check_same(
-    reference: Gradients,
-    other: Gradients,
-    owner: nn.Module,
-    batch: Batch,
-    scheduled: dict[str, Tensor],
-    relative: float,
-) -> None:
+@dataclass(frozen=True)
+class Trial:
+    """Programs, and what to call them on.
+
+    Attributes:
+        programs: The module that runs them.
+        batch: Its arguments by position: images, and labels where the model takes them.
+        scheduled: Its arguments by name: the scalars that the objective schedules.
+    """
+
+    programs: nn.Module
+    batch: Batch
+    scheduled: dict[str, Tensor]
+
+    def outcome(self, run: Gradients, seed: int = 0) -> Outcome:
+        """The result of a call, and the parameters and buffers after it, which are restored."""
+        state = {
+            f"the {kind} {name}": (tensor, tensor.detach().clone())
+            for kind, tensors in (
+                ("parameter", self.programs.named_parameters()),
+                ("buffer", self.programs.named_buffers()),
+            )
+            for name, tensor in tensors
+        }
+        torch.manual_seed(seed)
+        loss, gradients = run(*self.batch, **self.scheduled)
+        left = {name: tensor.detach().clone() for name, (tensor, _) in state.items()}
+        with torch.no_grad():
+            for tensor, before in state.values():
+                tensor.copy_(before)
+        named = {f"the gradient of {name}": value for name, value in gradients.items()}
+        return {"its value": loss, **named, **left}
+
+    def on_other_images(self) -> "Trial":
+        """The same on other images, half of them one image, which has other batch statistics."""
+        images, *labels = self.batch
+        other = images.roll(1, -1)
+        half = (len(images) + 1) // 2
+        other[half:] = other[0].clone()
+        rest = torch.arange(half, len(images), device=images.device)
+        return replace(self, batch=(other, *(part.index_fill(0, rest, 0) for part in labels)))
+
+
+def check_same(trial: Trial, reference: Gradients, other: Gradients, relative: float) -> None:
     """Compares two functions on two batches under the same random numbers.
 
     Args:
+        trial: The programs, and the first batch.
         reference: The function that is right.
         other: The function to check.
-        owner: Whose parameters and buffers they use.
-        batch: Images, and labels where the model takes them.
-        scheduled: The scalars that the objective schedules.
         relative: The error allowed, as in `difference`.
 
     Raises:
         NotStageable: If they differ.
     """
     # The second has other content, so that a branch on the data cannot stay unnoticed.
-    for seed, parts in enumerate((batch, _other_images(batch))):
-        run = partial(outcome, owner=owner, batch=parts, scheduled=scheduled, seed=seed)
-        found = difference(run(reference), run(other), relative)
+    for seed, each in enumerate((trial, trial.on_other_images())):
+        found = difference(each.outcome(reference, seed), each.outcome(other, seed), relative)
         if found:
             raise NotStageable(f"has a graph in which {found}")
-
-
-def outcome(
-    run: Gradients, owner: nn.Module, batch: Batch, scheduled: dict[str, Tensor], seed: int
-) -> Outcome:
-    """The result of a call, and the parameters and buffers after it, which are then restored."""
-    state = {
-        f"the {kind} {name}": (tensor, tensor.detach().clone())
-        for kind, tensors in (
-            ("parameter", owner.named_parameters()),
-            ("buffer", owner.named_buffers()),
-        )
-        for name, tensor in tensors
-    }
-    torch.manual_seed(seed)
-    loss, gradients = run(*batch, **scheduled)
-    left = {name: tensor.detach().clone() for name, (tensor, _) in state.items()}
-    with torch.no_grad():
-        for tensor, before in state.values():
-            tensor.copy_(before)
-    return {"its value": loss, **{f"the gradient of {n}": g for n, g in gradients.items()}, **left}
 
 
 def difference(expected: Outcome, got: Outcome, relative: float) -> str | None:
@@ -157,16 +169,6 @@ def _size(value: Tensor | None) -> float:
 
 def _squares(value: Tensor) -> float:
     return value.square().sum().item()
-
-
-def _other_images(batch: Batch) -> Batch:
-    """A batch of other images, half of them the same one: for batch statistics of another kind."""
-    images, *labels = batch
-    other = images.roll(1, -1)
-    half = (len(images) + 1) // 2
-    other[half:] = other[0].clone()
-    return other, *(part.index_fill(0, torch.arange(half, len(part), device=part.device), 0)
-                    for part in labels)  # fmt: skip
 
 
 def first_line(error: Exception) -> str:

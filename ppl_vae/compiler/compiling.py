@@ -21,9 +21,9 @@ from ppl_vae.compiler.comparison import (
     Gradients,
     NotStageable,
     Outcome,
+    Trial,
     check_same,
     first_line,
-    outcome,
     relative_distance,
     with_gradients,
 )
@@ -87,8 +87,9 @@ def trace_programs(
     Raises:
         NotStageable: If the programs cannot be traced, or the graph is another function.
     """
-    with _trial(programs, batch):
-        return _traced(programs, with_gradients(programs), batch, scheduled or {})
+    trial = Trial(programs, batch, scheduled or {})
+    with _undone(trial):
+        return _traced(trial, with_gradients(programs))
 
 
 def compile_programs(
@@ -115,10 +116,9 @@ def compile_programs(
     dtype = precision or next(programs.parameters()).dtype
     if dtype not in _ROUNDING:
         raise NotStageable(f"computes in {dtype}; a graph is of float64, float32 or bfloat16")
-    eager = with_gradients(programs)
-    with _trial(programs, batch):
-        graph = _traced(programs, eager, batch, scheduled or {})
-        return _compiled(graph, programs, eager, batch, scheduled or {}, _ROUNDING[dtype])
+    trial, eager = Trial(programs, batch, scheduled or {}), with_gradients(programs)
+    with _undone(trial):
+        return _compiled(trial, eager, _traced(trial, eager), _ROUNDING[dtype])
 
 
 def compile_measurement(programs: nn.Module, batch: Batch) -> Callable[..., Tensor]:
@@ -139,9 +139,10 @@ def compile_measurement(programs: nn.Module, batch: Batch) -> Callable[..., Tens
     def eager(*batch: Tensor) -> tuple[Tensor, Outcome]:
         return programs(*batch), {}
 
-    with torch.no_grad(), _trial(programs, batch):
-        graph = _traced(programs, eager, batch, {}, gradients=False)
-        compiled = _compiled(graph, programs, eager, batch, {}, relative=1e-5)
+    trial = Trial(programs, batch, {})
+    with torch.no_grad(), _undone(trial):
+        graph = _traced(trial, eager, gradients=False)
+        compiled = _compiled(trial, eager, graph, relative=1e-5)
     return lambda *batch: compiled(*batch)[0]
 
 
@@ -163,59 +164,36 @@ def compiled_if_possible(
         return list(eager)
 
 
-def parted(
-    programs: nn.Module,
-    compiled: Gradients,
-    batch: Batch,
-    scheduled: dict[str, Tensor],
-    precision: torch.dtype | None = None,
-) -> bool:
+def parted(trial: Trial, compiled: Gradients, precision: torch.dtype | None = None) -> bool:
     """Whether a compiled function is no longer that of the programs, on one batch under one seed.
 
     Args:
-        programs: A `PairLoss`; parameters, buffers, attributes and random states stay as they are.
+        trial: A `PairLoss` and its arguments; parameters, buffers, attributes and random states
+            stay as they are.
         compiled: The result of `compile_programs`.
-        batch: Images (B, C, H, W), and labels (B,) where the model takes them.
-        scheduled: The scalars that the objective schedules.
         precision: Of the matrix products; by default that of the parameters.
     """
-    with _trial(programs, batch), pyro.validation_enabled(False):
-        outcomes = [
-            outcome(run, programs, batch, scheduled, seed=0)
-            for run in (with_gradients(programs), compiled)
-        ]
+    with _undone(trial), pyro.validation_enabled(False):
+        outcomes = [trial.outcome(run) for run in (with_gradients(trial.programs), compiled)]
     # Far above rounding errors.
     return relative_distance(*outcomes) > (0.05 if precision == torch.bfloat16 else 0.01)
 
 
 @contextmanager
-def _trial(programs: nn.Module, batch: Batch) -> Iterator[None]:
-    with isolated(batch[0].device, programs), pyro.get_param_store().scope():
+def _undone(trial: Trial) -> Iterator[None]:
+    with isolated(trial.batch[0].device, trial.programs), pyro.get_param_store().scope():
         yield
 
 
-def _traced(
-    programs: nn.Module,
-    eager: Gradients,
-    batch: Batch,
-    scheduled: dict[str, Tensor],
-    gradients: bool = True,
-) -> JointGraph:
-    check_state(programs, eager, batch, scheduled)
+def _traced(trial: Trial, eager: Gradients, gradients: bool = True) -> JointGraph:
+    check_state(trial, eager)
     with pyro.validation_enabled(False):
-        graph = JointGraph(programs, batch, scheduled, gradients)
-        check_same(eager, graph, programs, batch, scheduled, relative=0.0)
+        graph = JointGraph(trial, gradients)
+        check_same(trial, eager, graph, relative=0.0)
     return graph
 
 
-def _compiled(
-    graph: JointGraph,
-    programs: nn.Module,
-    eager: Gradients,
-    batch: Batch,
-    scheduled: dict[str, Tensor],
-    relative: float,
-) -> Gradients:
+def _compiled(trial: Trial, eager: Gradients, graph: JointGraph, relative: float) -> Gradients:
     import torch._inductor  # takes seconds, which other verbs need not wait for
 
     try:
@@ -227,5 +205,5 @@ def _compiled(
         raise NotStageable(f"cannot be compiled: {first_line(error)}") from error
     compiled = partial(graph.called_by, function)
     with pyro.validation_enabled(False):
-        check_same(eager, compiled, programs, batch, scheduled, relative)
+        check_same(trial, eager, compiled, relative)
     return compiled

@@ -8,12 +8,7 @@ from torch import Tensor, nn
 
 from ppl_vae.machine.randomness import own_attributes
 
-__all__ = ["changed", "python_state"]
-
-
-def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """The names of the attributes that are new, gone, or have other content."""
-    return [name for name in before | after if before.get(name) != after.get(name)]
+__all__ = ["python_state"]
 
 
 def python_state(owner: nn.Module) -> dict[str, Any]:

@@ -1,18 +1,18 @@
 """A module's result and its gradients as one graph of tensor operations, without autograd.
 
-The backward pass runs while it is traced. So the graph contains hooks, backward passes of one's own
-and the derivatives that programs take themselves.
+The backward pass runs while it is traced. So the graph contains hooks, custom backward passes and
+the derivatives that programs take themselves.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ppl_vae.compiler.comparison import Batch, NotStageable, Outcome
+from ppl_vae.compiler.comparison import Batch, NotStageable, Outcome, Trial
 from ppl_vae.compiler.trial_runs import in_words, quiet
 
 __all__ = ["JointGraph", "contiguous", "traced"]
@@ -26,9 +26,7 @@ class JointGraph:
     Called on a batch, it runs as it is, operation by operation.
 
     Args:
-        owner: The module, whose parameters the gradients are for.
-        batch: Its arguments by position.
-        scheduled: Its arguments by name.
+        trial: The module, whose parameters the gradients are for, and its arguments.
         gradients: Whether they are wanted.
 
     Attributes:
@@ -40,9 +38,8 @@ class JointGraph:
         NotStageable: If the module cannot be traced.
     """
 
-    def __init__(
-        self, owner: nn.Module, batch: Batch, scheduled: dict[str, Tensor], gradients: bool = True
-    ) -> None:
+    def __init__(self, trial: Trial, gradients: bool = True) -> None:
+        owner, batch, scheduled = trial.programs, trial.batch, trial.scheduled
         parameters = dict(owner.named_parameters())
         learned = {name: p for name, p in parameters.items() if gradients and p.requires_grad}
         fixed = {name: p.data for name, p in parameters.items() if name not in learned}

@@ -14,57 +14,43 @@ from typing import Any
 
 import numpy as np
 import pyro
-from torch import Tensor, nn
 
-from ppl_vae.compiler.comparison import (
-    Batch,
-    Gradients,
-    NotStageable,
-    difference,
-    first_line,
-    outcome,
-)
-from ppl_vae.compiler.python_state import changed, python_state
+from ppl_vae.compiler.comparison import Gradients, NotStageable, Trial, difference, first_line
+from ppl_vae.compiler.python_state import python_state
 
 __all__ = ["check_state", "in_words", "quiet"]
 
 _CALLS = 3  # in a row, of which the first may fill caches
 
 
-def check_state(
-    programs: nn.Module, run: Gradients, batch: Batch, scheduled: dict[str, Tensor]
-) -> None:
+def check_state(trial: Trial, run: Gradients) -> None:
     """Runs programs several times in a row, and refuses those with state that no graph could have.
 
     Args:
-        programs: The module.
-        run: The function to trace: the module, with its gradients or without.
-        batch: Its arguments by position.
-        scheduled: Its arguments by name.
+        trial: The programs, and what to call them on.
+        run: The function to trace: the programs, with their gradients or without.
 
     Raises:
         NotStageable: If it does not run, has a parameter with a hook, or keeps state in Python.
     """
-    for name, parameter in programs.named_parameters():
+    for name, parameter in trial.programs.named_parameters():
         if parameter._backward_hooks:
             raise NotStageable(f"has a hook on the parameter {name}, which no graph keeps")
-
-    def call(validate: bool) -> Any:
-        with pyro.validation_enabled(validate):
-            return outcome(run, programs, batch, scheduled, seed=0)
-
     try:
-        first = call(validate=True)
-        attributes, generators = python_state(programs), _generators()
-        others = [call(validate=False) for _ in range(_CALLS - 1)]
+        with pyro.validation_enabled(True):
+            first = trial.outcome(run)
+        before, generators = python_state(trial.programs), _generators()
+        with pyro.validation_enabled(False):
+            others = [trial.outcome(run) for _ in range(_CALLS - 1)]
     except Exception as error:
         raise NotStageable(in_words(error)) from error
-    for library, before, after in zip(("Python", "NumPy"), generators, _generators(), strict=True):
-        if before != after:
+    for library, old, new in zip(("Python", "NumPy"), generators, _generators(), strict=True):
+        if old != new:
             raise NotStageable(f"draws from {library}'s random; use torch.rand")
-    names = changed(attributes, python_state(programs))
-    if names:
-        raise NotStageable(f"changes {names[0]} in Python with every call; make it a buffer")
+    after = python_state(trial.programs)
+    for name in before | after:
+        if before.get(name) != after.get(name):
+            raise NotStageable(f"changes {name} in Python with every call; make it a buffer")
     for other in others:
         found = difference(first, other, relative=0.0)
         if found:

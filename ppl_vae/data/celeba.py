@@ -1,18 +1,14 @@
 """Faces of celebrities."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from models.spec import Domain
-from ppl_vae.data.conversion import Conversion
-from ppl_vae.data.data_set import DataSet
 from ppl_vae.data.source import Images, Source
-from ppl_vae.data.split import Data
-from ppl_vae.data.torchvision_files import open_torchvision, read_image
+from ppl_vae.data.torchvision_files import TorchvisionFiles, open_torchvision, read_image
 from ppl_vae.errors import InputError
 
 __all__ = ["CelebA"]
@@ -22,28 +18,23 @@ _SIZE = 64
 
 
 @dataclass(frozen=True)
-class CelebA(DataSet):
+class CelebA(TorchvisionFiles):
     """202,599 faces. Liu, Luo, Wang and Tang (2015).
 
     The middle 148 x 148 pixels of each aligned photograph, reduced to 64 x 64; the authors' splits.
     Reading takes minutes, and the images 2.5 GB.
 
     Args:
-        root: The folder that holds `celeba`, as torchvision lays it out.
-        download: Whether to download the files when they are missing.
         attribute: Which of the 40 annotations is the label: 1 where the face has it, else 0.
     """
 
-    root: Path = Path("data")
-    download: bool = False
     attribute: str = "Smiling"
     default_domain: ClassVar[Domain] = "real"
 
-    def load(self, domain: Domain, seed: int) -> Data:
-        conversion = Conversion.choose(self, domain, 256)
+    def _source(self) -> Source:
         train, validation, test = (self._read(split) for split in ("train", "valid", "test"))
         names = (f"not {self.attribute}", self.attribute)
-        return conversion(Source(train, validation, test, names), seed)
+        return Source(train, validation, test, names)
 
     def _read(self, split: str) -> Images:
         opened = open_torchvision("CelebA", self.root, self.download, split=split, transform=_face)

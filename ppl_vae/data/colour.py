@@ -1,68 +1,49 @@
 """Small colour photographs: 32 x 32 pixels, three channels of 256 levels."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
 
 from models.spec import Domain
-from ppl_vae.data.conversion import Conversion
-from ppl_vae.data.data_set import DataSet
 from ppl_vae.data.source import Images, Source
-from ppl_vae.data.split import Data
-from ppl_vae.data.torchvision_files import hold_out, open_torchvision
+from ppl_vae.data.torchvision_files import TorchvisionFiles, hold_out, open_torchvision
 
 __all__ = ["CIFAR10", "SVHN"]
 
 
 @dataclass(frozen=True)
-class CIFAR10(DataSet):
+class CIFAR10(TorchvisionFiles):
     """Photographs of ten kinds of things. Krizhevsky (2009).
 
     45,000 to train on; the last 5,000 of the original training images for validation; the original
     10,000 test images.
-
-    Args:
-        root: The folder that holds `cifar-10-batches-py`, as torchvision lays it out.
-        download: Whether to download the files when they are missing.
     """
 
-    root: Path = Path("data")
-    download: bool = False
     default_domain: ClassVar[Domain] = "real"
 
-    def load(self, domain: Domain, seed: int) -> Data:
-        conversion = Conversion.choose(self, domain, 256)
+    def _source(self) -> Source:
         training = open_torchvision("CIFAR10", self.root, self.download, train=True)
         test = open_torchvision("CIFAR10", self.root, self.download, train=False)
         images, test_images = (
             _images(opened.data.transpose(0, 3, 1, 2), opened.targets)
             for opened in (training, test)
         )
-        train, validation = hold_out(images, len(images) // 10)
-        return conversion(Source(train, validation, test_images, tuple(training.classes)), seed)
+        return hold_out(images, len(images) // 10, test_images, training.classes)
 
 
 @dataclass(frozen=True)
-class SVHN(DataSet):
+class SVHN(TorchvisionFiles):
     """House numbers in the street, cropped to one digit. Netzer et al. (2011).
 
     The last tenth of the original training images is for validation (the order is that of the
     houses, so that a house is not in both), the rest to train on; the original 26,032 test images.
-
-    Args:
-        root: The folder that holds `train_32x32.mat` and `test_32x32.mat`.
-        download: Whether to download the files when they are missing.
     """
 
-    root: Path = Path("data")
-    download: bool = False
     default_domain: ClassVar[Domain] = "real"
 
-    def load(self, domain: Domain, seed: int) -> Data:
-        conversion = Conversion.choose(self, domain, 256)
+    def _source(self) -> Source:
         images, test = (
             _images(opened.data, opened.labels)
             for opened in (
@@ -70,9 +51,7 @@ class SVHN(DataSet):
                 for split in ("train", "test")
             )
         )
-        train, validation = hold_out(images, len(images) // 10)
-        names = tuple(str(digit) for digit in range(10))
-        return conversion(Source(train, validation, test, names), seed)
+        return hold_out(images, len(images) // 10, test, map(str, range(10)))
 
 
 def _images(pixels: np.ndarray, labels: np.ndarray | list[int]) -> Images:

@@ -24,7 +24,7 @@ from torch import Tensor
 from models.spec import Domain
 from ppl_vae.data.data_set import DataSet
 from ppl_vae.data.fingerprint import images_fingerprint
-from ppl_vae.data.levels import check_values, mean_and_deviation, values_remark
+from ppl_vae.data.levels import at_least, check_values, mean_and_deviation, values_remark
 from ppl_vae.data.source import Images, Source
 from ppl_vae.data.split import Data, Split
 from ppl_vae.data.stored import Stored
@@ -63,10 +63,6 @@ def dequantised(raw: Tensor, levels: int, noise: Tensor | None = None) -> Tensor
 
 def _as_float(raw: Tensor) -> Tensor:
     return raw.float()
-
-
-def _thresholded(raw: Tensor, half: float) -> Tensor:
-    return (raw >= half).float()
 
 
 def _scaled(raw: Tensor, top: int) -> Tensor:
@@ -136,24 +132,20 @@ class Conversion:
         if self.scale == "standard":
             mean, deviation = mean_and_deviation(source.train.pixels)
             return partial(_standardised, mean=mean, deviation=deviation)
-        if self.binarize == "threshold":
-            return _as_float
-        if self.binarize != "none":
+        if self.binarize in ("dynamic", "fixed"):
             return partial(bernoulli_draw, top=top)
         if self.dequantize == "uniform":
             return partial(dequantised, levels=cast(int, self.levels))
         if self.domain == "bytes" and self.levels != 256:
             return partial(_stretched, top=top)
-        return _as_float if top == 1 or self.domain == "bytes" else partial(_scaled, top=top)
+        scaled = top > 1 and self.domain in ("unit", "real")
+        return partial(_scaled, top=top) if scaled else _as_float
 
     def _split(self, images: Images, prepare: Callable[..., Tensor], seed: int | None) -> Split:
         """One split, its noise fresh in each batch or, given a seed, drawn here once."""
         raw = images.pixels
         if self.binarize == "threshold":
-            half = 0.5 if self.levels is None else self.levels // 2
-            if isinstance(raw, Stored):
-                return Split(raw, images.labels, partial(_thresholded, half=half))
-            raw = (raw >= half).to(torch.uint8)
+            raw = at_least(raw, 0.5 if self.levels is None else self.levels // 2)
         elif seed is not None and (self.binarize != "none" or self.dequantize == "uniform"):
             if isinstance(raw, Stored):
                 return Split(raw.drawn_once(prepare, seed), images.labels, _as_float)

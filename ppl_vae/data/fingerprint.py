@@ -76,7 +76,7 @@ def check_same_data(data: Data, expected: Sequence[str]) -> None:
     Where the run has no such digests, that is said, and only the numbers of images are compared.
 
     Args:
-        data: What was read now.
+        data: The data as they are now.
         expected: The fingerprint of the run's data, empty where it is not known.
 
     Raises:

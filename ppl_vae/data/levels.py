@@ -18,6 +18,7 @@ from ppl_vae.errors import InputError
 __all__ = [
     "DEEPEST",
     "Values",
+    "at_least",
     "check_values",
     "grey_levels",
     "mean_and_deviation",
@@ -44,33 +45,26 @@ class Values:
         not_finite: How many are NaN or infinite.
     """
 
-    least: float = inf
-    most: float = -inf
-    whole: bool = True
-    not_finite: int = 0
-
-    def __or__(self, other: "Values") -> "Values":
-        """The values of both."""
-        return Values(
-            min(self.least, other.least),
-            max(self.most, other.most),
-            self.whole and other.whole,
-            self.not_finite + other.not_finite,
-        )
+    least: float
+    most: float
+    whole: bool
+    not_finite: int
 
 
-def values_of(pixels: Tensor | Stored) -> Values:
-    """Looks at all values, those of a file in the order in which they lie in it."""
-    if isinstance(pixels, Stored):
-        pixels = replace(pixels, rows=pixels.rows.sort().values)
-    found = Values()
-    for piece in pieces(pixels):
-        finite = piece[piece.isfinite()] if piece.is_floating_point() else piece
-        found |= Values(not_finite=piece.numel() - finite.numel())
-        if finite.numel():
-            whole = not piece.is_floating_point() or bool((finite == finite.round()).all())
-            found |= Values(finite.min().item(), finite.max().item(), whole)
-    return found
+def values_of(*parts: Tensor | Stored) -> Values:
+    """Looks at all values of images, those of a file in the order in which they lie in it."""
+    least, most, whole, not_finite = inf, -inf, True, 0
+    for part in parts:
+        if isinstance(part, Stored):
+            part = replace(part, rows=part.rows.sort().values)
+        for piece in pieces(part):
+            floats = piece.is_floating_point()
+            finite = piece[piece.isfinite()] if floats else piece
+            not_finite += piece.numel() - finite.numel()
+            if finite.numel():
+                least, most = min(least, finite.min().item()), max(most, finite.max().item())
+                whole = whole and not (floats and (finite != finite.round()).any())
+    return Values(least, most, whole, not_finite)
 
 
 def check_values(
@@ -105,12 +99,10 @@ def check_values(
             f"{dtype}; give levels=None for floating-point values, else how many grey levels "
             "there are"
         )
-    values = Values()
-    for part in pixels:
-        if levels is None or isinstance(part, Tensor):
-            values |= values_of(part)
+    looked_at = [part for part in pixels if levels is None or isinstance(part, Tensor)]
+    values = values_of(*looked_at)
     least, most = f"{values.least:g}", f"{values.most:g}"
-    if levels is not None and not -1 < values.least <= values.most < levels and values != Values():
+    if levels is not None and looked_at and not -1 < values.least <= values.most < levels:
         raise InputError(
             f"expected grey levels of 0 to {levels - 1} from {name}; got {least} to {most}; give "
             "Conversion.choose the number of levels that there are"
@@ -204,8 +196,7 @@ def grey_levels(pixels: Tensor | Stored, name: str) -> tuple[Tensor | Stored, in
     """
     pair = two_values(pixels)
     if pair is not None:
-        binary = _mapped(pixels, partial(_at_least, value=pair[1]))
-        return binary, 2, f"two values ({pair[0]:g} and {pair[1]:g})"
+        return at_least(pixels, pair[1]), 2, f"two values ({pair[0]:g} and {pair[1]:g})"
     if pixels.dtype == torch.uint8:
         return pixels, 256, ""
     values = values_of(pixels)
@@ -221,7 +212,12 @@ def grey_levels(pixels: Tensor | Stored, name: str) -> tuple[Tensor | Stored, in
     return pixels, 2**bits, f"grey levels of {bits} bits (the largest is {values.most:,.0f})"
 
 
-def _at_least(images: Tensor, value: float) -> Tensor:
+def at_least(pixels: Tensor | Stored, value: float) -> Tensor | Stored:
+    """1 where a pixel is at least the value, else 0; uint8."""
+    return _mapped(pixels, partial(_is_at_least, value=value))
+
+
+def _is_at_least(images: Tensor, value: float) -> Tensor:
     return (images >= value).to(torch.uint8)
 
 

@@ -1,18 +1,14 @@
 """MNIST and the data sets made in its image: 28 x 28 pixels, 256 grey levels."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
 
 from models.ranges import check_choice
 from models.spec import Domain
-from ppl_vae.data.conversion import Conversion
-from ppl_vae.data.data_set import DataSet
 from ppl_vae.data.source import Images, Source
-from ppl_vae.data.split import Data
-from ppl_vae.data.torchvision_files import hold_out, open_torchvision
+from ppl_vae.data.torchvision_files import TorchvisionFiles, hold_out, open_torchvision
 from ppl_vae.errors import InputError
 
 __all__ = ["EMNIST", "KMNIST", "MNIST", "FashionMNIST"]
@@ -20,39 +16,31 @@ __all__ = ["EMNIST", "KMNIST", "MNIST", "FashionMNIST"]
 EMNISTSplit = Literal["balanced", "letters", "digits", "mnist", "byclass", "bymerge"]
 
 
-def _images(opened: Any) -> Images:
-    pixels: Tensor = opened.data
-    if tuple(pixels.shape[1:]) != (28, 28):
-        raise InputError(
-            f"expected images of 28 x 28 pixels in {opened.raw_folder}; got {tuple(pixels.shape)}; "
-            "replace the files"
-        )
-    return Images(pixels.unsqueeze(1), opened.targets.long())
-
-
-def _read(name: str, root: Path, download: bool, **options: Any) -> Source:
-    """torchvision's test images to test; of its training images the last as many to validate."""
-    opened = open_torchvision(name, root, download, train=True, **options)
-    test = _images(open_torchvision(name, root, download, train=False, **options))
-    train, validation = hold_out(_images(opened), len(test))
-    return Source(train, validation, test, tuple(opened.classes))
-
-
 @dataclass(frozen=True)
-class _LikeMNIST(DataSet):
-    """50,000 images to train on; the last 10,000 of torchvision's training images for validation.
+class _LikeMNIST(TorchvisionFiles):
+    """torchvision's test images to test; of its training images the last as many to validate."""
 
-    Args:
-        root: The folder that holds `NAME/raw`, NAME the data set's, as torchvision lays it out.
-        download: Whether to download the files when they are missing.
-    """
+    in_torchvision: ClassVar[str]
 
-    root: Path = Path("data")
-    download: bool = False
+    def _source(self) -> Source:
+        training, tested = self._open(train=True), self._open(train=False)
+        test = self._images(tested)
+        return hold_out(self._images(training), len(test), test, self._names(training))
 
-    def load(self, domain: Domain, seed: int) -> Data:
-        conversion = Conversion.choose(self, domain, 256)
-        return conversion(_read(type(self).__name__, self.root, self.download), seed)
+    def _open(self, **options: Any) -> Any:
+        return open_torchvision(self.in_torchvision, self.root, self.download, **options)
+
+    def _images(self, opened: Any) -> Images:
+        pixels: Tensor = opened.data
+        if tuple(pixels.shape[1:]) != (28, 28):
+            raise InputError(
+                f"expected images of 28 x 28 pixels in {opened.raw_folder}; got "
+                f"{tuple(pixels.shape)}; replace the files"
+            )
+        return Images(pixels.unsqueeze(1), opened.targets.long())
+
+    def _names(self, opened: Any) -> tuple[str, ...]:
+        return tuple(opened.classes)
 
 
 @dataclass(frozen=True)
@@ -63,46 +51,38 @@ class MNIST(_LikeMNIST):
     original 10,000 test images.
     """
 
+    in_torchvision: ClassVar[str] = "MNIST"
     default_domain: ClassVar[Domain] = "binary"
 
 
 @dataclass(frozen=True)
 class FashionMNIST(_LikeMNIST):
-    """Articles of clothing. Xiao, Rasul and Vollgraf (2017).
+    """Articles of clothing. Xiao, Rasul and Vollgraf (2017). Split as `MNIST` is."""
 
-    50,000 to train on; the last 10,000 of the original training images for validation; the
-    original 10,000 test images.
-    """
-
+    in_torchvision: ClassVar[str] = "FashionMNIST"
     default_domain: ClassVar[Domain] = "binary"
 
 
 @dataclass(frozen=True)
 class KMNIST(_LikeMNIST):
-    """Cursive Japanese characters (Kuzushiji). Clanuwat et al. (2018).
+    """Cursive Japanese characters (Kuzushiji). Clanuwat et al. (2018). Split as `MNIST` is."""
 
-    50,000 to train on; the last 10,000 of the original training images for validation; the
-    original 10,000 test images.
-    """
-
+    in_torchvision: ClassVar[str] = "KMNIST"
     default_domain: ClassVar[Domain] = "binary"
 
 
 @dataclass(frozen=True)
-class EMNIST(DataSet):
+class EMNIST(_LikeMNIST):
     """Handwritten digits and letters. Cohen, Afshar, Tapson and van Schaik (2017).
 
     The original test images; as many of the last training images for validation; the rest to train
     on. The files hold each image transposed, which is undone here.
 
     Args:
-        root: The folder that holds `EMNIST/raw`, as torchvision lays it out.
-        download: Whether to download the files when they are missing.
         split: Which of the six arrangements of classes.
     """
 
-    root: Path = Path("data")
-    download: bool = False
+    in_torchvision: ClassVar[str] = "EMNIST"
     split: EMNISTSplit = "balanced"
     default_domain: ClassVar[Domain] = "binary"
 
@@ -110,16 +90,17 @@ class EMNIST(DataSet):
         super().__post_init__()
         check_choice("--data.split", self.split, get_args(EMNISTSplit))
 
-    def load(self, domain: Domain, seed: int) -> Data:
-        conversion = Conversion.choose(self, domain, 256)
-        source = _read("EMNIST", self.root, self.download, split=self.split)
-        names = source.class_names or ()
-        first = 1 if self.split == "letters" else 0  # letters are numbered from 1
-        train, validation, test = (
-            Images(
-                cast(Tensor, images.pixels).transpose(2, 3).contiguous(),
-                None if images.labels is None else images.labels - first,
-            )
-            for images in (source.train, source.validation, source.test)
-        )
-        return conversion(Source(train, validation, test, names[first:]), seed)
+    @property
+    def _first(self) -> int:
+        return 1 if self.split == "letters" else 0  # letters are numbered from 1
+
+    def _open(self, **options: Any) -> Any:
+        return super()._open(split=self.split, **options)
+
+    def _images(self, opened: Any) -> Images:
+        opened.data = opened.data.mT.contiguous()
+        opened.targets = opened.targets - self._first
+        return super()._images(opened)
+
+    def _names(self, opened: Any) -> tuple[str, ...]:
+        return super()._names(opened)[self._first :]

@@ -1,18 +1,14 @@
 """Many alphabets, few examples of each character."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from models.spec import Domain
-from ppl_vae.data.conversion import Conversion
-from ppl_vae.data.data_set import DataSet
 from ppl_vae.data.source import Images, Source, fixed_order
-from ppl_vae.data.split import Data
-from ppl_vae.data.torchvision_files import hold_out, open_torchvision, read_image
+from ppl_vae.data.torchvision_files import TorchvisionFiles, hold_out, open_torchvision, read_image
 
 __all__ = ["Omniglot"]
 
@@ -20,30 +16,22 @@ _SIZE = 28
 
 
 @dataclass(frozen=True)
-class Omniglot(DataSet):
+class Omniglot(TorchvisionFiles):
     """Handwritten characters of 50 alphabets. Lake, Salakhutdinov and Tenenbaum (2015).
 
     The black-on-white scans of 105 x 105 pixels are inverted, so that ink is bright, and reduced to
     28 x 28 grey levels. The background set, in a fixed order, is cut into nine tenths to train on
     and one tenth for validation; the evaluation set, whose alphabets are others, is the test. These
     are not the images that Burda et al. (2016) used, and the numbers are not comparable to theirs.
-
-    Args:
-        root: The folder that holds `omniglot-py`, as torchvision lays it out.
-        download: Whether to download the files when they are missing.
     """
 
-    root: Path = Path("data")
-    download: bool = False
     default_domain: ClassVar[Domain] = "binary"
 
-    def load(self, domain: Domain, seed: int) -> Data:
-        conversion = Conversion.choose(self, domain, 256)
+    def _source(self) -> Source:
         background, names = self._read(background=True)
         test, test_names = self._read(background=False, first_label=len(names))
         background = background[fixed_order(len(background))]
-        train, validation = hold_out(background, len(background) // 10)
-        return conversion(Source(train, validation, test, names + test_names), seed)
+        return hold_out(background, len(background) // 10, test, names + test_names)
 
     def _read(self, background: bool, first_label: int = 0) -> tuple[Images, tuple[str, ...]]:
         opened = open_torchvision(

@@ -86,7 +86,7 @@ def _local_processes() -> int:
 def _free_memory() -> int:
     """Bytes that are free: of the machine, of the container, and of the GPU where there is one.
 
-    Half of the machine's where the system tells no more, and 4 GiB where it tells nothing.
+    Half of the machine's where the system does not say more, and 4 GiB where it says nothing.
     """
     free = [4 * _GIB]
     with suppress(AttributeError, ValueError, OSError):

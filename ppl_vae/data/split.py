@@ -102,17 +102,16 @@ class Split:
         """The split with each image whose label is known so many times; the others once."""
         places = torch.arange(len(self), device=self.raw.device)
         known = places[:0] if self.labels is None else places[self.labels >= 0]
-        rows = torch.cat([places, known.repeat(times - 1)])
-        labels = None if self.labels is None else self.labels[rows]
-        raw = self.raw.select(rows) if isinstance(self.raw, Stored) else self.raw[rows]
-        return replace(self, raw=raw, labels=labels)
+        return self._select(torch.cat([places, known.repeat(times - 1)]))
 
     def first(self, count: int) -> "Split":
         """The split of the first so many images."""
-        labels = None if self.labels is None else self.labels[:count]
-        raw = self.raw
-        few = raw.select(slice(count)) if isinstance(raw, Stored) else raw[:count]
-        return replace(self, raw=few, labels=labels)
+        return self._select(slice(count))
+
+    def _select(self, index: Index) -> "Split":
+        labels = None if self.labels is None else self.labels[index]
+        raw = self.raw.select(index) if isinstance(self.raw, Stored) else self.raw[index]
+        return replace(self, raw=raw, labels=labels)
 
     def to(self, device: torch.device | str) -> "Split":
         """The same split with its images and labels on a device."""

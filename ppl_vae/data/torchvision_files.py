@@ -1,14 +1,43 @@
 """Reading the files that torchvision knows."""
 
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ppl_vae.data.source import Images
+from models.spec import Domain
+from ppl_vae.data.conversion import Conversion
+from ppl_vae.data.data_set import DataSet
+from ppl_vae.data.source import Images, Source
+from ppl_vae.data.split import Data
 from ppl_vae.errors import InputError, reason, unreadable
 
-__all__ = ["hold_out", "open_torchvision", "read_image"]
+__all__ = ["TorchvisionFiles", "hold_out", "open_torchvision", "read_image"]
+
+
+@dataclass(frozen=True)
+class TorchvisionFiles(DataSet):
+    """A data set in files that torchvision knows.
+
+    Args:
+        root: The folder that holds `MNIST/raw`, `cifar-10-batches-py`, `train_32x32.mat`,
+            `omniglot-py`, `celeba` and the like, as torchvision lays them out.
+        download: Whether to download the files when they are missing.
+    """
+
+    root: Path = Path("data")
+    download: bool = False
+
+    def load(self, domain: Domain, seed: int) -> Data:
+        conversion = Conversion.choose(self, domain, 256)
+        return conversion(self._source(), seed)
+
+    @abstractmethod
+    def _source(self) -> Source:
+        """The images, which are bytes."""
 
 
 def open_torchvision(name: str, root: Path, download: bool, **options: Any) -> Any:
@@ -66,11 +95,11 @@ def read_image(opened: Any, index: int) -> Any:
         raise unreadable(what, error, "restore the file, or unpack the archive again") from error
 
 
-def hold_out(images: Images, count: int) -> tuple[Images, Images]:
-    """All but the last `count` images, and those."""
+def hold_out(images: Images, count: int, test: Images, class_names: Iterable[str]) -> Source:
+    """A source of all but the last `count` images to train on, and those for validation."""
     if not 1 <= count < len(images):
         raise InputError(
             f"expected more than {max(count, 1):,} training images, to hold out that many for "
             f"validation; got {len(images):,}; complete the files"
         )
-    return images[:-count], images[-count:]
+    return Source(images[:-count], images[-count:], test, tuple(class_names))

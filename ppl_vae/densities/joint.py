@@ -1,6 +1,6 @@
 """log p(x, z) and log q(z|x) of any Pyro pair, per datum, at a given z."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,6 +27,8 @@ from ppl_vae.machine.memory import MEMORY_BYTES, Allocations
 from ppl_vae.machine.randomness import isolated
 
 __all__ = ["Batch", "Joint", "Latents", "Program"]
+
+Draw = Callable[[slice, int], tuple[Latents, Tensor]]
 
 _FEW = 10  # data that show which sites a pair has
 
@@ -185,8 +187,10 @@ class Joint:
         return self._log_guide(self._run_guide(particles, given), particles)
 
     @torch.no_grad()
-    def log_weights(self, particles: int) -> Tensor:
+    def log_weights(self, particles: int, draw: Draw | None = None) -> Tensor:
         """log p(x, z_k) - log q(z_k|x), z_k ~ q(z|x), (K, B) in nats, float64; in pieces.
+
+        `draw(rows, K)` draws from another q, as `self[rows].draw(K)` does from the guide.
 
         Raises:
             ValueError: If particles < 1.
@@ -194,18 +198,17 @@ class Joint:
         check_count("particles", particles)
         result = self.batch[0].new_zeros(particles, len(self), dtype=torch.float64)
         for rows, start, size in self.pieces(particles):
-            part = self[rows]
-            latents, log_guide = part.draw(size)
-            log_prior, log_likelihood = part.log_terms(latents)
+            latents, log_guide = draw(rows, size) if draw else self[rows].draw(size)
+            log_prior, log_likelihood = self[rows].log_terms(latents)
             result[start : start + size, rows] = (log_prior + log_likelihood - log_guide).double()
         return result
 
     def rows(self, copies: int = 1) -> int:
-        """How many data one pass may take, each of them so many times."""
+        """How many data one pass may take with `copies` of each."""
         return max(1, self.memory_bytes // (self.bytes_per_row * copies))
 
     def slices(self, copies: int) -> Iterator[slice]:
-        """Cuts the data into passes below the bound, in which each is taken so many times."""
+        """Cuts the data into passes below the bound with `copies` of each."""
         rows = self.rows(copies)
         for first in range(0, len(self), rows):
             yield slice(first, min(first + rows, len(self)))

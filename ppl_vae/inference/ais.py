@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import log, sqrt
-from typing import Literal
+from math import log
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from ppl_vae.densities.sites import Batch, Latents, Program
 from ppl_vae.densities.unconstrained import Unconstrained
 from ppl_vae.errors import InputError
 from ppl_vae.inference.annealing import Annealing
+from ppl_vae.inference.pareto import log_mean
 from ppl_vae.inference.simulation import simulate
 from ppl_vae.machine.memory import MEMORY_BYTES
 
@@ -38,6 +39,8 @@ class AIS:
         upper: The other end.
         level: The coverage that the interval aims at.
         acceptance: Mean acceptance of the transitions, (B,).
+        backwards: Log-weights of chains from exact draws back to the start, (C, B), where there
+            were such draws; the mean of their exponentials has expectation 1 / p(x).
     """
 
     log_weights: Tensor
@@ -47,6 +50,7 @@ class AIS:
     upper: Tensor
     level: float
     acceptance: Tensor
+    backwards: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,7 @@ class Bidirectional:
         latents: The z that x came with, an exact draw from p(z|x); by site, (N, ...).
         below: AIS from the start to the posterior, a stochastic lower bound.
         above: -log mean_c w'_c, (N,), w'_c of chains from that z back to the start: a stochastic
-            upper bound.
-        above_standard_error: Of it, from the spread of the chains, which share their z, (N,).
+            upper bound. How far chains spread is in `below.backwards`.
         gap: above - below, (N,), whose mean bounds the sum of both errors.
     """
 
@@ -67,7 +70,6 @@ class Bidirectional:
     latents: Latents
     below: AIS
     above: Tensor
-    above_standard_error: Tensor
     gap: Tensor
 
 
@@ -99,8 +101,7 @@ def interval(
     chains = len(log_weights)
     quantile = float(student.ppf((1 + level) / 2, chains - 1))
     wide = float(student.ppf((1 + level) / 2, max(1.0, (chains - 1) / _SKEWNESS)))
-    mean = log_weights.logsumexp(0) - log(chains)
-    error = (log_weights - mean).exp().std(0) / sqrt(chains)
+    mean, error = log_mean(log_weights)
     counted = torch.maximum(log_weights, mean - _NEGLIGIBLE)
     variance = counted.var(0)
     centre = counted.mean(0) + variance / 2
@@ -122,6 +123,7 @@ def ais(
     leapfrog_steps: int = 10,
     start: Literal["prior", "guide"] = "prior",
     level: float = 0.99,
+    exact: Latents | None = None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> AIS:
     """log p(x) by annealing from p(z) (or q(z|x)) to p(z) p(x|z) with HMC, for each datum.
@@ -141,20 +143,35 @@ def ais(
         start: Where to anneal from. The guide is closer, but where it misses a part of the
             posterior few chains may ever get there.
         level: The coverage that the interval aims at.
+        exact: A draw from p(z|x) of each datum, by site, (B, ...), for chains the other way.
         advance: Called with the number of temperatures that are done, T for each pass over data.
 
     Raises:
         ValueError: If a number is out of range, or the pair has no common continuous latents.
     """
-    _check(chains, temperatures, leapfrog_steps, start, level)
+    check_count("chains", chains, 2)
+    check_count("temperatures", temperatures)
+    check_count("leapfrog_steps", leapfrog_steps)
+    check_choice("start", start, ("prior", "guide"))
+    if not 0 < level < 1:
+        raise InputError(f"expected 0 < level < 1; got {level}")
     whole = Unconstrained.of(joint)
-    columns = []
+    columns: list[tuple[Tensor, ...]] = []
     for rows in joint.slices(3 * chains):
         path = Annealing.between(whole[rows], start, temperatures, leapfrog_steps, chains)
         sizes = path.find_step_sizes(chains)
         columns.append(path.anneal(path.begin(chains), sizes, advance))
-    log_weights, acceptance = (torch.cat(each, -1) for each in zip(*columns, strict=True))
-    return _result(log_weights, acceptance, level, whole)
+        if exact is not None:
+            u = whole[rows].pack({name: exact[name][None, rows] for name in joint.sites})
+            back, _ = path.anneal(u.expand(chains, -1, -1), sizes, advance, backwards=True)
+            columns[-1] = (*columns[-1], back)
+    log_weights, acceptance, *others = (torch.cat(each, -1) for each in zip(*columns, strict=True))
+    # The terms of log w are sums over pixels in the type of the data.
+    rounding = _ROUNDINGS * torch.finfo(joint.batch[0].dtype).eps
+    error, lower, upper = interval(log_weights, level, rounding)
+    return AIS(
+        log_weights, log_mean(log_weights)[0], error, lower, upper, level, acceptance, *others
+    )
 
 
 @torch.no_grad()
@@ -163,71 +180,34 @@ def bidirectional(
     guide: Program,
     size: int = 100,
     *,
-    chains: int = 16,
-    temperatures: int = 500,
-    leapfrog_steps: int = 10,
-    start: Literal["prior", "guide"] = "prior",
-    level: float = 0.99,
     like: Tensor | Batch | None = None,
     memory_bytes: int = MEMORY_BYTES,
-    advance: Callable[[int], None] = lambda steps: None,
+    **options: Any,
 ) -> Bidirectional:
     """Encloses log p(x) of data that the model made, by AIS in both directions.
 
     Grosse, Ghahramani and Adams, Sandwiching the Marginal Likelihood Using Bidirectional Monte
     Carlo, 2015. Where (z, x) is drawn from p(x, z), z is an exact draw from p(z|x), and chains
     from it back to the start have weights of expectation 1 / p(x). How far the two bounds are
-    apart tells how good `ais` with the same settings is; for real data only as far as the model's
+    apart shows how good `ais` with the same settings is; for real data only as far as the model's
     own are like them.
 
     Args:
         model: p(x, z).
         guide: q(z|x).
         size: N, how many data to draw.
-        chains: C, in each direction.
-        temperatures: As in `ais`, as are the next four.
-        leapfrog_steps: See there.
-        start: See there.
-        level: See there.
         like: Data that give the shapes, for a model that does not take `size`; see `simulate`.
-        memory_bytes: See there.
-        advance: See there; 2 T for each pass over some data.
+        memory_bytes: Bound on the temporaries of one pass.
+        **options: Those of `ais`, for each direction; `advance` counts 2 T for each pass.
 
     Raises:
         ValueError: If a number is out of range, or the pair has no common continuous latents.
     """
-    _check(chains, temperatures, leapfrog_steps, start, level)
     check_count("size", size)
     batch, latents = simulate(model, size, like)
-    whole = Unconstrained.of(Joint.of(model, guide, batch, memory_bytes))
-    latents = {name: latents[name] for name in whole.joint.sites}
-    exact = whole.pack({name: value[None] for name, value in latents.items()})
-    columns = []
-    for rows in whole.joint.slices(3 * chains):
-        path = Annealing.between(whole[rows], start, temperatures, leapfrog_steps, chains)
-        sizes = path.find_step_sizes(chains)
-        there = path.anneal(path.begin(chains), sizes, advance)
-        end = exact[:, rows].expand(chains, -1, -1)
-        columns.append((*there, path.anneal(end, sizes, advance, backwards=True)[0]))
-    log_weights, acceptance, back = (torch.cat(each, -1) for each in zip(*columns, strict=True))
-    below = _result(log_weights, acceptance, level, whole)
-    above = log(chains) - back.logsumexp(0)
-    error = interval(back, level)[0]
-    return Bidirectional(batch, latents, below, above, error, above - below.log_likelihood)
-
-
-def _check(chains: int, temperatures: int, leapfrog_steps: int, start: str, level: float) -> None:
-    check_count("chains", chains, 2)
-    check_count("temperatures", temperatures)
-    check_count("leapfrog_steps", leapfrog_steps)
-    check_choice("start", start, ("prior", "guide"))
-    if not 0 < level < 1:
-        raise InputError(f"expected 0 < level < 1; got {level}")
-
-
-def _result(log_weights: Tensor, acceptance: Tensor, level: float, whole: Unconstrained) -> AIS:
-    # The terms of log w are sums over pixels in the type of the data.
-    rounding = _ROUNDINGS * torch.finfo(whole.joint.batch[0].dtype).eps
-    error, lower, upper = interval(log_weights, level, rounding)
-    mean = log_weights.logsumexp(0) - log(len(log_weights))
-    return AIS(log_weights, mean, error, lower, upper, level, acceptance)
+    joint = Joint.of(model, guide, batch, memory_bytes)
+    latents = {name: latents[name] for name in joint.sites}
+    below = ais(joint, exact=latents, **options)
+    assert below.backwards is not None
+    above = -log_mean(below.backwards)[0]
+    return Bidirectional(batch, latents, below, above, above - below.log_likelihood)

@@ -1,17 +1,16 @@
 """A pair's draws for given data as an `xarray.DataTree`, in the groups that ArviZ knows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from models.ranges import check_count
 from ppl_vae.densities.joint import Joint
 from ppl_vae.densities.of_pair import of_pair
 from ppl_vae.errors import InputError
-from ppl_vae.inference.datatree_layout import LOGARITHMS, Values, lay_out
+from ppl_vae.inference.datatree_layout import LOGARITHMS, Arrays, Values, lay_out
 from ppl_vae.inference.netcdf import needs_arviz
 from ppl_vae.inference.nuts import NutsPosterior
 
@@ -76,9 +75,17 @@ def to_datatree(
     size = chains * sum(value.nbytes for value in observed.values())
     few = min(predictive_draws, draws, max(1, PREDICTIVE_BYTES // size))
     with torch.no_grad():
-        values = _inferred(joint, chains, draws, few, advance)
-        values |= _predicted(joint, observed, chains, few, values["posterior"])
-    values["observed_data"] = dict(observed)
+        flat = _inferred(joint, chains * draws, chains * few, advance)
+        flat |= _predicted(joint, observed, chains * few, flat["posterior"])
+    # First come the first draws of all chains.
+    values = {
+        group: {
+            name: value.reshape(-1, chains, *value.shape[1:]).swapaxes(0, 1)
+            for name, value in arrays.items()
+        }
+        for group, arrays in flat.items()
+    }
+    values["observed_data"] = observed
     if labels is not None:
         values["constant_data"] = {"label": np.asarray(labels)}
     index = np.arange(len(joint)) if images is None else np.asarray(images)
@@ -106,10 +113,9 @@ def nuts_datatree(found: NutsPosterior, images: Sequence[int] | None = None) -> 
         "n_steps": found.steps,
         "step_size": found.step_size[:, None].expand_as(found.energy),
     }
-    values = {"posterior": found.latents, "sample_stats": stats}
     arrays = {
         group: {name: value.cpu().numpy() for name, value in each.items()}
-        for group, each in values.items()
+        for group, each in (("posterior", found.latents), ("sample_stats", stats))
     }
     index = np.arange(found.energy.shape[-1]) if images is None else np.asarray(images)
     shapes = {name: value.shape[3:] for name, value in found.latents.items()}
@@ -134,7 +140,7 @@ def loo_pit_datatree(tree: "DataTree") -> "DataTree":
     return DataTree.from_dict(groups)
 
 
-def _observed(joint: Joint) -> dict[str, NDArray[Any]]:
+def _observed(joint: Joint) -> Arrays:
     """What the model observes by site, (image, ...), of the type that draws of it are stored as."""
     with joint.trial():
         nodes = joint.observe()
@@ -156,82 +162,53 @@ def _largest(support: Any) -> float:
     return float(torch.as_tensor(getattr(support, "upper_bound", torch.inf)).max())
 
 
-def _empty(
-    draws: int, chains: int, data: int, event: Sequence[int] = (), dtype: Any = np.float32
-) -> NDArray[Any]:
-    return np.empty((draws, chains, data, *event), dtype)
+def _empty(joint: Joint, particles: int, events: Mapping[str, Sequence[int]]) -> Arrays:
+    shapes = {name: (particles, len(joint), *event) for name, event in events.items()}
+    return {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
 
 
-def _flat(values: NDArray[Any]) -> NDArray[Any]:
-    """(draw, chain, ...) as (particle, ...), a view: first come the first draws of all chains."""
-    return values.reshape(-1, *values.shape[2:])
-
-
-def _by_chain(values: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    return {name: value.swapaxes(0, 1) for name, value in values.items()}
-
-
-def _inferred(
-    joint: Joint, chains: int, draws: int, few: int, advance: Callable[[int], None]
-) -> Values:
+def _inferred(joint: Joint, particles: int, few: int, advance: Callable[[int], None]) -> Values:
     """The groups of z ~ q(z|x); the likelihoods of as many draws as there are predictive ones."""
-    size = (draws, chains, len(joint))
-    posterior = {site: _empty(*size, event) for site, event in joint.sites.items()}
-    stats = {name: _empty(*size) for name in LOGARITHMS}
     observed = joint.structure.observed
-    log_likelihoods = {name: _empty(few, *size[1:]) for name in observed}
-    for rows, start, count in joint.pieces(draws * chains):
-        latents, log_guide = joint[rows].draw(count)
-        log_prior, log_likelihood = joint[rows].log_terms(latents)
+    posterior = _empty(joint, particles, joint.sites)
+    stats = _empty(joint, particles, dict.fromkeys(LOGARITHMS, ()))
+    log_likelihoods = _empty(joint, few, dict.fromkeys(observed, ()))
+    for rows, start, count in joint.pieces(particles):
+        part = joint[rows]
+        latents, log_guide = part.draw(count)
+        log_prior, log_likelihood = part.log_terms(latents)
         log_joint = log_prior + log_likelihood
         logarithms = (log_prior, log_joint, log_guide, log_joint - log_guide)
         each = dict.fromkeys(observed, log_likelihood)
         if len(observed) > 1:
-            each = joint[rows].log_likelihoods(latents)
+            each = part.log_likelihoods(latents)
         for group, values in (
             (posterior, latents),
             (stats, dict(zip(LOGARITHMS, logarithms, strict=True))),
             (log_likelihoods, each),
         ):
             for name, value in values.items():
-                target = _flat(group[name])[start : start + count, rows]
+                target = group[name][start : start + count, rows]
                 target[:] = value[: len(target)].cpu().numpy()
         advance(log_guide.numel())
-    return {
-        "posterior": _by_chain(posterior),
-        "sample_stats": _by_chain(stats),
-        "log_likelihood": _by_chain(log_likelihoods),
-    }
+    return {"posterior": posterior, "sample_stats": stats, "log_likelihood": log_likelihoods}
 
 
-def _predicted(
-    joint: Joint,
-    observed: dict[str, NDArray[Any]],
-    chains: int,
-    draws: int,
-    posterior: dict[str, NDArray[Any]],
-) -> Values:
+def _predicted(joint: Joint, observed: Arrays, particles: int, posterior: Arrays) -> Values:
     """The groups of x ~ p(x|z), for z from the prior and for the first z from the guide."""
-    size = (draws, chains, len(joint))
-    prior = {site: _empty(*size, event) for site, event in joint.sites.items()}
-    images: list[dict[str, NDArray[Any]]] = [
-        {name: _empty(*size, value.shape[1:], value.dtype) for name, value in observed.items()}
+    prior = _empty(joint, particles, joint.sites)
+    by_prior, by_guide = (
+        {name: np.empty((particles, *value.shape), value.dtype) for name, value in observed.items()}
         for _ in range(2)
-    ]
-    inferred = {site: z[:, :draws].swapaxes(0, 1) for site, z in posterior.items()}
-    for rows, start, count in joint.pieces(draws * chains):
-        part, particles = joint[rows], slice(start, start + count)
+    )
+    for rows, start, count in joint.pieces(particles):
+        part, chosen = joint[rows], slice(start, start + count)
         drawn = part.generate(count)
         known = {
-            site: torch.as_tensor(_flat(z)[particles, rows]).to(drawn[site])
-            for site, z in inferred.items()
+            site: torch.as_tensor(z[chosen, rows]).to(drawn[site]) for site, z in posterior.items()
         }
         given = part.generate(count, known)
-        for source, group in ((drawn, prior), (drawn, images[0]), (given, images[1])):
+        for source, group in ((drawn, prior), (drawn, by_prior), (given, by_guide)):
             for name, target in group.items():
-                _flat(target)[particles, rows] = source[name].cpu().numpy()
-    return {
-        "prior": _by_chain(prior),
-        "prior_predictive": _by_chain(images[0]),
-        "posterior_predictive": _by_chain(images[1]),
-    }
+                target[chosen, rows] = source[name].cpu().numpy()
+    return {"prior": prior, "prior_predictive": by_prior, "posterior_predictive": by_guide}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from xarray import Dataset, DataTree
 
-__all__ = ["LOGARITHMS", "Values", "lay_out"]
+__all__ = ["LOGARITHMS", "Arrays", "Values", "lay_out"]
 
 _IMAGE = ("channel", "height", "width")
 LOGARITHMS = {
@@ -49,7 +49,8 @@ _ORDER = (
     "constant_data",
 )
 
-Values = dict[str, dict[str, NDArray[Any]]]
+Arrays = dict[str, NDArray[Any]]
+Values = dict[str, Arrays]
 
 
 def lay_out(

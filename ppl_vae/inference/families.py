@@ -1,9 +1,8 @@
 """A guide's family of distributions with parameters that are free for each datum."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from math import sqrt
 from typing import Any
 
@@ -19,7 +18,10 @@ from ppl_vae.densities.joint import Joint
 from ppl_vae.densities.sites import Latents
 from ppl_vae.errors import InputError
 
-__all__ = ["Draw", "Family", "NoiseForEach", "copies_of", "family_by", "family_of", "network_step"]
+__all__ = ["Draw", "Family", "Features", "family_by", "family_of"]
+
+_FEW = 100  # parameters that may all take whole steps of Adam at once
+_FEATURES = "features of x"  # no parameter of a guide is named so
 
 Features = dict[str, Tensor]
 Draw = Callable[[Features, Tensor, int], tuple[Latents, Tensor]]
@@ -54,10 +56,7 @@ def family_of(joint: Joint) -> Family:
     2. the distributions at the guide's sites, rebuilt from those of their parameters that follow
        from x, where none follows from a draw: any program will do;
     3. a copy of all the guide's parameters for each datum, where the guide is a module: any
-       program again, at the memory of so many copies.
-
-    Args:
-        joint: The pair.
+       program again, at the memory that the copies take.
 
     Raises:
         InputError: If none of these is possible, or the distributions are not reparameterised.
@@ -70,7 +69,7 @@ def family_of(joint: Joint) -> Family:
     for route in (_by_features, _by_sites, _by_copies):
         family = route(joint)
         if family is not None:
-            return checked(family)
+            return _checked(family)
     raise InputError(
         "expected a guide whose family can be fitted to one datum: with encode and posterior_of, "
         "with distributions whose parameters follow from x, or a module; or give features= and "
@@ -81,25 +80,21 @@ def family_of(joint: Joint) -> Family:
 def family_by(
     posterior_of: Callable[[Tensor], Any], features: Tensor, name: str, event: torch.Size
 ) -> Family:
-    """The family of one site that is a function of features.
+    """The family of one site by a function from features (R, F) to distributions (R,).
 
-    Args:
-        posterior_of: From features (R, F) to a distribution of batch shape (R,).
-        features: Where to start, (B, F).
-        name: The latent site.
-        event: Its event shape.
+    It starts at `features`, (B, F).
     """
 
     def draw(features: Features, rows: Tensor, particles: int) -> tuple[Latents, Tensor]:
         with pyro.validation_enabled(False):
-            z = posterior_of(features["features"]).rsample(torch.Size((particles,)))
-            log_q = posterior_of(features["features"].detach()).log_prob(z)
+            z = posterior_of(features[_FEATURES]).rsample(torch.Size((particles,)))
+            log_q = posterior_of(features[_FEATURES].detach()).log_prob(z)
         return {name: z.reshape(particles, len(rows), *event)}, log_q
 
-    return checked(Family({"features": features.detach()}, draw))
+    return _checked(Family({_FEATURES: features.detach()}, draw))
 
 
-def checked(family: Family) -> Family:
+def _checked(family: Family) -> Family:
     """The family itself, if gradients reach its draws; else an InputError."""
     start = {name: value[:1].clone().requires_grad_() for name, value in family.features.items()}
     row = torch.zeros(1, dtype=torch.long, device=next(iter(start.values())).device)
@@ -124,7 +119,7 @@ def _by_features(joint: Joint) -> Family | None:
     except NotImplementedError:
         return None
     (name,) = joint.sites
-    own = _own_parameters(guide, features)
+    own = _own_parameters(guide, features) if isinstance(joint.guide, nn.Module) else {}
     if own:
         return _by_flow(guide, features, own, name, joint.sites[name])
     return family_by(guide.posterior_of, features, name, joint.sites[name])
@@ -132,19 +127,18 @@ def _by_features(joint: Joint) -> Family | None:
 
 def _own_parameters(guide: Any, features: Tensor) -> Features:
     """Those parameters of a guide that q depends on where its features are given."""
-    is_module = isinstance(guide, nn.Module)
-    if not is_module or not guide.posterior_of(features[:1]).has_rsample:
-        return {}
-    trained = {name: value for name, value in guide.named_parameters() if value.requires_grad}
+    trained = _trained(guide)
     with torch.enable_grad(), pyro.validation_enabled(False):
         posterior = guide.posterior_of(features[:1])
+        if not posterior.has_rsample:
+            return {}
         z = posterior.rsample()
         result = z.sum() + posterior.log_prob(z).sum()
     if not trained or not result.requires_grad:
         return {}
     found = torch.autograd.grad(result, list(trained.values()), allow_unused=True)
     return {
-        f"guide.{name}": value
+        name: value
         for (name, value), gradient in zip(trained.items(), found, strict=True)
         if gradient is not None
     }
@@ -154,26 +148,20 @@ def _by_flow(guide: Any, features: Tensor, own: Features, name: str, event: torc
     """A family of one site with features, and parameters of the guide's own, for each datum."""
 
     def draw(features: Features, rows: Tensor, particles: int) -> tuple[Latents, Tensor]:
-        def one(features: Features) -> tuple[Tensor, Tensor]:
-            def q(values: Features, z: Tensor | None = None) -> Tensor:
-                def work() -> Tensor:
-                    posterior = guide.posterior_of(values["features"])
-                    if z is None:
-                        return posterior.rsample(torch.Size((particles,)))
-                    return posterior.log_prob(z)
+        shape = torch.Size((particles,))
 
-                return _with(guide, {key[len("guide.") :]: values[key] for key in own}, work)
+        def sample(own: Features, f: Tensor) -> Tensor:
+            return _with(guide, own, lambda: guide.posterior_of(f).rsample(shape))
 
-            z = q(features)
-            return z, q({key: value.detach() for key, value in features.items()}, z)
+        def score(own: Features, z: Tensor, f: Tensor) -> Tensor:
+            return _with(guide, own, lambda: guide.posterior_of(f.detach()).log_prob(z))
 
-        with NoiseForEach(), pyro.validation_enabled(False):
-            z, log_q = vmap(one, out_dims=1, randomness="different")(features)
+        own = {key: value for key, value in features.items() if key != _FEATURES}
+        z, log_q = _for_each(sample, score, own, features[_FEATURES])
         return {name: z.reshape(particles, len(rows), *event)}, log_q
 
-    copies = copies_of(own, len(features))
-    steps = dict.fromkeys(copies, network_step(own))
-    return checked(Family({"features": features.detach(), **copies}, draw, steps))
+    family = _of_copies(own, len(features), draw)
+    return _checked(replace(family, features={_FEATURES: features.detach(), **family.features}))
 
 
 def _by_sites(joint: Joint) -> Family | None:
@@ -184,7 +172,7 @@ def _by_sites(joint: Joint) -> Family | None:
         for part in joint.batch
     )
     features: Features = {}
-    builders: dict[str, Callable[[Features, Tensor], Any]] = {}
+    sites: dict[str, _Site] = {}
     with torch.enable_grad(), pyro.validation_enabled(False):
         first, second = (poutine.trace(joint.guide).get_trace(*batch) for _ in range(2))
     for name in joint.sites:
@@ -195,29 +183,41 @@ def _by_sites(joint: Joint) -> Family | None:
             if not torch.equal(value, again[0][argument][0]):
                 return None
             if value.requires_grad:
-                free = biject_to(constraint).inv(value)
-                features[f"{name}.{argument}"] = free.detach()
+                features[f"{name}.{argument}"] = biject_to(constraint).inv(value).detach()
         if not any(key.startswith(f"{name}.") for key in features):
             return None
-        builders[name] = _builder(name, *ours)
+        sites[name] = ours
+
+    def q(name: str, features: Features, rows: Tensor) -> Any:
+        values, rebuild = sites[name]
+        arguments = {
+            argument: biject_to(constraint)(features[key])
+            if (key := f"{name}.{argument}") in features
+            else value.detach()[rows]
+            for argument, (value, constraint) in values.items()
+        }
+        with pyro.validation_enabled(False):
+            return rebuild(**arguments)
 
     def draw(features: Features, rows: Tensor, particles: int) -> tuple[Latents, Tensor]:
         constant = {key: value.detach() for key, value in features.items()}
-        latents, log_q = {}, []
-        for name, build in builders.items():
-            latents[name] = build(features, rows).rsample(torch.Size((particles,)))
-            log_q.append(build(constant, rows).log_prob(latents[name]))
+        shape = torch.Size((particles,))
+        latents = {name: q(name, features, rows).rsample(shape) for name in sites}
+        log_q = [q(name, constant, rows).log_prob(latents[name]) for name in sites]
         return latents, torch.stack(log_q).sum(0)
 
     return Family(features, draw)
 
 
-def _parameters(fn: Any) -> tuple[dict[str, tuple[Tensor, Any]], type, int] | None:
-    """A distribution's parameters with their constraints, its class, its independent dims."""
+_Site = tuple[dict[str, tuple[Tensor, Any]], Callable[..., Any]]
+
+
+def _parameters(fn: Any) -> _Site | None:
+    """A distribution's parameters with their constraints, and how it is built from such."""
     independent = 0
     while isinstance(fn, torch.distributions.Independent):
         independent, fn = independent + fn.reinterpreted_batch_ndims, fn.base_dist
-    names = list(fn.arg_constraints)
+    kind, names = type(fn), list(fn.arg_constraints)
     if isinstance(fn, torch.distributions.MultivariateNormal):
         names = ["loc", "scale_tril"]  # the others are the same matrix
     if not names or not fn.has_rsample:
@@ -228,49 +228,60 @@ def _parameters(fn: Any) -> tuple[dict[str, tuple[Tensor, Any]], type, int] | No
         event = value.shape[value.dim() - constraint.event_dim :]
         values[name] = (value.expand(*fn.batch_shape, *event), constraint)  # a row for each datum
     try:
-        type(fn)(**{name: value for name, (value, _) in values.items()})
+        kind(**{name: value for name, (value, _) in values.items()})
     except (TypeError, ValueError, NotImplementedError):
         return None
-    return values, type(fn), independent
-
-
-def _builder(
-    name: str, values: dict[str, tuple[Tensor, Any]], kind: type, independent: int
-) -> Callable[[Features, Tensor], Any]:
-    def build(features: Features, rows: Tensor) -> Any:
-        arguments = {
-            argument: biject_to(constraint)(features[f"{name}.{argument}"])
-            if f"{name}.{argument}" in features
-            else value.detach()[rows]
-            for argument, (value, constraint) in values.items()
-        }
-        with pyro.validation_enabled(False):
-            return kind(**arguments).to_event(independent)
-
-    return build
+    return values, lambda **arguments: kind(**arguments).to_event(independent)
 
 
 def _by_copies(joint: Joint) -> Family | None:
     guide = joint.guide
-    if not isinstance(guide, nn.Module) or not any(p.requires_grad for p in guide.parameters()):
+    if not isinstance(guide, nn.Module) or not _trained(guide):
         return None
 
-    def draw(features: Features, rows: Tensor, particles: int) -> tuple[Latents, Tensor]:
-        def one(features: Features, *row: Tensor) -> tuple[Latents, Tensor]:
-            pair = joint if joint.as_one else replace(joint, batch=tuple(p[None] for p in row))
-            constant = {name: value.detach() for name, value in features.items()}
-            latents, _ = _with(guide, features, partial(pair.draw, particles))
-            return latents, _with(guide, constant, partial(pair.log_guide, latents))
+    def pair(row: tuple[Tensor, ...]) -> Joint:
+        return joint if joint.as_one else replace(joint, batch=tuple(p[None] for p in row))
 
-        each = vmap(one, in_dims=0, out_dims=1, randomness="different")
-        with NoiseForEach():
-            data = () if joint.as_one else tuple(part[rows] for part in joint.batch)
-            latents, log_q = each(features, *data)
+    def draw(features: Features, rows: Tensor, particles: int) -> tuple[Latents, Tensor]:
+        def sample(own: Features, *row: Tensor) -> Latents:
+            return _with(guide, own, lambda: pair(row).draw(particles)[0])
+
+        def score(own: Features, latents: Latents, *row: Tensor) -> Tensor:
+            return _with(guide, own, lambda: pair(row).log_guide(latents))
+
+        data = () if joint.as_one else tuple(part[rows] for part in joint.batch)
+        latents, log_q = _for_each(sample, score, features, *data)
         return {name: value.flatten(1, 2) for name, value in latents.items()}, log_q.flatten(1, 2)
 
-    trained = {name: value for name, value in guide.named_parameters() if value.requires_grad}
-    copies = copies_of(trained, len(joint))
-    return Family(copies, draw, dict.fromkeys(copies, network_step(trained)))
+    return _of_copies(_trained(guide), len(joint), draw)
+
+
+def _trained(guide: nn.Module) -> Features:
+    return {name: value for name, value in guide.named_parameters() if value.requires_grad}
+
+
+def _of_copies(parameters: Features, count: int, draw: Draw) -> Family:
+    """A family with a copy of each parameter for each datum.
+
+    Adam's steps of P of them are shorter by sqrt(100 / P): it moves each by its rate, whatever
+    their gradients, and what they feed grows with their number.
+    """
+    copies = {k: v.detach().expand(count, *v.shape).clone() for k, v in parameters.items()}
+    number = sum(value.numel() for value in parameters.values())
+    return Family(copies, draw, dict.fromkeys(copies, min(1.0, sqrt(_FEW / number))))
+
+
+def _for_each(
+    sample: Callable[..., Any], score: Callable[..., Tensor], own: Features, *data: Tensor
+) -> tuple[Any, Tensor]:
+    """Draws by each datum's own parameters, and their densities by the same, held constant."""
+
+    def one(own: Features, *row: Tensor) -> tuple[Any, Tensor]:
+        z = sample(own, *row)
+        return z, score({name: value.detach() for name, value in own.items()}, z, *row)
+
+    with _NoiseForEach(), pyro.validation_enabled(False):
+        return vmap(one, out_dims=1, randomness="different")(own, *data)
 
 
 def _with(guide: nn.Module, values: Features, work: Callable[[], Any]) -> Any:
@@ -294,27 +305,7 @@ class _Working(nn.Module):
         return work()
 
 
-_FEW = 100  # parameters that may all take whole steps of Adam at once
-
-
-def copies_of(parameters: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-    """Each parameter so many times, (count, ...), without its gradient."""
-    return {
-        name: value.detach().expand(count, *value.shape).clone()
-        for name, value in parameters.items()
-    }
-
-
-def network_step(parameters: Mapping[str, Tensor]) -> float:
-    """What Adam's learning rate is multiplied by for so many parameters that move together.
-
-    sqrt(100 / P): Adam moves each of P parameters by its rate, whatever their gradients, and what
-    they feed grows with their number.
-    """
-    return min(1.0, sqrt(_FEW / sum(value.numel() for value in parameters.values())))
-
-
-class NoiseForEach(TorchFunctionMode):
+class _NoiseForEach(TorchFunctionMode):
     """Lets distributions draw under vmap, which forbids filling a shared tensor with noise."""
 
     def __torch_function__(

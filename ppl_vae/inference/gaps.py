@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import log, sqrt
 from typing import Any
 
@@ -11,8 +12,9 @@ from torch import Tensor
 from models.ranges import check_count, check_number
 from ppl_vae.densities.joint import Joint
 from ppl_vae.densities.of_pair import of_pair
+from ppl_vae.densities.sites import Latents
 from ppl_vae.errors import InputError
-from ppl_vae.inference.families import Draw, Family, Features, family_by, family_of
+from ppl_vae.inference.families import Family, Features, family_by, family_of
 from ppl_vae.inference.pareto import RELIABLE, pareto_k
 
 __all__ = ["Gaps", "gap_decomposition"]
@@ -124,8 +126,8 @@ def gap_decomposition(
             ((name, event),) = part.sites.items()
             free = family_by(family, features[rows], name, event)
         fitted, converged = _fit(part, free, steps, fit_particles, learning_rate)
-        weights = _log_weights(part, free.draw, fitted, particles)
-        parts.append((part.log_weights(particles), weights, converged))
+        best = part.log_weights(particles, partial(_draw, free, fitted))
+        parts.append((part.log_weights(particles), best, converged))
         advance(len(part))
     amortized, best, converged = (torch.cat(each, -1) for each in zip(*parts, strict=True))
     return _split(amortized, best, converged, log_likelihood)
@@ -164,16 +166,10 @@ def _split(
     )
 
 
-@torch.no_grad()
-def _log_weights(joint: Joint, draw: Draw, features: Features, particles: int) -> Tensor:
-    result = joint.batch[0].new_zeros(particles, len(joint), dtype=torch.float64)
-    every = torch.arange(len(joint), device=result.device)
-    for piece, start, size in joint.pieces(particles):
-        rows = every[piece]
-        latents, log_q = draw({key: value[rows] for key, value in features.items()}, rows, size)
-        terms = torch.stack(joint[rows].log_terms(latents)).sum(0)
-        result[start : start + size, piece] = (terms - log_q).double()
-    return result
+def _draw(family: Family, fitted: Features, piece: slice, size: int) -> tuple[Latents, Tensor]:
+    values = {key: value[piece] for key, value in fitted.items()}
+    device = next(iter(values.values())).device
+    return family.draw(values, torch.arange(piece.start, piece.stop, device=device), size)
 
 
 def _fit(

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import log, pi, sqrt
+from math import log, sqrt
 
 import torch
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 
 from models.ranges import check_count
 from ppl_vae.densities.joint import Joint
@@ -64,29 +65,21 @@ def marginal_likelihood_estimator(
     check_count("chains", chains, 2)
     found = nuts_posterior(joint, draws=draws, warmup=warmup, chains=chains, advance=advance)
     target = Unconstrained.of(joint)
+    flat = {name: value.flatten(0, 1) for name, value in found.latents.items()}
     with torch.no_grad():
-        u = torch.stack(
-            [
-                target.pack({name: value[chain] for name, value in found.latents.items()})
-                for chain in range(chains)
-            ]
-        ).double()  # (C, S, B, D)
+        u = target.pack(flat).unflatten(0, (chains, draws)).double()  # (C, S, B, D)
     half, size = draws // 2, u.shape[-1]
     if chains * half < 10 * size:
         raise InputError(f"expected chains * draws / 2 >= {10 * size}, ten a dimension")
     fit = u[:, :half].flatten(0, 1)
-    mean = fit.mean(0)
-    centred = fit - mean
+    centred = fit - fit.mean(0)
     covariance = torch.einsum("nbi,nbj->bij", centred, centred) / (len(fit) - 1)
     factor = torch.linalg.cholesky(covariance)
-    offset = torch.linalg.solve_triangular(
-        factor, (u[:, half:] - mean)[..., None], upper=False
-    ).squeeze(-1)
-    log_q = -0.5 * offset.square().sum(-1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    log_ratio = log_q - 0.5 * size * log(2 * pi) - found.log_joint[:, half:].double()
+    q = MultivariateNormal(fit.mean(0), scale_tril=factor, validate_args=False)
+    log_ratio = q.log_prob(u[:, half:]) - found.log_joint[:, half:].double()
     each = -(log_ratio.logsumexp(1) - log(draws - half))  # (C, B)
     whole = -(log_ratio.flatten(0, 1).logsumexp(0) - log(chains * (draws - half)))
-    worst = torch.stack(
-        [value.reshape(len(value), -1).amax(-1) for value in found.r_hat.values()]
-    ).amax(0)
+    worst = torch.cat([value.reshape(len(value), -1) for value in found.r_hat.values()], -1).amax(
+        -1
+    )
     return MarginalLikelihood(whole, each.std(0) / sqrt(chains), worst)

@@ -1,8 +1,8 @@
-"""Trees of draws as NetCDF files, and the packages that they take."""
+"""Trees of draws as NetCDF files, and ArviZ's packages."""
 
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ppl_vae.errors import InputError
 from ppl_vae.machine.files import whole_file
@@ -10,7 +10,7 @@ from ppl_vae.machine.files import whole_file
 if TYPE_CHECKING:
     from xarray import DataTree
 
-__all__ = ["needs_arviz", "read_datatree", "write_datatree"]
+__all__ = ["array_stats", "needs_arviz", "read_datatree", "write_datatree"]
 
 
 def write_datatree(tree: "DataTree", path: Path) -> None:
@@ -51,14 +51,23 @@ def read_datatree(path: str | Path) -> "DataTree":
         ) from error
 
 
-def needs_arviz() -> None:
+def array_stats() -> Any:
+    """ArviZ's functions of arrays; raises an InputError where they are not installed."""
+    needs_arviz("arviz_stats.base")
+    return import_module("arviz_stats.base").array_stats
+
+
+def needs_arviz(*packages: str) -> None:
     """Imports ArviZ's packages, which takes seconds.
+
+    Args:
+        *packages: Which; all that the report takes unless given.
 
     Raises:
         InputError: If one is absent.
     """
     try:
-        for package in ("arviz_base", "arviz_stats", "arviz_plots", "h5netcdf"):
+        for package in packages or ("arviz_base", "arviz_stats", "arviz_plots", "h5netcdf"):
             import_module(package)
     except ImportError as error:
         raise InputError(

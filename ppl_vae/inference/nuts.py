@@ -14,6 +14,7 @@ from ppl_vae.densities.of_pair import of_pair
 from ppl_vae.densities.sites import Latents
 from ppl_vae.densities.unconstrained import Unconstrained
 from ppl_vae.errors import InputError
+from ppl_vae.inference.netcdf import array_stats
 from ppl_vae.inference.trees import Samples, sample_nuts
 
 __all__ = ["NutsPosterior", "nuts_posterior"]
@@ -132,16 +133,9 @@ def _sample(
 
 
 def _diagnose(latents: Latents) -> tuple[Latents, Latents]:
-    try:
-        from arviz_stats.base import array_stats
-    except ImportError as error:
-        raise InputError(
-            "R-hat and ESS need ArviZ's arviz-stats; install the extra: pip install "
-            "'ppl-vae[arviz]'"
-        ) from error
-    r_hat, ess = {}, {}
-    for name, value in latents.items():
-        array = value.double().cpu().numpy()
-        r_hat[name] = torch.as_tensor(array_stats.rhat(array, chain_axis=0, draw_axis=1))
-        ess[name] = torch.as_tensor(array_stats.ess(array, chain_axis=0, draw_axis=1))
+    arrays = {name: value.double().cpu().numpy() for name, value in latents.items()}
+    r_hat, ess = (
+        {name: torch.as_tensor(of(z, chain_axis=0, draw_axis=1)) for name, z in arrays.items()}
+        for of in (array_stats().rhat, array_stats().ess)
+    )
     return r_hat, ess

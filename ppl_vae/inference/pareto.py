@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ppl_vae.errors import InputError
+from ppl_vae.inference.netcdf import array_stats
 
-__all__ = ["RELIABLE", "ImportanceWeightedBounds", "ParetoK", "iwae_curve", "pareto_k"]
+__all__ = ["RELIABLE", "ImportanceWeightedBounds", "ParetoK", "iwae_curve", "log_mean", "pareto_k"]
 
 RELIABLE = 0.7
 """The k-hat above which estimates from importance weights are not to be trusted."""
@@ -37,6 +38,12 @@ class ParetoK:
     log_likelihood: Tensor
 
 
+def log_mean(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """log mean_k w_k of log w (K, B), and its standard error by the delta method, (B,) in nats."""
+    mean = log_weights.logsumexp(0) - log(len(log_weights))
+    return mean, (log_weights - mean).exp().std(0) / sqrt(len(log_weights))
+
+
 def pareto_k(log_weights: Tensor) -> ParetoK:
     """Pareto-smoothed importance sampling of each column; by ArviZ.
 
@@ -60,12 +67,6 @@ def pareto_k(log_weights: Tensor) -> ParetoK:
 
 
 def _pareto_k(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    try:
-        from arviz_stats.base import array_stats
-    except ImportError as error:
-        raise InputError(
-            "k-hat needs ArviZ's arviz-stats; install the extra: pip install 'ppl-vae[arviz]'"
-        ) from error
     particles = len(log_weights)
     ordered = log_weights.sort(0).values
     k_hat = torch.zeros_like(ordered[0])
@@ -76,7 +77,7 @@ def _pareto_k(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     spread = (ordered[-max(1, tail // 2)] - edge) > 1e-6
     if spread.any():
         # ArviZ's array interface takes the logarithms of ratios' inverses, as in leave-one-out.
-        weights, fitted = array_stats.psislw(-ordered[:, spread].cpu().numpy(), axis=0)
+        weights, fitted = array_stats().psislw(-ordered[:, spread].cpu().numpy(), axis=0)
         k_hat[spread] = torch.as_tensor(fitted).to(k_hat)
         # The largest weight that stays as it is ties the smoothed ones, which sum to 1, to w.
         kept = torch.as_tensor(weights)[:, -tail - 1].to(edge)

@@ -22,14 +22,8 @@ def principal_components(
 ) -> tuple[Floats, Floats, Floats]:
     """Principal component analysis: the linear code with the least squared error on `train`.
 
-    Args:
-        train: The data to fit, (n, P).
-        test: The data to encode, (N, P).
-        dimension: How many components, at most min(n, P).
-        seed: The seed of scikit-learn's randomised solver.
-
-    Returns:
-        The codes (n, D) and (N, D), and the reconstruction of `test` (N, P).
+    Gives the codes (n, D) and (N, D) of both, and the reconstruction of `test` (N, P); D is at most
+    min(n, P).
     """
     from sklearn.decomposition import PCA
 
@@ -41,14 +35,7 @@ def principal_components(
 def cluster(train: Floats, test: Floats, clusters: int, seed: int) -> tuple[Labels, Floats]:
     """k-means, the best of ten initialisations (Lloyd, 1982; Arthur and Vassilvitskii, 2007).
 
-    Args:
-        train: The data to fit, (n, F).
-        test: The data to assign to clusters, (N, F).
-        clusters: How many, at most n.
-        seed: The seed of the initial centroids.
-
-    Returns:
-        The cluster of each of `test`, (N,), and its centroid, (N, F).
+    Gives the cluster of each of `test`, (N,), and its centroid, (N, F).
     """
     from sklearn.cluster import KMeans
 
@@ -60,14 +47,7 @@ def cluster(train: Floats, test: Floats, clusters: int, seed: int) -> tuple[Labe
 def linear_probe(
     train: Floats, train_labels: Labels, test: Floats, test_labels: Labels
 ) -> dict[str, Any]:
-    """The accuracy of logistic regression on standardised features, and whether it converged.
-
-    Args:
-        train: (n, F).
-        train_labels: (n,).
-        test: (N, F).
-        test_labels: (N,).
-    """
+    """The accuracy of logistic regression on standardised features, and whether it converged."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

@@ -54,13 +54,8 @@ def codes_of(
 ) -> Iterator[Code]:
     """The pixels themselves, k-means on them, PCA of each dimension, and the runs in their order.
 
-    Args:
-        runs: Trained runs.
-        x: Training and test images, in the domain of the runs.
-        flat: The same as networks see them.
-        dimensions: Of PCA; at most as many as there are images and pixels.
-        clusters: Of k-means.
-        seed: The seed of both.
+    `x` are training and test images in the domain of the runs, `flat` the same as networks see
+    them. PCA has at most as many dimensions as there are images and pixels.
     """
     yield Code("pixels", *flat)
     assigned, centroids = cluster(*flat, clusters, seed)
@@ -86,13 +81,8 @@ def scores_of(
 ) -> dict[str, Any]:
     """The scores of one code that it has, with their standard errors; `features` explains them.
 
-    Args:
-        code: The code to score.
-        pixels: The test images as networks see them, (N, P).
-        labels: Of training and test images, where they are to be used; images whose label is not
-            known, -1, are left out of the scores that need it.
-        clusters: Of k-means on the features.
-        seed: The seed of k-means and of the bootstrap.
+    `pixels` are the test images as networks see them, (N, P). Images whose label is not known, -1,
+    are left out of the scores that need it.
     """
     row: dict[str, Any] = {
         "name": code.name,

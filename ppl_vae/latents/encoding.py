@@ -50,7 +50,8 @@ def likely_classes(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> Te
     if not model.enumerated:
         return labels[0]
     try:
-        return _InPieces("classifying", _Classes(guide), "eager", len(x))(x)
+        classes = _Function(lambda x: guide.classify(x).logits.argmax(-1), guide)
+        return _InPieces("classifying", classes, "eager", len(x))(x)
     except NotImplementedError:
         return None
 
@@ -77,7 +78,8 @@ def decoded_mean(
     parts = [z.reshape(-1, z.shape[-1])]
     if y is not None:
         parts.append(y.expand(z.shape[:-1]).reshape(-1))
-    means = _InPieces("decoding", _Decoding(model), engine, len(parts[0]))(*parts)
+    decode = _Function(lambda *latents: _mean(model.decode(*latents)), model)
+    means = _InPieces("decoding", decode, engine, len(parts[0]))(*parts)
     return means.reshape(*z.shape[:-1], *means.shape[1:])
 
 
@@ -102,7 +104,7 @@ def posterior_mean(
     """
     model.spec.check_images(x)
     batch = (x,) if y is None else (x, y)
-    return _InPieces("encoding", _Encoding(model, guide), engine, len(x))(*batch)
+    return _InPieces("encoding", _encoder(model, guide), engine, len(x))(*batch)
 
 
 @torch.no_grad()
@@ -115,7 +117,7 @@ def split_means(model: Model, guide: Guide, images: Split, engine: Engine = "aut
         images: N images, not all of which need fit into memory.
         engine: As for `decoded_mean`.
     """
-    encode = _InPieces("encoding", _Encoding(model, guide), engine, len(images))
+    encode = _InPieces("encoding", _encoder(model, guide), engine, len(images))
     parts = [slice(start, start + _BATCH) for start in range(0, len(images), _BATCH)]
     means = []
     for x, *labels in images.batches(parts, model.labelled):
@@ -190,41 +192,28 @@ def _affordable_rows(function: nn.Module, *batch: Tensor) -> int:
     return math.ceil(size / math.ceil(size / rows))
 
 
-class _Encoding(nn.Module):
-    """E[z|x] or E[z|x, y], (B, D)."""
+class _Function(nn.Module):
+    """A function of rows with the modules that it runs, which a compiler has to know."""
 
-    def __init__(self, model: Model, guide: Guide) -> None:
+    def __init__(self, function: Callable[..., Tensor], *modules: nn.Module) -> None:
         super().__init__()
-        self.model = model
-        self.guide = guide
+        self.function = function
+        self.parts = nn.ModuleList(modules)
 
     def forward(self, *batch: Tensor) -> Tensor:
+        return self.function(*batch)
+
+
+def _encoder(model: Model, guide: Guide) -> nn.Module:
+    """E[z|x] or E[z|x, y], (B, D)."""
+
+    def encode(*batch: Tensor) -> Tensor:
         try:
-            return _mean(self.guide.posterior(*batch))
+            return _mean(guide.posterior(*batch))
         except NotImplementedError:
-            return posterior_draws(self.model, self.guide, _DRAWS, *batch).mean(0)
+            return posterior_draws(model, guide, _DRAWS, *batch).mean(0)
 
-
-class _Decoding(nn.Module):
-    """E[x|z] or E[x|z, y], (B, C, H, W)."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *latents: Tensor) -> Tensor:
-        return _mean(self.model.decode(*latents))
-
-
-class _Classes(nn.Module):
-    """The most probable class by the guide, (B,)."""
-
-    def __init__(self, guide: Guide) -> None:
-        super().__init__()
-        self.guide = guide
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.guide.classify(x).logits.argmax(-1)
+    return _Function(encode, model, guide)
 
 
 def _mean(distribution: TorchDistribution) -> Tensor:

@@ -20,12 +20,7 @@ _POSTERIOR_DRAWS = 20  # of z for each of them
 
 
 def prior_quantiles(run: Run, probabilities: NDArray[np.float64]) -> Tensor:
-    """F_d^-1(p), (P, D), of each latent d under the prior: exact for N(0, I), else of draws.
-
-    Args:
-        run: A trained run.
-        probabilities: p, (P,).
-    """
+    """F_d^-1(p), (P, D), of each latent d under the prior: exact for N(0, I), else of draws."""
     prior = getattr(run.model, "prior", None)
     if isinstance(prior, StandardNormal) and len(run.model.latents) == 1:
         from scipy.special import ndtri
@@ -37,12 +32,7 @@ def prior_quantiles(run: Run, probabilities: NDArray[np.float64]) -> Tensor:
 
 
 def aggregate_quantiles(run: Run, probabilities: NDArray[np.float64]) -> Tensor:
-    """F_d^-1(p), (P, D), of each latent d under q(z), the average of q(z|x) over test images.
-
-    Args:
-        run: A trained run.
-        probabilities: p, (P,).
-    """
+    """F_d^-1(p), (P, D), of each latent d under q(z), the average of q(z|x) over test images."""
     x, *labels = run.data.test.batch(slice(0, _AGGREGATED), run.model.labelled)
     y = likely_classes(run.model, run.guide, x, *labels)
     batch = (x,) if y is None else (x, y)

@@ -1,6 +1,7 @@
 """What a trained pair has learned, as arrays: draws, reconstructions and ways through z."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from models import Mixture
 from ppl_vae.errors import InputError, check_images, check_least
 from ppl_vae.latents.encoding import decoded_mean, likely_classes, posterior_mean
 from ppl_vae.latents.quantiles import aggregate_quantiles, prior_quantiles
+from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.runs.run import Run
 
@@ -20,6 +22,7 @@ __all__ = [
     "Arrays",
     "arrays_of",
     "choose_images",
+    "drawing",
     "encode",
     "interpolate",
     "manifold",
@@ -48,11 +51,11 @@ def sample(run: Run, count: int = 64, seed: int = 0, label: int | str | None = N
         model with classes also `y` (count,), and the mean is E[x|z, y].
 
     Raises:
-        InputError: If count < 1 or seed < 0, or there is no such class.
+        InputError: If count < 1, the seed is out of range, or there is no such class.
     """
-    check_least(count=(count, 1), seed=(seed, 0))
+    check_least(count=(count, 1))
     model = run.model
-    with seeded(run.device, seed), torch.no_grad():
+    with drawing(run, seed):
         y = None if label is None else _class(run, label).expand(count)
         if model.labelled and not model.enumerated:
             if y is None:
@@ -84,11 +87,10 @@ def reconstruct(
         `images` (N,), `original` (N, C, H, W), `z` (N, D) and `mean` (N, C, H, W), E[x|z].
 
     Raises:
-        InputError: If there is no such image, count < 1 or seed < 0.
+        InputError: If there is no such image, count < 1 or the seed is out of range.
     """
     chosen = choose_images(run, images, count)
-    check_least(seed=(seed, 0))
-    with seeded(run.device, seed), torch.no_grad():
+    with drawing(run, seed):
         x, y, z = encode(run, chosen)
         return arrays_of(images=chosen, original=x, z=z, mean=decoded_mean(run.model, z, y))
 
@@ -109,16 +111,16 @@ def manifold(run: Run, rows: int = 20, seed: int = 0) -> Arrays:
         from the picture's top left: z[r, c] = (F_0^-1(p_c), F_1^-1(p_(rows-1-r))).
 
     Raises:
-        InputError: If z is not two-dimensional, rows < 2 or seed < 0.
+        InputError: If z is not two-dimensional, rows < 2 or the seed is out of range.
     """
     if run.spec.latent_dim != 2:
         raise InputError(
             f"the manifold is drawn for a two-dimensional z; this run has latent_dim "
             f"{run.spec.latent_dim}: train one with --latent_dim 2"
         )
-    check_least(rows=(rows, 2), seed=(seed, 0))
+    check_least(rows=(rows, 2))
     probabilities = (np.arange(rows) + 0.5) / rows
-    with seeded(run.device, seed), torch.no_grad():
+    with drawing(run, seed):
         across, up = prior_quantiles(run, probabilities).T
         z = torch.stack(torch.meshgrid(across, up.flip(0), indexing="xy"), dim=-1)
         return arrays_of(probabilities=probabilities, z=z, mean=decoded_mean(run.model, z))
@@ -155,12 +157,13 @@ def traverse(
         indices, and `mean` (L, N, steps, C, H, W), E[x|z] for the L first of the order.
 
     Raises:
-        InputError: If there is no such image, count < 1, steps < 2, latents < 1 or seed < 0.
+        InputError: If there is no such image, count < 1, steps < 2, latents < 1 or the seed is out
+            of range.
     """
     chosen = choose_images(run, images, count)
-    check_least(steps=(steps, 2), latents=(latents, 1), seed=(seed, 0))
+    check_least(steps=(steps, 2), latents=(latents, 1))
     probabilities = (np.arange(steps) + 0.5) / steps
-    with seeded(run.device, seed), torch.no_grad():
+    with drawing(run, seed):
         quantiles = aggregate_quantiles(run, probabilities)
         first = torch.arange(min(_ORDERING, len(run.data.test)), device=run.device)
         _, y, basis = encode(run, first)
@@ -210,14 +213,14 @@ def interpolate(
 
     Raises:
         InputError: If there is no such image, their number is odd, count < 1, steps < 2 or
-            seed < 0.
+            the seed is out of range.
     """
     if images is not None and len(images) % 2:
         raise InputError(f"expected pairs of images, an even number; got {len(images)}")
-    check_least(count=(count, 1), steps=(steps, 2), seed=(seed, 0))
+    check_least(count=(count, 1), steps=(steps, 2))
     chosen = choose_images(run, images, 2 * count)
     t = np.linspace(0, 1, steps)
-    with seeded(run.device, seed), torch.no_grad():
+    with drawing(run, seed):
         x, y, mean = encode(run, chosen)
         start, end = mean.unflatten(0, (-1, 2)).unsqueeze(2).unbind(1)
         weight = torch.as_tensor(t).to(start)[:, None]
@@ -232,6 +235,14 @@ def interpolate(
             z=z,
             mean=decoded_mean(run.model, z, y),
         )
+
+
+@contextmanager
+def drawing(run: Run, seed: int) -> Iterator[None]:
+    """Random numbers from a seed, checked, on the run's device, and no gradients."""
+    check_seed(seed)
+    with seeded(run.device, seed), torch.no_grad():
+        yield
 
 
 def encode(run: Run, chosen: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:

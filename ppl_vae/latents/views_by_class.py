@@ -7,8 +7,7 @@ import torch
 from models import Mixture
 from ppl_vae.errors import InputError, check_least
 from ppl_vae.latents.encoding import decoded_mean
-from ppl_vae.latents.views import Arrays, arrays_of, choose_images, encode
-from ppl_vae.machine.randomness import seeded
+from ppl_vae.latents.views import Arrays, arrays_of, choose_images, drawing, encode
 from ppl_vae.runs.run import Run
 
 __all__ = ["analogies", "clusters"]
@@ -33,7 +32,7 @@ def analogies(
 
     Raises:
         InputError: If the model's decoder takes no class, there is no such image, count < 1 or
-            seed < 0.
+            the seed is out of range.
     """
     if not run.model.labelled:
         raise InputError(
@@ -42,8 +41,7 @@ def analogies(
             "SemiSupervisedNormal"
         )
     chosen = choose_images(run, images, count)
-    check_least(seed=(seed, 0))
-    with seeded(run.device, seed), torch.no_grad():
+    with drawing(run, seed):
         x, y, z = encode(run, chosen)
         classes = torch.arange(run.spec.classes, device=run.device)
         every = z[:, None].expand(-1, len(classes), -1)
@@ -65,14 +63,14 @@ def clusters(run: Run, count: int = 10, seed: int = 0) -> Arrays:
         order, `z` (components, count, D) and `mean` (components, count, C, H, W), E[x|z].
 
     Raises:
-        InputError: If the model has no clusters, count < 1 or seed < 0.
+        InputError: If the model has no clusters, count < 1 or the seed is out of range.
     """
     if not isinstance(run.model, Mixture):
         raise InputError(
             f"{type(run.model).__name__} has no clusters to show: train with --model Mixture"
         )
-    check_least(count=(count, 1), seed=(seed, 0))
-    with seeded(run.device, seed), torch.no_grad():
+    check_least(count=(count, 1))
+    with drawing(run, seed):
         probabilities, order = run.model.logits.softmax(-1).sort(descending=True, stable=True)
         z = run.model.component(order[:, None].expand(-1, count)).sample()
         mean = decoded_mean(run.model, z)

@@ -14,18 +14,25 @@ __all__ = ["check_writable", "remove_unfinished", "whole_file"]
 _UNFINISHED = ".unfinished"
 
 
-def check_writable(path: Path) -> None:
-    """Checks before long work that its results can be written into a folder, or the folder made.
+def check_writable(path: Path, remedy: str = "choose another place", make: bool = False) -> None:
+    """Checks before long work that its results can be written into a folder.
+
+    Args:
+        path: The folder, or a place where one can be made.
+        remedy: What to do where it cannot.
+        make: Whether to make it now.
 
     Raises:
-        InputError: If it cannot.
+        InputError: If nothing can be written there.
     """
-    there = next(place for place in (path, *path.parents) if place.exists())
     try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
+        if make:
+            path.mkdir(parents=True, exist_ok=True)
+        there = next(place for place in (path, *path.parents) if place.exists())
+        with tempfile.TemporaryFile(dir=there, buffering=0) as file:
+            file.write(bytes(4096))  # a full disk may still take an empty file
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose another place") from error
+        raise InputError(f"cannot write to {path}: {error.strerror}; {remedy}") from error
 
 
 @contextmanager
@@ -33,7 +40,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Opens a file that appears at `path` only when the block ends without an error.
 
     The bytes go to a temporary file beside it, which is flushed to the disk and then renamed, so
-    that whoever looks sees the old content or the new one and never a part.
+    that a reader sees the old content or the new one and never a part.
 
     Args:
         path: Where the file is to be; its folder must exist.

@@ -87,7 +87,7 @@ def _copied(value: Any, shared: dict[int, Any]) -> Any:
         return value
     try:
         return copy.deepcopy(value, shared)
-    except Exception:  # a lock, an open file, a tensor in the midst of autograd
+    except Exception:  # a lock, an open file, a tensor with a history in autograd
         return copy.copy(value) if isinstance(value, list | dict | set) else value
 
 

@@ -24,12 +24,7 @@ def class_scores(model: Model, guide: Guide, images: Split) -> dict[str, float |
       `Mixture`, see `ppl_vae.measures.clustering`. The cluster of an image is the largest of
       E_q(z|x) p(y|z), averaged over 100 draws of z (Jiang et al., 2017, equation 16).
 
-    Each has its `..._standard_error`.
-
-    Args:
-        model: The model.
-        guide: Its guide.
-        images: The images; those whose label is not known are left out.
+    Each has its `..._standard_error`. Images whose label is not known are left out.
     """
     if images.labels is None or not model.enumerated:
         return {}

@@ -18,10 +18,6 @@ def clustering_accuracy(labels: Labels, clusters: Labels) -> float:
 
     The matching is that of Kuhn (1955), as in Xie, Girshick and Farhadi (2016), equation (10);
     data of clusters that are left over count as wrong.
-
-    Args:
-        labels: (N,).
-        clusters: (N,).
     """
     from scipy.optimize import linear_sum_assignment
     from sklearn.metrics.cluster import contingency_matrix

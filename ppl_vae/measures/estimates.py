@@ -100,7 +100,7 @@ def estimate(
 
 
 class _Measurement(nn.Module):
-    """The four estimates of a batch from so many particles, as one tensor (4, B)."""
+    """The four estimates of a batch from K particles, as one tensor (4, B)."""
 
     def __init__(self, model: Model, guide: Guide, particles: int) -> None:
         super().__init__()

@@ -30,9 +30,6 @@ def mean_and_error(values: ArrayLike | Tensor) -> tuple[float, float | None]:
     """The mean of N numbers, and its standard error s / sqrt(N) with s^2 over N - 1.
 
     Of accuracies, 0 or 1 each, that is the binomial error. A single number has none.
-
-    Args:
-        values: (N,).
     """
     array = torch.as_tensor(np.asarray(values.cpu() if isinstance(values, Tensor) else values))
     array = array.double()
@@ -49,8 +46,7 @@ def scored(name: str, values: ArrayLike | Tensor) -> dict[str, float | None]:
 def quantity(model: Model) -> str:
     """The log-likelihood that a pair estimates: given y where the model takes the class as given.
 
-    Args:
-        model: The model. One that sums its classes out is measured as one of images alone.
+    A model that sums its classes out is measured as one of images alone.
     """
     return "log p(x|y)" if model.labelled and not model.enumerated else "log p(x)"
 
@@ -76,10 +72,7 @@ def bits_per_dim(log_likelihood: Tensor, data: Data) -> Tensor:
 def active_latents(means: Tensor) -> list[int]:
     """The latents with Var_x(E_q[z_d]) > 0.01, those that vary most first; all of a single image.
 
-    Burda, Grosse and Salakhutdinov (2016, section 5.2).
-
-    Args:
-        means: E_q[z] of N images, (N, D).
+    Burda, Grosse and Salakhutdinov (2016, section 5.2). The means E_q[z] of N images are (N, D).
     """
     if len(means) < 2:
         return list(range(means.shape[1]))
@@ -92,9 +85,6 @@ def active_units(means: Tensor) -> dict[str, Any]:
     """How many latents are active, see `active_latents`.
 
     The standard error is that of the count over bootstrap resamples of the images.
-
-    Args:
-        means: E_q[z] of N images, (N, D).
     """
     if len(means) < 2:
         return {"active_units": None, "active_units_standard_error": None}

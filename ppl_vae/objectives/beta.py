@@ -1,6 +1,7 @@
 """The evidence lower bound with a weight on the rate, and bits for free."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -39,6 +40,8 @@ class Beta(Objective):
     Raises:
         ValueError: If a number is negative, particles < 1, or a cycle is shorter than its warm-up.
     """
+
+    through_draws: ClassVar[bool] = True
 
     beta: float = 1.0
     warmup_epochs: float = 0.0

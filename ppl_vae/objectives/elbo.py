@@ -37,6 +37,10 @@ class ELBO(Objective):
         check_count("particles", self.particles)
         check_flag("analytic_kl", self.analytic_kl)
 
+    @property
+    def through_draws(self) -> bool:  # type: ignore[override]
+        return self.analytic_kl
+
     def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
         batch = (x,) if labels is None else (x, labels)
         if self.analytic_kl:

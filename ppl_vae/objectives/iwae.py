@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import log
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ class IWAE(Objective):
     Raises:
         ValueError: If particles < 1 or the estimator is unknown.
     """
+
+    through_draws: ClassVar[bool] = True
 
     particles: int = 50
     gradient: Literal["plain", "stl", "dreg"] = "plain"

@@ -42,6 +42,7 @@ class MMD(Objective):
         ValueError: If weight < 0, alpha > 1, the kernel is unknown or bandwidth <= 0.
     """
 
+    through_draws: ClassVar[bool] = True
     smallest_batch: ClassVar[int] = 2
 
     weight: float = 100.0

@@ -20,9 +20,12 @@ class Objective(ABC):
 
     Attributes:
         smallest_batch: The least number of images of which it can be computed.
+        through_draws: Whether its gradient comes through the guide's draws, which then have to be
+            reparameterised.
     """
 
     smallest_batch: ClassVar[int] = 1
+    through_draws: ClassVar[bool] = False
 
     @abstractmethod
     def loss(self, model: Model, guide: Guide, *batch: Any, **scheduled: Any) -> Tensor:

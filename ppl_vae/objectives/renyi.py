@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import log
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -30,6 +31,8 @@ class Renyi(Objective):
     Raises:
         ValueError: If alpha is not finite or particles < 1.
     """
+
+    through_draws: ClassVar[bool] = True
 
     alpha: float = 0.5
     particles: int = 50

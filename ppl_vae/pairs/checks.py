@@ -212,12 +212,24 @@ def check_objective(objective: Objective, model: Model, guide: Guide, *batch: Te
         ) from error
     with torch.no_grad(), isolated(device, model, guide), pyro.validation_enabled(True):
         try:
+            if objective.through_draws:
+                _check_reparameterised(model, guide, batch)
             objective.loss(model, guide, *batch, **objective.scheduled(0.0))
         except NotImplementedError as error:
             raise InputError(
                 f"{type(objective).__name__} cannot be computed for {type(model).__name__} with "
                 f"guide {type(guide).__name__}: {reason(error)}"
             ) from error
+
+
+def _check_reparameterised(model: Model, guide: Guide, batch: tuple[Tensor, ...]) -> None:
+    nodes: dict[str, Any] = dict(poutine.trace(guide).get_trace(*batch).nodes)
+    for site in model.latents:
+        if not nodes[site]["fn"].has_rsample:
+            raise NotImplementedError(
+                f"no gradient comes through draws of {site!r} from the guide; choose --objective "
+                "ScoreFunction or ELBO, or a guide that is reparameterised, such as DiagonalNormal"
+            )
 
 
 def find_not_finite(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> str | None:

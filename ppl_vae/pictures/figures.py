@@ -104,7 +104,15 @@ def sheet(
 ) -> Figure:
     """Lays out (rows, columns, C, H, W) in whole pixels, so that nothing is resampled.
 
-    The arguments are those of `ppl_vae.pictures.plots.image_grid`.
+    Args:
+        tiles: The images.
+        title: Printed above.
+        row_labels: One for each row, to its left.
+        column_labels: One for each column; every k-th where they would overlap.
+        blocks: Rows and columns after which a wider gap comes.
+        block_titles: One for each block of columns, above it.
+        axis_labels: The quantities along the rows and up the columns. The sheet is then
+            one surface without gaps, and column labels stand below it.
     """
     rows, columns, _, height, width = tiles.shape
     scale = max(1, round(min(_LARGEST_TILE, _SHEET_WIDTH / columns) / max(height, width)))

@@ -33,9 +33,10 @@ __all__ = [
 ]
 
 
-def to_display(
-    images: ArrayLike, domain: Domain, like: ArrayLike | None = None
-) -> NDArray[np.float64]:
+_SECONDS = 3.0  # that an animation takes there and back
+
+
+def to_display(images: ArrayLike, domain: Domain, like: ArrayLike) -> NDArray[np.float64]:
     """Images of a domain as grey or colour values in [0, 1].
 
     Bytes are divided by 255. Other data are clamped to [0, 1], except real data that leave it,
@@ -45,7 +46,7 @@ def to_display(
         images: Images of any shape, in units of the domain.
         domain: The domain of the pixels.
         like: The images that min and max are taken from, so that several pictures share one
-            scale; `images` themselves unless given.
+            scale.
 
     Returns:
         An array of the same shape in [0, 1].
@@ -54,25 +55,14 @@ def to_display(
     if domain == "bytes":
         values = values / 255
     elif domain == "real":
-        reference = values if like is None else np.asarray(like, dtype=np.float64)
+        reference = np.asarray(like, dtype=np.float64)
         low, high = (reference.min(), reference.max()) if reference.size else (0.0, 1.0)
         if low < 0 or high > 1:
             values = (values - low) / (high - low if high > low else 1.0)
     return np.clip(values, 0, 1)
 
 
-def image_grid(
-    images: ArrayLike,
-    path: Path,
-    columns: int | None = None,
-    title: str | None = None,
-    row_labels: Sequence[str] | None = None,
-    column_labels: Sequence[str] | None = None,
-    *,
-    blocks: tuple[int, int] | None = None,
-    block_titles: Sequence[str] = (),
-    axis_labels: tuple[str, str] | None = None,
-) -> None:
+def image_grid(images: ArrayLike, path: Path, columns: int | None = None, **layout: Any) -> None:
     """Draws images in rows and columns, each pixel a square of the same whole size.
 
     Args:
@@ -81,22 +71,12 @@ def image_grid(
         path: The PNG to write.
         columns: How many in a row, where `images` has four dimensions; about the square root of
             N unless given.
-        title: Printed above.
-        row_labels: One for each row, to its left.
-        column_labels: One for each column; every k-th where they would overlap.
-        blocks: Rows and columns after which a wider gap comes.
-        block_titles: One for each block of columns, above it.
-        axis_labels: The quantities along the rows and up the columns. The sheet is then
-            one surface without gaps, and column labels stand below it.
+        **layout: Titles, labels and gaps, as for `ppl_vae.pictures.figures.sheet`.
 
     Raises:
         ValueError: If the shape is another.
     """
-    tiles = tiled(images, columns)
-    figure = sheet(
-        tiles, title, row_labels, column_labels, blocks, block_titles, axis_labels=axis_labels
-    )
-    save(figure, path)
+    save(sheet(tiled(images, columns), **layout), path)
 
 
 def sample_titles(model: Model, label: int | str | None = None) -> tuple[str, str]:
@@ -122,46 +102,32 @@ def reconstructions(originals: ArrayLike, reconstructions: ArrayLike, path: Path
         originals: (N, C, H, W) in [0, 1].
         reconstructions: The same shape.
         path: The PNG to write.
-
-    Raises:
-        ValueError: If the shapes differ.
     """
-    first, second = np.asarray(originals), np.asarray(reconstructions)
-    if first.shape != second.shape:
-        raise ValueError(f"expected reconstructions of shape {first.shape}; got {second.shape}")
-    columns = min(len(first), 8 if len(first) <= 16 else 16)
-    pairs = np.stack([tiled(first, columns), tiled(second, columns)], axis=1)
+    count = len(np.asarray(originals))
+    columns = min(count, 8 if count <= 16 else 16)
+    pairs = np.stack([tiled(part, columns) for part in (originals, reconstructions)], axis=1)
     rows = pairs.reshape(-1, *pairs.shape[2:])
     labels = ["original", "reconstruction"] * len(pairs)
     save(sheet(rows, row_labels=labels, blocks=(2, columns)), path)
 
 
 def animation(
-    frames: ArrayLike,
-    path: Path,
-    titles: Sequence[str] | None = None,
-    column_labels: Sequence[str] | None = None,
-    seconds: float = 3.0,
+    frames: NDArray, path: Path, titles: Sequence[str], column_labels: Sequence[str]
 ) -> None:
     """Writes a GIF that runs there and back for ever.
 
     Args:
-        frames: (T, C, H, W), or (T, rows, columns, C, H, W) for several images that move
-            together; values in [0, 1]. Frames 0, ..., T-1, T-2, ..., 1 are shown.
+        frames: (T, rows, columns, C, H, W), values in [0, 1]. Frames 0, ..., T-1, T-2, ..., 1 are
+            shown.
         path: The GIF to write.
         titles: One for each frame.
         column_labels: One for each column of images.
-        seconds: How long there and back takes.
     """
     from PIL import Image
 
-    stack = np.asarray(frames)
-    if stack.ndim == 4:
-        stack = stack[:, None, None]
     pictures = []
-    for step, frame in enumerate(stack):
-        figure = sheet(frame, titles[step] if titles else None, None, column_labels)
-        pixels = pixels_of(figure)
+    for title, frame in zip(titles, frames, strict=True):
+        pixels = pixels_of(sheet(frame, title, column_labels=column_labels))
         grey = bool((pixels == pixels[..., :1]).all())
         picture = Image.fromarray(pixels[..., 0] if grey else pixels)
         pictures.append(picture if grey else picture.quantize(dither=Image.Dither.NONE))
@@ -172,17 +138,13 @@ def animation(
             format="GIF",
             save_all=True,
             append_images=order[1:],
-            duration=max(20, round(1000 * seconds / len(order))),
+            duration=max(20, round(1000 * _SECONDS / len(order))),
             loop=0,
         )
 
 
 def learning_curves(
-    rows: Sequence[Mapping[str, Any]],
-    path: Path,
-    data_note: str = "",
-    unit: str = "nats per datum",
-    point: bool = False,
+    rows: Sequence[Mapping[str, Any]], path: Path, data_note: str = "", point: bool = False
 ) -> None:
     """Draws the bound during training, and its two terms on the validation data.
 
@@ -196,7 +158,6 @@ def learning_curves(
             missing values are left out.
         path: The PNG to write.
         data_note: The training data, printed small below.
-        unit: The unit on the axes.
         point: Whether q(z|x) is a point, so that the bound is log p(x, z) there and no ELBO.
     """
     from matplotlib.ticker import MaxNLocator
@@ -232,7 +193,7 @@ def learning_curves(
     if len(rows) == 1 and np.isfinite(epochs[0]):
         bound.set_xlim(0.5, epochs[0] + 0.5)
     for panel in axes:
-        panel.set_ylabel(unit, fontsize=9)
+        panel.set_ylabel("nats per datum", fontsize=9)
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.25, linewidth=0.6)
         panel.tick_params(labelsize=8.5, colors=INK)

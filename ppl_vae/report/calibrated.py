@@ -57,7 +57,7 @@ def calibrated(inspection: Inspection, section: Section) -> None:
 
 
 def verdict(failed: int, active: int, simulations: int) -> str:
-    """Whether so many histograms outside their bands are more than chance would have."""
+    """Whether `failed` histograms outside their bands are more than chance would have."""
     from scipy.stats import binom
 
     if not failed:

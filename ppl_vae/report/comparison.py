@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ppl_vae.data import Split
+from ppl_vae.inference.pareto import log_mean
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.scores import quantity, scored
 from ppl_vae.pictures.figures import literal
@@ -32,7 +33,7 @@ def comparison(inspection: Inspection, section: Section) -> None:
         )
     draws = inspection.statistic("log_weight")
     particles = len(draws)
-    log_p = {str(inspection.run.path): _log_mean(draws.cpu().numpy())}
+    log_p = {str(inspection.run.path): log_mean(draws)[0].cpu().numpy()}
     refused = {}
     for other in inspection.others:
         reason = comparable(inspection, other)
@@ -41,12 +42,15 @@ def comparison(inspection: Inspection, section: Section) -> None:
             continue
         with seeded(other.device, inspection.seed):
             weights = inspection.joint_of(other).log_weights(particles)
-        log_p[str(other.path)] = _log_mean(weights.cpu().numpy())
+        log_p[str(other.path)] = log_mean(weights)[0].cpu().numpy()
     if len(log_p) < 2:
         raise Unanswered("; ".join(f"{name} {reason}" for name, reason in refused.items()))
     size = len(inspection.images)
     names = list(log_p)
-    pairs = [_pair(log_p, first, second) for first, second in combinations(names, 2)]
+    pairs: list[dict[str, Any]] = [
+        {"first": a, "second": b, **scored("nats_per_datum", log_p[a] - log_p[b])}
+        for a, b in combinations(names, 2)
+    ]
     table, elpds = _arviz(log_p, particles)
     section.numbers = {
         "images": size,
@@ -69,8 +73,7 @@ def comparison(inspection: Inspection, section: Section) -> None:
         "pairs": [
             [
                 f"{pair['first']} − {pair['second']}",
-                number(pair["nats_per_datum"]),
-                number(pair["nats_per_datum_standard_error"]),
+                *(number(pair[f"nats_per_datum{end}"]) for end in ("", "_standard_error")),
             ]
             for pair in pairs
         ],
@@ -113,16 +116,6 @@ def _same_images(inspection: Inspection, other: Run, theirs: Split) -> bool:
     return conversions[0] == conversions[1] and torch.equal(
         theirs.raw[index.to(other.device)].cpu(), inspection.split.raw[index].cpu()
     )
-
-
-def _log_mean(log_weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """log p(x) of each image, (N,), from log w (K, N)."""
-    return np.logaddexp.reduce(log_weights, axis=0) - np.log(len(log_weights))
-
-
-def _pair(log_p: dict[str, NDArray[np.float64]], first: str, second: str) -> dict[str, Any]:
-    difference = scored("nats_per_datum", log_p[first] - log_p[second])
-    return {"first": first, "second": second, **difference}
 
 
 def _arviz(

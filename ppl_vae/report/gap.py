@@ -6,7 +6,7 @@ from statistics import NormalDist
 import numpy as np
 from torch import Tensor
 
-from ppl_vae.densities.joint import Batch
+from ppl_vae.densities.joint import Joint
 from ppl_vae.inference.ais import ais
 from ppl_vae.inference.gaps import Gaps, gap_decomposition
 from ppl_vae.inference.pareto import RELIABLE
@@ -27,16 +27,14 @@ _SHORTER = 4  # times than the annealing of the few images that get intervals
 
 def gap(inspection: Inspection, section: Section) -> None:
     """log p(x) - ELBO, split as in Cremer, Li and Duvenaud (2018)."""
-    run, size = inspection.run, min(inspection.effort.gap_images, len(inspection.images))
-    batch = inspection.batch(size)
-    gaps = gap_decomposition(
-        run.model, run.guide, batch, particles=_PARTICLES, steps=inspection.effort.gap_steps
-    )
+    size = min(inspection.effort.gap_images, len(inspection.images))
+    joint = inspection.joint(size)
+    gaps = gap_decomposition(joint, particles=_PARTICLES, steps=inspection.effort.gap_steps)
     doubtful = gaps.k_hat > RELIABLE
     section.facts = {"size": size, "steps": inspection.effort.gap_steps}
     if doubtful.any():
         gaps, section.facts["annealing_gain"], section.facts["annealing_standard_error"] = (
-            _annealed(inspection, batch, gaps, doubtful)
+            _annealed(inspection, joint, gaps, doubtful)
         )
     rows = {
         inspection.log_p: ("log_likelihood", gaps.log_likelihood),
@@ -71,7 +69,7 @@ def _temperatures(inspection: Inspection) -> int:
 
 
 def _annealed(
-    inspection: Inspection, batch: Batch, gaps: Gaps, doubtful: Tensor
+    inspection: Inspection, joint: Joint, gaps: Gaps, doubtful: Tensor
 ) -> tuple[Gaps, float, float]:
     """log p(x) by annealing where importance sampling is not to be trusted.
 
@@ -82,11 +80,8 @@ def _annealed(
     Returns:
         The gaps, and how much higher and how uncertain annealing was on average, in nats.
     """
-    run = inspection.run
     found = ais(
-        run.model,
-        run.guide,
-        tuple(part[doubtful] for part in batch),
+        joint[doubtful],
         chains=_CHAINS,
         temperatures=_temperatures(inspection),
         leapfrog_steps=_LEAPFROG_STEPS,
@@ -121,10 +116,8 @@ def _bars(gaps: Gaps) -> Picture:
     axes.bar(places, approximation, width=0.85, color=BLUE, label="approximation gap: the family")
     # Estimates of a gap near zero fall below it: such bars hang down, beside the other's.
     bottom = np.where(approximation * amortization > 0, approximation, 0)
-    axes.bar(
-        places, amortization, width=0.85, bottom=bottom, color=ORANGE,
-        label="amortization gap: the network",
-    )  # fmt: skip
+    axes.bar(places, amortization, width=0.85, bottom=bottom, color=ORANGE,
+             label="amortization gap: the network")  # fmt: skip
     axes.axhline(0, color=FAINT, linewidth=0.6)
     axes.set_xticks([])
     axes.set_xlim(-0.7, len(order) - 0.3)

@@ -62,7 +62,7 @@ class Selection:
     label: int | str | None = None
 
     def phrase(self, count: int | None = None) -> str:
-        """The first so many of the images, in words that say how they were chosen."""
+        """The first `count` images, in words that say how they were chosen."""
         count = len(self.images) if count is None else count
         images = f"{count:,} image" + ("" if count == 1 else "s")
         images += "" if self.label is None else f" with label {self.label}"
@@ -111,11 +111,11 @@ class Inspection:
         return self.selection.images
 
     def batch(self, count: int | None = None) -> Batch:
-        """The arguments of the programs, for the first so many of the images."""
+        """The arguments of the programs, for the first `count` images."""
         return tuple(part[:count] for part in self.selection.batch)
 
     def joint(self, count: int | None = None) -> Joint:
-        """The pair with the first so many of the images."""
+        """The pair with the first `count` images."""
         return Joint.of(self.run.model, self.run.guide, self.batch(count))
 
     def joint_of(self, other: Run) -> Joint:
@@ -177,22 +177,14 @@ def choose_images(
     run: Run,
     split: Split,
     count: int,
-    images: Sequence[int] | None,
-    label: int | str | None,
-    choose: Choose,
-    seed: int,
+    images: Sequence[int] | None = None,
+    label: int | str | None = None,
+    choose: Choose = "random",
+    seed: int = 0,
 ) -> Selection:
-    """The images to look at, N <= count.
+    """The images to look at, N <= count: those named, or ones with the label.
 
-    Args:
-        run: The run.
-        split: Where they are from.
-        count: How many.
-        images: These and no others.
-        label: Only those with this label, a number or the name of a class.
-        choose: `random`, the `first`, or the `worst` by k-hat of 200 draws, among four times as
-            many taken at random.
-        seed: The seed of `random` and `worst`, and of noise on the images.
+    The `worst` are those by k-hat of 200 draws, among four times as many taken at random.
 
     Raises:
         InputError: If there is no such image or label.

@@ -1,16 +1,17 @@
 """How sure is log p(x)? An interval, not a number."""
 
-from math import log, sqrt
+from math import log
 from statistics import NormalDist
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.densities.joint import Joint
 from ppl_vae.errors import InputError
 from ppl_vae.inference.ais import AIS, Bidirectional, ais, bidirectional
 from ppl_vae.inference.marginal_likelihood import marginal_likelihood_estimator
-from ppl_vae.inference.pareto import RELIABLE, pareto_k
+from ppl_vae.inference.pareto import RELIABLE, log_mean, pareto_k
 from ppl_vae.measures.scores import mean_and_error
 from ppl_vae.pictures.figures import BLUE, FAINT, GREEN, INK, ORANGE, new_figure
 from ppl_vae.report.inspection import Inspection
@@ -39,14 +40,12 @@ def intervals(inspection: Inspection, section: Section) -> None:
     """Importance sampling and AIS from below, on simulated data bidirectional AIS from above."""
     run, effort = inspection.run, inspection.effort
     size = min(effort.shown, len(inspection.images))
-    batch = inspection.batch(size)
-    weights = inspection.joint(size).log_weights(effort.particles).cpu()
+    joint = inspection.joint(size)
+    weights = joint.log_weights(effort.particles).cpu()
     k_hat = pareto_k(weights).k_hat
     short = max(1, effort.temperatures // _SHORTER)
-    annealed = ais(run.model, run.guide, batch, chains=_CHAINS, temperatures=effort.temperatures)
-    nearer = ais(
-        run.model, run.guide, batch, chains=_CHAINS, temperatures=short, start="guide"
-    )  # fmt: skip
+    annealed = ais(joint, chains=_CHAINS, temperatures=effort.temperatures)
+    nearer = ais(joint, chains=_CHAINS, temperatures=short, start="guide")
     both = bidirectional(
         run.model,
         run.guide,
@@ -54,7 +53,7 @@ def intervals(inspection: Inspection, section: Section) -> None:
         chains=_CHAINS // _SIMULATED,
         temperatures=short,
         start="guide",
-        like=batch,
+        like=joint.batch,
     )
     level = annealed.level
     methods = {
@@ -65,7 +64,7 @@ def intervals(inspection: Inspection, section: Section) -> None:
     refused = None
     if inspection.z.shape[-1] <= _FEW:
         try:
-            methods["appendix_d"] = _appendix_d(inspection, size, level)
+            methods["appendix_d"] = _appendix_d(joint, effort.nuts_draws, level)
         except InputError as error:
             refused = str(error)
     gap, gap_error = mean_and_error(both.gap.cpu())
@@ -101,12 +100,8 @@ def intervals(inspection: Inspection, section: Section) -> None:
         "off": max(gap, 0.0) + 2 * (gap_error or 0.0),
         "head": ["", "k-hat", *(_LABELS[name] for name in methods)],
         "rows": [
-            [
-                names[place],
-                number(k_hat[place].item()),
-                *(_cell(values, place) for values in methods.values()),
-            ]
-            for place in range(size)
+            [name, number(k_hat[place].item()), *(_cell(v, place) for v in methods.values())]
+            for place, name in enumerate(names)
         ],
     }
     section.pictures = {
@@ -131,19 +126,11 @@ def _cell(values: Interval, place: int) -> str:
     return f"{value} [{lower}, {upper}]"
 
 
-def _appendix_d(inspection: Inspection, size: int, level: float) -> Interval:
+def _appendix_d(joint: Joint, draws: int, level: float) -> Interval:
     """By chains of NUTS, with the interval of Student's t over them."""
     from scipy.stats import t as student
 
-    draws = inspection.effort.nuts_draws
-    found = marginal_likelihood_estimator(
-        inspection.run.model,
-        inspection.run.guide,
-        inspection.batch(size),
-        draws=2 * draws,
-        warmup=draws,
-        chains=_HMC_CHAINS,
-    )
+    found = marginal_likelihood_estimator(joint, draws=2 * draws, warmup=draws, chains=_HMC_CHAINS)
     value = found.log_likelihood.cpu()
     half = float(student.ppf((1 + level) / 2, _HMC_CHAINS - 1)) * found.standard_error.cpu()
     return value, value - half, value + half
@@ -156,8 +143,7 @@ def _importance(weights: Tensor, k_hat: Tensor, level: float) -> Interval:
     wrong the estimate is: the lower end is that of Markov's inequality, P(mean w > p / a) <= a,
     which holds for all weights, and there is no upper end.
     """
-    mean = weights.logsumexp(0) - log(len(weights))
-    error = (weights - mean).exp().std(0) / sqrt(len(weights))
+    mean, error = log_mean(weights)
     half = NormalDist().inv_cdf((1 + level) / 2) * error
     lower = (mean - half).minimum(mean - log(1 / (1 - level)))
     doubtful = k_hat > RELIABLE

@@ -35,11 +35,9 @@ def latent(inspection: Inspection, section: Section) -> None:
     """Active units, q(z) against p(z), rate, distortion, mutual information, a map by label."""
     dimension = inspection.z.shape[-1]
     active = inspection.active()
-    rate, distortion = _terms(
-        inspection.statistic("log_prior"),
-        inspection.statistic("log_guide"),
-        inspection.statistic("log_joint"),
-    )
+    log_prior = inspection.statistic("log_prior")
+    rate = (inspection.statistic("log_guide") - log_prior).mean(0)
+    distortion = (log_prior - inspection.statistic("log_joint")).mean(0)
     r, r_error = mean_and_error(rate)
     bounds = information_bounds(inspection)
     (low, low_error), (high, high_error) = bounds.lower, bounds.upper
@@ -82,11 +80,7 @@ def latent(inspection: Inspection, section: Section) -> None:
 class InformationBounds:
     """Bounds of I(x; z) under the guide, in nats, each with its standard error where there is one.
 
-    Attributes:
-        lower: The lower bound.
-        upper: The upper bound.
-        images: How many images they are from.
-        draws: How many draws of z for each.
+    `images` is how many images they are from, `draws` how many draws of z for each.
     """
 
     lower: tuple[float, float | None]
@@ -150,11 +144,6 @@ def _jackknife(terms: Tensor, matrix: Tensor, image: Tensor) -> tuple[float, flo
     return terms.mean().item(), spread.sqrt().item()
 
 
-def _terms(log_prior: Tensor, log_guide: Tensor, log_joint: Tensor) -> tuple[Tensor, Tensor]:
-    """Rate and distortion of each image, (N,) in nats."""
-    return (log_guide - log_prior).mean(0), (log_prior - log_joint).mean(0)
-
-
 def _runs(inspection: Inspection, rate: Tensor, distortion: Tensor) -> list[dict[str, Any]]:
     """Rate and distortion of this run and of those to compare it with, on the same images."""
     found = [_row(inspection.run, rate, distortion)]
@@ -163,11 +152,9 @@ def _runs(inspection: Inspection, rate: Tensor, distortion: Tensor) -> list[dict
             joint = inspection.joint_of(other)
             rates, distortions = [], []
             with seeded(other.device, inspection.seed), torch.no_grad():
-                step = max(1, joint.rows() // _PARTICLES)
-                for start in range(0, len(joint), step):
-                    part = joint[start : start + step]
-                    latents, log_guide = part.draw(_PARTICLES)
-                    log_prior, log_likelihood = part.log_terms(latents)
+                for rows in joint.slices(_PARTICLES):
+                    latents, log_guide = joint[rows].draw(_PARTICLES)
+                    log_prior, log_likelihood = joint[rows].log_terms(latents)
                     rates.append((log_guide - log_prior).double().mean(0))
                     distortions.append(-log_likelihood.double().mean(0))
             found.append(_row(other, torch.cat(rates), torch.cat(distortions)))
@@ -219,14 +206,8 @@ def _rate_distortion(runs: list[dict[str, Any]]) -> Picture:
     axes.set_xlim(low, high)
     axes.set_ylim(limits)
     for row, rate, distortion in zip(runs, rates, distortions, strict=True):
-        axes.annotate(
-            literal(_label(row, runs)),
-            (rate, distortion),
-            xytext=(6, 6),
-            textcoords="offset points",
-            fontsize=8.5,
-            color=INK,
-        )
+        axes.annotate(literal(_label(row, runs)), (rate, distortion), xytext=(6, 6),
+                      textcoords="offset points", fontsize=8.5, color=INK)  # fmt: skip
     axes.set_xlabel("rate, nats per datum")
     axes.set_ylabel("distortion, nats per datum")
     plain(axes)
@@ -273,20 +254,12 @@ def _scatter(inspection: Inspection) -> Picture:
         names = inspection.run.data.class_names
         name = names[label] if names and label < len(names) else str(label)
         chosen = means[labels == label]
-        axes.scatter(
-            chosen[:, 0],
-            chosen[:, 1],
-            s=10,
-            color=colour if label >= 0 else FAINT,
-            alpha=0.75,
-            linewidths=0,
-            label=literal(name) if label >= 0 else "unknown",
-        )
+        colour, name = (colour, literal(name)) if label >= 0 else (FAINT, "unknown")
+        axes.scatter(chosen[:, 0], chosen[:, 1], s=10, color=colour, alpha=0.75, linewidths=0,
+                     label=name)  # fmt: skip
     if there[-1] >= 0 and len(there) <= 30:
-        axes.legend(
-            frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1, 0.5),
-            markerscale=2, title="label",
-        )  # fmt: skip
+        axes.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1, 0.5),
+                    markerscale=2, title="label")  # fmt: skip
     axes.set_xlabel("$z_0$")
     axes.set_ylabel("$z_1$")
     axes.set_aspect("equal")

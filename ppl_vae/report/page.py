@@ -17,12 +17,8 @@ def page(
 ) -> str:
     """One HTML page: pictures inlined, no script, nothing from a network.
 
-    Args:
-        title: The head.
-        facts: The run and the images, one line each.
-        sections: The answers, in order.
-        how: How the images were chosen; any other than at random gets a warning.
-        split: The split that they are from.
+    `how` is how the images were chosen from the `split`: any other way than `random` gets a
+    warning.
     """
     return _template("page").render(
         title=title, facts=facts, sections=sections, how=how, split=split
@@ -32,9 +28,7 @@ def page(
 def rendered(section: Section, **values: Any) -> str:
     """The template of a section, filled in with its numbers, facts and pictures.
 
-    Args:
-        section: The answer.
-        **values: The values that all templates take: `log_p`, `x`, `which` and `split`.
+    All templates take the values `log_p`, `x`, `which` and `split` beside those.
     """
     context = {**values, **section.numbers, **section.facts, "pictures": section.pictures}
     return _template(section.name).render(context)

@@ -93,7 +93,7 @@ def picture_of(figure: "Figure", exact: bool = False) -> Picture:
 
 
 def panels(count: int, columns: int, width: float, height: float) -> dict[str, Any]:
-    """The layout of so many panels for ArviZ, titled by their coordinates alone."""
+    """The layout of `count` panels for ArviZ, titled by their coordinates alone."""
     from arviz_base.labels import NoVarLabeller
 
     columns = min(columns, count)

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ppl_vae.densities.joint import Joint
 from ppl_vae.inference.bridge import bridge_log_likelihood
 from ppl_vae.inference.datatree import nuts_datatree
 from ppl_vae.inference.nuts import NutsPosterior, nuts_posterior
@@ -30,14 +31,8 @@ def true_posterior(inspection: Inspection, section: Section) -> None:
     """NUTS on p(z|x) for some images, beside the guide."""
     size = min(inspection.effort.shown, len(inspection.images))
     draws = inspection.effort.nuts_draws
-    nuts = nuts_posterior(
-        inspection.run.model,
-        inspection.run.guide,
-        inspection.batch(size),
-        draws=draws,
-        warmup=max(1, round(_WARMUP * draws)),
-        chains=_CHAINS,
-    )
+    joint, warmup = inspection.joint(size), max(1, round(_WARMUP * draws))
+    nuts = nuts_posterior(joint, draws=draws, warmup=warmup, chains=_CHAINS)
     inspection.tree["nuts"] = nuts_datatree(nuts, inspection.images[:size].tolist())
     site = inspection.latent
     exact = nuts.latents[site].cpu().numpy()  # (C, S, B, D)
@@ -46,7 +41,9 @@ def true_posterior(inspection: Inspection, section: Section) -> None:
     active = sorted(inspection.active()) or list(range(dimension))
     ratio = guide.std((0, 1)) / exact.std((0, 1))  # (B, D)
     r_hat, ess = (value[site].double().flatten(1).cpu() for value in (nuts.r_hat, nuts.ess))
-    to_posterior, from_posterior, log_p = _divergences(inspection, nuts, size, ess.amin(1))
+    to_posterior, from_posterior, log_p = _divergences(
+        joint, nuts, inspection.statistic("log_weight")[:, :size], ess.amin(1)
+    )
 
     names = [inspection.name(place) for place in range(size)]
     section.numbers = {
@@ -98,20 +95,21 @@ def true_posterior(inspection: Inspection, section: Section) -> None:
 
 
 def _divergences(
-    inspection: Inspection, nuts: NutsPosterior, size: int, ess: Tensor
+    joint: Joint, nuts: NutsPosterior, q: Tensor, ess: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """KL(q || p(z|x)), KL(p(z|x) || q) and log p(x) of each image, (B,) in nats."""
-    joint = inspection.joint(size)
-    flat = {site: value.flatten(0, 1) for site, value in nuts.latents.items()}
+    """KL(q || p(z|x)), KL(p(z|x) || q) and log p(x) of each image, (B,) in nats.
+
+    `q` are log-weights of draws from the guide, (K, B).
+    """
+    flat = {site: value.flatten(0, 1).split(joint.rows(len(joint)))
+            for site, value in nuts.latents.items()}  # fmt: skip
     parts = []
-    step = max(1, joint.rows() // size)
     with torch.no_grad():
-        for start in range(0, len(flat[inspection.latent]), step):
-            latents = {site: value[start : start + step] for site, value in flat.items()}
+        for values in zip(*flat.values(), strict=True):
+            latents = dict(zip(flat, values, strict=True))
             weights = torch.stack(joint.log_terms(latents)).sum(0) - joint.log_guide(latents)
             parts.append(weights.double().cpu())
     p = torch.cat(parts)
-    q = inspection.statistic("log_weight")[:, :size]
     log_p = bridge_log_likelihood(q, p, ess)
     return log_p - q.mean(0), p.mean(0) - log_p, log_p
 

@@ -26,22 +26,14 @@ __all__ = [
 ]
 
 LAST = "checkpoint.safetensors"
-
-
 BEST = "best.safetensors"
-
 
 _FORMAT = "ppl-vae checkpoint"
 _VERSION = 1
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Writes tensors and a JSON-serialisable state, with a digest of both.
-
-    Args:
-        path: Where the file is to be.
-        tensors: Tensors by name, on any device.
-        state: Everything else.
+    """Writes tensors, on any device, and a JSON-serialisable state, with a digest of both.
 
     Raises:
         OSError: If it cannot be written; the old file stays.

@@ -10,10 +10,7 @@ from ppl_vae.pairs.pieces import ROLES
 
 __all__ = ["CONFIG", "CONFIG_VERSION", "config_of", "read_config"]
 
-
 CONFIG = "config.yaml"
-
-
 CONFIG_VERSION = 1
 
 

@@ -18,13 +18,8 @@ from ppl_vae.runs.config import CONFIG
 
 __all__ = ["PICTURES", "SUMMARY", "create", "free_path", "locked", "unused", "write_json"]
 
-
 SUMMARY = "summary.json"
-
-
 PICTURES = "pictures"
-
-
 _LOCK = ".lock"
 
 

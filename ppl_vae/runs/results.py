@@ -3,31 +3,17 @@
 import json
 from math import isfinite
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
-from ppl_vae.errors import InputError
+from ppl_vae.machine.files import check_writable
 from ppl_vae.runs.directory import write_json
 
 __all__ = ["plain", "writable", "write_numbers"]
 
-_TRIAL = bytes(4096)
-
 
 def writable(folder: Path) -> Path:
-    """The folder, made where there is none, if a file can be written there.
-
-    Raises:
-        InputError: If not.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder, buffering=0) as file:
-            file.write(_TRIAL)
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {folder}: {error.strerror}; name another folder with --out"
-        ) from error
+    """The folder, made if missing; raises an InputError if no file can be written there."""
+    check_writable(folder, "name another folder with --out", make=True)
     return folder
 
 

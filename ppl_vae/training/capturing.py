@@ -53,7 +53,7 @@ class CapturedStep:
     def _capture(self, draw: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
         generator = torch.cuda.default_generators[self._index.get_device()]
         state, stream = generator.clone_state(), torch.cuda.current_stream(self._index.device)
-        gc.collect()  # in the midst of a capture it may destroy an older graph, which ends both
+        gc.collect()  # during a capture it might destroy an older graph, which ends both
         try:
             # Pyro's validation reads from the device.
             with pyro.validation_enabled(False):
@@ -61,7 +61,7 @@ class CapturedStep:
                 with torch.cuda.graph(self._graph):
                     self._loss = self.step.update(draw(self._index))
         except Exception as error:  # whatever stops the capture, the answer is the same
-            # Torch leaves these as in the midst of it, where no random number can be drawn.
+            # Torch leaves these in the state of a capture, in which no random number can be drawn.
             torch.cuda.set_stream(stream)
             generator.graphsafe_set_state(state)
             # The end of a capture that has failed fails too; the reason is what came before.

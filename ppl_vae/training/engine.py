@@ -47,9 +47,6 @@ def compile_steps(training: Training) -> None:
     On a GPU that holds the images it is captured too, and so are the programs on the smaller last
     batch of an epoch, for which compiling once more would not pay.
 
-    Args:
-        training: The training.
-
     Raises:
         NotStageable: If that fails; the step then runs the programs, or the graph uncaptured.
     """

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from guides import Guide
 from models import Model
-from ppl_vae.compiler.comparison import Gradients, with_gradients
+from ppl_vae.compiler.comparison import Gradients, Trial, with_gradients
 from ppl_vae.compiler.compiling import compile_programs, parted
 from ppl_vae.machine.processes import Ranks
 from ppl_vae.objectives import Objective
@@ -101,9 +101,9 @@ class SVIStep:
         """
         if not self._compiled or self._compiled_for != (_kinds(batch), self.fingerprint()):
             return False  # the programs run anyway
-        given = (self.pair, self._compiled, batch, self.scheduled, self.precision)
+        trial = Trial(self.pair, batch, self.scheduled)
         with matrix_precision(self.precision, self.pair):
-            if parted(*given):
+            if parted(trial, self._compiled, self.precision):
                 self._compiled = None
         return not self.compiled
 
