@@ -87,7 +87,7 @@ def fit(
         epochs: Passes over the training images.
         batch_size: Images in a minibatch, of all processes together where torchrun started several.
         learning_rate: Adam's step size at its peak; it decays to zero along a cosine.
-        weight_decay: Adam's L2 term: what of each parameter is added to its gradient.
+        weight_decay: Adam's L2 term: this multiple of each parameter is added to its gradient.
         warmup_epochs: Epochs over which the learning rate rises to its peak; one, or a tenth of a
             run of fewer than ten, unless given.
         patience: Stop after this many epochs without a better validation ELBO, and keep the best
@@ -95,8 +95,8 @@ def fit(
         labels: How many of the training images keep their labels, as many of each class, where
             the model is one of labelled images; all unless given.
         label_repeats: How often an epoch has each image that keeps its label, where `labels` is
-            given. A hundred labels among 50,000 images are in one batch of five otherwise.
-        seed: What every random number follows from.
+            given. Without it, 100 labels among 50,000 images reach one batch in five.
+        seed: The seed of all random numbers.
         device: Where to compute; `auto` takes CUDA where there is one.
         engine: `eager` runs the Pyro programs in every step; `compiled` runs a graph of tensor
             operations that was traced from them, checked against them and compiled; `auto` compiles

@@ -75,17 +75,17 @@ def posterior(
         others: Further runs, to compare with it on the same images.
         split: Where the images are from.
         count: How many images.
-        choose: Which: `random` ones, the `first`, or the `worst` by k-hat among four times as many.
-        images: Which, by index, instead.
+        choose: How: at `random`, the `first`, or the `worst` by k-hat among four times as many.
+        images: Indices of images, in place of a choice.
         label: Only images with this label, a number or the name of a class.
-        draws: Of z for each image, in four chains of equal length.
+        draws: Draws of z for each image, in four chains of equal length.
         predictive_draws: Of x for each image, at most; fewer where they would take too much memory.
         particles: The largest K of the curve of importance-weighted bounds.
         gap_images: Images whose gap is split.
         gap_steps: Steps at most that fit the guide's family to an image.
         shown: Images whose true posterior is sampled with NUTS, and whose log p(x) gets intervals.
-        nuts_draws: Of each of its four chains.
-        temperatures: Of annealed importance sampling.
+        nuts_draws: Draws of each of the four chains of NUTS.
+        temperatures: Number of temperatures of annealed importance sampling.
         simulations: Images drawn from the model for simulation-based calibration.
         seed: The seed of all draws.
         out: The folder to write to; the run directory unless given.

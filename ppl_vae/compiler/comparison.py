@@ -110,7 +110,7 @@ def check_same(trial: Trial, reference: Gradients, other: Gradients, relative: f
 
 
 def difference(expected: Outcome, got: Outcome, relative: float) -> str | None:
-    """The first thing by which two outcomes differ.
+    """The first difference between two outcomes.
 
     Args:
         expected: The outcome that is right.

@@ -71,7 +71,7 @@ def fingerprint_in(state: Mapping[str, Any]) -> Sequence[str]:
 
 
 def check_same_data(data: Data, expected: Sequence[str]) -> None:
-    """Refuses data that are not those of a run any more.
+    """Raises if the data of a run have changed.
 
     Where the run has no such digests, that is said, and only the numbers of images are compared.
 

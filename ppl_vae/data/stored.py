@@ -153,7 +153,7 @@ def _quiet_iterator(loader: DataLoader) -> Iterator[Any]:
 def _end_with_parent(worker: int) -> None:
     """Ends a reading process when its parent ends, however that ends.
 
-    Else a process that hands over a batch would wait for ever.
+    Otherwise a process that is handing over a batch would wait forever.
     """
     parent = multiprocessing.parent_process()
 

@@ -152,7 +152,7 @@ def _observed(joint: Joint) -> Arrays:
 
 
 def _largest(support: Any) -> float:
-    """The largest of finitely many whole numbers, and infinity where a support is none such."""
+    """The largest value of a support of finitely many whole numbers; infinity for any other."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     if not support.is_discrete:

@@ -141,7 +141,7 @@ def posterior_draws(model: Model, guide: Guide, draws: int, *batch: Tensor) -> T
 
 
 class _InPieces:
-    """A function of each row of a batch, of as many rows at a time as memory is meant for.
+    """A function of each row of a batch, in pieces that fit the memory bound.
 
     Args:
         what: What it does.

@@ -144,7 +144,7 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
 
 
 def _guides_of(sites: list[str], *batch: Tensor) -> list[str]:
-    """The names of the guides that sample so named sites, given such a batch."""
+    """The names of the guides whose latent sites have these names on this batch."""
     known: list[Any] = subclasses(Guide)
     return [cls.__name__ for cls in known if sorted(cls.latents) == sites if _takes(cls, *batch)]
 

@@ -167,7 +167,7 @@ class Training:
 
     @contextmanager
     def _saved_if_lost(self, folder: Path) -> Iterator[None]:
-        """Nothing of a step is done before all processes have done their part of it."""
+        """A step takes effect only after every process has done its part."""
         try:
             yield
         except LostProcess:
