@@ -1,12 +1,19 @@
 """Images of one's own for the tests: written to files, and read back from a data set."""
 
+from functools import partial
+from math import prod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from ppl_vae.data import ImageFolder
+import ppl_vae.fit
+from models import MLP
+from ppl_vae.data import DataSet, ImageFolder
 from ppl_vae.data.source import fixed_order
+from ppl_vae.evaluate import evaluate
 
 COUNT = 40
 SPLITS = ("train", "validation", "test")
@@ -27,6 +34,17 @@ def save_pictures(
         picture = Image.fromarray(image)
         (picture.convert(mode) if mode else picture).save(folder / f"{number:03}.{suffix}")
     return ImageFolder(path=folder)
+
+
+def sane(data_set: DataSet) -> bool:
+    """Whether a short training ends in an ELBO of at most 20 nats a pixel."""
+    options = {"network": partial(MLP, hidden=(8,)), "latent_dim": 2, "epochs": 50}
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
+        path = Path(folder) / "run"
+        run = ppl_vae.fit.fit(data_set, batch_size=10, learning_rate=0.01, run=path, **options)
+        elbo = evaluate(run, particles=2)["elbo_nats_per_datum"]
+    return abs(elbo) < 20 * prod(run.spec.image_shape)
 
 
 def sizes(data) -> tuple[int, ...]:

@@ -290,6 +290,25 @@ def test_a_damaged_file(refused: Callable[..., str]) -> None:
 # Pairs
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--model", "Conditional", "--guide", "ConditionalNormal"],
+        ["--labels", "10"],
+        ["--objective", "SemiSupervisedELBO"],
+    ],
+)
+def test_one_step_leads_to_a_semi_supervised_pair(refused, arguments: list[str]) -> None:
+    pixels = np.random.default_rng(0).integers(256, size=(60, 5, 4), dtype=np.uint8)
+    np.savez("images.npz", images=pixels, labels=np.arange(60) % 4 - 1)
+    data = ["--data", "Arrays", "--data.path", "images.npz", "--batch_size", "20"]
+    said = refused(
+        [*data, *arguments], "choose --model SemiSupervised --guide SemiSupervisedNormal"
+    )
+    remedy = said.partition("choose ")[2].partition(",")[0].split()
+    assert exit_code(ppl_vae.fit, *OPTIONS, *data, *arguments, *remedy) == 0
+
+
 class WrongSite(DiagonalNormal):
     def forward(self, x):
         with pyro.plate("data", len(x), dim=-1):

@@ -183,10 +183,13 @@ def test_wrong_shapes(refused, arrays, shape):
     refused(arrays(array), "real", "(N, H, W) or (N, C, H, W)", str(shape), "reshape")
 
 
-def test_channels_last(refused, arrays):
-    images = np.arange(3 * 8 * 8 * 3).reshape(3, 8, 8, 3).astype(np.uint8)
-    refused(arrays(images), "real", "transpose(0, 3, 1, 2)")
-    assert arrays(images.transpose(0, 3, 1, 2)).load("real", 0).image_shape == (3, 8, 8)
+@pytest.mark.parametrize(("channels", "left"), [(1, 1), (2, 1), (3, 3), (4, 3)])
+def test_channels_last(refused, arrays, channels, left):
+    images = np.arange(3 * 8 * 8 * channels).reshape(3, 8, 8, channels).astype(np.uint8)
+    some = "" if channels == left else f"[:, :{left}]"
+    assert refused(arrays(images), "real").endswith(f"images.transpose(0, 3, 1, 2){some}")
+    remedied = arrays(images.transpose(0, 3, 1, 2)[:, :left]).load("real", 0)
+    assert remedied.image_shape == (left, 8, 8)
 
 
 @pytest.mark.parametrize(("channels", "left"), [(2, 1), (4, 3), (7, 3)])

@@ -152,6 +152,44 @@ def test_a_picture_that_is_renamed_or_altered(
     assert "earlier release" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("side", "rows"), [(80, 1), (148, 1), (400, 40)])
+def test_a_change_in_the_middle_of_uncompressed_pictures(
+    tmp_path: Path, side: int, rows: int
+) -> None:
+    """One row of up to 64 KiB, and a tenth of any larger picture."""
+    images = np.random.default_rng(0).integers(256, size=(3, side, side, 3), dtype=np.uint8)
+    data_set = ImageFolder(path=tmp_path)
+
+    def fingerprint() -> tuple[str, ...]:
+        for number, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / f"{number}.bmp")
+        return data_set.load("unit", 0).fingerprint
+
+    before = fingerprint()
+    for row in range(0, side - rows, 3 * rows):
+        kept = images.copy()
+        images[:, row : row + rows] = 0
+        assert all(a != b for a, b in zip(before, fingerprint(), strict=True))
+        images = kept
+    assert fingerprint() == before
+
+
+def test_a_run_whose_pictures_were_marked_in_another_way(
+    tiny: Callable[[DataSet], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "pictures", 60)
+    path = tiny(ImageFolder(path=tmp_path / "pictures"))
+    tensors, state = read_checkpoint(path / LAST)
+    state["fingerprint"] = [f"{n.partition('-')[0]}-{'0' * 32}" for n in state["fingerprint"]]
+    write_checkpoint(path / LAST, tensors, state)
+    capsys.readouterr()
+    assert sum(load(path).data.sizes) == 60
+    assert "note: the run is of an earlier release" in capsys.readouterr().err
+    (tmp_path / "pictures" / "000.png").unlink()
+    with pytest.raises(InputError, match="expected the 60 images"):
+        load(path).data  # noqa: B018
+
+
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 def test_an_array_with_other_content_of_the_same_shape(
     tiny: Callable[[DataSet], Path], tmp_path: Path, suffix: str

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from own_images import COUNT, MASKS, all_of, joined, save_pictures, sorted_rows
+from own_images import COUNT, MASKS, all_of, joined, sane, save_pictures, sorted_rows
 from PIL import Image
 
 from ppl_vae.data import Arrays, ImageFolder
@@ -36,10 +36,21 @@ def test_deep_arrays_are_scaled_by_what_they_hold(arrays, dtype, most, levels, m
 def test_other_integers_are_refused_and_read_as_real_numbers(arrays, refused, values) -> None:
     images = np.random.default_rng(0).integers(*values, size=(COUNT, 5, 4))
     images[3, 2, 1:3] = values
-    said = "expected grey levels of 0 to 65,535", "real numbers with images.astype('float32')"
-    refused(arrays(images), "real", *said)
+    said = "numpy.save(FILE, images.astype('float32')), for --data Arrays --data.scale standard"
+    refused(arrays(images), "real", "expected grey levels of 0 to 65,535", said)
     data = arrays(images.astype("float32")).load("real", 0)
     np.testing.assert_array_equal(all_of(data)[:, 0], images.astype(np.float32))
+    assert data.note.endswith("add --data.scale standard")
+    assert sane(arrays(images.astype("float32"), scale="standard"))
+
+
+def test_pictures_of_more_than_sixteen_bits(arrays, refused, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(650_000, size=(COUNT, 5, 4), dtype=np.int32)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{number:03}.tif")
+    said = "numpy.save(FILE, images.astype('float32')), for --data Arrays --data.scale standard"
+    refused(ImageFolder(path=tmp_path), "real", said)
+    assert sane(arrays(images.astype("float32"), scale="standard"))
 
 
 def test_deep_images_do_not_fit_bytes(arrays, refused) -> None:

@@ -94,9 +94,31 @@ def test_unlabeled_is_no_class(tmp_path: Path, name: str) -> None:
 
 
 def test_folders_of_other_names_beside_train_are_classes(tmp_path: Path) -> None:
-    for name in ("train", "test", "bus"):
+    for name in ("train", "bus"):
         write(tmp_path / name, 5)
-    assert ImageFolder(path=tmp_path).load("unit", 0).class_names == ("bus", "test", "train")
+    assert ImageFolder(path=tmp_path).load("unit", 0).class_names == ("bus", "train")
+
+
+@pytest.mark.parametrize("splits", [("train", "val", "test"), ("Train", "test"), ("val", "test")])
+def test_a_stray_folder_beside_those_of_splits(refused, tmp_path: Path, splits) -> None:
+    """Each remedy of the line is followed to the end."""
+    for split in splits:
+        for animal in ("cat", "dog"):
+            write(tmp_path / split / animal, 10)
+    write(tmp_path / "extra", 1)
+    data_set = ImageFolder(path=tmp_path)
+    refused(data_set, "unit", "are splits", "got both, the folder extra among them; move extra")
+    (tmp_path / "extra").rename(tmp_path.parent / f"{tmp_path.name}-extra")
+    if splits[0] == "val":
+        refused(data_set, "unit", "expected a folder train beside test, val; there is none")
+        (tmp_path / "val").rename(tmp_path / "train")
+    data = data_set.load("unit", 0)
+    assert data.class_names == ("cat", "dog")
+    assert len(data.test) == 20
+    for split in ("train", *splits):
+        if (tmp_path / split).exists():
+            (tmp_path / split).rename(tmp_path / f"class-{split}")
+    assert data_set.load("unit", 0).classes == len(splits)
 
 
 def test_images_beside_folders_of_classes_in_a_split(refused, tmp_path: Path) -> None:

@@ -83,6 +83,24 @@ def test_arrays(tmp_path, dtype, shape):
     assert torch.equal(data.test.labels, fixed_order(20)[:2])
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([0, 1, 1, 0, 1], "classes 0 2, 1 3"),
+        ([4, 3, -1, 3, 3], "classes 3 3, 4 1; 1 unlabeled"),
+        ([-1] * 5, "5 unlabeled"),
+        ([True, False] * 2 + [True], "classes 0 2, 1 3"),
+    ],
+)
+def test_the_first_line_lists_the_classes_of_an_array(tmp_path, labels, said):
+    pixels = np.random.default_rng(0).integers(256, size=(5, 5, 4), dtype=np.uint8)
+    path = tmp_path / "images.npz"
+    np.savez(path, images=pixels, labels=np.array(labels), names=np.zeros(3))
+    assert Arrays(path=path).load("real", 0).note.endswith(f"in memory; {said}; left out names")
+    np.savez(path, images=pixels)
+    assert "classes" not in Arrays(path=path).load("real", 0).note
+
+
 def test_float_arrays_can_be_binarised(tmp_path):
     np.save(tmp_path / "images.npy", np.full((400, 4, 5), 0.25, dtype=np.float32))
     data = Arrays(path=tmp_path / "images.npy", binarize="dynamic").load("binary", 0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from own_images import COUNT, MASKS, all_of, joined, save_pictures, sorted_rows
+from own_images import COUNT, MASKS, all_of, joined, sane, save_pictures, sorted_rows
 
 from ppl_vae.data import Conversion, DataSet, Images, Source
 from ppl_vae.data.source import fixed_order
@@ -123,7 +123,43 @@ def test_floats_that_look_like_grey_levels(arrays, refused, dtype) -> None:
     standard = arrays(images.astype(dtype), scale="standard").load("real", 0)
     assert "look like" not in standard.note
     assert "standardised" in standard.note
+    assert sane(arrays(images.astype(dtype), scale="standard"))
+    assert sane(arrays(images.astype(dtype).round().astype("uint8")))
     assert "floating-point values standardised" in standard.reference_measure
+
+
+@pytest.mark.parametrize(("most", "bits"), [(1023, 10), (65_535, 16)])
+def test_floats_that_look_like_deep_grey_levels(arrays, most: int, bits: int) -> None:
+    """Each remedy of the line is followed to the end."""
+    images = np.random.default_rng(0).integers(most, size=(COUNT, 5, 4)).astype(np.float32)
+    images[0, 0, :2] = 0, most
+    assert not sane(arrays(images))
+    assert (
+        arrays(images)
+        .load("real", 0)
+        .note.endswith(
+            f"values of 0 to {most:g}, which look like grey levels: save them as uint16 with "
+            "images.round().astype('uint16'), or add --data.scale standard"
+        )
+    )
+    data_set = arrays(images.round().astype("uint16"))
+    assert data_set.load("real", 0).levels == 2**bits
+    assert sane(data_set)
+    standard = arrays(images, scale="standard")
+    assert "look like" not in standard.load("real", 0).note
+    assert sane(standard)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-100, 3899.5), (-30, 2), (0.5, 20), (0, 1e6)])
+def test_floats_that_are_far_from_one(arrays, low: float, high: float) -> None:
+    images = np.random.default_rng(0).uniform(low, high, size=(COUNT, 5, 4))
+    assert not sane(arrays(images))
+    note = arrays(images).load("real", 0).note
+    assert note.endswith("which are far from 1: add --data.scale standard")
+    standard = arrays(images, scale="standard")
+    assert "far from" not in standard.load("real", 0).note
+    assert sane(standard)
+    assert "far from" not in arrays(images / 10 / abs(images).max()).load("real", 0).note
 
 
 def test_few_whole_levels_as_floats(arrays) -> None:
@@ -131,6 +167,8 @@ def test_few_whole_levels_as_floats(arrays) -> None:
     images[0, 0, 0] = 16
     assert "divide them by 16, or add --data.scale standard" in arrays(images).load("real", 0).note
     assert "look like" not in arrays(images / 16).load("real", 0).note
+    assert sane(arrays(images / 16))
+    assert sane(arrays(images, scale="standard"))
     images[fixed_order(COUNT)[-1], 0, 0] = 0.5  # a training image; those that come later are whole
     assert "look like" not in arrays(images).load("real", 0).note
 

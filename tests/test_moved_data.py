@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tiny_runs import OPTIONS, exit_code
 import ppl_vae.fit
 import ppl_vae.posterior
 from ppl_vae import evaluate, features, generate, load
+from ppl_vae.data import Digits
 from ppl_vae.errors import InputError
 
 TINY = [*OPTIONS, "--batch_size", "20"]
@@ -104,11 +106,32 @@ def test_only_options_of_the_own_data_set_are_replaced(
         (["--data.pat", "x"], f"--data: unknown option of {cls}: got 'pat' (did you mean path?)"),
         (["--data.workers", "many"], "--data.workers: expected int; got many"),
         (["--data.binarize", "x"], "--data.binarize: expected one of 'auto', "),
+        (["--data.binarize", "threshold"], "--data.binarize: a run's data keep their conversion"),
+        (["--data.dequantize", "none"], "--data.dequantize: a run's data keep their conversion"),
+        (["--data.rules", "1"], "only --data.path, --data.memory_gib, --data.workers may change"),
         (["--data.path"], "--data.path"),
     ):
         capsys.readouterr()
-        assert exit_code(evaluate, "run", *arguments) == 2
-        assert said in capsys.readouterr().err
+        for verb, run in ((evaluate, ["run"]), (ppl_vae.fit, ["--resume", "run"])):
+            assert exit_code(verb, *run, *arguments) == 2
+            line = capsys.readouterr().err
+            assert said in line
+            assert line.count("\n") == 1
+    before = elbo()
+    how = ["--data.memory_gib", "0", "--data.workers", "1", "--data.path", str(place)]
+    assert exit_code(evaluate, "run", *FEW, *how) == 0
+    assert elbo() == before
+
+
+def test_in_python_too_the_data_set_of_a_run_is_only_moved() -> None:
+    options = saved_array()
+    assert exit_code(ppl_vae.fit, *options, *TINY, "--run", "run") == 0
+    moved = load("run").pieces["data"]
+    for read in (load, ppl_vae.fit.resume):
+        with pytest.raises(InputError, match=r"--data.scale: a run's data keep"):
+            read("run", data=replace(moved, scale="standard"))
+        with pytest.raises(InputError, match=r"the run's data set, Arrays; got Digits"):
+            read("run", data=Digits())
 
 
 def test_other_data_at_the_new_place_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,6 +124,8 @@ def data_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
 def data_set_of(run: Path, arguments: list[str], allow_code: bool) -> DataSet | None:
     """A run's data set with those options replaced, or None where there is nothing to replace.
 
+    Those that may be are checked where the run is loaded.
+
     Raises:
         InputError: If the data set has no such option, or is code from outside the project without
             `allow_code`.

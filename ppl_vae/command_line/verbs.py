@@ -33,8 +33,8 @@ def add_run(parser: Parser, several: bool = False) -> None:
     parser.add_argument("--device", type=DeviceChoice, default="auto", help="Where to compute.")
     parser.add_argument("--allow_code", type=bool, default=False, help=_ALLOW_CODE)
     parser.epilog = (
-        "--data.NAME VALUE replaces an option of the run's data set, as --data.path DIR where its "
-        "files have moved."
+        "--data.NAME VALUE replaces an option that says where or how the run's data are read, as "
+        "--data.path DIR where its files have moved."
     )
 
 

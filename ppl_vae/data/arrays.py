@@ -16,7 +16,7 @@ from models.spec import Domain
 from ppl_vae.data.conversion import Conversion
 from ppl_vae.data.levels import DEEPEST, grey_levels, two_values
 from ppl_vae.data.own_files import OwnFiles
-from ppl_vae.data.source import Images, split_tenths
+from ppl_vae.data.source import Images, classes_remark, split_tenths
 from ppl_vae.data.split import Data
 from ppl_vae.data.stored import Stored
 from ppl_vae.errors import InputError, unreadable
@@ -71,7 +71,8 @@ class Arrays(OwnFiles):
             pixels, levels, remark = grey_levels(pixels, str(self._file))
         conversion = Conversion.choose(self, domain, levels)
         source = split_tenths(Images(pixels, labels), names)
-        return conversion(replace(source, remarks=(remark, left_out)), seed)
+        remarks = remark, classes_remark(labels, names), left_out
+        return conversion(replace(source, remarks=remarks), seed)
 
     @property
     def _file(self) -> Path:
@@ -195,13 +196,14 @@ def _check(array: np.ndarray, path: Path) -> None:
             f"expected images of shape (N, H, W) or (N, C, H, W), N >= 1; got {array.shape} in "
             f"{path}; reshape them"
         )
-    if array.ndim == 4 and array.shape[1] > 4 and array.shape[3] in (1, 3, 4):
+    few = 1 if array.ndim == 4 and 2 in (array.shape[1], array.shape[3]) else 3
+    if array.ndim == 4 and array.shape[1] > 4 and array.shape[3] in (1, 2, 3, 4):
+        some = "" if array.shape[3] in (1, 3) else f"[:, :{few}]"
         raise InputError(
             f"expected images of shape (N, C, H, W); got {array.shape} in {path}, channels last; "
-            "transpose them with images.transpose(0, 3, 1, 2)"
+            f"transpose them with images.transpose(0, 3, 1, 2){some}"
         )
     if array.ndim == 4 and array.shape[1] not in (1, 3):
-        few = 1 if array.shape[1] == 2 else 3
         raise InputError(
             f"expected one channel (grey) or three (colour); got {array.shape[1]} in {path}, of "
             f"shape {array.shape}; choose some with images[:, :{few}]"

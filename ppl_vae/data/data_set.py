@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from models.ranges import check_choice, check_flag
 from models.spec import Domain
@@ -22,7 +22,8 @@ class DataSet(ABC):
 
     To add a data set, subclass it as a frozen dataclass, set its `default_domain`, and let `load`
     read the images into a `Source` and pass that to a `Conversion`. The same fields always give the
-    same splits.
+    same splits. `where_read` names the options that only say where and how files are read: they
+    alone may change once a run is trained.
 
     Args:
         binarize: How grey levels become 0 or 1: `dynamic` draws each training batch afresh,
@@ -38,6 +39,7 @@ class DataSet(ABC):
 
     binarize: Binarize = "auto"
     dequantize: Dequantize = "auto"
+    where_read: ClassVar[tuple[str, ...]] = ("path", "root", "download")
 
     def __post_init__(self) -> None:
         check_choice("--data.binarize", self.binarize, get_args(Binarize))

@@ -8,6 +8,7 @@ import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from math import ceil
+from os import SEEK_END
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from ppl_vae.errors import InputError
 __all__ = ["check_same_data", "fingerprint_in", "images_fingerprint", "mark_of"]
 
 _DIGESTED = 2**28  # bytes of a split; of a larger one every second image, or every third, ...
-_PART = 4096  # bytes at either end of a file
+_OF_MARKS = 33  # figures of a digest of marks: those with 32 were of other bytes of the files
+_PART = 4096  # bytes of a file that are read together
+_PARTS = 16  # of a file that is larger than that many
 
 
 def images_fingerprint(images: Images) -> str:
@@ -39,7 +42,7 @@ def images_fingerprint(images: Images) -> str:
         digest.update(_bytes(images.marks))
     if images.labels is not None:
         digest.update(_bytes(images.labels))
-    return f"{len(images)}-{digest.hexdigest()[:32]}"
+    return f"{len(images)}-{digest.hexdigest()[: 32 if images.marks is None else _OF_MARKS]}"
 
 
 def _bytes(tensor: Tensor) -> Any:
@@ -47,15 +50,18 @@ def _bytes(tensor: Tensor) -> Any:
 
 
 def mark_of(name: bytes, path: Path) -> int:
-    """A 64-bit number for a file: of its name, its size, and the bytes at its two ends.
+    """A 64-bit number for a file: of its name, its size, and its bytes.
 
-    That is a whole file of up to 8 KiB, and nearly any change of a compressed one.
+    Those are all of a file of up to 64 KiB, and else 16 times 4 KiB, evenly from its start to its
+    end: nearly any change of a compressed file is seen in them.
     """
     with open(path, "rb") as file:
-        head = file.read(_PART)
-        size = file.seek(0, 2)
-        file.seek(max(len(head), size - _PART))
-        digest = hashlib.sha256(b"%s\0%d\0%s%s" % (name, size, head, file.read()))
+        size = file.seek(0, SEEK_END)
+        digest = hashlib.sha256(b"%s\0%d\0" % (name, size))
+        whole = size <= _PART * _PARTS
+        for start in [0] if whole else [(size - _PART) * n // (_PARTS - 1) for n in range(_PARTS)]:
+            file.seek(start)
+            digest.update(file.read(size if whole else _PART))
     return int.from_bytes(digest.digest()[:8], "little", signed=True)
 
 
@@ -67,7 +73,7 @@ def fingerprint_in(state: Mapping[str, Any]) -> Sequence[str]:
 def check_same_data(data: Data, expected: Sequence[str]) -> None:
     """Raises if the data of a run have changed.
 
-    Where the run has no digests, that is said, and only the numbers of images are compared.
+    Where the run has no such digests, that is said, and only the numbers of images are compared.
 
     Args:
         data: The data as they are now.
@@ -80,12 +86,13 @@ def check_same_data(data: Data, expected: Sequence[str]) -> None:
         [each.partition("-")[::2] for each in prints] for prints in (data.fingerprint, expected)
     )
     total = sum(int(count) for count, _ in before)
+    known = bool(before) and len(now[0][1]) == len(before[0][1])
     differ = [
         name
         for name, (count, digest), (old_count, old_digest) in zip(
             ("training", "validation", "test"), now, before, strict=False
         )
-        if count != old_count or (digest and old_digest and digest != old_digest)
+        if count != old_count or (known and digest != old_digest)
     ]
     remedy = "put the old ones back, or train again"
     if differ and sum(data.sizes) != total:
@@ -98,9 +105,9 @@ def check_same_data(data: Data, expected: Sequence[str]) -> None:
             f"expected the images that the run was trained with; of {data.name} the "
             f"{' and '.join(differ)} images are others by now (renamed, moved or changed); {remedy}"
         )
-    if now[0][1] and not (before and before[0][1]):
+    if now[0][1] and not known:
         print(
-            "note: the run is of an earlier release and has no fingerprint of its data; whether "
-            f"{data.name} is still what it was trained on cannot be checked",
+            "note: the run is of an earlier release and has no fingerprint of its data that can be "
+            f"compared; whether {data.name} is still what it was trained on cannot be checked",
             file=sys.stderr,
         )

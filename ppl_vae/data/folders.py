@@ -23,7 +23,6 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing"), 2),
 }
 _UNLABELED = ("unlabeled", "unlabelled")
-_NAMED = 12  # classes in a remark
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +44,7 @@ class Layout:
         """Reads it from the names of the pictures, (N,), as seen from the folder.
 
         Raises:
-            InputError: If images lie beside folders of images.
+            InputError: If images lie beside folders of images, or other folders beside splits.
         """
         parents = [os.fsdecode(name).split("/")[:-1] for name in names]
         splits = _splits(parents)
@@ -79,22 +78,28 @@ class Layout:
         numbers = {name: number for number, name in enumerate(classes)}
         return cls(None, torch.tensor([numbers[owner] for owner in owners]), classes)
 
-    @property
-    def remark(self) -> str:
-        """The classes and how many images each has."""
-        if self.labels is None or self.classes is None:
-            return ""
-        counts = [int((self.labels == label).sum()) for label in range(-1, len(self.classes))]
-        said = [f"{name} {count:,}" for name, count in zip(self.classes, counts[1:], strict=True)]
-        if len(said) > _NAMED:
-            said[_NAMED:] = [f"and {len(said) - _NAMED} more"]
-        return f"classes {', '.join(said)}" + (f"; {counts[0]:,} unlabeled" if counts[0] else "")
-
 
 def _splits(parents: list[list[str]]) -> NDArray[np.int64] | None:
-    """The split of each image, where the outermost folders are `train` and others."""
-    tops = {parent[0].lower() if parent else "" for parent in parents}
-    if not any(_SPLITS.get(top) == 0 for top in tops) or tops - {*_SPLITS, *_UNLABELED}:
+    """The split of each image, where the outermost folders are `train` and others.
+
+    A single folder of such a name beside others is a class of that name, two are meant as splits.
+    """
+    tops = sorted({parent[0] if parent else "" for parent in parents})
+    named = [top for top in tops if top.lower() in _SPLITS]
+    stray = [top for top in tops if top.lower() not in {*_SPLITS, *_UNLABELED}]
+    there = {_SPLITS[top.lower()] for top in named}
+    if len(there) > 1 and any(stray):
+        raise InputError(
+            f"expected folders that are splits ({', '.join(named)}) or folders that are classes; "
+            f"got both, the folder {stray[-1]} among them; move {stray[-1]} elsewhere, or rename "
+            "those of splits if they are classes"
+        )
+    if len(there) > 1 and 0 not in there:
+        raise InputError(
+            f"expected a folder train beside {', '.join(named)}; there is none; add it, or rename "
+            "them if they are classes"
+        )
+    if 0 not in there or stray:
         return None
     return np.array([_SPLITS.get(parent[0].lower(), 0) for parent in parents])
 

@@ -18,7 +18,7 @@ from ppl_vae.data.folders import Layout, pictures_below
 from ppl_vae.data.levels import grey_levels
 from ppl_vae.data.own_files import OwnFiles
 from ppl_vae.data.pictures import Header, read_header, read_pixels
-from ppl_vae.data.source import Images, Source, split_by_name, split_tenths
+from ppl_vae.data.source import Images, Source, classes_remark, split_by_name, split_tenths
 from ppl_vae.data.split import Data
 from ppl_vae.data.stored import Stored
 from ppl_vae.errors import InputError
@@ -81,7 +81,7 @@ class ImageFolder(OwnFiles):
         train, validation, test = (
             images[places] for places in split_by_name(names.tolist(), layout.splits)
         )
-        remarks = tuple(filter(None, (found, layout.remark, left_out, pages)))
+        remarks = found, classes_remark(layout.labels, layout.classes), left_out, pages
         return conversion(Source(train, validation, test, layout.classes, remarks), seed)
 
     @property

@@ -31,6 +31,7 @@ DEEPEST = 2**16
 """The most grey levels that images can have."""
 
 _BITS = (8, 10, 12, 14, 16)  # of cameras and scanners
+_FAR = 10  # from where on a Gaussian that begins near 0 takes long to reach the data
 
 
 @dataclass(frozen=True)
@@ -139,18 +140,23 @@ def check_values(
 
 
 def values_remark(values: Values, scale: str | None) -> str:
-    """The range of real numbers, and what to do where they look like grey levels."""
+    """The range of real numbers, and what to do where they look like grey levels or are large."""
     said = f"values of {values.least:g} to {values.most:g}"
-    grey = values.least >= 0 and 1 < values.most < 256 and (values.whole or values.most > 100)
-    if not grey or scale == "standard":
+    whole = values.whole and values.most < DEEPEST
+    grey = values.least >= 0 and values.most > 1 and (whole or 100 < values.most < 256)
+    far = max(-values.least, values.most) > _FAR
+    if scale == "standard" or not (grey or far):
         return said
-    remedy = (
-        "save them as uint8 with images.round().astype('uint8')"
-        if values.most > 100
-        else f"divide them by {values.most:g}"
-    )
-    other = ", or add --data.scale standard" if scale else ""
-    return f"{said}, which look like grey levels: {remedy}{other}"
+    remedies = [] if scale is None else ["add --data.scale standard"]
+    if not grey:
+        remedies = remedies or ["subtract their mean, and divide them by their standard deviation"]
+    elif values.most <= 100:
+        remedies.insert(0, f"divide them by {values.most:g}")
+    else:
+        dtype = "uint8" if values.most < 256 else "uint16"
+        remedies.insert(0, f"save them as {dtype} with images.round().astype('{dtype}')")
+    looks = "look like grey levels" if grey else "are far from 1"
+    return f"{said}, which {looks}: {', or '.join(remedies)}"
 
 
 def mean_and_deviation(pixels: Tensor | Stored) -> tuple[float, float]:
@@ -197,7 +203,8 @@ def grey_levels(pixels: Tensor | Stored, name: str) -> tuple[Tensor | Stored, in
     if not 0 <= values.least <= values.most < DEEPEST:
         raise InputError(
             f"expected grey levels of 0 to {DEEPEST - 1:,} in {name}; there are values outside of "
-            "that; save them as real numbers with images.astype('float32')"
+            "that; save them as one array of real numbers with numpy.save(FILE, "
+            "images.astype('float32')), for --data Arrays --data.scale standard"
         )
     bits = next(bits for bits in _BITS if values.most < 2**bits)
     if bits == 8:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -41,6 +41,7 @@ class OwnFiles(DataSet, ABC):
     memory_gib: float | None = None
     workers: int | None = None
     rules: int = 2
+    where_read: ClassVar[tuple[str, ...]] = (*DataSet.where_read, "memory_gib", "workers")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,8 +12,9 @@ from torch import Tensor
 from ppl_vae.data.stored import Stored
 from ppl_vae.errors import InputError
 
-__all__ = ["Images", "Source", "fixed_order", "split_by_name", "split_tenths"]
+__all__ = ["Images", "Source", "classes_remark", "fixed_order", "split_by_name", "split_tenths"]
 
+_NAMED = 12  # classes in a remark
 _ORDER_SEED = 20131220
 
 
@@ -82,6 +83,23 @@ class Source:
     def splits(self) -> tuple[Images, Images, Images]:
         """The training, validation and test images."""
         return self.train, self.validation, self.test
+
+
+def classes_remark(labels: Tensor | None, names: tuple[str, ...] | None = None) -> str:
+    """The classes and how many images each has; empty where there are no labels.
+
+    Args:
+        labels: (N,) int64, -1 for none.
+        names: Of the labels 0, 1, ..., which are these numbers unless given.
+    """
+    if labels is None:
+        return ""
+    unlabeled, *counts = (labels + 1).bincount(minlength=len(names or ()) + 1).tolist()
+    shown = zip(names or range(len(counts)), counts[:_NAMED], strict=False)
+    said = [f"{name} {count:,}" for name, count in shown]
+    said += [f"and {len(counts) - _NAMED} more"] if len(counts) > _NAMED else []
+    classes = [f"classes {', '.join(said)}"] if said else []
+    return "; ".join(classes + ([f"{unlabeled:,} unlabeled"] if unlabeled else []))
 
 
 def fixed_order(count: int) -> Tensor:

@@ -37,7 +37,8 @@ def analogies(
     if not run.model.labelled:
         raise InputError(
             f"analogies need a decoder that takes a class; {type(run.model).__name__}'s does not: "
-            "train with --model Conditional or SemiSupervised"
+            "train with --model Conditional --guide ConditionalNormal, or with SemiSupervised and "
+            "SemiSupervisedNormal"
         )
     chosen = choose_images(run, images, count)
     with drawing(run, seed):

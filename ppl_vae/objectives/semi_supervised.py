@@ -39,8 +39,8 @@ class SemiSupervisedELBO(Objective):
     def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
         if labels is None:
             raise NotImplementedError(
-                f"{type(model).__name__} takes no labels; choose --model SemiSupervised, or "
-                "--objective ELBO"
+                f"{type(model).__name__} takes no labels; choose --model SemiSupervised --guide "
+                "SemiSupervisedNormal, or --objective ELBO"
             )
         loss = ELBO(self.particles).loss(model, guide, x, labels)
         log_class = guide.classify(x).log_prob(labels.clamp(min=0))

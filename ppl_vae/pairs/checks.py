@@ -40,7 +40,8 @@ def check_labels(model: Model, data: Data) -> None:
         if unknown and not model.enumerated:
             raise InputError(
                 f"{type(model).__name__} needs the label of every image; {unknown:,} of the "
-                f"{len(split):,} {name} images have none; choose --model SemiSupervised"
+                f"{len(split):,} {name} images have none; choose --model SemiSupervised --guide "
+                "SemiSupervisedNormal"
             )
         if labels.max() >= data.classes:
             raise InputError(

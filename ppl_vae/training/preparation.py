@@ -107,7 +107,7 @@ def _keep_labels(data: Data, model: Model, count: int, settings: Settings) -> Da
     if not model.labelled:
         raise InputError(
             f"--labels: {type(model).__name__} takes no labels; leave it out, or choose --model "
-            "SemiSupervised"
+            "SemiSupervised --guide SemiSupervisedNormal"
         )
     if count < data.classes:
         raise InputError(
