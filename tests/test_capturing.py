@@ -17,7 +17,7 @@ from torch import Tensor
 
 from guides import DiagonalNormal, Guide
 from models import VAE, Spec
-from ppl_vae.compiler.comparison import NotStageable, with_gradients
+from ppl_vae.compiler.comparison import NotCompilable, with_gradients
 from ppl_vae.data import Split
 from ppl_vae.data.conversion import bernoulli_draw
 from ppl_vae.objectives import Beta, Objective
@@ -200,7 +200,7 @@ def test_after_a_capture_that_fails_all_is_as_it_was(played: Played) -> None:
     ]
     random = torch.get_rng_state()
     said = "cannot be captured: operation not permitted when stream is capturing$"
-    with pytest.raises(NotStageable, match=said):
+    with pytest.raises(NotCompilable, match=said):
         CapturedStep(step, partial(failing, calls=[]), torch.arange(16))
     after = [*step.parameters.values(), *step.state().values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from guides import Delta, DiagonalNormal, FullRankNormal, SemiAmortized
 from models import MLP, Linear, ProbabilisticPCA, Spec
-from ppl_vae.compiler.comparison import NotStageable
+from ppl_vae.compiler.comparison import NotCompilable
 from ppl_vae.compiler.compiling import trace_programs
 from ppl_vae.densities.weights import log_terms, log_weights
 from ppl_vae.errors import InputError
@@ -161,7 +161,7 @@ def test_it_is_traced_or_refused_and_the_programs_run_on(model, objective):
     if isinstance(objective, ELBO):
         assert trace_programs(pair, (x,))(x)[0].isfinite()
     else:  # which draw the same noise twice, where a graph draws other noise
-        with pytest.raises(NotStageable, match=r"^has a graph in which its value is off by \S+$"):
+        with pytest.raises(NotCompilable, match=r"^has a graph in which its value is off by \S+$"):
             trace_programs(pair, (x,))
     assert torch.isfinite(pair(x))
 

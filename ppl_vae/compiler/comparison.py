@@ -9,7 +9,7 @@ from torch import Tensor, nn
 __all__ = [
     "Batch",
     "Gradients",
-    "NotStageable",
+    "NotCompilable",
     "Outcome",
     "Trial",
     "check_same",
@@ -24,7 +24,7 @@ Batch = tuple[Tensor, ...]
 Outcome = dict[str, Tensor | None]
 
 
-class NotStageable(Exception):
+class NotCompilable(Exception):
     """No graph can stand for a pair; the message completes the sentence "the pair ..."."""
 
 
@@ -100,13 +100,13 @@ def check_same(trial: Trial, reference: Gradients, other: Gradients, relative: f
         relative: The error allowed, as in `difference`.
 
     Raises:
-        NotStageable: If they differ.
+        NotCompilable: If they differ.
     """
     # The second has other content, so that a branch on the data cannot stay unnoticed.
     for seed, each in enumerate((trial, trial.on_other_images())):
         found = difference(each.outcome(reference, seed), each.outcome(other, seed), relative)
         if found:
-            raise NotStageable(f"has a graph in which {found}")
+            raise NotCompilable(f"has a graph in which {found}")
 
 
 def difference(expected: Outcome, got: Outcome, relative: float) -> str | None:

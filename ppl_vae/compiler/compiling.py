@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ppl_vae.compiler.comparison import (
     Batch,
     Gradients,
-    NotStageable,
+    NotCompilable,
     Outcome,
     Trial,
     check_same,
@@ -85,7 +85,7 @@ def trace_programs(
         `with_gradients`, on the very parameters of the pair.
 
     Raises:
-        NotStageable: If the programs cannot be traced, or the graph is another function.
+        NotCompilable: If the programs cannot be traced, or the graph is another function.
     """
     trial = Trial(programs, batch, scheduled or {})
     with _undone(trial):
@@ -110,12 +110,12 @@ def compile_programs(
         A function as that of `trace_programs`, compiled.
 
     Raises:
-        NotStageable: If the programs cannot be traced or compiled, or the result is another
+        NotCompilable: If the programs cannot be traced or compiled, or the result is another
             function.
     """
     dtype = precision or next(programs.parameters()).dtype
     if dtype not in _ROUNDING:
-        raise NotStageable(f"computes in {dtype}; a graph is of float64, float32 or bfloat16")
+        raise NotCompilable(f"computes in {dtype}; a graph is of float64, float32 or bfloat16")
     trial, eager = Trial(programs, batch, scheduled or {}), with_gradients(programs)
     with _undone(trial):
         return _compiled(trial, eager, _traced(trial, eager), _ROUNDING[dtype])
@@ -133,7 +133,7 @@ def compile_measurement(programs: nn.Module, batch: Batch) -> Callable[..., Tens
         random numbers that the module would draw.
 
     Raises:
-        NotStageable: If the module cannot be traced or compiled, or the result is another function.
+        NotCompilable: If the module cannot be traced or compiled, or gives another result.
     """
 
     def eager(*batch: Tensor) -> tuple[Tensor, Outcome]:
@@ -159,7 +159,7 @@ def compiled_if_possible(
     eager = list(modules)
     try:
         return [compile_measurement(module, batch) for module in eager]
-    except NotStageable as error:
+    except NotCompilable as error:
         print(f"engine: {what} is eager, because the pair {error}", file=sys.stderr)
         return list(eager)
 
@@ -202,7 +202,7 @@ def _compiled(trial: Trial, eager: Gradients, graph: JointGraph, relative: float
             compile_graph: Callable[..., Any] = torch._inductor.compile
             function = compile_graph(graph.graph, graph.examples, options=_OPTIONS)
     except Exception as error:  # a missing compiler, an operation that it lacks, ...
-        raise NotStageable(f"cannot be compiled: {first_line(error)}") from error
+        raise NotCompilable(f"cannot be compiled: {first_line(error)}") from error
     compiled = partial(graph.called_by, function)
     with pyro.validation_enabled(False):
         check_same(trial, eager, compiled, relative)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ppl_vae.compiler.comparison import Batch, NotStageable, Outcome, Trial
+from ppl_vae.compiler.comparison import Batch, NotCompilable, Outcome, Trial
 from ppl_vae.compiler.trial_runs import in_words, quiet
 
 __all__ = ["JointGraph", "contiguous", "traced"]
@@ -35,7 +35,7 @@ class JointGraph:
         examples: Arguments of it.
 
     Raises:
-        NotStageable: If the module cannot be traced.
+        NotCompilable: If the module cannot be traced.
     """
 
     def __init__(self, trial: Trial, gradients: bool = True) -> None:
@@ -67,7 +67,7 @@ class JointGraph:
             with torch.autograd.set_multithreading_enabled(False), quiet():
                 self.graph = trace(*self.examples)
         except Exception as error:  # whatever stops the tracer, the answer is the same
-            raise NotStageable(in_words(error)) from error
+            raise NotCompilable(in_words(error)) from error
         self._depended_on = [name for name, needed in zip(learned, used, strict=True) if needed]
         self._no_gradients: Outcome = dict.fromkeys(parameters) if gradients else {}
 

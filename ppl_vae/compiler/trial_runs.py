@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyro
 
-from ppl_vae.compiler.comparison import Gradients, NotStageable, Trial, difference, first_line
+from ppl_vae.compiler.comparison import Gradients, NotCompilable, Trial, difference, first_line
 from ppl_vae.compiler.python_state import python_state
 
 __all__ = ["check_state", "in_words", "quiet"]
@@ -31,11 +31,11 @@ def check_state(trial: Trial, run: Gradients) -> None:
         run: The function to trace: the programs, with their gradients or without.
 
     Raises:
-        NotStageable: If it does not run, has a parameter with a hook, or keeps state in Python.
+        NotCompilable: If it does not run, has a parameter with a hook, or keeps state in Python.
     """
     for name, parameter in trial.programs.named_parameters():
         if parameter._backward_hooks:
-            raise NotStageable(f"has a hook on the parameter {name}, which no graph keeps")
+            raise NotCompilable(f"has a hook on the parameter {name}, which no graph keeps")
     try:
         with pyro.validation_enabled(True):
             first = trial.outcome(run)
@@ -43,18 +43,18 @@ def check_state(trial: Trial, run: Gradients) -> None:
         with pyro.validation_enabled(False):
             others = [trial.outcome(run) for _ in range(_CALLS - 1)]
     except Exception as error:
-        raise NotStageable(in_words(error)) from error
+        raise NotCompilable(in_words(error)) from error
     for library, old, new in zip(("Python", "NumPy"), generators, _generators(), strict=True):
         if old != new:
-            raise NotStageable(f"draws from {library}'s random; use torch.rand")
+            raise NotCompilable(f"draws from {library}'s random; use torch.rand")
     after = python_state(trial.programs)
     for name in before | after:
         if before.get(name) != after.get(name):
-            raise NotStageable(f"changes {name} in Python with every call; make it a buffer")
+            raise NotCompilable(f"changes {name} in Python with every call; make it a buffer")
     for other in others:
         found = difference(first, other, relative=0.0)
         if found:
-            raise NotStageable(
+            raise NotCompilable(
                 f"is another function in each call, in which {found}; keep its state in buffers"
             )
 

@@ -12,7 +12,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from ppl_vae.compiler.comparison import NotStageable, first_line
+from ppl_vae.compiler.comparison import NotCompilable, first_line
 from ppl_vae.machine.randomness import isolated, unchanged
 from ppl_vae.training.step import SVIStep
 
@@ -30,7 +30,7 @@ class CapturedStep:
         index: Some indices; those of a replay have the same shape.
 
     Raises:
-        NotStageable: If the step cannot be captured, because it reads from the device or copies
+        NotCompilable: If the step cannot be captured, because it reads from the device or copies
             to it; the step is as it was then.
     """
 
@@ -66,7 +66,7 @@ class CapturedStep:
             generator.graphsafe_set_state(state)
             # The end of a capture that has failed fails too; the reason is what came before.
             first = error.__context__ if isinstance(error.__context__, Exception) else error
-            raise NotStageable(f"cannot be captured: {first_line(first)}") from error
+            raise NotCompilable(f"cannot be captured: {first_line(first)}") from error
 
     def _warm_up(self, draw: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
         here = torch.cuda.current_stream(self._index.device)

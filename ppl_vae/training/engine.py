@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor
 
-from ppl_vae.compiler.comparison import NotStageable
+from ppl_vae.compiler.comparison import NotCompilable
 from ppl_vae.training.capturing import CapturedStep
 from ppl_vae.training.loop import Training
 
@@ -31,7 +31,7 @@ def start_engine(engine: str, training: Training) -> None:
         print(f"engine: compiling the step ({left:,} steps to run)", file=sys.stderr)
         try:
             compile_steps(training)
-        except NotStageable as error:
+        except NotCompilable as error:
             print(f"engine: {training.engine}, because the pair {error}", file=sys.stderr)
     if training.engine_before not in (None, training.engine):
         print(
@@ -48,7 +48,7 @@ def compile_steps(training: Training) -> None:
     batch of an epoch, for which compiling once more would not pay.
 
     Raises:
-        NotStageable: If that fails; the step then runs the programs, or the graph uncaptured.
+        NotCompilable: If that fails; the step then runs the programs, or the graph uncaptured.
     """
     images, labelled, full = training.data.train, training.step.model.labelled, training.full
     training.to_training_mode()
@@ -57,6 +57,6 @@ def compile_steps(training: Training) -> None:
         draw = partial(images.batch, labelled=labelled)
         training.captured[len(full)] = CapturedStep(training.step, draw, full)
         left = len(images) % len(full)
-        with suppress(NotStageable):  # programs may read from the device where a graph does not
+        with suppress(NotCompilable):  # programs may read from the device where a graph does not
             if left:
                 training.captured[left] = CapturedStep(training.step, draw, full[:left])

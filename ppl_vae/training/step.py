@@ -77,7 +77,7 @@ class SVIStep:
             batch: Images (B, C, H, W), and labels (B,) where the model takes them.
 
         Raises:
-            NotStageable: If there is no graph that is the same function; nothing changes then.
+            NotCompilable: If there is no graph that is the same function; nothing changes then.
         """
         with matrix_precision(self.precision, self.pair):
             self._compiled = compile_programs(self.pair, batch, self.scheduled, self.precision)

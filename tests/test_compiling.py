@@ -22,7 +22,7 @@ from models import (
     ProbabilisticPCA,
     Spec,
 )
-from ppl_vae.compiler.comparison import Gradients, NotStageable, with_gradients
+from ppl_vae.compiler.comparison import Gradients, NotCompilable, with_gradients
 from ppl_vae.compiler.compiling import (
     compile_measurement,
     compile_programs,
@@ -165,14 +165,14 @@ def _broken(*arguments, **options):
 def test_a_compiled_graph_that_is_another_function_is_refused(monkeypatch):
     pair, x = _bernoulli()
     monkeypatch.setattr(torch._inductor, "compile", _wrong)
-    with pytest.raises(NotStageable, match="its value is off by"):
+    with pytest.raises(NotCompilable, match="its value is off by"):
         compile_programs(pair, (x,))
 
 
 def test_a_machine_that_cannot_compile_is_refused(monkeypatch):
     pair, x = _bernoulli()
     monkeypatch.setattr(torch._inductor, "compile", _broken)
-    with pytest.raises(NotStageable, match=r"cannot be compiled: no C\+\+ compiler$"):
+    with pytest.raises(NotCompilable, match=r"cannot be compiled: no C\+\+ compiler$"):
         compile_programs(pair, (x,))
 
 
@@ -231,7 +231,7 @@ def test_what_is_not_learned_or_frozen_later_stays_as_it_is():
 
 def test_a_type_without_a_rounding_error_is_not_compiled():
     pair, x = _bernoulli()
-    with pytest.raises(NotStageable, match=r"computes in torch.float16; a graph is of float64"):
+    with pytest.raises(NotCompilable, match=r"computes in torch.float16; a graph is of float64"):
         compile_programs(pair, (x,), precision=torch.float16)
 
 

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Spec
-from ppl_vae.compiler.comparison import NotStageable, with_gradients
+from ppl_vae.compiler.comparison import NotCompilable, with_gradients
 from ppl_vae.compiler.compiling import trace_programs
 from ppl_vae.objectives import ELBO
 from ppl_vae.objectives.objective import PairLoss
@@ -32,7 +32,7 @@ def images() -> Tensor:
 @pytest.mark.parametrize(("guide", "why"), SILENTLY_WRONG)
 def test_what_a_graph_would_silently_get_wrong_is_refused(guide: type[Guide], why: str) -> None:
     step = SVIStep(VAE(SPEC), guide(SPEC), ELBO())
-    with pytest.raises(NotStageable, match=why) as caught:
+    with pytest.raises(NotCompilable, match=why) as caught:
         step.compile((images(),))
     assert "\n" not in str(caught.value)
     assert not step.compiled
@@ -48,7 +48,7 @@ class _CountingObjective(ELBO):
 
 def test_an_objective_that_counts_is_refused() -> None:
     pair = PairLoss(VAE(SPEC), DiagonalNormal(SPEC), _CountingObjective())
-    with pytest.raises(NotStageable, match="is another function in each call"):
+    with pytest.raises(NotCompilable, match="is another function in each call"):
         trace_programs(pair, (images(),))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from guides import DiagonalNormal
 from models import MLP, VAE, Spec
-from ppl_vae.compiler.comparison import NotStageable
+from ppl_vae.compiler.comparison import NotCompilable
 from ppl_vae.compiler.compiling import trace_programs
 from ppl_vae.machine.randomness import isolated, seeded
 from ppl_vae.objectives import ELBO
@@ -61,7 +61,7 @@ class Normalised(MLP):
 
 def refused_compile(model: VAE, guide: Restless) -> None:
     step = SVIStep(model, guide, ELBO())
-    with pytest.raises(NotStageable, match="draws from Python's random"):
+    with pytest.raises(NotCompilable, match="draws from Python's random"):
         step.compile((ONES,))
     assert not step.compiled
 
@@ -158,7 +158,7 @@ def test_what_the_first_images_set_up_is_left_to_them() -> None:
     model, guide = VAE(SPEC), SetUp(SPEC)
     check_pair(model, guide, ONES)
     step = SVIStep(model, guide, ELBO())
-    with pytest.raises(NotStageable, match="is another function in each call"):
+    with pytest.raises(NotCompilable, match="is another function in each call"):
         step.compile((ONES,))
     assert guide.ready is False
     assert guide.centre == 0
