@@ -37,6 +37,8 @@ def guide_quality(inspection: Inspection, section: Section) -> None:
 
     quantiles = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)
     worst = k_hat.argsort(descending=True, stable=True)
+    each_row = max(1, min(_SHOWN, size // 2))
+    rows = worst[:each_row], worst.flip(0)[:each_row]
     section.numbers = {
         "draws": draws,
         "images": size,
@@ -61,13 +63,13 @@ def guide_quality(inspection: Inspection, section: Section) -> None:
         ],
         "shown": [
             [(int(inspection.images[place]), k_hat[place].item()) for place in places]
-            for places in (worst[:_SHOWN], worst.flip(0)[:_SHOWN])
+            for places in rows
         ],
     }
     section.pictures = {
         "distributions": _distributions(diagnosis, draws),
         "curve": _curve(curve, gain, error, shown),
-        "images": _images(inspection, worst),
+        "images": _images(inspection, rows),
     }
 
 
@@ -119,9 +121,7 @@ def _curve(curve: ImportanceWeightedBounds, gain: Tensor, error: Tensor, images:
     return picture_of(figure)
 
 
-def _images(inspection: Inspection, worst: Tensor) -> Picture:
-    count = min(_SHOWN, len(worst))
-    places = [worst[:count], worst.flip(0)[:count]]
+def _images(inspection: Inspection, places: tuple[Tensor, Tensor]) -> Picture:
     rows: list[NDArray[np.float64]] = []
     with torch.no_grad():
         for chosen in places:
@@ -135,6 +135,6 @@ def _images(inspection: Inspection, worst: Tensor) -> Picture:
     figure = sheet(
         np.stack(rows),
         row_labels=["largest k-hat", "reconstruction", "smallest k-hat", "reconstruction"],
-        blocks=(2, count),
+        blocks=(2, len(places[0])),
     )
     return picture_of(figure, exact=True)
