@@ -177,7 +177,6 @@ def test_a_folder_that_shadows_ours(name: str) -> None:
 LIBRARIES = (
     "PIL", "filelock", "jsonargparse", "matplotlib", "networkx", "numpy", "pyro", "rich",
     "safetensors", "scipy", "sklearn", "torch", "yaml", "csv", "json", "platform", "random",
-    "models", "guides",
 )  # fmt: skip
 
 
