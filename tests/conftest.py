@@ -9,9 +9,10 @@ import pyro
 import pytest
 import torch
 from serving import Processes, serving
-from tiny_runs import without_pictures
+from tiny_runs import OPTIONS, exit_code, tree, without_pictures
 from torch import Tensor
 
+import ppl_vae.fit
 from guides import FullRankNormal
 from models import Linear, ProbabilisticPCA, Spec
 from ppl_vae.compiler.compiling import trace_programs
@@ -99,6 +100,29 @@ def refused() -> Callable[..., str]:
         return message
 
     return load
+
+
+@pytest.fixture
+def fit_refuses(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs `fit` with arguments that must be refused, saying all of what is named."""
+
+    def run(arguments: list[str], *said: str) -> str:
+        before = tree()
+        capsys.readouterr()
+        assert exit_code(ppl_vae.fit, *OPTIONS, *arguments) == 2
+        output = capsys.readouterr()
+        # The notes on the data may have been printed before; the error is the last line.
+        *notes, line = output.err.splitlines()
+        assert line.startswith("error: ")
+        assert not any(word in line for word in ("Union", "NestedArg", "NoneType", "class_path"))
+        assert all(note.startswith(("Digits: ", "Arrays: ", "ImageFolder: ")) for note in notes)
+        assert output.out == ""
+        for part in said:
+            assert part in line, line
+        assert tree() == before
+        return line
+
+    return run
 
 
 @pytest.fixture

@@ -1,21 +1,20 @@
 """Images of one's own for the tests: written to files, and read back from a data set."""
 
-from functools import partial
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import pytest
 from PIL import Image
+from tiny_runs import TINY, without_pictures
 
 import ppl_vae.fit
-from models import MLP
 from ppl_vae.data import DataSet, ImageFolder
 from ppl_vae.data.source import fixed_order
 from ppl_vae.evaluate import evaluate
 
 COUNT = 40
+MANY = 130
 SPLITS = ("train", "validation", "test")
 MASKS = np.random.default_rng(0).random((COUNT, 5, 4)) > 0.6
 
@@ -38,9 +37,8 @@ def save_pictures(
 
 def sane(data_set: DataSet) -> bool:
     """Whether a short training ends in an ELBO of at most 20 nats a pixel."""
-    options = {"network": partial(MLP, hidden=(8,)), "latent_dim": 2, "epochs": 50}
-    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ppl_vae.fit, "draw_pictures", lambda run, rows: None)
+    options = {"network": TINY, "latent_dim": 2, "epochs": 50}
+    with TemporaryDirectory() as folder, without_pictures():
         path = Path(folder) / "run"
         run = ppl_vae.fit.fit(data_set, batch_size=10, learning_rate=0.01, run=path, **options)
         elbo = evaluate(run, particles=2)["elbo_nats_per_datum"]
@@ -79,3 +77,23 @@ def write_mnist(root, name, training, test):
     for stem, (images, labels) in {"train": training, "t10k": test}.items():
         write_idx(root / name / "raw" / f"{stem}-images-idx3-ubyte", images)
         write_idx(root / name / "raw" / f"{stem}-labels-idx1-ubyte", labels)
+
+
+def grey(shape: tuple[int, ...] = (MANY, 5, 4)) -> np.ndarray:
+    return noise(*shape)
+
+
+def save_every_kind(folder: Path) -> Path:
+    """The same kinds of images in every kind of file."""
+    np.save(folder / "grey.npy", grey())
+    np.save(folder / "colour.npy", grey((MANY, 3, 5, 4)))
+    np.save(folder / "bits.npy", grey() > 99)
+    np.save(folder / "real.npy", (grey() / 128).astype(">f8"))
+    np.save(folder / "unit.npy", (grey() / 255).astype(np.float16))
+    np.savez(folder / "labelled.npz", labels=np.arange(MANY) % 3, images=grey())
+    for folder in ("cats", "dogs"):
+        (folder / "pictures" / folder).mkdir(parents=True)
+    for number, picture in enumerate(grey()):
+        name = f"pictures/{('cats', 'dogs')[number % 2]}/{number}.bmp"
+        Image.fromarray(picture).save(folder / name)
+    return folder

@@ -1,7 +1,6 @@
 """The command line: order, configs, help, and what it loads."""
 
 import os
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
@@ -14,9 +13,8 @@ import pytest
 import torch
 import yaml
 from packaging.requirements import Requirement
-from tiny_runs import OPTIONS, exit_code
+from tiny_runs import OPTIONS, exit_code, python
 
-import models
 import ppl_vae.__main__
 import ppl_vae.fit
 from guides import IAF
@@ -25,7 +23,6 @@ from ppl_vae.command_line import parser
 from ppl_vae.command_line.verbs import run_verb
 from ppl_vae.errors import InputError
 from ppl_vae.pairs.pieces import describe, resolve_class
-from ppl_vae.runs.config import read_config
 
 HOME = Path(ppl_vae.__file__).resolve().parent.parent
 HEAVY = {
@@ -135,13 +132,6 @@ print(*sys.modules)
 """
 
 
-def python(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, **options
-    )
-
-
 def test_help_loads_nothing_heavy() -> None:
     """Nor torch's compiler, for which only a run that compiles has to wait."""
     process = python("-c", HELP, *ppl_vae.__main__.VERBS)
@@ -160,119 +150,6 @@ def test_a_bad_option_of_the_command_itself() -> None:
     )
     assert process.stdout == ""
     assert not os.listdir()
-
-
-@pytest.mark.parametrize("name", ["models", "guides"])
-def test_a_folder_that_shadows_ours(name: str) -> None:
-    Path(name).mkdir()
-    Path(name, "__init__.py").write_text("raise SystemExit('this one was imported')")
-    process = python("-c", "import ppl_vae", cwd=Path.cwd())
-    assert process.returncode == 1
-    line = process.stderr.splitlines()[-1]
-    assert line.startswith(f"ImportError: ppl_vae needs its own package {name!r}")
-    assert f"Python found {Path.cwd() / name}; rename that one, or run from another folder" in line
-    assert "this one was imported" not in process.stderr
-
-
-LIBRARIES = (
-    "PIL", "filelock", "jsonargparse", "matplotlib", "networkx", "numpy", "pyro", "rich",
-    "safetensors", "scipy", "sklearn", "torch", "yaml", "csv", "json", "platform", "random",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("start", ["-mppl_vae.fit", "-m ppl_vae fit"])
-def test_a_file_named_like_a_library_does_not_run(start: str) -> None:
-    """But a class of the user's own is found beside it."""
-    for name in LIBRARIES:
-        Path(f"{name}.py").write_text("open('sprung', 'a').write(__name__)")
-    Path("mine.py").write_text(
-        "from guides import DiagonalNormal\nclass Mine(DiagonalNormal):\n    pass\n"
-    )
-    options = [*OPTIONS, "--guide", "mine.Mine", "--run", "run"]
-    process = python(*start.split(), *options, cwd=Path.cwd())
-    assert process.returncode == 0, process.stderr
-    assert not Path("sprung").exists()
-    assert read_config(Path("run/config.yaml"))["guide"]["class_path"] == "mine.Mine"
-
-
-def test_a_class_in_a_file_that_a_library_hides(capsys: Printed) -> None:
-    Path("yaml.py").touch()
-    Path("models").mkdir()
-    assert exit_code(ppl_vae.fit, "--guide", "yaml.Mine") == 2
-    said = capsys.readouterr().err
-    assert "the module yaml has no class Mine; " in said
-    assert f"yaml.py in the current folder is hidden by {yaml.__file__}; rename it\n" in said
-    assert exit_code(ppl_vae.fit, "--guide", "models.mine.Mine") == 2
-    said = capsys.readouterr().err
-    assert f"models in the current folder is hidden by {models.__file__}; rename it\n" in said
-
-
-PROGRAM = """
-import sys
-before = list(sys.path)
-import ppl_vae
-assert sys.path == before
-import mine
-"""
-
-
-def test_programs_of_others_keep_their_path() -> None:
-    Path("mine.py").touch()
-    Path("program.py").write_text(PROGRAM)
-    for arguments in (["-m", "program"], ["-c", PROGRAM, "-m", "ppl_vae.fit"]):
-        process = python(*arguments, cwd=Path.cwd())
-        assert process.returncode == 0, process.stderr
-
-
-# `ppl-vae VERB`
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """`ppl-vae ARGUMENTS`, as far as its exit code."""
-
-    def run(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["ppl-vae", *arguments])
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        with pytest.raises(SystemExit) as end:
-            ppl_vae.__main__.main()
-        return end.value.code
-
-    return run
-
-
-def test_a_verb_is_the_same_as_its_module(command: Run, capsys: Printed) -> None:
-    assert command("fit", *OPTIONS, "--run", "one") == 0
-    assert exit_code(ppl_vae.fit, *OPTIONS, "--run", "two") == 0
-    for name in ("config.yaml", "metrics.csv"):
-        assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
-    capsys.readouterr()
-    assert command("evaluate", "--help") == 0
-    assert capsys.readouterr().out.startswith("usage: python -m ppl_vae.evaluate")
-
-
-def test_the_verbs_are_listed(command: Run, capsys: Printed) -> None:
-    for arguments, code in (([], 2), (["--help"], 0), (["-h"], 0)):
-        assert command(*arguments) == code
-        printed = capsys.readouterr().out
-        for verb in ppl_vae.__main__.VERBS:
-            assert f"  {verb} " in printed
-
-
-def test_a_verb_that_is_not_there(command: Run, capsys: Printed) -> None:
-    assert command("evalute", "run") == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: verb: got 'evalute' (did you mean evaluate?)")
-    assert said.count("\n") == 1
-
-
-def test_a_command_finds_classes_in_the_folder_it_runs_in(command: Run, capsys: Printed) -> None:
-    Path("cwd_guide.py").write_text(
-        "from guides import DiagonalNormal\nclass Mine(DiagonalNormal):\n    pass\n"
-    )
-    assert command("fit", "--guide", "cwd_guide.Mine", "--epochs", "0") == 2
-    assert capsys.readouterr().err == "error: expected --epochs >= 1; got 0\n"
-    sys.modules.pop("cwd_guide")
 
 
 @pytest.mark.parametrize("package", ["jsonargparse", "torch"])

@@ -174,22 +174,6 @@ def test_a_change_in_the_middle_of_uncompressed_pictures(
     assert fingerprint() == before
 
 
-def test_a_run_whose_pictures_were_marked_in_another_way(
-    tiny: Callable[[DataSet], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write(tmp_path / "pictures", 60)
-    path = tiny(ImageFolder(path=tmp_path / "pictures"))
-    tensors, state = read_checkpoint(path / LAST)
-    state["fingerprint"] = [f"{n.partition('-')[0]}-{'0' * 32}" for n in state["fingerprint"]]
-    write_checkpoint(path / LAST, tensors, state)
-    capsys.readouterr()
-    assert sum(load(path).data.sizes) == 60
-    assert "note: the run is of an earlier release" in capsys.readouterr().err
-    (tmp_path / "pictures" / "000.png").unlink()
-    with pytest.raises(InputError, match="expected the 60 images"):
-        load(path).data  # noqa: B018
-
-
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 def test_an_array_with_other_content_of_the_same_shape(
     tiny: Callable[[DataSet], Path], tmp_path: Path, suffix: str

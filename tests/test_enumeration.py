@@ -1,6 +1,6 @@
 """Classes that are summed out: by hand, by Pyro's TraceEnum_ELBO, and in closed form."""
 
-from math import log, pi, sqrt
+from math import log, sqrt
 
 import numpy as np
 import pyro
@@ -9,16 +9,15 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
+from class_pairs import CLASSES, LABELS, SPEC, images, mixture, semi_supervised, tiny
 from comparing import loss_and_gradients, seeded
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
 
-from guides import ConditionalNormal, DiagonalNormal, FullRankNormal, Guide, SemiSupervisedNormal
+from guides import DiagonalNormal, FullRankNormal, Guide, SemiSupervisedNormal
 from models import (
-    MLP,
     VAE,
-    Conditional,
     Gaussian,
     Linear,
     Mixture,
@@ -29,32 +28,9 @@ from models import (
 from ppl_vae.data import Split
 from ppl_vae.densities.weights import log_terms, log_weights
 from ppl_vae.measures.estimates import estimate
-from ppl_vae.objectives import ELBO, IWAE, Beta, SemiSupervisedELBO
-from ppl_vae.pairs.checks import check_pair
+from ppl_vae.objectives import ELBO, IWAE, SemiSupervisedELBO
 
-CLASSES, PARTICLES = 3, 4
-SPEC = Spec((1, 2, 3), "binary", 2, CLASSES)
-LABELS = torch.tensor([0, -1, 2, -1, 1])
-
-
-def tiny(inputs: tuple[int, ...], outputs: tuple[int, ...]) -> MLP:
-    return MLP(inputs, outputs, hidden=(5,))
-
-
-def images(count: int = 5) -> Tensor:
-    return torch.rand(count, *SPEC.image_shape, dtype=torch.float64).bernoulli()
-
-
-def semi_supervised() -> tuple[SemiSupervised, SemiSupervisedNormal]:
-    model = SemiSupervised(SPEC, network=tiny)
-    return model.double(), SemiSupervisedNormal(SPEC, tiny, features=4).double()
-
-
-def mixture(guide: type[Guide] = DiagonalNormal) -> tuple[Mixture, Guide]:
-    model = Mixture(SPEC, network=tiny, components=CLASSES).double()
-    model.logits.data.normal_()
-    model.log_scale.data.normal_(0, 0.3)
-    return model, guide(SPEC, network=tiny).double()
+PARTICLES = 4
 
 
 def by_hand(model: SemiSupervised, guide: SemiSupervisedNormal, x: Tensor, labels: Tensor):
@@ -287,83 +263,6 @@ def test_the_marginals_over_classes_are_densities() -> None:
     torch.testing.assert_close(guide.posterior(x).mean, (weights[..., None] * means).sum(1))
 
 
-def test_conditional_elbo_is_that_of_the_class_alone() -> None:
-    """Trained and measured as p(x|y): a VAE whose decoder gets the indicator of y."""
-    model = Conditional(SPEC, network=tiny).double()
-    guide = ConditionalNormal(SPEC, tiny, features=4).double()
-    x, y = images(), torch.tensor([0, 1, 2, 1, 0])
-    loss = seeded(ELBO().loss, model, guide, x, y)
-    torch.manual_seed(1)
-    q = guide.posterior(x, y)
-    z = q.mean + q.base_dist.scale * torch.randn(5, 2, dtype=torch.float64)
-    inputs = torch.cat([z, torch.eye(CLASSES, dtype=torch.float64)[y]], -1)
-    p = torch.sigmoid(model.decoder(inputs))
-    log_p = (x * p.log() + (1 - x) * (1 - p).log()).flatten(1).sum(1)
-    log_prior = (-(z**2) / 2 - log(2 * pi) / 2).sum(1)
-    torch.testing.assert_close(loss, -(log_p + log_prior - q.log_prob(z)).mean())
-    split = Split(x, y, lambda raw: raw)
-    terms = seeded(log_terms, model, guide, x, 50, labels=y)
-    estimates = seeded(estimate, model, guide, split, 50)
-    torch.testing.assert_close(estimates.elbo, terms.log_weights.mean(0).detach())
-
-
-class Drawing(SemiSupervisedNormal):
-    """Draws the class instead of leaving it to be summed out."""
-
-    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        with pyro.plate("data", len(x), dim=-1):
-            y = pyro.sample("y", self.classify(x))
-            return pyro.sample("z", self.posterior(x, y))
-
-
-class Discrete(DiagonalNormal):
-    """Has a z that no gradient comes through."""
-
-    def posterior(self, x: Tensor) -> dist.TorchDistribution:
-        return dist.Poisson(self.encoder(x)[..., :2].exp()).to_event(1)
-
-
-@pytest.mark.parametrize(
-    ("model", "guide", "said"),
-    [
-        (SemiSupervised, Drawing, "draws the discrete site 'y'"),
-        (SemiSupervised, DiagonalNormal, "choose --guide SemiSupervisedNormal"),
-        (Conditional, DiagonalNormal, "choose --guide ConditionalNormal"),
-        (SemiSupervised, ConditionalNormal, "a label that is not known"),
-        (Conditional, SemiSupervisedNormal, "the guide's sites have to be"),
-        (Mixture, SemiSupervisedNormal, "3 values in the guide and 10 in the model"),
-        (Mixture, Discrete, "reparameterised"),
-    ],
-)
-def test_pairs_that_cannot_work_are_refused(model, guide, said) -> None:
-    pair = model(SPEC), guide(SPEC)
-    labels = (LABELS.clamp(min=0),) if model.labelled else ()
-    with pytest.raises(ValueError, match=said) as caught:
-        check_pair(*pair, images().float(), *labels)
-    assert "\n" not in str(caught.value)
-
-
-def test_pairs_that_can_work_are_not() -> None:
-    x = images().float()
-    check_pair(SemiSupervised(SPEC), SemiSupervisedNormal(SPEC), x, LABELS)
-    check_pair(Conditional(SPEC), ConditionalNormal(SPEC), x, LABELS.clamp(min=0))
-    check_pair(Mixture(SPEC), FullRankNormal(SPEC), x)
-    check_pair(Mixture(SPEC, components=CLASSES), SemiSupervisedNormal(SPEC), x)
-
-
-def test_estimators_without_meaning_are_refused() -> None:
-    model, guide = semi_supervised()
-    refused = [ELBO(analytic_kl=True), Beta(free_bits=0.1), IWAE(3, "stl"), IWAE(3, "dreg")]
-    for objective in refused:
-        with pytest.raises(NotImplementedError):
-            objective.loss(model, guide, images(), LABELS)
-    clusters, plain = mixture()
-    with pytest.raises(NotImplementedError, match="no closed form"):
-        ELBO(analytic_kl=True).loss(clusters, plain, images())
-    with pytest.raises(NotImplementedError, match=r"classifier|labels"):
-        SemiSupervisedELBO().loss(clusters, plain, images())
-
-
 @pytest.mark.parametrize("gradient", ["plain", "stl", "dreg"])
 def test_the_weighted_bound_of_a_mixture_is_that_of_its_marginal(gradient: str) -> None:
     model, guide = mixture()
@@ -382,11 +281,3 @@ def test_drawn_classes_are_as_frequent_as_the_model_says() -> None:
     expected = model.logits.softmax(-1)
     error = (expected * (1 - expected) / 20_000).sqrt()
     assert ((frequency - expected).abs() < 4.5 * error).all()
-
-
-@pytest.mark.parametrize("kind", [SemiSupervised, Conditional, ConditionalNormal])
-def test_data_without_labels_are_refused_at_construction(kind) -> None:
-    with pytest.raises(
-        ValueError, match="expected images with labels; these data have none; choose"
-    ):
-        kind(Spec((1, 2, 3), "binary", 2))

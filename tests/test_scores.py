@@ -44,6 +44,7 @@ def test_a_collapse_is_a_rate_of_nothing_or_no_active_latent() -> None:
         assert f"{rate:.2f} nats" in said
         for remedy in ("warmup_epochs", "free_bits", "--network"):
             assert remedy in said
+        assert ("more --epochs" in said) == (rate > 1)
     assert collapse(1.5, 1) is collapse(8.0) is collapse(None, 0) is None
     assert collapse(0.01, 0, images=99) is None  # too few to tell
     assert collapse(0.01, 0, images=100) is not None

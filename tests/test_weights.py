@@ -12,6 +12,7 @@ from oracles import (
     SPEC,
     Posterior,
     TwoLevels,
+    ppca,
     split_of,
     two_levels_log_likelihood,
     two_levels_model,
@@ -30,9 +31,7 @@ from ppl_vae.measures.estimates import estimate
 
 @pytest.fixture
 def model() -> ProbabilisticPCA:
-    model = ProbabilisticPCA(SPEC, initial_scale=0.7).double()
-    model.mean.data = torch.randn_like(model.mean)
-    return model.requires_grad_(False)
+    return ppca()
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 """Runs that take a second: in Python, by command lines, and interrupted."""
 
 import csv
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,12 +18,14 @@ from torch import Tensor
 import ppl_vae.fit
 from guides import DiagonalNormal
 from models import MLP
+from ppl_vae import load
+from ppl_vae.errors import InputError
 from ppl_vae.fit import fit
 from ppl_vae.runs.run import Run
 
 __all__ = [
-    "LAST", "OPTIONS", "TINY", "Annealed", "Crash", "exit_code", "metrics", "tiny", "tree",
-    "without_pictures",
+    "LAST", "OPTIONS", "TINY", "Annealed", "Crash", "exit_code", "load_refuses", "metrics",
+    "python", "tiny", "tree", "without_pictures",
 ]  # fmt: skip
 
 LAST = "checkpoint.safetensors"
@@ -55,12 +60,30 @@ def exit_code(verb: Any, *arguments: str) -> int:
     return end.value.code
 
 
+def python(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    """The interpreter with these arguments, in a process of its own."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, **options
+    )
+
+
 def tree() -> dict[str, bytes | None]:
     """The content of every file below the current folder; None of a folder."""
     return {
         str(path): path.read_bytes() if path.is_file() else None
         for path in sorted(Path().rglob("*"))
     }
+
+
+def load_refuses(path: Path, *said: str, allow_code: bool = False) -> None:
+    """Loading a run is refused in one line with all of what is named."""
+    with pytest.raises(InputError) as caught:
+        load(path, allow_code=allow_code)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in said:
+        assert part in message
 
 
 def metrics(path: Path) -> list[dict[str, float]]:
