@@ -138,7 +138,7 @@ def _log_sinh_ratio(r: Tensor) -> Tensor:
 def _by_size(
     r: Tensor, limit: float, series: Callable[[Tensor], Tensor], closed: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """`series` below a size of r, where `closed` cancels; neither meets numbers of the other."""
+    """`series` below a size of r, where `closed` cancels; each gets values of its own range."""
     small = r.abs() < limit
     return torch.where(
         small, series(torch.where(small, r, 0)), closed(torch.where(small, limit, r))

@@ -22,10 +22,17 @@ from ppl_vae.pairs.pieces import (
 )
 from ppl_vae.runs.config import CONFIG_VERSION, config_of, read_config
 
-__all__ = ["add_pieces", "allow_only", "data_arguments", "data_set_of", "parse_with_pieces"]
+__all__ = [
+    "ALLOW_CODE_HELP",
+    "add_pieces",
+    "allow_only",
+    "data_arguments",
+    "data_set_of",
+    "parse_with_pieces",
+]
 
 
-_ALLOW_CODE = "Whether classes from outside the project that a config names may be imported."
+ALLOW_CODE_HELP = "Whether classes from outside the project that a config names may be imported."
 
 
 def add_pieces(parser: Parser, defaults: dict[str, Any]) -> None:
@@ -36,7 +43,7 @@ def add_pieces(parser: Parser, defaults: dict[str, Any]) -> None:
         "--allow_code",
         type=bool,
         default=False,
-        help=_ALLOW_CODE,
+        help=ALLOW_CODE_HELP,
     )
     for role, base in ROLES.items():
         default = defaults.get(role)

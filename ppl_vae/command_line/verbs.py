@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import torch
 
 from ppl_vae.command_line.parser import Parser
-from ppl_vae.command_line.pieces import _ALLOW_CODE, data_arguments, data_set_of
+from ppl_vae.command_line.pieces import ALLOW_CODE_HELP, data_arguments, data_set_of
 from ppl_vae.errors import InputError, reason
 from ppl_vae.machine.devices import DeviceChoice
 from ppl_vae.machine.processes import claims_message
@@ -31,7 +31,7 @@ def add_run(parser: Parser, several: bool = False) -> None:
     else:
         parser.add_argument("run", type=Path, help="The run directory.")
     parser.add_argument("--device", type=DeviceChoice, default="auto", help="Where to compute.")
-    parser.add_argument("--allow_code", type=bool, default=False, help=_ALLOW_CODE)
+    parser.add_argument("--allow_code", type=bool, default=False, help=ALLOW_CODE_HELP)
     parser.epilog = (
         "--data.NAME VALUE replaces an option that says where or how the run's data are read, as "
         "--data.path DIR where its files have moved."

@@ -22,7 +22,6 @@ from ppl_vae.errors import InputError
 __all__ = ["check_same_data", "fingerprint_in", "images_fingerprint", "mark_of"]
 
 _DIGESTED = 2**28  # bytes of a split; of a larger one every second image, or every third, ...
-_OF_MARKS = 33  # figures of a digest of marks: those with 32 were of other bytes of the files
 _PART = 4096  # bytes of a file that are read together
 _PARTS = 16  # of a file that is larger than that many
 
@@ -42,7 +41,7 @@ def images_fingerprint(images: Images) -> str:
         digest.update(_bytes(images.marks))
     if images.labels is not None:
         digest.update(_bytes(images.labels))
-    return f"{len(images)}-{digest.hexdigest()[: 32 if images.marks is None else _OF_MARKS]}"
+    return f"{len(images)}-{digest.hexdigest()[:32]}"
 
 
 def _bytes(tensor: Tensor) -> Any:
@@ -73,7 +72,7 @@ def fingerprint_in(state: Mapping[str, Any]) -> Sequence[str]:
 def check_same_data(data: Data, expected: Sequence[str]) -> None:
     """Raises if the data of a run have changed.
 
-    Where the run has no such digests, that is said, and only the numbers of images are compared.
+    Of a run without digests a note says so, and only the numbers of images are compared.
 
     Args:
         data: The data as they are now.
@@ -86,7 +85,7 @@ def check_same_data(data: Data, expected: Sequence[str]) -> None:
         [each.partition("-")[::2] for each in prints] for prints in (data.fingerprint, expected)
     )
     total = sum(int(count) for count, _ in before)
-    known = bool(before) and len(now[0][1]) == len(before[0][1])
+    known = bool(before) and bool(before[0][1])
     differ = [
         name
         for name, (count, digest), (old_count, old_digest) in zip(
@@ -107,7 +106,7 @@ def check_same_data(data: Data, expected: Sequence[str]) -> None:
         )
     if now[0][1] and not known:
         print(
-            "note: the run is of an earlier release and has no fingerprint of its data that can be "
-            f"compared; whether {data.name} is still what it was trained on cannot be checked",
+            "note: the run is of an earlier release and has no fingerprint of its data; whether "
+            f"{data.name} is still what it was trained on cannot be checked",
             file=sys.stderr,
         )

@@ -116,8 +116,10 @@ def collapse(
     if rate is None or not (rate < _COLLAPSED or active == 0):
         return None
     units = "" if active is None else f" and {active} latents are active"
+    # A rate without active latents is that of a q(z|x) alike for all x, as early in training.
+    longer = "" if rate < _COLLAPSED else "more --epochs, "
     return (
         f"posterior collapse: the rate is {rate:.2f} nats{units}, so that z says nothing about x; "
-        "try --objective Beta with --objective.warmup_epochs or --objective.free_bits, or another "
-        "--network (fewer layers, Residual)"
+        f"try {longer}--objective Beta with --objective.warmup_epochs or --objective.free_bits, or "
+        "another --network (fewer layers, Residual)"
     )

@@ -64,7 +64,7 @@ def prepare(
     model.to(device)
     guide.to(device)
     if settings.labels is not None:
-        data = _keep_labels(data, model, settings.labels, settings)
+        data = _keep_labels(data, model, settings)
     check_labels(model, data)
     check_pair(model, guide, *data.validation.batch(slice(batch_size), model.labelled))
     few = data.validation.batch(slice(2), model.labelled)
@@ -103,17 +103,14 @@ def _precision(
     return PRECISIONS[choice]
 
 
-def _keep_labels(data: Data, model: Model, count: int, settings: Settings) -> Data:
+def _keep_labels(data: Data, model: Model, settings: Settings) -> Data:
     if not model.labelled:
         raise InputError(
             f"--labels: {type(model).__name__} takes no labels; leave it out, or choose --model "
             "SemiSupervised --guide SemiSupervisedNormal"
         )
-    if count < data.classes:
-        raise InputError(
-            f"--labels: expected at least {data.classes}, one for each class; got {count}"
-        )
-    train = data.train.keep_labels(count, data.classes, settings.seed)
+    assert settings.labels is not None
+    train = data.train.keep_labels(settings.labels, data.classes, settings.seed)
     return dataclasses.replace(data, train=train.repeat_labelled(settings.label_repeats))
 
 
