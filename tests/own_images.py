@@ -91,8 +91,8 @@ def save_every_kind(folder: Path) -> Path:
     np.save(folder / "real.npy", (grey() / 128).astype(">f8"))
     np.save(folder / "unit.npy", (grey() / 255).astype(np.float16))
     np.savez(folder / "labelled.npz", labels=np.arange(MANY) % 3, images=grey())
-    for folder in ("cats", "dogs"):
-        (folder / "pictures" / folder).mkdir(parents=True)
+    for owner in ("cats", "dogs"):
+        (folder / "pictures" / owner).mkdir(parents=True)
     for number, picture in enumerate(grey()):
         name = f"pictures/{('cats', 'dogs')[number % 2]}/{number}.bmp"
         Image.fromarray(picture).save(folder / name)

@@ -145,7 +145,7 @@ def test_a_bad_argument(
         ["--model", "ProbabilisticPCA", "--prior", "StandardNormal"],
         ["--data.binarize", "none", "--likelihood", "Bernoulli"],
         ["--data", "Arrays", "--data.path", "images.npy", "--model", "Conditional"],
-        ["--network", "classes_of_bad_input.Tied", "--precision", "bfloat16"],
+        ["--network", "tiny_runs.Tied", "--precision", "bfloat16"],
     ],
     ids=" ".join,
 )

@@ -129,18 +129,6 @@ class Batched(Network):
         return self.layers(x.flatten(1))
 
 
-class Tied(Network):
-    """A network that has one layer under two names, which its cast parameters do not reach."""
-
-    def __init__(self, inputs, outputs, hidden: Sequence[int] = (8,)) -> None:
-        super().__init__(inputs, outputs)
-        self.first, self.last = nn.Linear(math.prod(inputs), 8), nn.Linear(8, math.prod(outputs))
-        self.middle = nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8))
-
-    def compute(self, x):
-        return self.last(self.middle(self.first(x.flatten(1))))
-
-
 def test_a_batch_of_one_image_where_a_network_takes_none(fit_refuses) -> None:
     """1,297 images in batches of 162 leave one."""
     network = "classes_of_bad_pairs.Batched"
@@ -151,7 +139,7 @@ def test_a_batch_of_one_image_where_a_network_takes_none(fit_refuses) -> None:
 def test_a_network_that_cannot_compute_in_bfloat16(fit_refuses, monkeypatch) -> None:
     # A CPU without bfloat16 takes float32 instead; here it is to emulate it.
     monkeypatch.setattr(preparation, "slow_precision", lambda dtype, device: False)
-    network = "classes_of_bad_pairs.Tied"
+    network = "tiny_runs.Tied"
     fit_refuses(
         ["--network", network, "--precision", "bfloat16"],
         "cannot be trained on a batch of", "in bfloat16", "choose another --precision",

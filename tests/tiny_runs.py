@@ -4,27 +4,28 @@ import csv
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import pyro.distributions as dist
 import pytest
 from pyro.distributions import TorchDistribution
-from torch import Tensor
+from torch import Tensor, nn
 
 import ppl_vae.fit
 from guides import DiagonalNormal
-from models import MLP
+from models import MLP, Network
 from ppl_vae import load
 from ppl_vae.errors import InputError
 from ppl_vae.fit import fit
 from ppl_vae.runs.run import Run
 
 __all__ = [
-    "LAST", "OPTIONS", "TINY", "Annealed", "Crash", "exit_code", "load_refuses", "metrics",
+    "LAST", "OPTIONS", "TINY", "Annealed", "Crash", "Tied", "exit_code", "load_refuses", "metrics",
     "python", "tiny", "tree", "without_pictures",
 ]  # fmt: skip
 
@@ -103,3 +104,15 @@ class Annealed(DiagonalNormal):
     def posterior(self, x: Tensor) -> TorchDistribution:
         q = super().posterior(x)
         return dist.Normal(q.mean, q.stddev * (3.0 if self.epochs < 5 else 1.0)).to_event(1)
+
+
+class Tied(Network):
+    """A network that has one layer under two names, which its cast parameters do not reach."""
+
+    def __init__(self, inputs, outputs, hidden: Sequence[int] = (8,)) -> None:
+        super().__init__(inputs, outputs)
+        self.first, self.last = nn.Linear(prod(inputs), 8), nn.Linear(8, prod(outputs))
+        self.middle = nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8))
+
+    def compute(self, x):
+        return self.last(self.middle(self.first(x.flatten(1))))
