@@ -16,16 +16,16 @@ def check_least(**values: tuple[float, float]) -> None:
     """Raises an InputError if a value, the first of each pair, is below the second."""
     for name, (value, least) in values.items():
         if not value >= least:
-            raise InputError(f"expected {name} >= {least}; got {value}")
+            raise InputError(f"expected --{name} >= {least}; got {value}")
 
 
 def check_images(images: Sequence[int], size: int) -> None:
     """Raises an InputError unless there is at least one index, and each is one of `size` images."""
     if not images:
-        raise InputError("expected at least one index of an image; got an empty list")
+        raise InputError("--images: expected at least one index of an image; got an empty list")
     for image in images:
         if not 0 <= image < size:
-            raise InputError(f"expected images of 0 to {size - 1:,}; got {image}")
+            raise InputError(f"--images: expected 0 to {size - 1:,}; got {image}")
 
 
 def reason(error: BaseException) -> str:

@@ -195,7 +195,7 @@ def _rows(result: dict[str, Any]) -> dict[str, str]:
         "rate": "rate_nats_per_datum",
         "distortion": "distortion_nats_per_datum",
         f"{log_p}, {result['particles']:,} particles": "log_likelihood_nats_per_datum",
-        "bits_per_dim": "bits_per_dim",
+        "bits per dim": "bits_per_dim",
         "active units": "active_units",
         "classification error": "classification_error_percent",
         "clustering accuracy": "clustering_accuracy_percent",
@@ -213,9 +213,8 @@ def _rows(result: dict[str, Any]) -> dict[str, str]:
         if name not in result:
             continue
         value, error = result[name], result[f"{name}_standard_error"]
-        unit = next(
-            (f" {u}" for u in ("nats_per_datum", "per_pixel", "percent") if name.endswith(u)), ""
-        )
+        units = (unit for unit in ("nats_per_datum", "per_pixel", "percent") if name.endswith(unit))
+        unit = f" {next(units, '')}".replace("_", " ").rstrip()
         fine = {"bits_per_dim": 4, "squared_error_per_pixel": 4, "active_units": 0}
         digits = fine.get(name, 2)
         spread = "" if error is None else f" +- {error:.2g}"

@@ -91,6 +91,11 @@ def features(
     check_seed(seed)
     first = runs[0]
     train, test, classes = first.data.train, first.data.test, first.data.classes
+    if min(len(train), len(test)) < 2:
+        raise InputError(
+            "expected at least 2 training images and 2 test images; the data set has "
+            f"{len(train):,} and {len(test):,}"
+        )
     train_points = min(train_points, len(train))
     data_points = len(test) if data_points is None else data_points
     count = (classes or _CLUSTERS) if clusters is None else clusters

@@ -31,7 +31,7 @@ from ppl_vae.machine.files import remove_unfinished
 from ppl_vae.machine.processes import join
 from ppl_vae.objectives import ELBO, Objective
 from ppl_vae.pairs.building import choose_domain
-from ppl_vae.pairs.pieces import ROLES, class_of, describe
+from ppl_vae.pairs.pieces import class_of, describe
 from ppl_vae.pictures import plots
 from ppl_vae.pictures.graphical_model import graphical_model
 from ppl_vae.runs.config import CONFIG, CONFIG_VERSION, config_of
@@ -246,25 +246,42 @@ def main(arguments: list[str] | None = None) -> None:
     run_verb(_main, arguments)
 
 
+_DEFAULTS = {
+    "data": Digits,
+    "model": VAE,
+    "network": MLP,
+    "guide": DiagonalNormal,
+    "objective": ELBO,
+}
+
+_GROUPS = {  # of the options in --help; training has all others too
+    "data": ["data", "labels", "label_repeats"],
+    "model": ["model", "prior", "likelihood", "network", "latent_dim"],
+    "guide": ["guide"],
+    "training": ["objective"],
+    "run": ["run", "seed", "device", "engine", "precision", "checkpoint_seconds"],
+}
+
+
 def _main(arguments: list[str]) -> None:
-    parser = Parser.of_verb("fit", "Train a model/guide pair by stochastic variational inference.")
-    add_pieces(
-        parser,
-        {
-            "data": Digits,
-            "model": VAE,
-            "network": MLP,
-            "guide": DiagonalNormal,
-            "objective": ELBO,
-        },
+    parser = Parser.of_verb(
+        "fit",
+        "Train a model/guide pair by stochastic variational inference.",
+        usage="python -m ppl_vae.fit [--PIECE CLASS] [--PIECE.OPTION VALUE] [--OPTION VALUE] ...",
+        epilog="A PIECE is one of those options that take a CLASS. --guide.help lists the guides "
+        "with a line each, --guide.help IAF the options of one, such as --guide.flows 4; and so "
+        "for the other pieces.",
     )
+    grouped = {name for names in _GROUPS.values() for name in names}
+    others = [name for name in inspect.signature(fit).parameters if name not in grouped]
+    groups = _GROUPS | {"training": [*_GROUPS["training"], *others]}
+    add_pieces(parser, fit, groups, _DEFAULTS)
     parser.add_argument(
         "--resume",
         type=Path | None,
         help="Go on with this run; only --device, --allow_code and, where its files have moved, "
         "options of its data set (--data.path DIR) may stand beside it.",
     )
-    parser.add_function_arguments(fit, skip=set(ROLES), as_group=False)
     resumes = any(argument.partition("=")[0] == "--resume" for argument in arguments)
     data, arguments = data_arguments(arguments) if resumes else ([], arguments)
     options = parse_with_pieces(parser, arguments)

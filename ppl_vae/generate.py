@@ -91,7 +91,7 @@ def generate(
     # Counts above the number of test images are refused only where they were asked for.
     size = len(run.data.test)
     usual = {"sample": 64, "reconstruct": min(16, size), "traverse": 1,
-             "interpolate": min(8, size // 2), "analogies": min(10, size)}  # fmt: skip
+             "interpolate": max(1, min(8, size // 2)), "analogies": min(10, size)}  # fmt: skip
     number = usual.get(what, 10) if count is None else count
     views: dict[str, Callable[[], Arrays]] = {
         "sample": lambda: sample(run, number, seed, label),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from math import sqrt
 
@@ -223,6 +224,13 @@ def test_a_run_that_is_told_the_class_is_refused(run, tmp_path):
     told = train(tmp_path / "told", model=Conditional, guide=ConditionalNormal)
     with refused(r"encode images alone; Conditional of .*told is given"):
         features(run, told)
+
+
+def test_one_test_image_is_too_few(run, monkeypatch):
+    monkeypatch.setattr(run, "data", replace(run.data, test=run.data.test.first(1)))
+    least = "expected at least 2 training images and 2 test images"
+    with refused(f"^{least}; the data set has 1,297 and 1$"):
+        features(run)
 
 
 @pytest.mark.parametrize(

@@ -281,21 +281,25 @@ def test_the_command_line_lists_what_can_be_generated(tmp_path, capsys, given, g
 @pytest.mark.parametrize(
     ("verb", "options", "message"),
     [
-        ("sample", {"count": 0}, "expected count >= 1; got 0"),
+        ("sample", {"count": 0}, "expected --count >= 1; got 0"),
         ("sample", {"seed": -1}, r"--seed: expected 0 <= seed < 2\^32; got -1"),
         ("traverse", {"seed": 2**64}, r"--seed: expected 0 <= seed < 2\^32"),
-        ("reconstruct", {"images": [0, 300]}, "expected images of 0 to 299; got 300"),
-        ("reconstruct", {"images": [-1]}, "expected images of 0 to 299; got -1"),
-        ("reconstruct", {"images": []}, "expected at least one"),
-        ("reconstruct", {"count": 301}, "expected at most 300 test images.*; got 301"),
-        ("manifold", {"rows": 1}, "expected rows >= 2; got 1"),
+        ("reconstruct", {"images": [0, 300]}, "--images: expected 0 to 299; got 300"),
+        ("reconstruct", {"images": [-1]}, "--images: expected 0 to 299; got -1"),
+        ("reconstruct", {"images": []}, "--images: expected at least one index of an image"),
+        ("reconstruct", {"count": 301}, "--count: expected at most 300, all test images; got 301"),
+        ("manifold", {"rows": 1}, "expected --rows >= 2; got 1"),
         ("manifold", {}, "latent_dim 5: train one with --latent_dim 2"),
-        ("traverse", {"steps": 1}, "expected steps >= 2; got 1"),
-        ("traverse", {"latents": 0}, "expected latents >= 1; got 0"),
+        ("traverse", {"steps": 1}, "expected --steps >= 2; got 1"),
+        ("traverse", {"latents": 0}, "expected --latents >= 1; got 0"),
         ("traverse", {"images": [500]}, "got 500"),
-        ("interpolate", {"images": [1, 2, 3]}, "even number; got 3"),
-        ("interpolate", {"steps": 0}, "expected steps >= 2; got 0"),
-        ("interpolate", {"count": 0}, "expected count >= 1; got 0"),
+        (
+            "interpolate",
+            {"images": [1, 2, 3]},
+            "--images: expected pairs, an even number .*; got 3",
+        ),
+        ("interpolate", {"steps": 0}, "expected --steps >= 2; got 0"),
+        ("interpolate", {"count": 0}, "expected --count >= 1; got 0"),
         ("dream", {}, "expected sample, reconstruct, .*; got 'dream'"),
     ],
 )
@@ -303,6 +307,12 @@ def test_bad_input_is_one_line_and_writes_nothing(run2, run5, tmp_path, verb, op
     with refused(message):
         generate(run2 if "rows" in options else run5, verb, **options)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_pair_of_images_needs_two(run5, tmp_path, monkeypatch):
+    monkeypatch.setattr(run5, "data", replace(run5.data, test=run5.data.test.first(1)))
+    with refused("^expected 2 test images, two for each pair; the data set has 1$"):
+        generate(run5, "interpolate", out=tmp_path)
 
 
 @pytest.mark.parametrize("verb", ["sample", "reconstruct", "traverse", "interpolate"])

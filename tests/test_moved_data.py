@@ -104,7 +104,7 @@ def test_only_options_of_the_own_data_set_are_replaced(
     cls = type(load("run").pieces["data"]).__name__
     for arguments, said in (
         (["--data.pat", "x"], f"--data: unknown option of {cls}: got 'pat' (did you mean path?)"),
-        (["--data.workers", "many"], "--data.workers: expected int; got many"),
+        (["--data.workers", "many"], "--data.workers: expected a whole number; got many"),
         (["--data.binarize", "x"], "--data.binarize: expected one of 'auto', "),
         (["--data.binarize", "threshold"], "--data.binarize: a run's data keep their conversion"),
         (["--data.dequantize", "none"], "--data.dequantize: a run's data keep their conversion"),

@@ -216,8 +216,13 @@ def interpolate(
             the seed is out of range.
     """
     if images is not None and len(images) % 2:
-        raise InputError(f"expected pairs of images, an even number; got {len(images)}")
+        raise InputError(f"--images: expected pairs, an even number of images; got {len(images)}")
     check_least(count=(count, 1), steps=(steps, 2))
+    size = len(run.data.test)
+    if images is None and 2 * count > size:
+        raise InputError(
+            f"expected {2 * count} test images, two for each pair; the data set has {size}"
+        )
     chosen = choose_images(run, images, 2 * count)
     t = np.linspace(0, 1, steps)
     with drawing(run, seed):
@@ -258,7 +263,7 @@ def choose_images(run: Run, images: Sequence[int] | None, count: int) -> Tensor:
     if images is None:
         check_least(count=(count, 1))
         if count > size:
-            raise InputError(f"expected at most {size} test images, which is all; got {count}")
+            raise InputError(f"--count: expected at most {size}, all test images; got {count}")
         images = range(count)
     check_images(images, size)
     return torch.as_tensor(list(images), device=run.device)

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from guides import Guide
-from models import Domain, Model, Spec
+from models import Domain, Model, Network, NetworkFactory, Shape, Spec
 from ppl_vae.data import DataSet
 from ppl_vae.errors import InputError
 from ppl_vae.pairs.pieces import class_of
@@ -47,9 +47,10 @@ def build_pair(spec: Spec, pieces: Pieces) -> tuple[Model, Guide]:
             f"{class_of(model).__name__} has no {refused[0]} to choose; leave out --{refused[0]}"
         )
     specs = {"prior": _prior_spec(model, spec), "likelihood": spec}
-    built = {role: _construct(pieces[role], spec=specs[role]) for role in reversed(chosen)}
-    generative = _construct(model, spec=spec, network=network, **built)
-    guide = _construct(pieces["guide"], spec=spec, network=network, model=generative)
+    built = {role: _construct(role, pieces[role], spec=specs[role]) for role in reversed(chosen)}
+    network = partial(_construct_network, network)
+    generative = _construct("model", model, spec=spec, network=network, **built)
+    guide = _construct("guide", pieces["guide"], spec=spec, network=network, model=generative)
     generative.connect(guide.amortized_posterior)
     return generative, guide
 
@@ -60,12 +61,19 @@ def _prior_spec(model: Callable[..., Model], spec: Spec) -> Spec:
     try:
         return cls.prior_spec(spec, **options)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{cls.__name__}: {error}") from error
+        raise InputError(f"--model {cls.__name__}: {error}") from error
 
 
-def _construct(piece: Callable[..., Any], **available: Any) -> Any:
+def _construct(role: str, piece: Callable[..., Any], **available: Any) -> Any:
     accepted = inspect.signature(piece).parameters
     try:
         return piece(**{name: value for name, value in available.items() if name in accepted})
+    except InputError:
+        raise  # of a network inside of the piece
     except (TypeError, ValueError) as error:
-        raise InputError(f"{class_of(piece).__name__}: {error}") from error
+        raise InputError(f"--{role} {class_of(piece).__name__}: {error}") from error
+
+
+def _construct_network(network: NetworkFactory, inputs: Shape, outputs: Shape) -> Network:
+    """A model or guide makes its networks itself; an option that they refuse is not its own."""
+    return _construct("network", network, inputs=inputs, outputs=outputs)

@@ -6,25 +6,47 @@ from typing import Any
 import yaml
 
 from ppl_vae.errors import InputError, reason
-from ppl_vae.pairs.pieces import ROLES
+from ppl_vae.pairs.pieces import ROLES, suggest
 
-__all__ = ["CONFIG", "CONFIG_VERSION", "config_of", "read_config"]
+__all__ = ["CONFIG", "CONFIG_VERSION", "SETTINGS", "config_of", "read_config"]
 
 CONFIG = "config.yaml"
 CONFIG_VERSION = 1
+
+# Those of `ppl_vae.training.settings.Settings`, which lies above this file; a test compares them.
+SETTINGS = (
+    "latent_dim",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "weight_decay",
+    "warmup_epochs",
+    "patience",
+    "labels",
+    "label_repeats",
+    "seed",
+    "device",
+    "engine",
+    "precision",
+    "checkpoint_seconds",
+)
 
 
 def config_of(run: Path) -> dict[str, Any]:
     """Reads the config of a run directory.
 
     Raises:
-        InputError: If it is none, or its config cannot be read.
+        InputError: If it is none, or its config cannot be read or has an entry of another name.
     """
     if not run.is_dir():
         raise InputError(f"{run}: expected a run directory; there is no such folder")
     if not (run / CONFIG).is_file():
         raise InputError(f"{run}: expected a run directory; it has no {CONFIG}")
     config = read_config(run / CONFIG)
+    known = ["version", *ROLES, *SETTINGS]
+    for name in config:
+        if name not in known:
+            raise InputError(f"{run / CONFIG}: {suggest(str(name), known)}")
     for name in ("data", "model", "network", "guide", "objective", "seed"):
         if config.get(name) is None:
             raise InputError(f"{run / CONFIG}: expected the config of a run; it has no {name}")

@@ -128,7 +128,7 @@ class Training:
                     log_event(self.rows[-1])
                     elbo = self.rows[-1]["validation_elbo_nats_per_datum"]
                     name = "ELBO" if self.step.guide.has_density else "log p(x, z)"
-                    progress.advance(0, f"epoch {len(self.rows)}  {name} {elbo:.2f} nats_per_datum")
+                    progress.advance(0, f"epoch {len(self.rows)}  {name} {elbo:.2f} nats per datum")
                     self._check_engine()
         self.seconds = before + time.monotonic() - started
         self.save(folder)
