@@ -240,6 +240,7 @@ def _draw(
         [plots.to_display(images, domain, like=originals)
          for images in (originals, *rebuilt.values())],
         pictures[1],
+        title="Images of the test split and what is left of them",
         row_labels=["original", *map(literal, rebuilt)],
     )  # fmt: skip
 

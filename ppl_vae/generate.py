@@ -114,6 +114,14 @@ def generate(
     return written
 
 
+_UNITS = {
+    "binary": "a probability",
+    "unit": "of grey levels from 0 to 1",
+    "bytes": "of grey levels from 0 to 255",
+    "real": "in units of $x$",
+}
+
+
 def _draw(run: Run, what: What, arrays: Arrays, path: Path, label: int | str | None) -> list[Path]:
     limits = run.data.test[slice(0, 256)].cpu().numpy()
 
@@ -143,7 +151,8 @@ def _draw(run: Run, what: What, arrays: Arrays, path: Path, label: int | str | N
             axis_labels=("$z_0$", "$z_1$"),
         )
     elif what == "traverse":
-        return _draw_traversal(mean, display("original"), arrays, path, expectation)
+        change = f"RMS change of {expectation} a pixel, {_UNITS[run.spec.domain]}"
+        return _draw_traversal(mean, display("original"), arrays, path, change)
     elif what == "analogies":
         tiles = np.concatenate([display("original")[:, None], mean], axis=1)
         names = map(literal, run.data.class_names or map(str, range(mean.shape[1])))
@@ -164,7 +173,7 @@ def _draw(run: Run, what: What, arrays: Arrays, path: Path, label: int | str | N
 
 
 def _draw_traversal(
-    mean: NDArray, original: NDArray, arrays: Arrays, path: Path, expectation: str
+    mean: NDArray, original: NDArray, arrays: Arrays, path: Path, change: str
 ) -> list[Path]:
     latents, images = mean.shape[:2]
     order = arrays["order"][:latents]
@@ -182,8 +191,7 @@ def _draw_traversal(
     plots.image_grid(
         tiles.reshape(-1, *tiles.shape[2:]),
         paths[0],
-        title="One latent at a time over its quantiles under $q(z)$  "
-        f"(effect: RMS change of {expectation})",
+        title=f"One latent at a time over its quantiles under $q(z)$  (effect: {change})",
         row_labels=labels,
         column_labels=["image", *quantiles],
         blocks=(images if images > 1 else latents, tiles.shape[2]),

@@ -29,6 +29,7 @@ from ppl_vae.report.latent import latent
 from ppl_vae.report.page import page, rendered
 from ppl_vae.report.section import Section, Unanswered
 from ppl_vae.report.true_posterior import true_posterior
+from ppl_vae.report.verdict import verdict
 from ppl_vae.runs.results import plain, writable, write_numbers
 from ppl_vae.runs.run import Run
 
@@ -91,7 +92,8 @@ def posterior(
         out: The folder to write to; the run directory unless given.
 
     Returns:
-        The content of `posterior.json`; the error of a section that failed is under its `failed`.
+        The content of `posterior.json`, a verdict first (see `ppl_vae.report.verdict.verdict`); the
+        error of a section that failed is under its `failed`.
 
     Raises:
         InputError: If something given is wrong, the guide has no density, or the folder cannot be
@@ -130,7 +132,14 @@ def posterior(
         seed=seed,
     )
     sections = [_answer(place, inspection) for place in range(len(_QUESTIONS))]
+    judged = verdict(
+        {section.name: section.content() for section in sections},
+        inspection.log_p,
+        f"{chosen.phrase()} of the {split} split",
+        type(run.guide).__name__,
+    )
     result = {
+        "verdict": judged,
         "run": str(run.path),
         "others": [str(other.path) for other in inspection.others],
         "data": run.data.name,
@@ -158,8 +167,9 @@ def posterior(
     netcdf, report, numbers = _paths(folder, result)
     write_numbers(numbers, result)
     write_datatree(inspection.tree, netcdf)
+    title = f"Inference of {run.path}"
     with whole_file(report) as file:
-        file.write(page(f"Inference of {run.path}", facts, sections, chosen.how, split).encode())
+        file.write(page(title, facts, judged["text"], sections, chosen.how, split).encode())
     return result
 
 
@@ -266,7 +276,9 @@ def _main(arguments: list[str]) -> None:
         table(
             f"{run.path}: {result['data']}, {len(result['images']):,} images{chosen} of the "
             f"{result['split']} split, in {result['seconds']:.1f} seconds",
-            _rows(result) | {"written": ", ".join(map(str, paths))},
+            {"verdict": result["verdict"]["text"]}
+            | _rows(result)
+            | {"written": ", ".join(map(str, paths))},
         )
     )
     if any(result[name]["failed"] for name, *_ in _QUESTIONS):
