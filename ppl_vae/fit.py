@@ -29,6 +29,7 @@ from ppl_vae.latents.views import reconstruct, sample
 from ppl_vae.machine.devices import DeviceChoice
 from ppl_vae.machine.files import remove_unfinished
 from ppl_vae.machine.processes import join
+from ppl_vae.machine.progress import announced
 from ppl_vae.objectives import ELBO, Objective
 from ppl_vae.pairs.building import choose_domain
 from ppl_vae.pairs.pieces import class_of, describe
@@ -138,11 +139,13 @@ def fit(
         **dataclasses.asdict(settings),
     }
     with ranks.quiet():
-        started, training = prepare(path, config, settings, pieces, ranks)
-        initialise(started)
+        with announced("preparing: the data, the pair and a trial on one batch"):
+            started, training = prepare(path, config, settings, pieces, ranks)
+            initialise(started)
         start_engine(settings.engine, training)
         fallback = None if run else free
-        made = ranks.text_of_first(lambda: str(create(path, config, training.save, fallback)))
+        with announced("writing the first checkpoint"):
+            made = ranks.text_of_first(lambda: str(create(path, config, training.save, fallback)))
         started.path = Path(made)
         with locked(started.path) if ranks.first else nullcontext():
             return _train(started, training)
@@ -182,8 +185,9 @@ def resume(
     ranks = join(settings.device)
     with ranks.quiet(), locked(path) if ranks.first else nullcontext():
         pieces = restore_pieces(config, allow_code, data)
-        resumed, training = prepare(path, config, settings, pieces, ranks)
-        training.restore(path)
+        with announced("preparing: the data, the pair and its checkpoint"):
+            resumed, training = prepare(path, config, settings, pieces, ranks)
+            training.restore(path)
         start_engine(settings.engine, training)
         if ranks.first:
             remove_unfinished(path)
@@ -199,7 +203,8 @@ def _train(run: Run, training: Training) -> Run:
     run.guide.eval()
     if training.ranks.first:
         write_summary(run, training)
-        draw_pictures(run, training.rows)
+        with announced("drawing pictures"):
+            draw_pictures(run, training.rows)
     return run
 
 

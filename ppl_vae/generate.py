@@ -22,6 +22,7 @@ from ppl_vae.latents.views import (
 )
 from ppl_vae.latents.views_by_class import analogies, clusters
 from ppl_vae.machine.files import whole_file
+from ppl_vae.machine.progress import announced
 from ppl_vae.pictures import plots
 from ppl_vae.pictures.figures import literal, tiled
 from ppl_vae.runs.results import writable
@@ -67,7 +68,8 @@ def generate(
             with every class, under a model of labelled images; `clusters` draws from each cluster
             of a `Mixture`.
         count: How many: 64 samples, 16 reconstructions, 1 image to traverse from, 8 pairs to
-            interpolate between, 10 styles or 10 images of each cluster unless given.
+            interpolate between, 10 styles or 10 images of each cluster unless given. The picture
+            shows at most 1,024 samples.
         images: Which test images, counted from 0, instead of the first `count`; for
             `interpolate` in pairs.
         rows: Images from bottom to top and from left to right of the manifold.
@@ -104,16 +106,19 @@ def generate(
     }
     if what not in views:
         raise InputError(f"expected {_CHOICES}; got {what!r}")
-    arrays = views[what]()
+    with announced(f"generate {what}: decoding"):
+        arrays = views[what]()
     folder = writable(out or run.path / "generated")
     name = what if label is None else f"{what}-label-{label}"
-    written = _draw(run, what, arrays, folder / f"{name}.png", label)
-    written.append(folder / f"{name}.npz")
-    with whole_file(written[-1]) as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    with announced(f"generate {what}: writing the picture and the arrays"):
+        written = _draw(run, what, arrays, folder / f"{name}.png", label)
+        written.append(folder / f"{name}.npz")
+        with whole_file(written[-1]) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
     return written
 
 
+_SHOWN = 1024  # samples in the picture; of more one would see none
 _UNITS = {
     "binary": "a probability",
     "unit": "of grey levels from 0 to 1",
@@ -131,8 +136,9 @@ def _draw(run: Run, what: What, arrays: Arrays, path: Path, label: int | str | N
     mean = display("mean")
     expectation = plots.sample_titles(run.model)[0].partition(",  ")[0]
     if what == "sample":
-        columns = ceil(sqrt(len(mean)))
-        halves = [tiled(images, columns) for images in (mean, display("draw"))]
+        shown = min(len(mean), _SHOWN)
+        columns = ceil(sqrt(shown))
+        halves = [tiled(images[:shown], columns) for images in (mean, display("draw"))]
         plots.image_grid(
             np.concatenate(halves, axis=1),
             path,

@@ -16,7 +16,7 @@ from ppl_vae.inference.datatree import to_datatree
 from ppl_vae.inference.netcdf import needs_arviz, write_datatree
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.files import whole_file
-from ppl_vae.machine.progress import Progress, table
+from ppl_vae.machine.progress import Progress, announced, table
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.scores import collapse
 from ppl_vae.report.calibrated import BINS, calibrated
@@ -215,7 +215,12 @@ def _answer(place: int, inspection: Inspection) -> Section:
         "split": inspection.split_name,
     }
     try:
-        with seeded(inspection.run.device, inspection.seed), warnings.catch_warnings():
+        asked = f"{place + 1}/{len(_QUESTIONS)} {question}"
+        with (
+            announced(asked.rstrip("?")),
+            seeded(inspection.run.device, inspection.seed),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")  # of plots; the text says what is wrong with numbers
             answer(inspection, section)
         section.html = rendered(section, **said)

@@ -248,7 +248,7 @@ def test_unknown_labels_are_no_class_in_the_scatter(inspection, monkeypatch) -> 
 
 def test_text_is_escaped(inspection: Inspection) -> None:
     section = Section("guide", "a < b", unanswered="x < y & z")
-    text = page("<run>", ["<fact>"], [section], "worst", "<split>")
+    text = page("<run>", ["<fact>"], "<verdict>", [section], "worst", "<split>")
     assert "x &lt; y &amp; z" in text
     run = replace(inspection.run, path=Path("<other>"))
     section = Section("comparison", "?")

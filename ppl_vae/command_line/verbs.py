@@ -13,6 +13,7 @@ from ppl_vae.command_line.pieces import ALLOW_CODE_HELP, data_arguments, data_se
 from ppl_vae.errors import InputError, reason
 from ppl_vae.machine.devices import DeviceChoice
 from ppl_vae.machine.processes import claims_message
+from ppl_vae.machine.progress import announced
 from ppl_vae.runs.directory import SUMMARY
 from ppl_vae.runs.run import Run, load
 
@@ -63,7 +64,8 @@ def pop_runs(options: dict[str, Any]) -> list[Run]:
 
 
 def _load(path: Path, device: str, allow_code: bool, data: list[str]) -> Run:
-    run = load(path, device, allow_code, data_set_of(path, data, allow_code))
+    with announced(f"reading {path}"):
+        run = load(path, device, allow_code, data_set_of(path, data, allow_code))
     if not (run.path / SUMMARY).exists():
         print(
             f"note: the training of {run.path} has not finished; its last checkpoint is used",

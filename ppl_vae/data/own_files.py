@@ -3,17 +3,15 @@
 import os
 from abc import ABC
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import torch
 from torch import Tensor
 
 from models.ranges import check_count, check_number
 from ppl_vae.data.data_set import DataSet
 from ppl_vae.data.stored import Stored
+from ppl_vae.machine.memory import free_memory
 
 __all__ = ["OwnFiles"]
 
@@ -58,7 +56,7 @@ class OwnFiles(DataSet, ABC):
         """Whether so many bytes of images are to be held in memory."""
         if self.memory_gib is not None:
             return size <= self.memory_gib * _GIB
-        return size <= _free_memory() / _SHARE / _local_processes()
+        return size <= free_memory() / _SHARE / _local_processes()
 
     def _workers(self) -> int:
         if self.workers is not None:
@@ -81,22 +79,3 @@ def _cores() -> int:
 def _local_processes() -> int:
     """How many processes of this run share the machine, as torchrun says."""
     return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def _free_memory() -> int:
-    """Bytes that are free: of the machine, of the container, and of the GPU where there is one.
-
-    Half of the machine's where the system does not say more, and 4 GiB where it says nothing.
-    """
-    free = [4 * _GIB]
-    with suppress(AttributeError, ValueError, OSError):
-        free = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2]
-    with suppress(OSError):
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = [int(lines["MemAvailable"].split()[0]) * 1024]
-    group = Path("/sys/fs/cgroup")
-    if (group / "memory.max").exists() and (limit := (group / "memory.max").read_text()) != "max\n":
-        free.append(int(limit) - int((group / "memory.current").read_text()))
-    if torch.cuda.is_available():
-        free.append(torch.cuda.mem_get_info()[0])
-    return min(free)

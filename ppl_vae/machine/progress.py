@@ -2,15 +2,19 @@
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import rich.progress
 
-__all__ = ["Progress", "table"]
+__all__ = ["Progress", "announced", "table"]
 
 _PLAIN_SECONDS = 10.0
+_PATIENCE_SECONDS = 2.0
 
 
 class Progress:
@@ -95,6 +99,30 @@ def _terminal_bar(title: str, total: int, done: int) -> "rich.progress.Progress"
     )
     bar.add_task(title, total=total, completed=done, note="", rate="")
     return bar
+
+
+@contextmanager
+def announced(work: str) -> Iterator[None]:
+    """Names work that is not counted on standard error, should it take over 2 seconds.
+
+    Args:
+        work: What is done, such as "drawing pictures".
+    """
+    done, began, place = Event(), time.monotonic(), sys.stderr
+
+    def tell() -> None:
+        wait = _PATIENCE_SECONDS
+        while not done.wait(wait):
+            print(f"{work}, {time.monotonic() - began:.0f} s so far", file=place, flush=True)
+            wait = _PLAIN_SECONDS
+
+    teller = Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
 
 
 def table(title: str, rows: dict[str, str]) -> str:

@@ -11,7 +11,7 @@ from ppl_vae.data import DataSet
 from ppl_vae.errors import InputError
 from ppl_vae.pairs.pieces import class_of
 
-__all__ = ["build_pair", "choose_domain"]
+__all__ = ["Pieces", "build_pair", "choose_domain"]
 
 Pieces = Mapping[str, Any]
 

@@ -47,8 +47,9 @@ def verdict(sections: Mapping[str, Numbers], log_p: str, which: str, guide: str)
         `images` and those `with_k_hat_at_most_0_7`; and the `text`.
     """
     k_hat, gap, ranks = sections["guide"].get("k_hat"), _gap(sections["gap"]), _ranks(sections)
-    good = None if k_hat is None else sum(value <= RELIABLE for value in k_hat)
-    sampled = None if k_hat is None else len(k_hat) - good <= _FEW * len(k_hat)
+    images = len(k_hat or [])
+    good = sum(value <= RELIABLE for value in k_hat or [])
+    sampled = images - good <= _FEW * images if images else None
     close = None if gap is None else gap[0] + _SURE * gap[1] <= _CLOSE
     reasons = (sampled, close, None if ranks is None else not ranks)
     found = {"elbo": close, "log_likelihood": sampled, "posterior": _all(reasons)}
@@ -56,11 +57,11 @@ def verdict(sections: Mapping[str, Numbers], log_p: str, which: str, guide: str)
     names = {"elbo": "the ELBO", "log_likelihood": log_p, "posterior": f"q(z|{x})"}
     latent = sections["latent"]
     collapsed = collapse(
-        latent.get("rate_nats_per_datum"), latent.get("active_units"), k_hat and len(k_hat)
+        latent.get("rate_nats_per_datum"), latent.get("active_units"), images or None
     )
     sentences = [
         _head({names[name]: trusted for name, trusted in found.items()}, which),
-        "" if k_hat is None else _sampling(good, len(k_hat), sampled, log_p, sections),
+        _sampling(good, images, log_p, sections) if images else "",
         "" if ranks is None else ranks or "In simulations the ranks of the latents are uniform.",
         _mixing(sections["posterior"]),
         "" if gap is None else _below(gap, sections["gap"]["images"], log_p),
@@ -69,7 +70,7 @@ def verdict(sections: Mapping[str, Numbers], log_p: str, which: str, guide: str)
     ]
     return {
         **found,
-        "images": k_hat and len(k_hat),
+        "images": images,
         "with_k_hat_at_most_0_7": good,
         "text": " ".join(filter(None, sentences)),
     }
@@ -118,20 +119,17 @@ def _head(trusted: dict[str, bool | None], which: str) -> str:
     return f"{text[0].upper() if text.startswith('the') else text[0]}{text[1:]}, on {which}."
 
 
-def _sampling(
-    good: int | None, images: int, trusted: bool | None, log_p: str, sections: Mapping[str, Numbers]
-) -> str:
+def _sampling(good: int, images: int, log_p: str, sections: Mapping[str, Numbers]) -> str:
     said = f"k-hat is at most 0.7 on {good:,} of {images:,} images"
-    if trusted:
+    if images - good <= _FEW * images:
         return f"{said}."
     section = sections["log_likelihood"]
     gap, error = (section.get(f"bidirectional_gap_nats{e}") for e in ("", "_standard_error"))
-    off = (
-        ""
-        if gap is None
-        else f", off by at most about {number(max(gap, 0) + 2 * (error or 0))} nats on simulated images"
-    )
-    return f"{said}; on the others take {log_p} from annealing{off}."
+    said += f"; on the others take {log_p} from annealing"
+    if gap is None:
+        return f"{said}."
+    off = max(gap, 0) + _SURE * (error or 0)
+    return f"{said}, off by at most about {number(off)} nats on simulated images."
 
 
 def _below(gap: tuple[float, float], images: int, log_p: str) -> str:

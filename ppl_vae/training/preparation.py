@@ -22,6 +22,7 @@ from ppl_vae.runs.run import Run
 from ppl_vae.training.loop import Training
 from ppl_vae.training.precision import PRECISIONS, Precision, matrix_precision, slow_precision
 from ppl_vae.training.settings import Settings
+from ppl_vae.training.size import check_size
 from ppl_vae.training.step import SVIStep
 
 __all__ = ["check_step", "initialise", "prepare"]
@@ -60,6 +61,7 @@ def prepare(
             f"--objective {type(pieces['objective']).__name__}; got {batch_size}"
         )
     spec = Spec(data.image_shape, domain, settings.latent_dim, data.classes)
+    check_size(spec, pieces)
     model, guide = build_pair(spec, pieces)
     model.to(device)
     guide.to(device)
