@@ -1,6 +1,7 @@
 """The size of a pair is known, and said or refused, before it is built."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from tiny_runs import OPTIONS, exit_code
@@ -54,7 +55,6 @@ def test_a_large_pair_is_announced(
 
 @pytest.mark.usefixtures("no_pictures", "empty_folder")
 def test_an_absurd_size_is_one_line(fit_refuses: Callable[..., str]) -> None:
-    """784 TB are never touched."""
     line = fit_refuses(
         ["--latent_dim", "1000000000000"], "GiB are free; choose a smaller --network"
     )
@@ -64,19 +64,12 @@ def test_an_absurd_size_is_one_line(fit_refuses: Callable[..., str]) -> None:
 
 
 @pytest.mark.usefixtures("no_pictures", "empty_folder")
-def test_a_pair_that_cannot_be_built_without_values_trains() -> None:
-    (network := "looks.py")
-    with open(network, "w") as file:
-        file.write(
-            "import torch\nfrom models import MLP\n\n\nclass Looks(MLP):\n"
-            "    def __init__(self, inputs, outputs, hidden=(8,)):\n"
-            "        super().__init__(inputs, outputs, hidden)\n"
-            "        self.first = next(self.parameters()).max().item()\n"
-        )
-    import sys
-
-    sys.path.append(".")
-    try:
-        assert exit_code(ppl_vae.fit, *OPTIONS[2:], "--network", "looks.Looks") == 0
-    finally:
-        sys.path.remove(".")
+def test_a_pair_that_cannot_be_built_without_values_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("size_looks.py").write_text(
+        "from models import MLP\n\n\nclass Looks(MLP):\n"
+        "    def __init__(self, inputs, outputs, hidden=(8,)):\n"
+        "        super().__init__(inputs, outputs, hidden)\n"
+        "        self.first = next(self.parameters()).max().item()\n"
+    )
+    monkeypatch.syspath_prepend(".")
+    assert exit_code(ppl_vae.fit, *OPTIONS[2:], "--network", "size_looks.Looks") == 0
