@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -100,11 +100,9 @@ class Training:
         """
         started = saved = time.monotonic()
         before = self.seconds
-        title = f"training on {self.data.name}"
-        images = len(self.data.train)
-        done = len(self.rows) * images
+        title, images = f"training on {self.data.name}", len(self.data.train)
         begun = self.steps - len(self.rows) * self.steps_per_epoch
-        done += min(images, begun * self.batch_size)
+        done = len(self.rows) * images + min(images, begun * self.batch_size)
         self.to_training_mode()
         with (
             asked_to_stop() as asked,
@@ -124,7 +122,8 @@ class Training:
                     if asked():
                         break
                 else:
-                    self._end_epoch()
+                    if not self._end_epoch(asked):
+                        break
                     log_event(self.rows[-1])
                     elbo = self.rows[-1]["validation_elbo_nats_per_datum"]
                     name = "ELBO" if self.step.guide.has_density else "log p(x, z)"
@@ -221,9 +220,12 @@ class Training:
             "checkpoint is kept; try a smaller --learning_rate"
         )
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, asked: Callable[[], bool]) -> bool:
+        """Validates; False where it was asked to stop before that was done."""
         images = self.data.validation
-        means, bad = validate(self.step, images)
+        if (measured := validate(self.step, images, asked)) is None:
+            return False
+        means, bad = measured
         if not means.isfinite().all():
             self._stop(
                 "the validation ELBO is not finite", images.batch(bad, self.step.model.labelled)
@@ -243,6 +245,7 @@ class Training:
         self.loss_sum.zero_()
         if self.settings.patience and epochs_since_best(self.rows) == 0:
             self.best = {name: value.clone() for name, value in self.step.pair.state_dict().items()}
+        return True
 
     def kept_row(self) -> Row:
         """The metrics of the parameters that are kept: the best epoch's under patience."""
