@@ -309,12 +309,6 @@ def test_bad_input_is_one_line_and_writes_nothing(run2, run5, tmp_path, verb, op
     assert not any(tmp_path.iterdir())
 
 
-def test_a_pair_of_images_needs_two(run5, tmp_path, monkeypatch):
-    monkeypatch.setattr(run5, "data", replace(run5.data, test=run5.data.test.first(1)))
-    with refused("^expected 2 test images, two for each pair; the data set has 1$"):
-        generate(run5, "interpolate", out=tmp_path)
-
-
 @pytest.mark.parametrize("verb", ["sample", "reconstruct", "traverse", "interpolate"])
 def test_real_data_outside_the_unit_interval_is_drawn(tmp_path, verb):
     run = train(tmp_path / "run", likelihood=models.Gaussian, latent_dim=3, epochs=1)
