@@ -53,7 +53,7 @@ def affordable_effort(model: Model, guide: Guide, images: Split, all_of_them: bo
     with seeded(images.raw.device, 0):
         _took(model, guide, images.first(1), few)  # what is slow the first time alone
         least, more = (_seconds_per_image(model, guide, images, k) for k in (few, many))
-    each = max((more - least) / (many - few), least / many)
+    each = max((more - least) / (many - few), 1e-12)
     count = len(images)
     if least * count > _SECONDS and not all_of_them:
         count = min(count, max(few, _round(_SECONDS / least)))
