@@ -77,10 +77,10 @@ def evaluate(
     Args:
         run: A trained run.
         split: The images to measure on; those of the test unless given, and all of other data.
-        particles: K, draws of z for each image. Unless given as many, from 100 to 5,000, as take
-            about a minute on this machine; numbers in papers mostly have 5,000.
-        data_points: Measure on the first so many images only, or on `all`. Unless given it is all,
-            or as many as take about a minute where `particles` is not given either.
+        particles: K, draws of z for each image. Without a number it is 100 to 5,000, so that all
+            takes about a minute on this machine; most papers have 5,000.
+        data_points: Measure on the first so many images only, or on `all`. Without it it is all;
+            fewer only where `particles` is left out too and 100 for each image take over a minute.
         seed: The seed of the draws of z.
         engine: `eager` runs the Pyro programs; `compiled` a graph of tensor operations that is
             compared with them, up to rounding; `auto` compiles where it pays, for 3,000,000 draws

@@ -35,7 +35,8 @@ def on_a_machine(monkeypatch: pytest.MonkeyPatch, each: float, draw: float) -> N
         (0.0, 1e-5, 10_000, (600, 10_000)),
         (0.0, 1.3e-5, 10_000, (460, 10_000)),  # 461.5, to two digits
         (0.0, 1e-3, 10_000, (100, 600)),
-        (0.02, 1e-6, 10_000, (680, 2900)),
+        (0.002, 1e-6, 10_000, (4000, 10_000)),
+        (0.02, 1e-6, 10_000, (100, 2900)),
         (0.0, 1.0, 10_000, (100, 100)),  # never fewer, though that takes longer
         (0.0, 1.0, 30, (100, 30)),
     ],
@@ -48,7 +49,7 @@ def test_all_images_and_as_many_particles_as_a_minute_has(
     images = split_of(torch.zeros(count, 1, 2, 2))
     chosen = affordable_effort(VAE(spec), DiagonalNormal(spec), images, all_of_them=False)
     particles, data_points = expected
-    assert chosen.particles == pytest.approx(particles, abs=10)
+    assert chosen.particles == pytest.approx(particles, rel=0.03)
     assert chosen.particles <= 5000
     assert chosen.data_points == data_points
     seconds = data_points * (each + draw * chosen.particles)
