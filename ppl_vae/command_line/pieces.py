@@ -159,7 +159,7 @@ def other_data_set(arguments: list[str]) -> DataSet | None:
     Raises:
         InputError: If there is no such class, or an option is wrong.
     """
-    if not _values_of("--data", arguments):
+    if not values_of("--data", arguments):
         if any(argument in ("--data", "--data=") for argument in arguments):
             raise InputError("--data: expected the class of a data set; got none")
         return None

@@ -99,8 +99,8 @@ class Training:
             OSError: If a checkpoint cannot be written; the last good one stays.
         """
         started = saved = time.monotonic()
-        before = self.seconds
-        title, images = f"training on {self.data.name}", len(self.data.train)
+        before, images = self.seconds, len(self.data.train)
+        title = f"training on {self.data.name}"
         begun = self.steps - len(self.rows) * self.steps_per_epoch
         done = len(self.rows) * images + min(images, begun * self.batch_size)
         self.to_training_mode()
@@ -125,16 +125,15 @@ class Training:
                     if not self._end_epoch(asked):
                         break
                     log_event(self.rows[-1])
-                    elbo = self.rows[-1]["validation_elbo_nats_per_datum"]
                     name = "ELBO" if self.step.guide.has_density else "log p(x, z)"
-                    progress.advance(0, f"epoch {len(self.rows)}  {name} {elbo:.2f} nats per datum")
+                    elbo = f"{self.rows[-1]['validation_elbo_nats_per_datum']:.2f} nats per datum"
+                    progress.advance(0, f"epoch {len(self.rows)}  {name} {elbo}")
                     self._check_engine()
         self.seconds = before + time.monotonic() - started
         self.save(folder)
         if asked():
-            raise KeyboardInterrupt(
-                f"stopped, with a checkpoint; go on with: python -m ppl_vae.fit --resume {folder}"
-            )
+            again = f"python -m ppl_vae.fit --resume {folder}"
+            raise KeyboardInterrupt(f"stopped, with a checkpoint; go on with: {again}")
 
     def _check_engine(self) -> None:
         """Programs that follow the epochs in Python leave the graph behind."""
