@@ -11,16 +11,17 @@ from ppl_vae.command_line.parser import Parser
 from ppl_vae.command_line.verbs import add_run, parse_with_run, pop_run, run_verb
 from ppl_vae.compiler.compiling import Engine, check_engine
 from ppl_vae.data import Split
-from ppl_vae.errors import InputError
+from ppl_vae.errors import check_within
 from ppl_vae.latents.encoding import decoded_mean, split_means
 from ppl_vae.machine.devices import check_seed
+from ppl_vae.machine.modes import called_anywhere
 from ppl_vae.machine.progress import Progress, table
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.classes import class_scores
 from ppl_vae.measures.estimates import estimate
 from ppl_vae.measures.scores import active_units, bits_per_dim, collapse, quantity, scored
 from ppl_vae.runs.results import plain, writable, write_numbers
-from ppl_vae.runs.run import Run
+from ppl_vae.runs.run import Run, as_run
 
 __all__ = ["EVALUATION", "active_units", "bits_per_dim", "evaluate", "main"]
 
@@ -29,14 +30,15 @@ EVALUATION = "evaluation.json"
 _BATCH = 1000
 
 
+@called_anywhere
 def evaluate(
-    run: Run,
+    run: Run | Path | str,
     split: Literal["train", "validation", "test"] = "test",
     particles: int = 5000,
     data_points: int | None = None,
     seed: int = 0,
     engine: Engine = "auto",
-    out: Path | None = None,
+    out: Path | str | None = None,
 ) -> dict[str, Any]:
     """Measures a trained pair and writes evaluation.json (evaluation-SPLIT.json of other splits).
 
@@ -58,7 +60,7 @@ def evaluate(
     average, which covers the choice of the images and the draws of z.
 
     Args:
-        run: A trained run.
+        run: A trained run, or its path.
         split: The images to measure on.
         particles: K, draws of z for each image.
         data_points: Measure on the first so many images only; all unless given.
@@ -80,17 +82,13 @@ def evaluate(
             written to; this is found out before anything is measured.
         OSError: If the file cannot be written at the end; the numbers are printed then.
     """
-    if particles < 1:
-        raise InputError(f"--particles: expected at least 1; got {particles}")
+    check_within("particles", particles, 1)
     check_seed(seed)
     check_engine(engine)
-    images: Split = getattr(run.data, split)
+    run = as_run(run)
+    images = run.split(split)
     wanted = len(images) if data_points is None else data_points
-    if not 1 <= wanted <= len(images):
-        raise InputError(
-            f"--data_points: expected 1 to {len(images):,}, the images of the {split} split; "
-            f"got {wanted:,}"
-        )
+    check_within("data_points", wanted, 1, len(images), f"the images of the {split} split")
     path = writable(out or run.path) / _name(split)
     images = images.first(wanted)
     particles = particles if run.guide.has_density else 1  # every draw from a point is the same
@@ -184,7 +182,7 @@ def _main(arguments: list[str]) -> None:
         f"{run.path}: {result['data']}, {result['data_points']:,} images of the {result['split']} "
         f"split, in {result['seconds']:.1f} seconds"
     )
-    path = (options["out"] or run.path) / _name(result["split"])
+    path = Path(options["out"] or run.path) / _name(result["split"])
     print(table(title, _rows(result) | {"written": str(path)}))
 
 

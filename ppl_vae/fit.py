@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from guides import DiagonalNormal, Guide
@@ -24,13 +25,14 @@ from ppl_vae.command_line.pieces import (
 from ppl_vae.command_line.verbs import run_verb
 from ppl_vae.compiler.compiling import Engine
 from ppl_vae.data import DataSet, Digits
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, as_path
 from ppl_vae.latents.views import reconstruct, sample
 from ppl_vae.machine.devices import DeviceChoice
 from ppl_vae.machine.files import remove_unfinished
+from ppl_vae.machine.modes import called_anywhere
 from ppl_vae.machine.processes import join
 from ppl_vae.objectives import ELBO, Objective
-from ppl_vae.pairs.building import choose_domain
+from ppl_vae.pairs.building import check_pieces, choose_domain
 from ppl_vae.pairs.pieces import ROLES, class_of, describe
 from ppl_vae.pictures import plots
 from ppl_vae.pictures.graphical_model import graphical_model
@@ -48,6 +50,7 @@ from ppl_vae.training.summary import report, write_summary
 __all__ = ["draw_pictures", "fit", "main", "resume"]
 
 
+@called_anywhere
 def fit(
     data: DataSet | None = None,
     model: Callable[..., Model] = VAE,
@@ -97,7 +100,7 @@ def fit(
         label_repeats: How often an epoch has each image that keeps its label, where `labels` is
             given. Without it, 100 labels among 50,000 images reach one batch in five.
         seed: The seed of all random numbers.
-        device: Where to compute; `auto` takes CUDA where there is one.
+        device: Where to compute; `auto` takes CUDA where there is one. A `torch.device` will do.
         engine: `eager` runs the Pyro programs in every step; `compiled` runs a graph of tensor
             operations that was traced from them, checked against them and compiled; `auto` compiles
             runs of 10,000 steps or more, which pays. A pair that has no such graph runs eager, with
@@ -125,13 +128,14 @@ def fit(
         "guide": guide,
         "objective": objective or ELBO(),
     }
-    settings = Settings.of(locals())
-    ranks = join(device)
+    check_pieces(pieces)
+    settings = Settings.of(locals() | {"device": str(device)})
+    ranks = join(settings.device)
     if likelihood is None and "likelihood" in inspect.signature(model).parameters:
         pieces["likelihood"] = Bernoulli if choose_domain(pieces) == "binary" else Gaussian
     name = "-".join(class_of(pieces[role]).__name__ for role in ("data", "model"))
     free = partial(free_path, name)
-    path = Path(ranks.text_of_first(lambda: str(unused(Path(run) if run else free()))))
+    path = Path(ranks.text_of_first(lambda: str(unused(as_path("--run", run) if run else free()))))
     config = {
         "version": CONFIG_VERSION,
         **{role: describe(piece) for role, piece in pieces.items()},
@@ -148,9 +152,10 @@ def fit(
             return _train(started, training)
 
 
+@called_anywhere
 def resume(
-    run: Path | str,
-    device: DeviceChoice | None = None,
+    run: Run | Path | str,
+    device: DeviceChoice | torch.device | None = None,
     allow_code: bool = False,
     data: DataSet | None = None,
 ) -> Run:
@@ -159,7 +164,7 @@ def resume(
     On the same device the result is the same, bit for bit.
 
     Args:
-        run: The run directory.
+        run: The run, or its directory.
         device: Where to compute; as the run's config says unless given.
         allow_code: Whether classes from outside the project that the config names may be imported.
         data: The data set of the run where its files have moved; that of its config unless given.
@@ -172,9 +177,11 @@ def resume(
         KeyboardInterrupt: After Ctrl-C, once a checkpoint is written.
         OSError: If the run directory cannot be written.
     """
-    path = Path(run)
+    if isinstance(run, Run):  # whose code is there already
+        allow_code, data, run = True, data or run.pieces["data"], run.path
+    path = as_path("a run", run)
     config = config_of(path)
-    config |= {"device": device} if device else {}
+    config |= {"device": str(device)} if device else {}
     try:
         settings = Settings.of(config)
     except InputError as error:

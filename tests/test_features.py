@@ -228,7 +228,7 @@ def test_a_run_that_is_told_the_class_is_refused(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"train_points": 1}, "--train_points: expected 2 to 1,297; got 1"),
+        ({"train_points": 1}, "--train_points: expected at least 2; got 1"),
         ({"data_points": 301}, "--data_points: expected 2 to 300; got 301"),
         ({"data_points": 0}, "--data_points: expected 2 to 300; got 0"),
         ({"clusters": 0}, "--clusters: expected 2 to 1,297; got 0"),

@@ -13,12 +13,13 @@ __all__ = ["DeviceChoice", "check_seed", "choose_device", "seed_everything"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 
-def choose_device(choice: str) -> torch.device:
+def choose_device(choice: str | torch.device) -> torch.device:
     """The device that a choice means: `auto` is CUDA where there is one, else the CPU.
 
     Raises:
         InputError: If CUDA is asked for and there is none, or the choice is unknown.
     """
+    choice = str(choice)
     if choice not in ("auto", "cpu", "cuda"):
         raise InputError(f"--device: expected auto, cpu or cuda; got {choice!r}")
     if choice == "cuda" and not torch.cuda.is_available():

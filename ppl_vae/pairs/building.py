@@ -8,12 +8,40 @@ from typing import Any
 from guides import Guide
 from models import Domain, Model, Spec
 from ppl_vae.data import DataSet
-from ppl_vae.errors import InputError
-from ppl_vae.pairs.pieces import class_of
+from ppl_vae.errors import InputError, reason
+from ppl_vae.pairs.pieces import ROLES, class_of
 
-__all__ = ["build_pair", "choose_domain"]
+__all__ = ["build_pair", "check_pieces", "choose_domain"]
 
 Pieces = Mapping[str, Any]
+
+_SHOWN = 60  # characters of something that was given in place of a piece
+
+
+def check_pieces(pieces: Pieces) -> None:
+    """Refuses a piece that is not of its role's kind, or not in the form that `fit` takes.
+
+    Raises:
+        InputError: If an objective or data set is no instance, or another piece is no class.
+    """
+    for role, piece in pieces.items():
+        base: Any = ROLES[role]
+        given_as_instance = role in ("data", "objective")
+        if piece is None or (given_as_instance and isinstance(piece, base)):
+            continue
+        cls = class_of(piece)
+        of_role = issubclass(cls, base)
+        if given_as_instance:
+            expected = f"an instance of a subclass of {base.__name__}"
+            remedy = f"; write {cls.__name__}(), with its options" if of_role else ""
+        elif of_role and (inspect.isclass(piece) or isinstance(piece, partial)):
+            continue
+        else:
+            expected = f"a subclass of {base.__name__}, or functools.partial of one with options"
+            remedy = f"; write {cls.__name__}, without its arguments" if of_role else ""
+        got = reason(ValueError(repr(piece)))
+        got = got if len(got) <= _SHOWN else f"{got[:_SHOWN]}..."
+        raise InputError(f"{role}: expected {expected}; got {got}{remedy}")
 
 
 def choose_domain(pieces: Pieces) -> Domain:

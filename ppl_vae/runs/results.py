@@ -5,14 +5,16 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from ppl_vae.errors import as_path
 from ppl_vae.machine.files import check_writable
 from ppl_vae.runs.directory import write_json
 
 __all__ = ["plain", "writable", "write_numbers"]
 
 
-def writable(folder: Path) -> Path:
+def writable(folder: Path | str) -> Path:
     """The folder, made if missing; raises an InputError if no file can be written there."""
+    folder = as_path("--out", folder)
     check_writable(folder, "name another folder with --out", make=True)
     return folder
 

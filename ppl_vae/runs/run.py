@@ -12,16 +12,19 @@ from torch import nn
 
 from guides import Guide
 from models import Model, Spec
-from ppl_vae.data import Data, DataSet, check_same_data, fingerprint_in
-from ppl_vae.errors import InputError
+from ppl_vae.data import Data, DataSet, Split, check_same_data, fingerprint_in
+from ppl_vae.errors import InputError, as_path
 from ppl_vae.machine.devices import choose_device
+from ppl_vae.machine.modes import called_anywhere, usual_modes
 from ppl_vae.pairs.building import build_pair, choose_domain
 from ppl_vae.pairs.pieces import ROLES, describe, restore
 from ppl_vae.runs.checkpoints import BEST, LAST, load_parameters, read_checkpoint
 from ppl_vae.runs.config import config_of
 from ppl_vae.runs.directory import SUMMARY
 
-__all__ = ["Run", "load", "restore_pieces"]
+__all__ = ["Run", "as_run", "load", "restore_pieces"]
+
+_SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass
@@ -49,6 +52,7 @@ class Run:
     fingerprint: Sequence[str] = ()
 
     @cached_property
+    @usual_modes()
     def data(self) -> Data:
         """The data set that the run was trained on, on its device; read when first asked for.
 
@@ -60,15 +64,35 @@ class Run:
         check_same_data(data, self.fingerprint)
         return data.to(self.device)
 
+    def split(self, name: str) -> Split:
+        """The images of one split of the data.
+
+        Raises:
+            InputError: If there is no such split, or the data cannot be read.
+        """
+        if name not in _SPLITS:
+            raise InputError(f"--split: expected one of {', '.join(_SPLITS)}; got {name!r}")
+        return getattr(self.data, name)
+
     @property
     def summary(self) -> dict[str, Any]:
         """The content of `summary.json`."""
         return json.loads((self.path / SUMMARY).read_text())
 
 
+def as_run(run: Run | Path | str) -> Run:
+    """The run itself, or the one that is read from a path, as `load` does.
+
+    Raises:
+        InputError: If it is neither, or cannot be read.
+    """
+    return run if isinstance(run, Run) else load(as_path("a run", run))
+
+
+@called_anywhere
 def load(
     path: str | Path,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     allow_code: bool = False,
     data: DataSet | None = None,
 ) -> Run:
@@ -79,7 +103,7 @@ def load(
 
     Args:
         path: The run directory.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu` or `cuda`, or a `torch.device`.
         allow_code: Whether classes from outside the project that the config names may be imported.
         data: The data set of the run where its files have moved; that of its config unless given.
 
@@ -87,7 +111,7 @@ def load(
         InputError: If it is no run directory, or something in it is missing, damaged or of
             another version.
     """
-    path = Path(path)
+    path = as_path("a run", path)
     config = config_of(path)
     pieces = restore_pieces(config, allow_code, data)
     target = choose_device(device)
