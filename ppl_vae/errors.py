@@ -1,5 +1,6 @@
 """Bad input, and files that cannot be read, each said in one line; checks that raise it."""
 
+import re
 from collections.abc import Sequence
 from math import inf
 from numbers import Integral
@@ -12,6 +13,7 @@ __all__ = [
     "check_images",
     "check_least",
     "check_within",
+    "kind",
     "reason",
     "unreadable",
 ]
@@ -24,10 +26,15 @@ class InputError(ValueError):
     """
 
 
+def kind(value: Any) -> str:
+    """The type of something that was not expected, for a message."""
+    return "None" if value is None else type(value).__name__
+
+
 def as_path(name: str, value: Any) -> Path:
     """A path that was given as one or as text; raises an InputError if it is something else."""
     if not isinstance(value, (Path, str)):
-        raise InputError(f"expected {name} as a path; got {type(value).__name__}")
+        raise InputError(f"expected {name} as a path; got {kind(value)}")
     return Path(value)
 
 
@@ -76,9 +83,17 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+_REFUSED_VALUES = re.compile(r"invalid values: tensor\(\[*([^,\]]+?)\.?[,\]].*")
+
+
 def reason(error: BaseException) -> str:
-    """A library's error message on one line, without the table of shapes that Pyro appends."""
+    """A library's error message on one line.
+
+    Without the table of shapes that Pyro appends, and with the first number in place of the tensor
+    that torch's distributions print where its values are refused.
+    """
     text = " ".join(str(error).partition("Trace Shapes")[0].split()).rstrip(".")
+    text = _REFUSED_VALUES.sub(r"invalid values, such as \1", text)
     return text or type(error).__name__
 
 

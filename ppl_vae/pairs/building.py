@@ -6,12 +6,13 @@ from functools import partial
 from typing import Any
 
 from guides import Guide
-from models import Domain, Model, Spec
-from ppl_vae.data import DataSet
-from ppl_vae.errors import InputError, reason
+from models import DOMAINS, Domain, Model, Spec
+from ppl_vae.data import Data
+from ppl_vae.errors import InputError, kind, reason
+from ppl_vae.pairs.own_code import in_own_code
 from ppl_vae.pairs.pieces import ROLES, class_of
 
-__all__ = ["build_pair", "check_pieces", "choose_domain"]
+__all__ = ["build_pair", "check_pieces", "choose_domain", "load_data"]
 
 Pieces = Mapping[str, Any]
 
@@ -46,12 +47,44 @@ def check_pieces(pieces: Pieces) -> None:
 
 def choose_domain(pieces: Pieces) -> Domain:
     """The domain to load data in: the likelihood's, else the model's, else the data set's own."""
-    for role in ("likelihood", "model"):
-        domain = getattr(class_of(pieces[role]), "domain", None) if pieces[role] else None
-        if domain is not None:
+    for role in ("likelihood", "model", "data"):
+        name = "default_domain" if role == "data" else "domain"
+        piece = pieces[role] if role == "data" or not pieces[role] else class_of(pieces[role])
+        domain = getattr(piece, name, None)
+        if domain in DOMAINS:
             return domain
-    data: DataSet = pieces["data"]
-    return data.default_domain
+        if domain is not None or (piece and role != "model"):
+            raise InputError(
+                f"{role} {class_of(piece).__name__}: expected its {name} as one of "
+                f"{', '.join(DOMAINS)}; got {domain!r}"
+            )
+    raise AssertionError("a data set has a default domain")
+
+
+def load_data(pieces: Pieces, seed: int) -> Data:
+    """Loads the data set in the domain that the pair is for.
+
+    Args:
+        pieces: The data set and the classes of the pair, by role.
+        seed: The run's seed.
+
+    Raises:
+        InputError: If it cannot be read, or its `load` returns something else.
+    """
+    domain = choose_domain(pieces)
+    data = pieces["data"].load(domain, seed)
+    name = f"data {type(pieces['data']).__name__}"
+    if not isinstance(data, Data):
+        raise InputError(
+            f"{name}: expected load to return ppl_vae.data.Data; got {kind(data)}; pass "
+            "the images in a Source to a Conversion, which makes it"
+        )
+    if data.domain != domain:
+        raise InputError(
+            f"{name}: expected load to return data of the domain {domain}, which it was asked for; "
+            f"got {data.domain}"
+        )
+    return data
 
 
 def build_pair(spec: Spec, pieces: Pieces) -> tuple[Model, Guide]:
@@ -96,4 +129,6 @@ def _construct(piece: Callable[..., Any], **available: Any) -> Any:
     try:
         return piece(**{name: value for name, value in available.items() if name in accepted})
     except (TypeError, ValueError) as error:
-        raise InputError(f"{class_of(piece).__name__}: {error}") from error
+        raise InputError(
+            f"{class_of(piece).__name__}: {reason(error)}{in_own_code(error)}"
+        ) from error

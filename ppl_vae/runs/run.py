@@ -16,7 +16,7 @@ from ppl_vae.data import Data, DataSet, Split, check_same_data, fingerprint_in
 from ppl_vae.errors import InputError, as_path
 from ppl_vae.machine.devices import choose_device
 from ppl_vae.machine.modes import called_anywhere, usual_modes
-from ppl_vae.pairs.building import build_pair, choose_domain
+from ppl_vae.pairs.building import build_pair, load_data
 from ppl_vae.pairs.pieces import ROLES, describe, restore
 from ppl_vae.runs.checkpoints import BEST, LAST, load_parameters, read_checkpoint
 from ppl_vae.runs.config import config_of
@@ -59,8 +59,7 @@ class Run:
         Raises:
             InputError: If it cannot be read, or is another one by now.
         """
-        data_set: DataSet = self.pieces["data"]
-        data = data_set.load(choose_domain(self.pieces), self.config["seed"])
+        data = load_data(self.pieces, self.config["seed"])
         check_same_data(data, self.fingerprint)
         return data.to(self.device)
 

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from models import Model, Network, Spec
 from ppl_vae.data import Data
-from ppl_vae.errors import InputError, reason
+from ppl_vae.errors import InputError, kind, reason
 from ppl_vae.machine.devices import choose_device, seed_everything
 from ppl_vae.machine.processes import Ranks
 from ppl_vae.machine.randomness import isolated, seeded
-from ppl_vae.pairs.building import build_pair, choose_domain
+from ppl_vae.objectives import Objective
+from ppl_vae.pairs.building import build_pair, load_data
 from ppl_vae.pairs.checks import check_labels, check_objective, check_pair
+from ppl_vae.pairs.own_code import in_own_code
 from ppl_vae.runs.run import Run
 from ppl_vae.training.loop import Training
 from ppl_vae.training.precision import PRECISIONS, Precision, matrix_precision, slow_precision
@@ -44,8 +46,7 @@ def prepare(
     """
     device = choose_device(settings.device)
     seed_everything(settings.seed)
-    domain = choose_domain(pieces)
-    data: Data = pieces["data"].load(domain, settings.seed).to(device)
+    data = load_data(pieces, settings.seed).to(device)
     batch_size = settings.batch_size
     if len(data.train) < batch_size:
         raise InputError(
@@ -59,7 +60,7 @@ def prepare(
             f"--batch_size: expected at least {least * ranks.size}, {each} for each process with "
             f"--objective {type(pieces['objective']).__name__}; got {batch_size}"
         )
-    spec = Spec(data.image_shape, domain, settings.latent_dim, data.classes)
+    spec = Spec(data.image_shape, data.domain, settings.latent_dim, data.classes)
     model, guide = build_pair(spec, pieces)
     model.to(device)
     guide.to(device)
@@ -134,18 +135,34 @@ def check_step(step: SVIStep, *batch: Tensor) -> None:
         InputError: If the pair cannot do that.
     """
     modes = [(module, module.training) for module in step.pair.modules()]
-    with torch.no_grad(), isolated(batch[0].device, step.pair), pyro.validation_enabled(True):
+    with torch.enable_grad(), isolated(batch[0].device, step.pair), pyro.validation_enabled(True):
         step.pair.train()
         try:
             with matrix_precision(step.precision, step.pair):
-                step.pair(*batch, **step.scheduled)
+                _check_loss(step.objective, step.pair(*batch, **step.scheduled))
+        except InputError:
+            raise
         except (ValueError, RuntimeError) as error:
             lower = "" if step.precision is None else f" in {step.precision}".replace("torch.", "")
             raise InputError(
                 f"{type(step.model).__name__} with guide {type(step.guide).__name__} cannot be "
-                f"trained on a batch of {len(batch[0])}{lower}: {reason(error)}; choose another "
+                f"trained on a batch of {len(batch[0])}{lower}: {reason(error)}"
+                f"{in_own_code(error)}; choose another "
                 f"{'--precision' if lower else '--batch_size'}"
             ) from error
         finally:
             for module, mode in modes:
                 module.training = mode
+
+
+def _check_loss(objective: Objective, loss: Any) -> None:
+    """Refuses a loss that no gradient comes from."""
+    name = f"objective {type(objective).__name__}"
+    if not isinstance(loss, Tensor) or loss.dim():
+        got = f"one of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else kind(loss)
+        raise InputError(f"{name}: expected its loss as a scalar tensor; got {got}")
+    if not loss.requires_grad:
+        raise InputError(
+            f"{name}: its loss has no gradient for any parameter; compute it from the programs, "
+            "without detach, item or torch.no_grad"
+        )
