@@ -30,6 +30,7 @@ from ppl_vae.latents.views import reconstruct, sample
 from ppl_vae.machine.devices import DeviceChoice
 from ppl_vae.machine.files import remove_unfinished
 from ppl_vae.machine.modes import called_anywhere
+from ppl_vae.machine.notebook import in_notebook
 from ppl_vae.machine.processes import join
 from ppl_vae.objectives import ELBO, Objective
 from ppl_vae.pairs.building import check_pieces, choose_domain
@@ -41,6 +42,7 @@ from ppl_vae.runs.directory import PICTURES, create, free_path, locked, unused
 from ppl_vae.runs.metrics import Row
 from ppl_vae.runs.run import Run, restore_pieces
 from ppl_vae.training.engine import start_engine
+from ppl_vae.training.live import Live, draw_curves
 from ppl_vae.training.loop import Training
 from ppl_vae.training.precision import Precision
 from ppl_vae.training.preparation import initialise, prepare
@@ -112,7 +114,8 @@ def fit(
         checkpoint_seconds: Seconds between checkpoints.
 
     Returns:
-        The run, with the trained model and guide.
+        The run, with the trained model and guide. In a notebook its learning curves are shown as
+        they grow, and its pictures at the end.
 
     Raises:
         InputError: If something given is wrong; nothing is written then.
@@ -200,13 +203,16 @@ def resume(
 def _train(run: Run, training: Training) -> Run:
     state = training.step.pair.state_dict().values()
     training.ranks.copy_from_first(*state)
-    training.run(run.path)
+    live = Live(run, training.rows) if in_notebook() else None
+    training.run(run.path, live)
     training.keep_best()
     run.model.eval()
     run.guide.eval()
     if training.ranks.first:
         write_summary(run, training)
         draw_pictures(run, training.rows)
+        if live:
+            live.finish()
     return run
 
 
@@ -234,10 +240,7 @@ def draw_pictures(run: Run, rows: list[Row]) -> None:
     def display(images: ArrayLike) -> NDArray[np.float64]:
         return plots.to_display(images, run.spec.domain, like=shown)
 
-    point = not run.guide.has_density
-    given = run.model.labelled and not run.model.enumerated
-    place = folder / "learning_curves.png"
-    plots.learning_curves(rows, place, run.data.note, point=point, given_class=given)
+    draw_curves(run, rows)
     plots.reconstructions(
         display(rebuilt["original"]), display(rebuilt["mean"]), folder / "reconstructions.png"
     )

@@ -23,6 +23,7 @@ from ppl_vae.latents.views import (
 from ppl_vae.latents.views_by_class import analogies, clusters
 from ppl_vae.machine.files import whole_file
 from ppl_vae.machine.modes import called_anywhere
+from ppl_vae.machine.notebook import Pictures
 from ppl_vae.pictures import plots
 from ppl_vae.pictures.figures import literal, tiled
 from ppl_vae.runs.results import writable
@@ -57,7 +58,7 @@ def generate(
     label: int | str | None = None,
     seed: int = 0,
     out: Path | str | None = None,
-) -> list[Path]:
+) -> Pictures:
     """Shows what a trained pair has learned, as a picture and as arrays in RUN/generated/.
 
     Args:
@@ -82,7 +83,7 @@ def generate(
 
     Returns:
         The files written: WHAT.png, WHAT.npz and, for `traverse`, traverse.gif; WHAT is
-        sample-label-Y for samples of the class Y.
+        sample-label-Y for samples of the class Y. It is a list, which a notebook shows as pictures.
 
     Raises:
         InputError: If something given is wrong; nothing is written then.
@@ -110,7 +111,7 @@ def generate(
     arrays = views[what]()
     folder = writable(out or run.path / "generated")
     name = what if label is None else f"{what}-label-{label}"
-    written = _draw(run, what, arrays, folder / f"{name}.png", label)
+    written = Pictures(_draw(run, what, arrays, folder / f"{name}.png", label))
     written.append(folder / f"{name}.npz")
     with whole_file(written[-1]) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from ppl_vae.errors import InputError
 __all__ = ["Data", "Split"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """The images of one split; indexing gives them in the domain of the likelihood.
 
@@ -29,6 +29,11 @@ class Split:
     raw: Tensor | Stored
     labels: Tensor | None
     prepare: Callable[[Tensor], Tensor]
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.raw.shape[1:]))
+        labels = "without" if self.labels is None else "with"
+        return f"Split of {len(self):,} images of {shape}, {labels} labels"
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -119,7 +124,7 @@ class Split:
         return replace(self, raw=self.raw.to(device), labels=labels)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Data:
     """A loaded data set.
 
@@ -158,6 +163,9 @@ class Data:
         if not self.fingerprint:
             sizes = (str(len(split)) for split in (self.train, self.validation, self.test))
             object.__setattr__(self, "fingerprint", tuple(sizes))
+
+    def __repr__(self) -> str:
+        return f"Data {self.note}"
 
     @property
     def sizes(self) -> list[int]:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ from ppl_vae.pairs.pieces import ROLES, describe, restore
 from ppl_vae.runs.checkpoints import BEST, LAST, load_parameters, read_checkpoint
 from ppl_vae.runs.config import config_of
 from ppl_vae.runs.directory import SUMMARY
+from ppl_vae.runs.export import export
 
 __all__ = ["Run", "as_run", "load", "restore_pieces"]
 
 _SPLITS = ("train", "validation", "test")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Run:
     """A trained pair, as `fit` returns it and `load` reads it.
 
@@ -51,6 +53,31 @@ class Run:
     device: torch.device
     fingerprint: Sequence[str] = ()
 
+    def __repr__(self) -> str:
+        facts = self._facts()
+        return f"Run {facts.pop('run')}: {', '.join(facts.values())}"
+
+    def _repr_html_(self) -> str:
+        rows = [f"<tr><th>{n}</th><td>{escape(v)}</td></tr>" for n, v in self._facts().items()]
+        return f"<table>{''.join(rows)}</table>"
+
+    def _facts(self) -> dict[str, str]:
+        """What a person wants to see of a run, without reading its data."""
+        facts = {
+            "run": str(self.path),
+            "data": f"{type(self.pieces['data']).__name__} as {self.spec.domain} data",
+            "pair": f"{type(self.model).__name__} with guide {type(self.guide).__name__}",
+            "D": f"{self.spec.latent_dim} latent dimensions",
+            "training": f"{self.config['epochs']:,} epochs",
+            "device": f"on {self.device}",
+        }
+        if not (self.path / SUMMARY).is_file():
+            return facts | {"validation": "training has not finished"}
+        name = "elbo" if self.guide.has_density else "distortion"
+        value = self.summary[f"validation_{name}_nats_per_datum"]
+        shown = f"validation {name.replace('elbo', 'ELBO')} {value:.2f} nats per datum"
+        return facts | {"validation": shown}
+
     @cached_property
     @usual_modes()
     def data(self) -> Data:
@@ -72,6 +99,21 @@ class Run:
         if name not in _SPLITS:
             raise InputError(f"--split: expected one of {', '.join(_SPLITS)}; got {name!r}")
         return getattr(self.data, name)
+
+    def export(self, folder: str | Path) -> list[Path]:
+        """Writes encoder and decoder as ONNX and `torch.export` programs: `ppl_vae.runs.export`.
+
+        Args:
+            folder: Where to; it appears with all files or not at all.
+
+        Returns:
+            The files.
+
+        Raises:
+            InputError: If the folder has files already or cannot be written, the packages for ONNX
+                are missing, or q(z|x) or p(x|z) has no mean in closed form.
+        """
+        return export(self, folder)
 
     @property
     def summary(self) -> dict[str, Any]:

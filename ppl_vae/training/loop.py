@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -86,11 +86,12 @@ class Training:
         """How steps are taken: eager, compiled or captured."""
         return "captured" if self.captured else "compiled" if self.step.compiled else "eager"
 
-    def run(self, folder: Path) -> None:
+    def run(self, folder: Path, on_epoch: Callable[[], object] | None = None) -> None:
         """Trains to the end, or until a signal asks to stop.
 
         Args:
             folder: The run directory, for checkpoints and `metrics.csv`.
+            on_epoch: Called after each epoch; it must not draw random numbers.
 
         Raises:
             InputError: If a loss is not finite; the last good checkpoint stays.
@@ -130,6 +131,8 @@ class Training:
                     name = "ELBO" if self.step.guide.has_density else "log p(x, z)"
                     progress.advance(0, f"epoch {len(self.rows)}  {name} {elbo:.2f} nats_per_datum")
                     self._check_engine()
+                    if on_epoch:
+                        on_epoch()
         self.seconds = before + time.monotonic() - started
         self.save(folder)
         if asked():
