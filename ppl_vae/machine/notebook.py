@@ -47,4 +47,5 @@ def _shown(path: Path) -> str:
         return f"<div>{name}</div>"
     data = base64.b64encode(path.read_bytes()).decode()
     source = f"data:{_KINDS[path.suffix]};base64,{data}"
-    return f'<figure><img src="{source}" alt="{name}" style="max-width: 100%"><figcaption>{name}</figcaption></figure>'
+    image = f'<img src="{source}" alt="{name}" style="max-width: 100%">'
+    return f"<figure>{image}<figcaption>{name}</figcaption></figure>"

@@ -24,7 +24,7 @@ from ppl_vae.machine.progress import Progress
 if TYPE_CHECKING:
     from ppl_vae.runs.run import Run
 
-__all__ = ["DESCRIPTION", "export"]
+__all__ = ["DESCRIPTION", "export", "pixel_rule"]
 
 DESCRIPTION = "export.json"
 
@@ -231,7 +231,7 @@ def _described(part: _Part) -> dict[str, Any]:
 def _description(run: "Run") -> dict[str, Any]:
     spec: Spec = run.spec
     try:
-        pixels = _pixels(run.data)
+        pixels = pixel_rule(run.data)
     except InputError as error:  # the programs do without the data
         pixels = {"not_known": str(error)}
     return {
@@ -247,8 +247,12 @@ def _description(run: "Run") -> dict[str, Any]:
     }
 
 
-def _pixels(data: Data) -> dict[str, Any]:
-    """How pixels v of the data set become x."""
+def pixel_rule(data: Data) -> dict[str, Any]:
+    """How pixels v of a data set become x, as the run was trained: L and a rule.
+
+    Args:
+        data: The data of a run.
+    """
     levels, top = data.levels, (data.levels or 2) - 1
     if data.scale == "standard":
         numbers = getattr(data.train.prepare, "keywords", {})
