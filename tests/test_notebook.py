@@ -40,6 +40,7 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> Shown:
 
     ipython, its_display = ModuleType("IPython"), ModuleType("IPython.display")
     vars(ipython)["get_ipython"] = lambda: SimpleNamespace(kernel=object())
+    vars(ipython)["version_info"] = (9, 0)  # which matplotlib looks at
     vars(its_display)["display"] = display
     monkeypatch.setitem(sys.modules, "IPython", ipython)
     monkeypatch.setitem(sys.modules, "IPython.display", its_display)
