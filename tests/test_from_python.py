@@ -196,8 +196,8 @@ def test_a_wrong_value_is_refused_in_one_line(
 def test_a_run_and_its_data_are_shown_in_a_line(run: Run) -> None:
     elbo = run.summary["validation_elbo_nats_per_datum"]
     assert repr(run) == (
-        f"Run {run.path}: Digits as binary data, VAE with guide DiagonalNormal, 2 latent "
-        f"dimensions, 2 epochs, on cpu, validation ELBO {elbo:.2f} nats per datum"
+        f"Run {run.path}: Digits as binary data, VAE with guide DiagonalNormal, D = 2, "
+        f"epochs 2, on cpu, validation ELBO {elbo:.2f} nats per datum"
     )
     assert repr(run.data) == f"Data {run.data.note}"
     assert repr(run.data.test) == "Split of 300 images of 1 x 8 x 8, with labels"

@@ -106,7 +106,7 @@ def export(run: "Run", folder: Path | str) -> list[Path]:
                 torch.export.save(program, file)
             progress.advance(1, f"{name}.pt2")
             with whole_file(unfinished / f"{name}.onnx") as file:
-                file.write(_onnx(program, list(example), outputs))
+                file.write(_onnx(name, program, list(example), outputs))
             progress.advance(1, f"{name}.onnx")
             programs[name] = _described(part)
         with whole_file(unfinished / DESCRIPTION) as file:
@@ -126,13 +126,9 @@ def _check_packages() -> None:
 
 def _parts(run: "Run") -> dict[str, _Part]:
     """What is exported, by name, on the CPU."""
-    model, guide = (
-        copy.deepcopy((run.model, run.guide))
-        if run.device.type != "cpu"
-        else (run.model, run.guide)
-    )
-    model.cpu()
-    guide.cpu()
+    model, guide = copy.deepcopy((run.model, run.guide))
+    for program in (model, guide):
+        program.cpu().eval()
     spec, labelled = run.spec, model.labelled
 
     def images(count: int) -> dict[str, Tensor]:
@@ -195,8 +191,7 @@ def _program(name: str, part: _Part, example: dict[str, Tensor]) -> torch.export
             module, tuple(example.values()), dynamic_shapes=(({0: batch},) * len(example),)
         )
     except Exception as error:  # which of torch's it is depends on what the pair computes
-        first = reason(error).partition(". ")[0]
-        raise InputError(f"the {name} cannot be exported as one graph: {first}") from error
+        raise InputError(f"the {name} cannot be exported as one graph: {_first(error)}") from error
     other = tuple(part.inputs(3).values())
     for expected, got in zip(module(*other), program.module()(*other), strict=True):
         if not torch.allclose(expected, got, _TOLERANCE, _TOLERANCE * float(expected.abs().max())):
@@ -207,11 +202,20 @@ def _program(name: str, part: _Part, example: dict[str, Tensor]) -> torch.export
     return program
 
 
-def _onnx(program: torch.export.ExportedProgram, inputs: list[str], outputs: list[str]) -> bytes:
-    made: Any = torch.onnx.export(
-        program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False
-    )
+def _onnx(
+    name: str, program: torch.export.ExportedProgram, inputs: list[str], outputs: list[str]
+) -> bytes:
+    try:
+        made: Any = torch.onnx.export(
+            program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise InputError(f"the {name} has no form in ONNX: {_first(error)}") from error
     return made.model_proto.SerializeToString()
+
+
+def _first(error: Exception) -> str:
+    return reason(error).partition(". ")[0]
 
 
 def _described(part: _Part) -> dict[str, Any]:

@@ -67,8 +67,8 @@ class Run:
             "run": str(self.path),
             "data": f"{type(self.pieces['data']).__name__} as {self.spec.domain} data",
             "pair": f"{type(self.model).__name__} with guide {type(self.guide).__name__}",
-            "D": f"{self.spec.latent_dim} latent dimensions",
-            "training": f"{self.config['epochs']:,} epochs",
+            "latents": f"D = {self.spec.latent_dim}",
+            "training": f"epochs {self.config['epochs']:,}",
             "device": f"on {self.device}",
         }
         if not (self.path / SUMMARY).is_file():
