@@ -40,7 +40,8 @@ from ppl_vae.pictures.graphical_model import graphical_model
 from ppl_vae.runs.config import CONFIG, CONFIG_VERSION, config_of
 from ppl_vae.runs.directory import PICTURES, create, free_path, locked, unused
 from ppl_vae.runs.metrics import Row
-from ppl_vae.runs.run import Run, restore_pieces
+from ppl_vae.runs.restoring import restore_pieces
+from ppl_vae.runs.run import Run
 from ppl_vae.training.engine import start_engine
 from ppl_vae.training.live import Live, draw_curves
 from ppl_vae.training.loop import Training
@@ -204,7 +205,7 @@ def _train(run: Run, training: Training) -> Run:
     state = training.step.pair.state_dict().values()
     training.ranks.copy_from_first(*state)
     live = Live(run, training.rows) if in_notebook() else None
-    training.run(run.path, live)
+    training.run(run.path, live or (lambda: None))
     training.keep_best()
     run.model.eval()
     run.guide.eval()

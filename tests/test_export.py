@@ -42,7 +42,7 @@ from models import (
 from ppl_vae import load
 from ppl_vae.data import Arrays
 from ppl_vae.errors import InputError
-from ppl_vae.latents import decoded_mean, posterior_mean
+from ppl_vae.measures import decoded_mean, posterior_mean
 from ppl_vae.runs.export import pixel_rule
 from ppl_vae.runs.run import Run
 

@@ -7,9 +7,9 @@ import torch
 
 from models import Mixture
 from ppl_vae.errors import InputError, check_least
-from ppl_vae.latents.encoding import decoded_mean
 from ppl_vae.latents.views import Arrays, arrays_of, choose_images, drawing, encode
 from ppl_vae.machine.modes import called_anywhere
+from ppl_vae.measures.encoding import decoded_mean
 from ppl_vae.runs.run import Run, as_run
 
 __all__ = ["analogies", "clusters"]

@@ -15,7 +15,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from models import Spec
-from ppl_vae.data import Data
+from ppl_vae.data import Facts
 from ppl_vae.errors import InputError, as_path, reason
 from ppl_vae.machine.files import whole_file, whole_folder
 from ppl_vae.machine.modes import called_anywhere
@@ -235,7 +235,7 @@ def _described(part: _Part) -> dict[str, Any]:
 def _description(run: "Run") -> dict[str, Any]:
     spec: Spec = run.spec
     try:
-        pixels = pixel_rule(run.data)
+        pixels = pixel_rule(run.facts)
     except InputError as error:  # the programs do without the data
         pixels = {"not_known": str(error)}
     return {
@@ -251,16 +251,16 @@ def _description(run: "Run") -> dict[str, Any]:
     }
 
 
-def pixel_rule(data: Data) -> dict[str, Any]:
+def pixel_rule(data: Facts) -> dict[str, Any]:
     """How pixels v of a data set become x, as the run was trained: L and a rule.
 
     Args:
-        data: The data of a run.
+        data: The facts of a run's data.
     """
     levels, top = data.levels, (data.levels or 2) - 1
-    if data.scale == "standard":
-        numbers = getattr(data.train.prepare, "keywords", {})
-        rule = f"x = (v - {numbers['mean']!r}) / {numbers['deviation']!r}"
+    if data.moments:
+        mean, deviation = data.moments
+        rule = f"x = (v - {mean!r}) / {deviation!r}"
     elif data.binarize in ("dynamic", "fixed"):
         rule = f"x = 1 with probability v / {top}, else 0; without chance, 1 where v >= {top / 2:g}"
     elif data.binarize == "threshold":

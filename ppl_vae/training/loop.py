@@ -86,7 +86,7 @@ class Training:
         """How steps are taken: eager, compiled or captured."""
         return "captured" if self.captured else "compiled" if self.step.compiled else "eager"
 
-    def run(self, folder: Path, on_epoch: Callable[[], object] | None = None) -> None:
+    def run(self, folder: Path, on_epoch: Callable[[], object] = lambda: None) -> None:
         """Trains to the end, or until a signal asks to stop.
 
         Args:
@@ -131,8 +131,7 @@ class Training:
                     name = "ELBO" if self.step.guide.has_density else "log p(x, z)"
                     progress.advance(0, f"epoch {len(self.rows)}  {name} {elbo:.2f} nats_per_datum")
                     self._check_engine()
-                    if on_epoch:
-                        on_epoch()
+                    on_epoch()
         self.seconds = before + time.monotonic() - started
         self.save(folder)
         if asked():
@@ -284,6 +283,7 @@ class Training:
         state = {
             "spec": self.spec,
             "fingerprint": self.data.fingerprint,
+            "data": self.data.plain(),
             "engine": self.engine,
             "steps": self.steps,
             "seconds": self.seconds,
@@ -291,7 +291,7 @@ class Training:
             "random": random_data,
         }
         if self.best:
-            known = {"spec": self.spec, "fingerprint": self.data.fingerprint}
+            known = {name: state[name] for name in ("spec", "fingerprint", "data")}
             write_checkpoint(folder / BEST, self.best, known)
         write_checkpoint(folder / LAST, tensors, state)
         write_metrics(folder, self.rows)
