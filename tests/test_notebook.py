@@ -138,7 +138,7 @@ def test_progress_is_replaced_now_and_then(notebook: Shown, monkeypatch) -> None
             clock[0] += 1 / 16
             bar.advance(1, "here")
     ((*shown,),) = notebook
-    assert len(shown) == 26  # at every quarter of a second, and at the end
+    assert len(shown) == 27  # at the start, at every quarter of a second, and at the end
     assert "100%" in shown[-1]
     assert "here" in shown[-1]
 

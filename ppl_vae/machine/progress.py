@@ -39,7 +39,9 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         self._start = self._last_line = time.monotonic()
-        if self._bar and not self._notebook:
+        if self._notebook:
+            self._notebook.show(self._bar)
+        elif self._bar:
             self._bar.start()
         return self
 
