@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.errors import InputError
-from ppl_vae.training.adam import Adam
+from ppl_vae.training.adam import Adam, Rule
 
 SHAPE = (33, 40)
 GO, SKIP = torch.tensor(0.0), torch.tensor(1.0)
@@ -51,7 +51,7 @@ def ours(
     steps: list[dict[str, Tensor | None]], weight_decay: float = 0.0
 ) -> dict[str, nn.Parameter]:
     parameters = learned()
-    adam = Adam(parameters, weight_decay)
+    adam = Adam(parameters, Rule(weight_decay=weight_decay))
     for number, step in enumerate(steps):
         adam.set_rate(0.1 / (1 + number))
         adam.update(step, GO)

@@ -17,7 +17,7 @@ from models import VAE, Gaussian, Spec
 from models.networks.mlp import MLP
 from ppl_vae.machine.processes import Ranks, claims_message
 from ppl_vae.objectives import ELBO
-from ppl_vae.training.step import learning_rate_at
+from ppl_vae.training.schedules import learning_rate_at
 
 # One exchange gives what one process would compute
 

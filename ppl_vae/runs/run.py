@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from guides import Guide
 from models import Model, Spec
@@ -21,7 +21,7 @@ from ppl_vae.runs.checkpoints import BEST, LAST, load_parameters, read_checkpoin
 from ppl_vae.runs.config import config_of
 from ppl_vae.runs.directory import SUMMARY
 
-__all__ = ["Run", "load", "restore_pieces"]
+__all__ = ["Run", "kept_parameters", "load", "restore_pieces"]
 
 
 @dataclasses.dataclass
@@ -79,7 +79,7 @@ def load(
 
     Args:
         path: The run directory.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
         allow_code: Whether classes from outside the project that the config names may be imported.
         data: The data set of the run where its files have moved; that of its config unless given.
 
@@ -91,14 +91,27 @@ def load(
     config = config_of(path)
     pieces = restore_pieces(config, allow_code, data)
     target = choose_device(device)
-    checkpoint = path / (BEST if (path / BEST).exists() else LAST)
-    tensors, state = read_checkpoint(checkpoint)
+    tensors, state, checkpoint = kept_parameters(path)
     spec = Spec(**{**state["spec"], "image_shape": tuple(state["spec"]["image_shape"])})
     model, guide = build_pair(spec, pieces)
     pair = nn.ModuleDict({"model": model, "guide": guide})
     load_parameters(pair, tensors, checkpoint)
     pair.to(target).eval()
     return Run(path, config, pieces, spec, model, guide, target, fingerprint_in(state))
+
+
+def kept_parameters(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Path]:
+    """The best parameters of a run where it kept them, else the last ones; with other tensors.
+
+    Returns:
+        The tensors, the state beside them, and the checkpoint that has both.
+
+    Raises:
+        InputError: If there is no run, or the checkpoint cannot be read.
+    """
+    config_of(path)
+    checkpoint = path / (BEST if (path / BEST).exists() else LAST)
+    return *read_checkpoint(checkpoint), checkpoint
 
 
 def restore_pieces(
