@@ -102,7 +102,7 @@ class Training(State):
         """
         stop = torch.zeros((), device=self.loss_sum.device)
         try:
-            with isolated(stop.device):
+            with self.step.averaged(), isolated(stop.device):
                 if on_epoch and self.ranks.first:
                     on_epoch(dict(self.rows[-1]))
                 if stop_when and self.ranks.first:
@@ -198,7 +198,8 @@ class Training(State):
 
     def _end_epoch(self) -> None:
         images = self.data.validation
-        means, bad = validate(self.step, images)
+        with self.step.averaged():
+            means, bad = validate(self.step, images)
         if not means.isfinite().all():
             self._stop(
                 "the validation ELBO is not finite", images.batch(bad, self.step.model.labelled)
@@ -214,4 +215,6 @@ class Training(State):
         self.rows.append(row)
         self.loss_sum.zero_()
         if self.settings.patience and epochs_since_best(self.rows) == 0:
-            self.best = {name: value.clone() for name, value in self.step.pair.state_dict().items()}
+            with self.step.averaged():
+                pair = self.step.pair.state_dict()
+                self.best = {name: value.clone() for name, value in pair.items()}

@@ -87,6 +87,7 @@ def prepare(
             settings.weight_decay,
         ),
         clip_norm=settings.clip_norm,
+        average=settings.average,
         ranks=ranks,
     )
     check_step(step, *smallest)

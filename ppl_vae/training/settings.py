@@ -22,6 +22,7 @@ _RANGES: dict[str, dict[str, float]] = {
     "clip_norm": {"above": 0},
     "adam_beta1": {"least": 0, "below": 1},
     "adam_beta2": {"least": 0, "below": 1},
+    "average": {"above": 0, "below": 1},
 }
 _NOT_NEGATIVE: dict[str, float] = {"least": 0}
 
@@ -50,6 +51,7 @@ class Settings:
     adam_epsilon: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float | None = None
+    average: float | None = None
     patience: int | None
     start_from: str | None = None
     labels: int | None = None

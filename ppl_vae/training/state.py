@@ -131,7 +131,8 @@ class State:
         return self.rows[-1 - (epochs_since_best(self.rows) if self.settings.patience else 0)]
 
     def keep_best(self) -> None:
-        """Puts the best parameters into the pair where patience asks for them."""
+        """Gives the pair the parameters that are kept: the best, the averages or the last ones."""
+        self.step.keep_average()
         if self.best:
             self.step.pair.load_state_dict(self.best)
 
@@ -154,12 +155,7 @@ class State:
                     "try a smaller --learning_rate"
                 )
         random_tensors, random_data = random_state()
-        tensors = {
-            **self.step.pair.state_dict(),
-            **{f"optimizer.{name}": value for name, value in self.step.state().items()},
-            **random_tensors,
-            "loss_sum": self.loss_sum,
-        }
+        optimizer = {f"optimizer.{name}": value for name, value in self.step.state().items()}
         state = {
             "spec": self.spec,
             "fingerprint": self.data.fingerprint,
@@ -173,7 +169,10 @@ class State:
         if self.best:
             known = {"spec": self.spec, "fingerprint": self.data.fingerprint}
             write_checkpoint(folder / BEST, self.best, known)
-        write_checkpoint(folder / LAST, tensors, state)
+        with self.step.averaged():
+            pair = self.step.pair.state_dict()
+            tensors = {**pair, **optimizer, **random_tensors, "loss_sum": self.loss_sum}
+            write_checkpoint(folder / LAST, tensors, state)
         write_metrics(folder, self.rows)
 
     def restore(self, folder: Path) -> None:

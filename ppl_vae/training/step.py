@@ -1,5 +1,6 @@
 """One step of stochastic variational inference."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from ppl_vae.machine.processes import Ranks
 from ppl_vae.objectives import Objective
 from ppl_vae.objectives.objective import PairLoss
 from ppl_vae.training.adam import Adam, Rule
+from ppl_vae.training.averaging import Average
 from ppl_vae.training.clipping import clipped
 from ppl_vae.training.precision import matrix_precision
 
@@ -32,6 +34,7 @@ class SVIStep:
             else, that of the parameters.
         rule: Of the updates; Adam's with its usual constants by default.
         clip_norm: The largest norm of the gradient, over all parameters; none by default.
+        average: The decay of the parameters' running mean; none by default.
         ranks: The processes that take each step together; by default this one alone.
     """
 
@@ -43,6 +46,7 @@ class SVIStep:
         precision: torch.dtype | None = None,
         rule: Rule | None = None,
         clip_norm: float | None = None,
+        average: float | None = None,
         ranks: Ranks | None = None,
     ) -> None:
         self.model = model
@@ -54,6 +58,7 @@ class SVIStep:
         self.parameters = dict(self.pair.named_parameters())
         self._adam = Adam(self.parameters, rule)
         self._clip_norm = clip_norm
+        self._average = None if average is None else Average(self.parameters, average)
         # Scheduled scalars are tensors, so that the graph need not change with them.
         self.scheduled = objective.first_scheduled(next(self.pair.parameters()).device)
         self._eager = with_gradients(self.pair)
@@ -151,8 +156,20 @@ class SVIStep:
         if self._clip_norm is not None:
             gradients = clipped(gradients, self._clip_norm)
         # Where the loss is not finite the parameters stay, so that the reason can be found.
-        self._adam.update(gradients, skip=(loss - loss).ne(0).float())  # NaN where it is not finite
+        skip = (loss - loss).ne(0).float()  # NaN where it is not finite
+        self._adam.update(gradients, skip)
+        if self._average:
+            self._average.update(skip)
         return loss
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Where a mean of the parameters is kept, the pair has that mean meanwhile."""
+        return self._average.in_place() if self._average else nullcontext()
+
+    def keep_average(self) -> None:
+        """Where a mean of the parameters is kept, the pair has it from now on."""
+        if self._average:
+            self._average.keep()
 
     def fingerprint(self) -> tuple[Any, ...]:
         """The state of the pair that a graph holds for: modes, learned parameters, addresses."""
@@ -164,12 +181,14 @@ class SVIStep:
         return modes, learned, places
 
     def state(self) -> dict[str, Tensor]:
-        """Adam's moments and counts by parameter."""
-        return self._adam.state()
+        """The optimizer's moments and counts by parameter, and the averages where they are kept."""
+        return self._adam.state() | (self._average.state() if self._average else {})
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Copies a result of `state` into the present tensors."""
         self._adam.restore(state)
+        if self._average:
+            self._average.restore(state)
 
 
 def _kinds(batch: tuple[Tensor, ...]) -> list[Any]:
