@@ -93,6 +93,24 @@ def test_every_rule_is_that_of_torch(name: Optimizer, weight_decay: float, fused
         assert torch.equal(value, expected[parameter]), parameter
 
 
+@pytest.mark.parametrize("name", FAMILY)
+def test_what_a_captured_step_computes(
+    name: Optimizer, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to rounding the same, with tensors for the rate and the counts, here on the CPU."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # as no device is refused
+    steps, rule = gradients(12), Rule(name, weight_decay=0.1)
+    parameters = learned()
+    adam = Adam(parameters, rule)
+    adam._capturable, adam._rate = True, torch.zeros(())
+    for number, step in enumerate(steps):
+        adam.set_rate(0.1 / (1 + number))
+        adam.update(step, GO)
+    monkeypatch.undo()
+    for parameter, value in ours(steps, rule).items():
+        torch.testing.assert_close(parameters[parameter], value, rtol=1e-5, atol=1e-5)
+
+
 def test_the_rules_differ() -> None:
     steps = gradients(12)
     ends = [ours(steps, Rule(name, weight_decay=0.1))["weight"] for name in FAMILY]

@@ -11,7 +11,7 @@ import torch
 from comparing import assert_same
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import PyroOptim
-from tiny_runs import LAST, Crash, at_step, crash, tiny
+from tiny_runs import LAST, Crash, at_step, crash, tiny, without_pictures
 from torch import Tensor
 
 from guides import DiagonalNormal
@@ -38,10 +38,21 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with the options that are there by default."""
+    with without_pictures():
+        return small(tmp_path_factory.mktemp("plain") / "run").path
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("step", [2, 7])
 def test_a_run_that_crashed_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], step: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plain: Path,
+    options: dict[str, Any],
+    step: int,
 ) -> None:
     whole, path = small(tmp_path / "whole", **options).path, tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -52,7 +63,6 @@ def test_a_run_that_crashed_goes_on(
     torch.manual_seed(77)  # the process that goes on is another one
     resume(path)
     assert_same(path, whole)
-    plain = small(tmp_path / "plain").path
     assert (path / "metrics.csv").read_text() != (plain / "metrics.csv").read_text()
 
 

@@ -123,8 +123,9 @@ class Adam:
         }
         # Nearly always the same parameters move in every step, and sorting them takes time.
         self._moving: dict[tuple[str, ...], tuple[Tensor, list[_Group]]] = {}
-        # On a GPU the rate is a tensor, so that a captured step can change it.
-        self._rate: float | Tensor = 0.0 if device.type == "cpu" else torch.zeros((), device=device)
+        # On a GPU no count is read, and the rate is a tensor, so that a captured step can change it.
+        self._capturable = device.type != "cpu"
+        self._rate: float | Tensor = torch.zeros((), device=device) if self._capturable else 0.0
 
     def set_rate(self, rate: float) -> None:
         """Sets the step size."""
@@ -158,7 +159,7 @@ class Adam:
                 continue
             changed = [*moved, *(tensor for tensors in states for tensor in tensors)]
             before = [tensor.clone() for tensor in changed]
-            options |= {"foreach": False, "capturable": self._counts.is_cuda}
+            options |= {"foreach": False, "capturable": self._capturable}
             self._kind.function(*arguments, **options)
             for tensor, old in zip(changed, before, strict=True):
                 tensor.copy_(torch.where(skip > 0, old, tensor))
