@@ -29,23 +29,20 @@ from ppl_vae.machine.processes import join
 from ppl_vae.objectives import ELBO, Objective
 from ppl_vae.pairs.building import choose_domain
 from ppl_vae.pairs.pieces import ROLES, class_of, describe
-from ppl_vae.runs.config import CONFIG, CONFIG_VERSION, config_of, write_config
-from ppl_vae.runs.directory import SUMMARY, create, free_path, locked, unused
+from ppl_vae.runs.config import CONFIG, CONFIG_VERSION, config_of
+from ppl_vae.runs.directory import create, free_path, locked, unused
 from ppl_vae.runs.metrics import Row
 from ppl_vae.runs.run import Run, restore_pieces
 from ppl_vae.training.adam import Optimizer
 from ppl_vae.training.engine import start_engine
-from ppl_vae.training.loop import Training
+from ppl_vae.training.loop import StopWhen, Training
 from ppl_vae.training.precision import Precision
-from ppl_vae.training.preparation import initialise, prepare
+from ppl_vae.training.preparation import initialise, prepare, record_plan
 from ppl_vae.training.schedules import Schedule
 from ppl_vae.training.settings import Settings
 from ppl_vae.training.summary import report, write_summary
 
-__all__ = ["OnEpoch", "StopWhen", "fit", "main", "resume"]
-
-OnEpoch = Callable[[Run, Row], object]
-StopWhen = Callable[[list[Row]], object]
+__all__ = ["fit", "main", "resume"]
 
 
 def fit(
@@ -81,7 +78,7 @@ def fit(
     run: Path | str | None = None,
     overwrite: bool = False,
     checkpoint_seconds: float = 15.0,
-    on_epoch: OnEpoch | None = None,
+    on_epoch: Callable[[Run, Row], object] | None = None,
     stop_when: StopWhen | None = None,
 ) -> Run:
     """Trains a model/guide pair by stochastic variational inference and writes a run directory.
@@ -196,7 +193,7 @@ def resume(
     allow_code: bool = False,
     data: DataSet | None = None,
     epochs: int | None = None,
-    on_epoch: OnEpoch | None = None,
+    on_epoch: Callable[[Run, Row], object] | None = None,
     stop_when: StopWhen | None = None,
 ) -> Run:
     """Goes on with a run from its last checkpoint, as if it had never stopped.
@@ -241,19 +238,15 @@ def resume(
         if ranks.first:
             remove_unfinished(path)
             if training.settings != settings:
-                _write_plan(resumed, training.settings)
+                record_plan(resumed, training.settings)
         return _train(resumed, training, on_epoch, stop_when)
 
 
-def _write_plan(run: Run, settings: Settings) -> None:
-    plan = {"epochs": settings.epochs, "restart_epochs": settings.restart_epochs}
-    run.config |= plan
-    write_config(run.path, config_of(run.path) | plan)
-    (run.path / SUMMARY).unlink(missing_ok=True)  # it is that of a finished run
-
-
 def _train(
-    run: Run, training: Training, on_epoch: OnEpoch | None, stop_when: StopWhen | None
+    run: Run,
+    training: Training,
+    on_epoch: Callable[[Run, Row], object] | None,
+    stop_when: StopWhen | None,
 ) -> Run:
     state = training.step.pair.state_dict().values()
     training.ranks.copy_from_first(*state)

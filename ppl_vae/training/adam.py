@@ -123,7 +123,7 @@ class Adam:
         }
         # Nearly always the same parameters move in every step, and sorting them takes time.
         self._moving: dict[tuple[str, ...], tuple[Tensor, list[_Group]]] = {}
-        # On a GPU no count is read, and the rate is a tensor, so that a captured step can change it.
+        # On a GPU no count is read, and the rate is a tensor: a captured step can change both.
         self._capturable = device.type != "cpu"
         self._rate: float | Tensor = torch.zeros((), device=device) if self._capturable else 0.0
 

@@ -24,7 +24,10 @@ from ppl_vae.training.state import State
 from ppl_vae.training.step import SVIStep
 from ppl_vae.training.validation import TERMS, validate
 
-__all__ = ["Training"]
+__all__ = ["StopWhen", "Training"]
+
+OnRow = Callable[[Row], object]
+StopWhen = Callable[[list[Row]], object]
 
 
 class Training(State):
@@ -33,8 +36,8 @@ class Training(State):
     def run(
         self,
         folder: Path,
-        on_epoch: Callable[[Row], object] | None = None,
-        stop_when: Callable[[list[Row]], object] | None = None,
+        on_epoch: OnRow | None = None,
+        stop_when: StopWhen | None = None,
     ) -> None:
         """Trains to the end, or until a signal asks to stop.
 
@@ -93,8 +96,8 @@ class Training(State):
     def _call(
         self,
         folder: Path,
-        on_epoch: Callable[[Row], object] | None,
-        stop_when: Callable[[list[Row]], object] | None,
+        on_epoch: OnRow | None,
+        stop_when: StopWhen | None,
     ) -> None:
         """Calls the caller's functions, under random numbers of their own.
 

@@ -18,6 +18,8 @@ from ppl_vae.machine.processes import Ranks
 from ppl_vae.machine.randomness import isolated, seeded
 from ppl_vae.pairs.building import build_pair, choose_domain
 from ppl_vae.pairs.checks import check_labels, check_objective, check_pair
+from ppl_vae.runs.config import config_of, write_config
+from ppl_vae.runs.directory import SUMMARY
 from ppl_vae.runs.run import Run, kept_parameters
 from ppl_vae.training.adam import Rule
 from ppl_vae.training.loop import Training
@@ -25,7 +27,7 @@ from ppl_vae.training.precision import PRECISIONS, Precision, matrix_precision, 
 from ppl_vae.training.settings import Settings
 from ppl_vae.training.step import SVIStep
 
-__all__ = ["check_step", "initialise", "prepare"]
+__all__ = ["check_step", "initialise", "prepare", "record_plan"]
 
 
 def prepare(
@@ -156,6 +158,17 @@ def _take_parameters(run: Run, other: Path) -> None:
                 f"{shapes[0]}; got {shapes[1]}; choose the pieces of that run"
             )
     pair.load_state_dict(theirs)
+
+
+def record_plan(run: Run, settings: Settings) -> None:
+    """Writes how many epochs a run has from now on, and where its schedule begins again.
+
+    Its summary goes: it is that of a run at its end.
+    """
+    plan = {"epochs": settings.epochs, "restart_epochs": settings.restart_epochs}
+    run.config |= plan
+    write_config(run.path, config_of(run.path) | plan)
+    (run.path / SUMMARY).unlink(missing_ok=True)
 
 
 def check_step(step: SVIStep, *batch: Tensor) -> None:
