@@ -37,7 +37,7 @@ class Average:
         part = (1 - self._decay) / -torch.expm1(self._count * log(self._decay))
         part = torch.where(skip > 0, 0.0, part)
         for name, average in self._averages.items():
-            average += (self._parameters[name] - average) * part
+            average.lerp_(self._parameters[name], part.to(average.dtype))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
