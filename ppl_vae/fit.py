@@ -101,8 +101,8 @@ def fit(
             one before.
         warmup_epochs: Epochs over which the learning rate rises to its peak; one, or a tenth of a
             run of fewer than ten, unless given.
-        restart_epochs: Epochs after which the schedule begins again at its peak; none unless
-            given. Going on beyond the plan adds one.
+        restart_epochs: Epochs after which the schedule begins again at its peak, and patience
+            counts again; none unless given. Going on beyond the plan adds one.
         optimizer: The rule of the updates, by its name in torch.optim.
         adam_beta1: The part of the gradient's running mean that a step keeps.
         adam_beta2: The part of the running mean (in Adamax, maximum) of its square that one keeps.
