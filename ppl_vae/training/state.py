@@ -159,6 +159,7 @@ class State:
         state = {
             "spec": self.spec,
             "fingerprint": self.data.fingerprint,
+            "data": self.data.plain(),
             "engine": self.engine,
             "steps": self.steps,
             "seconds": self.seconds,
@@ -167,7 +168,7 @@ class State:
             "random": random_data,
         }
         if self.best:
-            known = {"spec": self.spec, "fingerprint": self.data.fingerprint}
+            known = {name: state[name] for name in ("spec", "fingerprint", "data")}
             write_checkpoint(folder / BEST, self.best, known)
         with self.step.averaged():
             pair = self.step.pair.state_dict()
