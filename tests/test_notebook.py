@@ -13,10 +13,10 @@ from PIL import Image
 from tiny_runs import tiny
 
 from ppl_vae.generate import generate
+from ppl_vae.latents import live, pictures
 from ppl_vae.machine import progress
 from ppl_vae.machine.notebook import Pictures, in_notebook
 from ppl_vae.machine.progress import Progress
-from ppl_vae.training import live
 
 Shown = list[list[str]]
 
@@ -59,13 +59,13 @@ def test_fit_shows_its_curves_as_they_grow_and_its_pictures(
     monkeypatch.setattr(live, "_SECONDS", 0.0)
     monkeypatch.setattr(live, "_SHARE", 0)
     drawn: list[int] = []
-    original = live.plots.learning_curves
+    original = pictures.plots.learning_curves
 
     def count(rows: Any, *rest: Any, **options: Any) -> None:
         drawn.append(len(rows))
         original(rows, *rest, **options)
 
-    monkeypatch.setattr(live.plots, "learning_curves", count)
+    monkeypatch.setattr(pictures.plots, "learning_curves", count)
     run = tiny(tmp_path / "run", epochs=3)
     assert drawn == [1, 2, 3, 3]  # after each epoch, and for the run directory
     bars, curves, others = notebook

@@ -37,7 +37,7 @@ from ppl_vae.runs.export import export
 from ppl_vae.runs.other_data import other_data
 from ppl_vae.runs.restoring import restore_pieces
 
-__all__ = ["Run", "as_run", "load"]
+__all__ = ["Run", "as_run", "kept_parameters", "load"]
 
 _SPLITS = ("train", "validation", "test")
 
@@ -279,7 +279,7 @@ def load(
 
     Args:
         path: The run directory.
-        device: `auto`, `cpu` or `cuda`, or a `torch.device`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, or a `torch.device`.
         allow_code: Whether classes from outside the project that the config names may be imported.
         data: The data set of the run where its files have moved; that of its config unless given.
 
@@ -291,8 +291,7 @@ def load(
     config = config_of(path)
     pieces = restore_pieces(config, allow_code, data)
     target = choose_device(device)
-    checkpoint = path / (BEST if (path / BEST).exists() else LAST)
-    tensors, state = read_checkpoint(checkpoint)
+    tensors, state, checkpoint = kept_parameters(path)
     spec = Spec(**{**state["spec"], "image_shape": tuple(state["spec"]["image_shape"])})
     model, guide = build_pair(spec, pieces)
     pair = nn.ModuleDict({"model": model, "guide": guide})
@@ -302,3 +301,17 @@ def load(
     if "data" in state:
         run.facts = Facts.restored(state["data"])
     return run
+
+
+def kept_parameters(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Path]:
+    """The best parameters of a run where it kept them, else the last ones; with other tensors.
+
+    Returns:
+        The tensors, the state beside them, and the checkpoint that has both.
+
+    Raises:
+        InputError: If there is no run, or the checkpoint cannot be read.
+    """
+    config_of(path)
+    checkpoint = path / (BEST if (path / BEST).exists() else LAST)
+    return *read_checkpoint(checkpoint), checkpoint

@@ -2,15 +2,13 @@
 
 import time
 
+from ppl_vae.latents.pictures import CURVES, draw_curves
 from ppl_vae.machine.notebook import Pictures, Place
-from ppl_vae.pictures import plots
 from ppl_vae.runs.directory import PICTURES
 from ppl_vae.runs.metrics import Row
 from ppl_vae.runs.run import Run
 
-__all__ = ["CURVES", "Live", "draw_curves"]
-
-CURVES = "learning_curves.png"
+__all__ = ["Live"]
 
 _SECONDS = 2.0  # between two pictures, at least
 _SHARE = 10  # times as long as drawing one takes
@@ -45,20 +43,3 @@ class Live:
         pictures = sorted((self._run.path / PICTURES).iterdir())
         self._place.show(Pictures([path for path in pictures if path.name == CURVES]))
         Place().show(Pictures([path for path in pictures if path.name != CURVES]))
-
-
-def draw_curves(run: Run, rows: list[Row]) -> None:
-    """Draws the metrics of each epoch into RUN/pictures/.
-
-    Args:
-        run: The run.
-        rows: The metrics of its epochs.
-
-    Raises:
-        OSError: If the picture cannot be written.
-    """
-    folder = run.path / PICTURES
-    folder.mkdir(exist_ok=True)
-    point = not run.guide.has_density
-    given = run.model.labelled and not run.model.enumerated
-    plots.learning_curves(rows, folder / CURVES, run.data.note, point=point, given_class=given)
