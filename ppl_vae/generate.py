@@ -22,11 +22,13 @@ from ppl_vae.latents.views import (
 )
 from ppl_vae.latents.views_by_class import analogies, clusters
 from ppl_vae.machine.files import whole_file
+from ppl_vae.machine.modes import called_anywhere
+from ppl_vae.machine.notebook import Pictures
 from ppl_vae.machine.progress import announced
 from ppl_vae.pictures import plots
 from ppl_vae.pictures.figures import literal, tiled
 from ppl_vae.runs.results import writable
-from ppl_vae.runs.run import Run
+from ppl_vae.runs.run import Run, as_run
 
 __all__ = [
     "analogies",
@@ -45,8 +47,9 @@ What = Literal[
 _CHOICES = "sample, reconstruct, manifold, traverse, interpolate, analogies or clusters"
 
 
+@called_anywhere
 def generate(
-    run: Run,
+    run: Run | Path | str,
     what: What,
     count: int | None = None,
     images: list[int] | None = None,
@@ -55,12 +58,12 @@ def generate(
     latents: int = 10,
     label: int | str | None = None,
     seed: int = 0,
-    out: Path | None = None,
-) -> list[Path]:
+    out: Path | str | None = None,
+) -> Pictures:
     """Shows what a trained pair has learned, as a picture and as arrays in RUN/generated/.
 
     Args:
-        run: A trained run.
+        run: A trained run, or its path.
         what: `sample` draws from the prior; `reconstruct` encodes and decodes test images;
             `manifold` decodes a grid over a two-dimensional z; `traverse` moves one latent at a
             time over its range in the data, those with the largest effect first; `interpolate`
@@ -82,7 +85,7 @@ def generate(
 
     Returns:
         The files written: WHAT.png, WHAT.npz and, for `traverse`, traverse.gif; WHAT is
-        sample-label-Y for samples of the class Y.
+        sample-label-Y for samples of the class Y. It is a list, which a notebook shows as pictures.
 
     Raises:
         InputError: If something given is wrong; nothing is written then.
@@ -90,6 +93,7 @@ def generate(
     """
     if label is not None and what != "sample":
         raise InputError(f"--label is for sample; leave it out of {what}")
+    run = as_run(run)
     # Counts above the number of test images are refused only where they were asked for.
     size = len(run.data.test)
     usual = {"sample": 64, "reconstruct": min(16, size), "traverse": 1,
@@ -111,7 +115,7 @@ def generate(
     folder = writable(out or run.path / "generated")
     name = what if label is None else f"{what}-label-{label}"
     with announced(f"generate {what}: writing the picture and the arrays"):
-        written = _draw(run, what, arrays, folder / f"{name}.png", label)
+        written = Pictures(_draw(run, what, arrays, folder / f"{name}.png", label))
         written.append(folder / f"{name}.npz")
         with whole_file(written[-1]) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +16,7 @@ from ppl_vae.inference.datatree import to_datatree
 from ppl_vae.inference.netcdf import needs_arviz, write_datatree
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.files import whole_file
+from ppl_vae.machine.modes import called_anywhere
 from ppl_vae.machine.progress import Progress, announced, table
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.scores import collapse
@@ -31,7 +32,7 @@ from ppl_vae.report.section import Section, Unanswered
 from ppl_vae.report.true_posterior import true_posterior
 from ppl_vae.report.verdict import verdict
 from ppl_vae.runs.results import plain, writable, write_numbers
-from ppl_vae.runs.run import Run
+from ppl_vae.runs.run import Run, as_run
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -45,9 +46,10 @@ NUMBERS = "posterior.json"
 _CHAINS = 4
 
 
+@called_anywhere
 def posterior(
-    run: Run,
-    others: list[Run] | None = None,
+    run: Run | Path | str,
+    others: Sequence[Run | Path | str] | None = None,
     split: Literal["train", "validation", "test"] = "test",
     count: int = 500,
     choose: Choose = "random",
@@ -63,7 +65,7 @@ def posterior(
     temperatures: int = 400,
     simulations: int = 2000,
     seed: int = 0,
-    out: Path | None = None,
+    out: Path | str | None = None,
 ) -> dict[str, Any]:
     """Inspects the inference of a trained pair, in RUN/posterior.nc, .html and .json.
 
@@ -72,8 +74,8 @@ def posterior(
     written.
 
     Args:
-        run: A trained run.
-        others: Further runs, to compare with it on the same images.
+        run: A trained run, or its path.
+        others: Further runs or paths, to compare with it on the same images.
         split: Where the images are from.
         count: How many images.
         choose: How: at `random`, the `first`, or the `worst` by k-hat among four times as many.
@@ -101,17 +103,20 @@ def posterior(
         OSError: If the files cannot be written at the end; the numbers are printed then.
     """
     check_seed(seed)
-    _check_once([run, *(others or [])])
     effort = Effort(particles, gap_images, gap_steps, shown, nuts_draws, temperatures, simulations)
     check_least(draws=(draws, 100), predictive_draws=(predictive_draws, 1), **_least(effort))
     if draws % _CHAINS:
         raise InputError(f"--draws: expected a multiple of {_CHAINS}; got {draws}")
+    if isinstance(others, (Run, Path, str)):
+        raise InputError(f"expected others as a list of runs; got {type(others).__name__}")
+    run, compared = as_run(run), [as_run(other) for other in others or []]
+    _check_once([run, *compared])
     if not getattr(run.guide, "has_density", True):
         raise InputError(
             f"{run.path}: {type(run.guide).__name__} has no density q(z|x), so that nothing can be "
             "said about it as a posterior; train a run with another guide"
         )
-    for each in (run, *(others or [])):
+    for each in (run, *compared):
         if each.model.labelled and each.model.enumerated:
             raise InputError(
                 f"{each.path}: {type(each.guide).__name__} has a discrete site, the class; the "
@@ -120,11 +125,11 @@ def posterior(
     needs_arviz()
     folder = writable(out or run.path)
     began = time.monotonic()
-    data = getattr(run.data, split)
+    data = run.split(split)
     chosen = choose_images(run, data, count, images, label, choose, seed)
     inspection = Inspection(
         run=run,
-        others=others or [],
+        others=compared,
         split_name=split,
         selection=chosen,
         tree=_draw(run, split, chosen, draws, predictive_draws, seed),
@@ -186,7 +191,7 @@ def _draw(
     run: Run, split: str, chosen: Selection, draws: int, predictive_draws: int, seed: int
 ) -> "DataTree":
     """Draws z and x for the images, which all sections share."""
-    labels = getattr(run.data, split).labels
+    labels = run.split(split).labels
     size = len(chosen.images)
     progress = Progress(f"drawing for {run.path}", draws * size, "draws")
     with progress, seeded(run.device, seed):
@@ -275,7 +280,7 @@ def _main(arguments: list[str]) -> None:
     options["runs"] = [options.pop("run"), *options.pop("others")]
     run, *others = pop_runs(options)
     result = posterior(run, others, **options)
-    paths = _paths(options["out"] or run.path, result)
+    paths = _paths(Path(options["out"] or run.path), result)
     chosen = "" if result["choose"] == "random" else f" ({result['choose']})"
     print(
         table(

@@ -17,9 +17,8 @@ from ppl_vae.data import Digits
 from ppl_vae.densities.weights import log_weights
 from ppl_vae.fit import main
 from ppl_vae.runs.checkpoints import read_checkpoint, write_checkpoint
-from ppl_vae.runs.config import SETTINGS, read_config
+from ppl_vae.runs.config import read_config
 from ppl_vae.runs.run import Run
-from ppl_vae.training.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -193,10 +192,6 @@ def test_an_edited_config(
     config = {role: {"class_path": name} for role, name in (pieces | {"objective": "ELBO"}).items()}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config | {"seed": 5} | edit))
     load_refuses(tmp_path, *said)
-
-
-def test_a_run_has_the_settings_that_its_config_may_hold() -> None:
-    assert tuple(field.name for field in dataclasses.fields(Settings)) == SETTINGS
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Progress of long work: a live line on a terminal, plain lines now and then elsewhere."""
+"""Progress of long work: a live line on a terminal or in a notebook, plain lines elsewhere."""
 
 import sys
 import time
@@ -8,6 +8,8 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from ppl_vae.machine.notebook import Place, in_notebook
+
 if TYPE_CHECKING:
     import rich.progress
 
@@ -15,6 +17,7 @@ __all__ = ["Progress", "announced", "table"]
 
 _PLAIN_SECONDS = 10.0
 _PATIENCE_SECONDS = 2.0
+_NOTEBOOK_SECONDS = 0.25
 
 
 class Progress:
@@ -34,11 +37,15 @@ class Progress:
         self.first = self.done = done
         self._advances = 0
         self.note = ""
-        self._bar = _terminal_bar(title, total, done) if sys.stderr.isatty() else None
+        self._notebook = Place() if in_notebook() else None
+        live = sys.stderr.isatty() or self._notebook
+        self._bar = _bar(title, total, done) if live else None
 
     def __enter__(self) -> "Progress":
         self._start = self._last_line = time.monotonic()
-        if self._bar:
+        if self._notebook:
+            self._notebook.show(self._bar)
+        elif self._bar:
             self._bar.start()
         return self
 
@@ -48,7 +55,9 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._bar:
+        if self._bar and self._notebook:
+            self._notebook.show(self._bar)
+        elif self._bar:
             self._bar.stop()
         elif kind is None:
             self._print_line()
@@ -64,6 +73,9 @@ class Progress:
         if self._bar:
             task = self._bar.task_ids[0]
             self._bar.update(task, completed=self.done, note=self.note, rate=self._rate_text())
+            if self._notebook and time.monotonic() - self._last_line >= _NOTEBOOK_SECONDS:
+                self._last_line = time.monotonic()
+                self._notebook.show(self._bar)
         elif time.monotonic() - self._last_line >= _PLAIN_SECONDS and self.done < self.total:
             self._print_line()
 
@@ -91,7 +103,7 @@ class Progress:
         )
 
 
-def _terminal_bar(title: str, total: int, done: int) -> "rich.progress.Progress":
+def _bar(title: str, total: int, done: int) -> "rich.progress.Progress":
     from rich import progress
     from rich.console import Console
 

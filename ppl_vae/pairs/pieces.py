@@ -9,6 +9,7 @@ An option of a piece may be a piece itself, of the role that the option is named
 import dataclasses
 import inspect
 import sys
+import traceback
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import partial
@@ -19,7 +20,7 @@ from typing import Any
 from guides import Guide
 from models import Likelihood, Model, Network, Prior
 from ppl_vae.data import DataSet
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, reason
 from ppl_vae.objectives import Objective
 
 __all__ = [
@@ -191,6 +192,15 @@ def resolve_class(role: str, path: str) -> type:
         hint = "is its folder the current one, or on PYTHONPATH?" if missing else "mend the module"
         hint = _hidden(module) or hint
         raise InputError(f"--{role}: cannot import {path} ({error}); {hint}") from error
+    except Exception as error:  # raised by the lines of the module
+        where = list(traceback.walk_tb(error.__traceback__))[-1]
+        file, line = where[0].f_code.co_filename, where[1]
+        if isinstance(error, SyntaxError):
+            file, line = error.filename or file, error.lineno or line
+        raise InputError(
+            f"--{role}: cannot import {path} ({type(error).__name__} in {file}, line {line}: "
+            f"{reason(error)}); mend the module"
+        ) from error
     if found is None:
         hint = f"; {_hidden(module)}" if _hidden(module) else ""
         raise InputError(f"--{role}: the module {module} has no class {name}{hint}")

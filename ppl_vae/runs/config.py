@@ -1,35 +1,20 @@
-"""The `config.yaml` of a run: reading it, and refusing one that is not safe to use."""
+"""The `config.yaml` of a run: writing, reading, and refusing one that is not safe to use."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ppl_vae.errors import InputError, reason
+from ppl_vae.machine.files import whole_file
 from ppl_vae.pairs.pieces import ROLES, suggest
+from ppl_vae.runs.settings import Settings
 
-__all__ = ["CONFIG", "CONFIG_VERSION", "SETTINGS", "config_of", "read_config"]
+__all__ = ["CONFIG", "CONFIG_VERSION", "config_of", "read_config", "write_config"]
 
 CONFIG = "config.yaml"
 CONFIG_VERSION = 1
-
-# Those of `ppl_vae.training.settings.Settings`, which lies above this file; a test compares them.
-SETTINGS = (
-    "latent_dim",
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "weight_decay",
-    "warmup_epochs",
-    "patience",
-    "labels",
-    "label_repeats",
-    "seed",
-    "device",
-    "engine",
-    "precision",
-    "checkpoint_seconds",
-)
 
 
 def config_of(run: Path) -> dict[str, Any]:
@@ -43,7 +28,7 @@ def config_of(run: Path) -> dict[str, Any]:
     if not (run / CONFIG).is_file():
         raise InputError(f"{run}: expected a run directory; it has no {CONFIG}")
     config = read_config(run / CONFIG)
-    known = ["version", *ROLES, *SETTINGS]
+    known = ["version", *ROLES, *(field.name for field in fields(Settings))]
     for name in config:
         if name not in known:
             raise InputError(f"{run / CONFIG}: {suggest(str(name), known)}")
@@ -77,6 +62,16 @@ def read_config(path: Path) -> dict[str, Any]:
     except RecursionError as error:  # an alias inside of its own anchor
         raise InputError(f"{path}: expected pieces in pieces, but not without end") from error
     return config
+
+
+def write_config(run: Path, config: dict[str, Any]) -> None:
+    """Writes the `config.yaml` of a run, whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    with whole_file(run / CONFIG) as file:
+        file.write(yaml.safe_dump(config, sort_keys=False).encode())
 
 
 def _check_pieces(path: Path, options: dict[str, Any], above: str = "") -> None:
