@@ -58,7 +58,7 @@ def fit(
     objective: Objective | None = None,
     latent_dim: int = 10,
     epochs: int = 200,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     learning_rate: float = 1e-3,
     weight_decay: float = 0.0,
     warmup_epochs: float | None = None,
@@ -85,7 +85,8 @@ def fit(
         objective: What is minimised; the negative ELBO unless given.
         latent_dim: D, the dimension of z.
         epochs: Passes over the training images.
-        batch_size: Images in a minibatch, of all processes together where torchrun started several.
+        batch_size: Images in a minibatch, of all processes together where torchrun started several;
+            100, or all training images where there are fewer, unless given.
         learning_rate: Adam's step size at its peak; it decays to zero along a cosine.
         weight_decay: Adam's L2 term: this multiple of each parameter is added to its gradient.
         warmup_epochs: Epochs over which the learning rate rises to its peak; one, or a tenth of a

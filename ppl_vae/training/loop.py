@@ -60,8 +60,9 @@ class Training:
         self.data = data
         self.spec = spec
         self.settings = settings
+        assert settings.batch_size is not None
         self.batch_size = settings.batch_size
-        self.steps_per_epoch = math.ceil(len(data.train) / settings.batch_size)
+        self.steps_per_epoch = math.ceil(len(data.train) / self.batch_size)
         self.total_steps = settings.epochs * self.steps_per_epoch
         warmup = settings.warmup_epochs
         self.warmup_steps = round(

@@ -28,7 +28,7 @@ class Settings:
 
     latent_dim: int
     epochs: int
-    batch_size: int
+    batch_size: int | None  # until the data are there
     learning_rate: float
     weight_decay: float = 0.0
     warmup_epochs: float | None
