@@ -23,7 +23,7 @@ from ppl_vae.command_line.pieces import (
 )
 from ppl_vae.command_line.verbs import run_verb
 from ppl_vae.compiler.compiling import Engine
-from ppl_vae.data import DataSet, Digits
+from ppl_vae.data import Arrays, DataSet, Digits
 from ppl_vae.errors import InputError
 from ppl_vae.latents.views import reconstruct, sample
 from ppl_vae.machine.devices import DeviceChoice
@@ -31,7 +31,7 @@ from ppl_vae.machine.files import remove_unfinished
 from ppl_vae.machine.processes import join
 from ppl_vae.objectives import ELBO, Objective
 from ppl_vae.pairs.building import choose_domain
-from ppl_vae.pairs.pieces import ROLES, class_of, describe
+from ppl_vae.pairs.pieces import ROLES, class_of, describe, instance
 from ppl_vae.pictures import plots
 from ppl_vae.pictures.graphical_model import graphical_model
 from ppl_vae.runs.config import CONFIG, CONFIG_VERSION, config_of
@@ -49,13 +49,13 @@ __all__ = ["draw_pictures", "fit", "main", "resume"]
 
 
 def fit(
-    data: DataSet | None = None,
+    data: Any = None,
     model: Callable[..., Model] = VAE,
     prior: Callable[[Spec], Prior] | None = None,
     likelihood: Callable[[Spec], Likelihood] | None = None,
     network: NetworkFactory = MLP,
     guide: Callable[..., Guide] = DiagonalNormal,
-    objective: Objective | None = None,
+    objective: Objective | Callable[..., Objective] | None = None,
     latent_dim: int = 10,
     epochs: int = 200,
     batch_size: int | None = None,
@@ -71,11 +71,15 @@ def fit(
     precision: Precision = "float32",
     run: Path | str | None = None,
     checkpoint_seconds: float = 15.0,
+    validation: Any = None,
+    test: Any = None,
 ) -> Run:
     """Trains a model/guide pair by stochastic variational inference and writes a run directory.
 
     Args:
-        data: The data set; the embedded digits unless given.
+        data: The data set, or images as `ppl_vae.data.Arrays.of` takes them: an array or a tensor
+            (N, H, W) or (N, C, H, W), a pair (images, labels), or a map-style torch `Dataset`. Of
+            images the run directory keeps a copy. The embedded digits unless given.
         model: p(x, z).
         prior: p(z), where the model has one to choose.
         likelihood: p(x|z), where the model has one to choose; unless given, Bernoulli for data
@@ -108,6 +112,9 @@ def fit(
         run: The run directory to write; the first free one of runs/DATA-MODEL-1, -2, ... unless
             given.
         checkpoint_seconds: Seconds between checkpoints.
+        validation: The validation images where `data` are images, in the same way; a tenth of
+            those unless given.
+        test: The test images, in the same way.
 
     Returns:
         The run, with the trained model and guide.
@@ -118,13 +125,13 @@ def fit(
         OSError: If the run directory cannot be written.
     """
     pieces: dict[str, Any] = {
-        "data": data or Digits(),
+        "data": _data_set(data, validation, test),
         "model": model,
         "prior": prior,
         "likelihood": likelihood,
         "network": network,
         "guide": guide,
-        "objective": objective or ELBO(),
+        "objective": instance("objective", objective or ELBO),
     }
     settings = Settings.of(locals())
     ranks = join(device)
@@ -138,15 +145,41 @@ def fit(
         **{role: describe(piece) for role, piece in pieces.items()},
         **dataclasses.asdict(settings),
     }
+    data_set = pieces["data"]
+    in_memory = isinstance(data_set, Arrays) and data_set.in_memory is not None
+    if in_memory:
+        config["data"]["init_args"] |= data_set.files
+
+    def fill(folder: Path) -> None:
+        training.save(folder)
+        if in_memory:
+            data_set.save(folder)
+
     with ranks.quiet():
         started, training = prepare(path, config, settings, pieces, ranks)
         initialise(started)
         start_engine(settings.engine, training)
         fallback = None if run else free
-        made = ranks.text_of_first(lambda: str(create(path, config, training.save, fallback)))
+        made = ranks.text_of_first(lambda: str(create(path, config, fill, fallback)))
         started.path = Path(made)
+        if in_memory:
+            started.pieces["data"] = data_set.saved_in(started.path)
         with locked(started.path) if ranks.first else nullcontext():
             return _train(started, training)
+
+
+def _data_set(data: Any, validation: Any, test: Any) -> DataSet:
+    """The data set that is given as an instance, as a class, or as images in memory."""
+    data = instance("data", Digits if data is None else data)
+    if not isinstance(data, DataSet):
+        return Arrays.of(data, validation, test)
+    for name, images in {"validation": validation, "test": test}.items():
+        if images is not None:
+            raise InputError(
+                f"{name}: {type(data).__name__} has its own {name} images; give images as data "
+                "too, or leave it out"
+            )
+    return data
 
 
 def resume(
@@ -265,7 +298,7 @@ def _main(arguments: list[str]) -> None:
         help="Go on with this run; only --device, --allow_code and, where its files have moved, "
         "options of its data set (--data.path DIR) may stand beside it.",
     )
-    parser.add_function_arguments(fit, skip=set(ROLES), as_group=False)
+    parser.add_function_arguments(fit, skip={*ROLES, "validation", "test"}, as_group=False)
     resumes = any(argument.partition("=")[0] == "--resume" for argument in arguments)
     data, arguments = data_arguments(arguments) if resumes else ([], arguments)
     options = parse_with_pieces(parser, arguments)

@@ -75,7 +75,7 @@ class ImageFolder(OwnFiles):
             conversion = Conversion.choose(self, domain, 256)
             source = split_tenths(Images(pixels, layout.labels, marks), layout.classes)
             return conversion(source, seed)
-        pixels, levels, found = grey_levels(pixels, str(self._folder))
+        (pixels,), levels, found = grey_levels([pixels], str(self._folder))
         conversion = Conversion.choose(self, domain, levels)
         images = Images(pixels, layout.labels, marks)
         train, validation, test = (
