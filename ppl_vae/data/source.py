@@ -18,6 +18,7 @@ __all__ = [
     "check_enough",
     "classes_remark",
     "fixed_order",
+    "shares_of",
     "split_by_name",
     "split_tenths",
 ]
@@ -145,8 +146,7 @@ def split_by_name(
     Raises:
         InputError: If there are too few images.
     """
-    hashes = [hashlib.sha256(name).digest()[:8] for name in names]
-    share = np.frombuffer(b"".join(hashes), ">u8") / 2.0**64
+    share = shares_of(names)
     given = np.zeros(len(names), np.int64) if given is None else given
     order = share.argsort(kind="stable")
     parts = [order[given[order] == split] for split in range(3)]
@@ -159,6 +159,12 @@ def split_by_name(
         parts[split], parts[0] = parts[0][:count], parts[0][count:]
     train, validation, test = map(torch.from_numpy, parts)
     return train, validation, test
+
+
+def shares_of(names: Sequence[bytes]) -> NDArray[np.float64]:
+    """A number in [0, 1) for each name, by a hash of it."""
+    hashes = [hashlib.sha256(name).digest()[:8] for name in names]
+    return np.frombuffer(b"".join(hashes), ">u8") / 2.0**64
 
 
 def check_enough(count: int, least: int, what: str = "images") -> None:
