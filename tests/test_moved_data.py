@@ -108,7 +108,11 @@ def test_only_options_of_the_own_data_set_are_replaced(
         (["--data.binarize", "x"], "--data.binarize: expected one of 'auto', "),
         (["--data.binarize", "threshold"], "--data.binarize: a run's data keep their conversion"),
         (["--data.dequantize", "none"], "--data.dequantize: a run's data keep their conversion"),
-        (["--data.rules", "1"], "only --data.path, --data.memory_gib, --data.workers may change"),
+        (
+            ["--data.rules", "1"],
+            "only --data.path, --data.validation, --data.test, --data.groups, --data.memory_gib, "
+            "--data.workers may change",
+        ),
         (["--data.path"], "--data.path"),
     ):
         capsys.readouterr()

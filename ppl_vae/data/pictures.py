@@ -32,7 +32,7 @@ FIRST_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".pgm", ".ti
 """Those of pictures by the rules of earlier releases."""
 
 # EPS runs Ghostscript, WMF the drawing of the system; of the others Pillow knows but the header.
-_LEFT_OUT = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "PDF"}
+_LEFT_OUT = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 
 _WHITE = DEEPEST - 1
 _OTHER_BYTE = {
@@ -73,7 +73,7 @@ def suffixes() -> tuple[str, ...]:
     """The suffixes of picture files that can be read."""
     from PIL import Image
 
-    known, readable = Image.registered_extensions(), _formats()
+    known, readable = Image.registered_extensions(), {*_formats(), "MPO"}  # which JPEG opens
     return tuple(sorted(suffix for suffix, name in known.items() if name in readable))
 
 
