@@ -118,7 +118,7 @@ BOUNDS: list[tuple[Callable[[], Any], str]] = [
         (partial(kind, "x", memory_gib=-1.0), r"--data\.memory_gib >= 0; got -1\.0")
         for kind in (Arrays, ImageFolder)
     ),
-    (partial(ImageFolder, "x", rules=3), r"--data\.rules >= 1 and <= 2; got 3"),
+    (partial(ImageFolder, "x", rules=4), r"--data\.rules >= 1 and <= 3; got 4"),
     *(
         (partial(objective, particles=0), "expected particles >= 1; got 0")
         for objective in (ELBO, IWAE, Renyi, Beta, WakeSleep, SemiSupervisedELBO)

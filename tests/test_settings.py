@@ -47,7 +47,7 @@ def test_the_settings_are_the_options_of_fit_that_are_no_pieces() -> None:
     settings = Settings.of(DEFAULTS)
     assert dataclasses.asdict(settings) == DEFAULTS
     others = set(inspect.signature(fit).parameters) - set(DEFAULTS)
-    assert others == {*ppl_vae.fit.ROLES, "run"}
+    assert others == {*ppl_vae.fit.ROLES, "run", "validation", "test"}
 
 
 @pytest.mark.parametrize(("name", "value"), wrong())
