@@ -58,6 +58,7 @@ WRONG: dict[Any, list[Any]] = {
     bool: [0, 1, "false", None],
     Path: [5, None, ""],
     Sequence: [5, 2.5, "abc", None, [2.5], [nan], [True], [0], [-1], {}],
+    Sequence[int | str]: [5, 2.5, "abc", [2.5], [nan], [True], [None], [[]], {}],
     Literal: ["nonsense", "", None, 1, []],
 }
 

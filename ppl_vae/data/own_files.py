@@ -24,6 +24,7 @@ __all__ = ["OwnFiles"]
 Splits = tuple[Tensor, Tensor, Tensor]
 Splitter = Callable[[NDArray[np.int64], NDArray[np.int64]], Splits]
 
+_RULES = 3
 _GIB = 2**30
 _SHARE = 4  # loading takes up to three times what is then held
 
@@ -59,7 +60,7 @@ class OwnFiles(DataSet, ABC):
     test: Path | None = None
     stratify: bool = False
     groups: Path | None = None
-    rules: int = 3
+    rules: int = _RULES
     where_read: ClassVar[tuple[str, ...]] = (
         *DataSet.where_read,
         *("validation", "test", "groups", "memory_gib", "workers"),
@@ -71,7 +72,8 @@ class OwnFiles(DataSet, ABC):
             check_number("--data.memory_gib", self.memory_gib, least=0)
         if self.workers is not None:
             check_count("--data.workers", self.workers, least=0)
-        check_number("--data.rules", self.rules, least=1, most=3)
+        check_number("--data.rules", self.rules, least=1, most=_RULES)
+        check_count("--data.rules", self.rules)
         if self.stratify and self.groups is not None:
             raise ValueError(
                 "expected --data.stratify or --data.groups; got both; groups are cut by their "
