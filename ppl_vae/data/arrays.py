@@ -158,7 +158,7 @@ class Arrays(OwnFiles):
         else:
             paths = {name: getattr(self, name) for name in _SPLITS}
             parts = [
-                read_part(Path(path).expanduser(), f"--data.{name}", self._fits)
+                read_part(path, f"--data.{name}", self._fits)
                 for name, path in paths.items()
                 if path is not None
             ]
@@ -179,9 +179,8 @@ class Arrays(OwnFiles):
 
         def groups() -> list[bytes]:
             assert self.groups is not None
-            path = Path(self.groups).expanduser()
             named = [str(split).encode() for split in given[count:]]  # each split a group
-            return [b"group " + name for name in read_groups(path, count)] + named
+            return [b"group " + name for name in read_groups(self.groups, count)] + named
 
         places = self._cut(tenths, order, given, labels, groups)
         others = dict(zip(splits[1:], images[1:], strict=True))

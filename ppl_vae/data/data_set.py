@@ -63,10 +63,10 @@ class DataSet(ABC):
             option, value = f"--data.{field.name}", getattr(self, field.name)
             if field.type is bool:
                 check_flag(option, value)
-            elif field.type == Path | None and value is None:
-                continue
-            elif field.type in (Path, Path | None) and not _is_path(value):
-                raise ValueError(f"expected {option} as a path; got {value!r}")
+            elif field.type in (Path, Path | None) and (value is not None or field.type is Path):
+                if not isinstance(value, (str, Path)) or value == "":
+                    raise ValueError(f"expected {option} as a path; got {value!r}")
+                object.__setattr__(self, field.name, Path(value).expanduser())
 
     @property
     @abstractmethod
@@ -95,10 +95,6 @@ class DataSet(ABC):
         Raises:
             InputError: If the files are missing or damaged, or the images do not fit the domain.
         """
-
-
-def _is_path(value: Any) -> bool:
-    return isinstance(value, (str, Path)) and value != ""
 
 
 def _classes(option: str, value: Any) -> tuple[int | str, ...] | None:

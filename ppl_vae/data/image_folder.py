@@ -114,7 +114,7 @@ class ImageFolder(OwnFiles):
             conversion = Conversion.choose(self, domain, 256)
             source = split_tenths(Images(pixels, labels, looks.marks), layout.classes)
             return conversion(source, seed)
-        (pixels,), levels, found = grey_levels([pixels], str(self._folder))
+        (pixels,), levels, found = grey_levels([pixels], str(self.path))
         conversion = Conversion.choose(self, domain, levels)
         images = Images(pixels, labels, looks.marks[owners])
         train, validation, test = (
@@ -124,16 +124,12 @@ class ImageFolder(OwnFiles):
         remarks = found, classes_remark(labels, layout.classes), left_out, looks.remark
         return conversion(Source(train, validation, test, layout.classes, remarks), seed)
 
-    @property
-    def _folder(self) -> Path:
-        return Path(self.path).expanduser()
-
     def _files(self) -> tuple[Files, str]:
         """The pictures in all folders, and a remark on what else is in them."""
         known = FIRST_SUFFIXES if self.rules < 3 else suffixes()
-        folders = {0: self._folder}
+        folders = {0: self.path}
         for split, folder in enumerate((self.validation, self.test), 1):
-            folders |= {} if folder is None else {split: Path(folder).expanduser()}
+            folders |= {} if folder is None else {split: folder}
         found = {
             split: pictures_below(folder, known, f"--data.{_OPTIONS[split]}")
             for split, folder in folders.items()
@@ -152,7 +148,7 @@ class ImageFolder(OwnFiles):
         for split in files.folders:
             if split > 0 and splits is not None and (splits == split).any():
                 raise InputError(
-                    f"--data.{_OPTIONS[split]}: {self._folder} has a folder of such images "
+                    f"--data.{_OPTIONS[split]}: {self.path} has a folder of such images "
                     "already; leave it out, or move that folder"
                 )
         # As if all were folders in one.
@@ -179,7 +175,7 @@ class ImageFolder(OwnFiles):
 
         def groups() -> list[bytes]:
             assert self.groups is not None
-            return groups_of_files(Path(self.groups).expanduser(), files)
+            return groups_of_files(self.groups, files)
 
         def plain(order: NDArray[np.int64], given: NDArray[np.int64]) -> Splits:
             return split_by_name(names, given)
