@@ -112,11 +112,11 @@ class ImageFolder(OwnFiles):
         labels = None if layout.labels is None else layout.labels[owners]
         if self.rules == 1:
             conversion = Conversion.choose(self, domain, 256)
-            source = split_tenths(Images(pixels, labels, looks.marks), layout.classes)
-            return conversion(source, seed)
+            images = Images(pixels, labels, looks.marks, files.names)
+            return conversion(split_tenths(images, layout.classes), seed)
         (pixels,), levels, found = grey_levels([pixels], str(self.path))
         conversion = Conversion.choose(self, domain, levels)
-        images = Images(pixels, labels, looks.marks[owners])
+        images = Images(pixels, labels, looks.marks[owners], files.names[owners])
         train, validation, test = (
             images[torch.from_numpy(pages_of(part.numpy(), looks.pages))]
             for part in self._split(files, layout)
