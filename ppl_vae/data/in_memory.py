@@ -18,7 +18,7 @@ from ppl_vae.machine.progress import Progress
 
 __all__ = ["part_of"]
 
-_MANY = 20_000  # items of a data set that take long enough to say so
+_MANY = 5_000  # items of a data set that take long enough to say so
 _KINDS = (
     "an array or a tensor of shape (N, H, W) or (N, C, H, W), a pair (images, labels) of these, or "
     "a map-style torch Dataset"
