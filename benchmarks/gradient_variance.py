@@ -24,7 +24,8 @@ from ppl_vae.data import Data, Digits
 from ppl_vae.measures.estimates import estimate
 from ppl_vae.objectives import ELBO, Objective, ScoreFunction
 from ppl_vae.pictures.figures import BLUE, INK, ORANGE, new_figure, save
-from ppl_vae.training.step import SVIStep, learning_rate_at
+from ppl_vae.training.schedules import learning_rate_at
+from ppl_vae.training.step import SVIStep
 
 TABLE = Path(__file__).with_suffix(".md")
 PICTURE = TABLE.parents[1] / "docs" / "pictures" / "gradient_forms.png"

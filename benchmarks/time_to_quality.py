@@ -27,7 +27,8 @@ from models import Model
 from ppl_vae.data import MNIST, Split
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.objectives import ELBO
-from ppl_vae.training.step import SVIStep, learning_rate_at
+from ppl_vae.training.schedules import learning_rate_at
+from ppl_vae.training.step import SVIStep
 
 TABLE = Path(__file__).with_suffix(".md")
 CPU = torch.device("cpu")

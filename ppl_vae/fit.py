@@ -8,9 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
 from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Bernoulli, Gaussian, Likelihood, Model, NetworkFactory, Prior, Spec
 from ppl_vae.command_line.parser import Parser
@@ -23,29 +20,30 @@ from ppl_vae.command_line.pieces import (
 )
 from ppl_vae.command_line.verbs import run_verb
 from ppl_vae.compiler.compiling import Engine
-from ppl_vae.data import Arrays, DataSet, Digits
+from ppl_vae.data import DataSet, Digits
 from ppl_vae.errors import InputError
-from ppl_vae.latents.views import reconstruct, sample
+from ppl_vae.latents.pictures import draw_pictures
 from ppl_vae.machine.devices import DeviceChoice
 from ppl_vae.machine.files import remove_unfinished
 from ppl_vae.machine.processes import join
 from ppl_vae.objectives import ELBO, Objective
 from ppl_vae.pairs.building import choose_domain
+from ppl_vae.pairs.given import data_set, in_memory
 from ppl_vae.pairs.pieces import ROLES, class_of, describe, instance
-from ppl_vae.pictures import plots
-from ppl_vae.pictures.graphical_model import graphical_model
 from ppl_vae.runs.config import CONFIG, CONFIG_VERSION, config_of
-from ppl_vae.runs.directory import PICTURES, create, free_path, locked, unused
+from ppl_vae.runs.directory import create, free_path, locked, unused
 from ppl_vae.runs.metrics import Row
 from ppl_vae.runs.run import Run, restore_pieces
+from ppl_vae.training.adam import Optimizer
 from ppl_vae.training.engine import start_engine
-from ppl_vae.training.loop import Training
+from ppl_vae.training.loop import StopWhen, Training
 from ppl_vae.training.precision import Precision
-from ppl_vae.training.preparation import initialise, prepare
+from ppl_vae.training.preparation import initialise, prepare, record_plan
+from ppl_vae.training.schedules import Schedule
 from ppl_vae.training.settings import Settings
 from ppl_vae.training.summary import report, write_summary
 
-__all__ = ["draw_pictures", "fit", "main", "resume"]
+__all__ = ["fit", "main", "resume"]
 
 
 def fit(
@@ -60,9 +58,18 @@ def fit(
     epochs: int = 200,
     batch_size: int | None = None,
     learning_rate: float = 1e-3,
-    weight_decay: float = 0.0,
+    schedule: Schedule = "cosine",
     warmup_epochs: float | None = None,
+    restart_epochs: list[int] | None = None,
+    optimizer: Optimizer = "Adam",
+    adam_beta1: float = 0.9,
+    adam_beta2: float = 0.999,
+    adam_epsilon: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    average: float | None = None,
     patience: int | None = None,
+    start_from: Run | Path | str | None = None,
     labels: int | None = None,
     label_repeats: int = 1,
     seed: int = 0,
@@ -70,7 +77,10 @@ def fit(
     engine: Engine = "auto",
     precision: Precision = "float32",
     run: Path | str | None = None,
+    overwrite: bool = False,
     checkpoint_seconds: float = 15.0,
+    on_epoch: Callable[[Run, Row], object] | None = None,
+    stop_when: StopWhen | None = None,
     validation: Any = None,
     test: Any = None,
 ) -> Run:
@@ -91,18 +101,34 @@ def fit(
         epochs: Passes over the training images.
         batch_size: Images in a minibatch, of all processes together where torchrun started several;
             100, or all training images where there are fewer, unless given.
-        learning_rate: Adam's step size at its peak; it decays to zero along a cosine.
-        weight_decay: Adam's L2 term: this multiple of each parameter is added to its gradient.
+        learning_rate: The optimizer's step size at its peak.
+        schedule: How it goes on from there: `cosine` decays to zero, `constant` stays, `step` falls
+            to a tenth in the eight stages of Burda et al. (2016), each three times as long as the
+            one before.
         warmup_epochs: Epochs over which the learning rate rises to its peak; one, or a tenth of a
             run of fewer than ten, unless given.
+        restart_epochs: Epochs after which the schedule begins again at its peak, and patience
+            counts again; none unless given. Going on beyond the plan adds one.
+        optimizer: The rule of the updates, by its name in torch.optim.
+        adam_beta1: The part of the gradient's running mean that a step keeps.
+        adam_beta2: The part of the running mean (in Adamax, maximum) of its square that one keeps.
+        adam_epsilon: What is added to the denominator of an update.
+        weight_decay: This multiple of each parameter is added to its gradient; with AdamW the
+            parameter shrinks by it, times the learning rate, instead.
+        clip_norm: The largest norm of the gradient, over all parameters together; a larger one is
+            scaled down to it.
+        average: The decay, such as 0.999, of an exponential mean of the parameters over the steps,
+            which is then what is validated, kept and measured; none unless given.
         patience: Stop after this many epochs without a better validation ELBO, and keep the best
             parameters; unless given, train all epochs and keep the last.
+        start_from: The run, or its directory, with whose parameters the pair starts; their shapes
+            have to agree.
         labels: How many of the training images keep their labels, as many of each class, where
             the model is one of labelled images; all unless given.
         label_repeats: How often an epoch has each image that keeps its label, where `labels` is
             given. Without it, 100 labels among 50,000 images reach one batch in five.
         seed: The seed of all random numbers.
-        device: Where to compute; `auto` takes CUDA where there is one.
+        device: Where to compute: cpu, cuda or cuda:N; `auto` takes CUDA where there is one.
         engine: `eager` runs the Pyro programs in every step; `compiled` runs a graph of tensor
             operations that was traced from them, checked against them and compiled; `auto` compiles
             runs of 10,000 steps or more, which pays. A pair that has no such graph runs eager, with
@@ -111,7 +137,14 @@ def fit(
             measurements are float32.
         run: The run directory to write; the first free one of runs/DATA-MODEL-1, -2, ... unless
             given.
+        overwrite: Whether a run that is there already is replaced, once this one can start.
         checkpoint_seconds: Seconds between checkpoints.
+        on_epoch: Called as on_epoch(run, row) after each epoch, with its line of `metrics.csv`. The
+            pair is in evaluation mode then. It may measure, draw and write; random numbers that it
+            draws do not change the run. Where the process was killed, the epochs since the last
+            checkpoint come again.
+        stop_when: Called as stop_when(rows) after each epoch, with all lines so far; once it gives
+            true, the run is finished.
         validation: The validation images where `data` are images, in the same way; a tenth of
             those unless given.
         test: The test images, in the same way.
@@ -125,7 +158,7 @@ def fit(
         OSError: If the run directory cannot be written.
     """
     pieces: dict[str, Any] = {
-        "data": _data_set(data, validation, test),
+        "data": data_set(data, validation, test),
         "model": model,
         "prior": prior,
         "likelihood": likelihood,
@@ -133,53 +166,42 @@ def fit(
         "guide": guide,
         "objective": instance("objective", objective or ELBO),
     }
+    if isinstance(start_from, Run):
+        start_from = start_from.path
+    start_from = start_from and str(start_from)
     settings = Settings.of(locals())
+    if overwrite and run is None:
+        raise InputError("--overwrite: expected --run too, the run to replace; got none")
     ranks = join(device)
     if likelihood is None and "likelihood" in inspect.signature(model).parameters:
         pieces["likelihood"] = Bernoulli if choose_domain(pieces) == "binary" else Gaussian
     name = "-".join(class_of(pieces[role]).__name__ for role in ("data", "model"))
     free = partial(free_path, name)
-    path = Path(ranks.text_of_first(lambda: str(unused(Path(run) if run else free()))))
+    path = Path(ranks.text_of_first(lambda: str(unused(Path(run) if run else free(), overwrite))))
     config = {
         "version": CONFIG_VERSION,
         **{role: describe(piece) for role, piece in pieces.items()},
         **dataclasses.asdict(settings),
     }
-    data_set = pieces["data"]
-    in_memory = isinstance(data_set, Arrays) and data_set.in_memory is not None
-    if in_memory:
-        config["data"]["init_args"] |= data_set.files
+    images = in_memory(pieces["data"])
+    config["data"]["init_args"] |= images.files if images else {}
 
     def fill(folder: Path) -> None:
         training.save(folder)
-        if in_memory:
-            data_set.save(folder)
+        if images:
+            images.save(folder)
 
     with ranks.quiet():
         started, training = prepare(path, config, settings, pieces, ranks)
-        initialise(started)
+        initialise(started, settings.start_from)
         start_engine(settings.engine, training)
         fallback = None if run else free
-        made = ranks.text_of_first(lambda: str(create(path, config, fill, fallback)))
+        made = ranks.text_of_first(lambda: str(create(path, config, fill, fallback, overwrite)))
         started.path = Path(made)
-        if in_memory:
-            started.pieces["data"] = data_set.saved_in(started.path)
+        if images:
+            started.pieces["data"] = images.saved_in(started.path)
         with locked(started.path) if ranks.first else nullcontext():
-            return _train(started, training)
-
-
-def _data_set(data: Any, validation: Any, test: Any) -> DataSet:
-    """The data set that is given as an instance, as a class, or as images in memory."""
-    data = instance("data", Digits if data is None else data)
-    if not isinstance(data, DataSet):
-        return Arrays.of(data, validation, test)
-    for name, images in {"validation": validation, "test": test}.items():
-        if images is not None:
-            raise InputError(
-                f"{name}: {type(data).__name__} has its own {name} images; give images as data "
-                "too, or leave it out"
-            )
-    return data
+            return _train(started, training, on_epoch, stop_when)
 
 
 def resume(
@@ -187,22 +209,31 @@ def resume(
     device: DeviceChoice | None = None,
     allow_code: bool = False,
     data: DataSet | None = None,
+    epochs: int | None = None,
+    on_epoch: Callable[[Run, Row], object] | None = None,
+    stop_when: StopWhen | None = None,
 ) -> Run:
     """Goes on with a run from its last checkpoint, as if it had never stopped.
 
-    On the same device the result is the same, bit for bit.
+    On the same device the result is the same, bit for bit. With more `epochs` than the run was
+    planned for, its schedule begins again at the end of the plan, or where the run ended before
+    it, and lasts for the epochs that are added: then it is the run that `fit` trains with these
+    `epochs` and `restart_epochs`, which its `config.yaml` has from now on.
 
     Args:
         run: The run directory.
         device: Where to compute; as the run's config says unless given.
         allow_code: Whether classes from outside the project that the config names may be imported.
         data: The data set of the run where its files have moved; that of its config unless given.
+        epochs: Passes over the training images, in all; as many as were planned unless given.
+        on_epoch: As `fit` takes it.
+        stop_when: As `fit` takes it.
 
     Returns:
         The run, with the trained model and guide.
 
     Raises:
-        InputError: If the run cannot be read.
+        InputError: If the run cannot be read, or has more epochs than are asked for.
         KeyboardInterrupt: After Ctrl-C, once a checkpoint is written.
         OSError: If the run directory cannot be written.
     """
@@ -218,16 +249,25 @@ def resume(
         pieces = restore_pieces(config, allow_code, data)
         resumed, training = prepare(path, config, settings, pieces, ranks)
         training.restore(path)
+        if epochs is not None:
+            training.extend(epochs)
         start_engine(settings.engine, training)
         if ranks.first:
             remove_unfinished(path)
-        return _train(resumed, training)
+            if training.settings != settings:
+                record_plan(resumed, training.settings)
+        return _train(resumed, training, on_epoch, stop_when)
 
 
-def _train(run: Run, training: Training) -> Run:
+def _train(
+    run: Run,
+    training: Training,
+    on_epoch: Callable[[Run, Row], object] | None,
+    stop_when: StopWhen | None,
+) -> Run:
     state = training.step.pair.state_dict().values()
     training.ranks.copy_from_first(*state)
-    training.run(run.path)
+    training.run(run.path, on_epoch and partial(on_epoch, run), stop_when)
     training.keep_best()
     run.model.eval()
     run.guide.eval()
@@ -235,44 +275,6 @@ def _train(run: Run, training: Training) -> Run:
         write_summary(run, training)
         draw_pictures(run, training.rows)
     return run
-
-
-def draw_pictures(run: Run, rows: list[Row]) -> None:
-    """Draws what a run learned, into RUN/pictures/.
-
-    Learning curves, test images beside their reconstructions, samples from the model, and the
-    graphical model that the two programs are.
-
-    Args:
-        run: A trained run, its pair in evaluation mode.
-        rows: The metrics of its epochs.
-
-    Raises:
-        OSError: If a picture cannot be written.
-    """
-    folder = run.path / PICTURES
-    folder.mkdir(exist_ok=True)
-    seed = run.config["seed"]
-    test = run.data.test
-    shown = test[slice(0, 256)].cpu().numpy()
-    rebuilt = reconstruct(run, count=min(16, len(test)), seed=seed)
-    drawn = sample(run, count=64, seed=seed)
-
-    def display(images: ArrayLike) -> NDArray[np.float64]:
-        return plots.to_display(images, run.spec.domain, like=shown)
-
-    point = not run.guide.has_density
-    given = run.model.labelled and not run.model.enumerated
-    place = folder / "learning_curves.png"
-    plots.learning_curves(rows, place, run.data.note, point=point, given_class=given)
-    plots.reconstructions(
-        display(rebuilt["original"]), display(rebuilt["mean"]), folder / "reconstructions.png"
-    )
-    plots.image_grid(
-        display(drawn["mean"]), folder / "samples.png", title=plots.sample_titles(run.model)[0]
-    )
-    x, *labels = test.batch(slice(0, 2), run.model.labelled)
-    graphical_model(run.model, run.guide, x, folder / "graphical_model.png", *labels)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -295,20 +297,30 @@ def _main(arguments: list[str]) -> None:
     parser.add_argument(
         "--resume",
         type=Path | None,
-        help="Go on with this run; only --device, --allow_code and, where its files have moved, "
-        "options of its data set (--data.path DIR) may stand beside it.",
+        help="Go on with this run; only --epochs, for more than were planned, --device, "
+        "--allow_code and, where its files have moved, options of its data set (--data.path DIR) "
+        "may stand beside it.",
     )
-    parser.add_function_arguments(fit, skip={*ROLES, "validation", "test"}, as_group=False)
+    parser.add_argument(
+        "--start_from",
+        type=str | None,
+        help="The run with whose parameters the pair starts; their shapes have to agree.",
+    )
+    others = {"start_from", "on_epoch", "stop_when", "validation", "test"}
+    parser.add_function_arguments(fit, skip={*ROLES, *others}, as_group=False)
     resumes = any(argument.partition("=")[0] == "--resume" for argument in arguments)
     data, arguments = data_arguments(arguments) if resumes else ([], arguments)
     options = parse_with_pieces(parser, arguments)
     again = options.pop("resume")
     allow_code = options.pop("allow_code")
     if again is not None:
-        allow_only(arguments, "--resume", "--device", "--allow_code")
-        chosen = any(argument.startswith("--device") for argument in arguments)
+        allow_only(arguments, "--resume", "--epochs", "--device", "--allow_code")
+        chosen = {argument.partition("=")[0] for argument in arguments}
+        device, epochs = (
+            options[name] if f"--{name}" in chosen else None for name in ("device", "epochs")
+        )
         moved = data_set_of(again, data, allow_code)
-        run = resume(again, options["device"] if chosen else None, allow_code, moved)
+        run = resume(again, device, allow_code, moved, epochs)
     else:
         run = fit(**options)
     if join(run.config["device"]).first:

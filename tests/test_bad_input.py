@@ -87,7 +87,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures", "empty_folder")
         ),
         (["--objective.particles", "0"], ["expected particles >= 1; got 0"]),
         # Places
-        (["--device", "tpu"], ["--device", "'cuda'", "tpu"]),
+        (["--device", "tpu"], ["--device: expected auto, cpu, cuda or cuda:N; got 'tpu'"]),
         (["--config", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
         (["--config", "."], ["expected a config file; Is a directory"]),
         (["--data", "Arrays", "--data.path", "a.npy"], ["expected a file at a.npy"]),

@@ -33,6 +33,14 @@ def wrong() -> list[Any]:
         values = [True, np.True_, "1", [1], -1, nan, 1 + 1j]
         if field.name in ("learning_rate", "latent_dim", "epochs", "batch_size", "patience"):
             values.append(0)
+        if field.name in ("clip_norm", "average"):
+            values += [0, 0.0]
+        if field.name in ("adam_beta1", "adam_beta2", "average"):
+            values += [1, 1.5]
+        if field.name == "restart_epochs":
+            values = [True, 1, "1", [], [0], [1.5], [3, 2], [2, 2], [DEFAULTS["epochs"]]]
+        if field.name == "start_from":
+            values.remove("1")
         if field.name == "seed":
             values.append(2**32)
         if int in types:
@@ -47,7 +55,8 @@ def test_the_settings_are_the_options_of_fit_that_are_no_pieces() -> None:
     settings = Settings.of(DEFAULTS)
     assert dataclasses.asdict(settings) == DEFAULTS
     others = set(inspect.signature(fit).parameters) - set(DEFAULTS)
-    assert others == {*ppl_vae.fit.ROLES, "run", "validation", "test"}
+    more = {"run", "overwrite", "on_epoch", "stop_when", "validation", "test"}
+    assert others == {*ppl_vae.fit.ROLES, *more}
 
 
 @pytest.mark.parametrize(("name", "value"), wrong())
@@ -88,7 +97,11 @@ def test_what_settings_have_to_do_with_each_other() -> None:
 
 
 def test_a_config_of_an_early_run_has_fewer_settings(tmp_path: Path) -> None:
-    late = ("weight_decay", "labels", "label_repeats", "engine", "precision")
+    late = {
+        "weight_decay", "labels", "label_repeats", "engine", "precision", "schedule", "clip_norm",
+        "restart_epochs", "optimizer", "adam_beta1", "adam_beta2", "adam_epsilon", "start_from",
+        "average",
+    }  # fmt: skip
     early = {name: value for name, value in DEFAULTS.items() if name not in late}
     assert Settings.of(early) == Settings.of(DEFAULTS)
     for name in early:

@@ -32,7 +32,12 @@ def add_run(parser: Parser, several: bool = False, other_data: bool = False) -> 
         parser.add_argument("runs", type=Path, nargs="+", help="The run directories.")
     else:
         parser.add_argument("run", type=Path, help="The run directory.")
-    parser.add_argument("--device", type=DeviceChoice, default="auto", help="Where to compute.")
+    parser.add_argument(
+        "--device",
+        type=DeviceChoice,
+        default="auto",
+        help="Where to compute: auto, cpu, cuda or cuda:N.",
+    )
     parser.add_argument("--allow_code", type=bool, default=False, help=ALLOW_CODE_HELP)
     parser.epilog = (
         "--data.NAME VALUE replaces an option that says where or how the run's data are read, as "

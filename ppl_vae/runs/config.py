@@ -1,4 +1,4 @@
-"""The `config.yaml` of a run: reading it, and refusing one that is not safe to use."""
+"""The `config.yaml` of a run: writing, reading, and refusing one that is not safe to use."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,10 @@ import yaml
 
 from ppl_vae.data.arrays import KEPT
 from ppl_vae.errors import InputError, reason
+from ppl_vae.machine.files import whole_file
 from ppl_vae.pairs.pieces import ROLES
 
-__all__ = ["CONFIG", "CONFIG_VERSION", "config_of", "read_config"]
+__all__ = ["CONFIG", "CONFIG_VERSION", "config_of", "read_config", "write_config"]
 
 CONFIG = "config.yaml"
 CONFIG_VERSION = 1
@@ -68,6 +69,16 @@ def _find_images(run: Path, data: dict[str, Any]) -> None:
         if isinstance(value, str) and Path(value).parent.name == KEPT:
             kept = run / KEPT / Path(value).name
             options |= {name: str(kept.absolute())} if kept.is_file() else {}
+
+
+def write_config(run: Path, config: dict[str, Any]) -> None:
+    """Writes the `config.yaml` of a run, whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    with whole_file(run / CONFIG) as file:
+        file.write(yaml.safe_dump(config, sort_keys=False).encode())
 
 
 def _check_pieces(path: Path, options: dict[str, Any], above: str = "") -> None:

@@ -34,7 +34,7 @@ from ppl_vae.runs.config import config_of
 from ppl_vae.runs.directory import SUMMARY
 from ppl_vae.runs.other_data import other_data
 
-__all__ = ["Run", "load", "restore_pieces"]
+__all__ = ["Run", "kept_parameters", "load", "restore_pieces"]
 
 
 @dataclasses.dataclass
@@ -209,7 +209,7 @@ def load(
 
     Args:
         path: The run directory.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
         allow_code: Whether classes from outside the project that the config names may be imported.
         data: The data set of the run where its files have moved; that of its config unless given.
 
@@ -221,8 +221,7 @@ def load(
     config = config_of(path)
     pieces = restore_pieces(config, allow_code, data)
     target = choose_device(device)
-    checkpoint = path / (BEST if (path / BEST).exists() else LAST)
-    tensors, state = read_checkpoint(checkpoint)
+    tensors, state, checkpoint = kept_parameters(path)
     spec = Spec(**{**state["spec"], "image_shape": tuple(state["spec"]["image_shape"])})
     model, guide = build_pair(spec, pieces)
     pair = nn.ModuleDict({"model": model, "guide": guide})
@@ -232,6 +231,20 @@ def load(
     if "data" in state:
         run.facts = Facts.restored(state["data"])
     return run
+
+
+def kept_parameters(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Path]:
+    """The best parameters of a run where it kept them, else the last ones; with other tensors.
+
+    Returns:
+        The tensors, the state beside them, and the checkpoint that has both.
+
+    Raises:
+        InputError: If there is no run, or the checkpoint cannot be read.
+    """
+    config_of(path)
+    checkpoint = path / (BEST if (path / BEST).exists() else LAST)
+    return *read_checkpoint(checkpoint), checkpoint
 
 
 def restore_pieces(

@@ -19,13 +19,16 @@ from ppl_vae.machine.randomness import isolated, seeded
 from ppl_vae.objectives import Objective
 from ppl_vae.pairs.building import build_pair, choose_domain
 from ppl_vae.pairs.checks import check_labels, check_objective, check_pair
-from ppl_vae.runs.run import Run
+from ppl_vae.runs.config import config_of, write_config
+from ppl_vae.runs.directory import SUMMARY
+from ppl_vae.runs.run import Run, kept_parameters
+from ppl_vae.training.adam import Rule
 from ppl_vae.training.loop import Training
 from ppl_vae.training.precision import PRECISIONS, Precision, matrix_precision, slow_precision
 from ppl_vae.training.settings import Settings
 from ppl_vae.training.step import SVIStep
 
-__all__ = ["check_step", "initialise", "prepare"]
+__all__ = ["check_step", "initialise", "prepare", "record_plan"]
 
 _BATCH_SIZE = 100
 
@@ -71,7 +74,15 @@ def prepare(
         guide,
         pieces["objective"],
         precision=precision,
-        weight_decay=settings.weight_decay,
+        rule=Rule(
+            settings.optimizer,
+            settings.adam_beta1,
+            settings.adam_beta2,
+            settings.adam_epsilon,
+            settings.weight_decay,
+        ),
+        clip_norm=settings.clip_norm,
+        average=settings.average,
         ranks=ranks,
     )
     check_step(step, *smallest)
@@ -127,12 +138,50 @@ def _keep_labels(data: Data, model: Model, settings: Settings) -> Data:
     return dataclasses.replace(data, train=train.repeat_labelled(settings.label_repeats))
 
 
-def initialise(run: Run) -> None:
-    """Lets the model start from training images; the random numbers of the run stay as they are."""
+def initialise(run: Run, start_from: str | None = None) -> None:
+    """Lets the model start from training images; the random numbers of the run stay as they are.
+
+    Args:
+        run: A run whose pair has just been built.
+        start_from: Another run, with whose parameters the pair starts instead.
+
+    Raises:
+        InputError: If that run cannot be read, or its parameters are not those of this pair.
+    """
+    if start_from is not None:
+        _take_parameters(run, Path(start_from))
+        return
     train = run.data.train
     with seeded(run.device, run.config["seed"]):
         order = torch.randperm(len(train)).to(run.device)
         run.model.initialise(lambda count: train[order[torch.arange(count) % len(train)]])
+
+
+def _take_parameters(run: Run, other: Path) -> None:
+    pair = nn.ModuleDict({"model": run.model, "guide": run.guide})
+    own, theirs = pair.state_dict(), kept_parameters(other)[0]
+    theirs = {n: value for n, value in theirs.items() if n.startswith(("model.", "guide."))}
+    for name in (*own, *theirs):
+        shapes = [
+            str(tuple(there[name].shape)) if name in there else "none" for there in (own, theirs)
+        ]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"--start_from {other}: expected the parameters of this pair, with {name} of shape "
+                f"{shapes[0]}; got {shapes[1]}; choose the pieces of that run"
+            )
+    pair.load_state_dict(theirs)
+
+
+def record_plan(run: Run, settings: Settings) -> None:
+    """Writes how many epochs a run has from now on, and where its schedule begins again.
+
+    Its summary goes: it is that of a run at its end.
+    """
+    plan = {"epochs": settings.epochs, "restart_epochs": settings.restart_epochs}
+    run.config |= plan
+    write_config(run.path, config_of(run.path) | plan)
+    (run.path / SUMMARY).unlink(missing_ok=True)
 
 
 def check_step(step: SVIStep, *batch: Tensor) -> None:
