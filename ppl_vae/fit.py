@@ -28,8 +28,8 @@ from ppl_vae.machine.files import remove_unfinished
 from ppl_vae.machine.processes import join
 from ppl_vae.objectives import ELBO, Objective
 from ppl_vae.pairs.building import choose_domain
-from ppl_vae.pairs.given import data_set, in_memory
-from ppl_vae.pairs.pieces import ROLES, class_of, describe, instance
+from ppl_vae.pairs.given import data_set, described, save_with_images, saved_in
+from ppl_vae.pairs.pieces import ROLES, class_of, instance
 from ppl_vae.runs.config import CONFIG, CONFIG_VERSION, config_of
 from ppl_vae.runs.directory import create, free_path, locked, unused
 from ppl_vae.runs.metrics import Row
@@ -145,9 +145,8 @@ def fit(
             checkpoint come again.
         stop_when: Called as stop_when(rows) after each epoch, with all lines so far; once it gives
             true, the run is finished.
-        validation: The validation images where `data` are images, in the same way; a tenth of
-            those unless given.
-        test: The test images, in the same way.
+        validation: Where `data` are images, those for validation; a tenth of `data` unless given.
+        test: Where `data` are images, those for the test; a tenth of `data` unless given.
 
     Returns:
         The run, with the trained model and guide.
@@ -166,9 +165,7 @@ def fit(
         "guide": guide,
         "objective": instance("objective", objective or ELBO),
     }
-    if isinstance(start_from, Run):
-        start_from = start_from.path
-    start_from = start_from and str(start_from)
+    start_from = start_from and str(start_from.path if isinstance(start_from, Run) else start_from)
     settings = Settings.of(locals())
     if overwrite and run is None:
         raise InputError("--overwrite: expected --run too, the run to replace; got none")
@@ -180,26 +177,18 @@ def fit(
     path = Path(ranks.text_of_first(lambda: str(unused(Path(run) if run else free(), overwrite))))
     config = {
         "version": CONFIG_VERSION,
-        **{role: describe(piece) for role, piece in pieces.items()},
+        **described(pieces),
         **dataclasses.asdict(settings),
     }
-    images = in_memory(pieces["data"])
-    config["data"]["init_args"] |= images.files if images else {}
-
-    def fill(folder: Path) -> None:
-        training.save(folder)
-        if images:
-            images.save(folder)
-
     with ranks.quiet():
         started, training = prepare(path, config, settings, pieces, ranks)
         initialise(started, settings.start_from)
         start_engine(settings.engine, training)
         fallback = None if run else free
+        fill = partial(save_with_images, pieces["data"], training.save)
         made = ranks.text_of_first(lambda: str(create(path, config, fill, fallback, overwrite)))
         started.path = Path(made)
-        if images:
-            started.pieces["data"] = images.saved_in(started.path)
+        started.pieces["data"] = saved_in(started.path, pieces["data"])
         with locked(started.path) if ranks.first else nullcontext():
             return _train(started, training, on_epoch, stop_when)
 

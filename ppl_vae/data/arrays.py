@@ -137,7 +137,8 @@ class Arrays(OwnFiles):
                 "none, give ppl_vae.data.Arrays(path=FILE)",
                 file=sys.stderr,
             )
-        (folder / KEPT).mkdir()
+        if parts:
+            (folder / KEPT).mkdir()
         for name, part in parts.items():
             arrays: dict[str, Any] = {"images": np.ascontiguousarray(part.images)}
             arrays |= {} if part.labels is None else {"labels": part.labels}

@@ -1,12 +1,14 @@
 """The data set that a script gives to `fit`: an instance, a class, or images in memory."""
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ppl_vae.data import Arrays, DataSet, Digits
 from ppl_vae.errors import InputError
-from ppl_vae.pairs.pieces import instance
+from ppl_vae.pairs.pieces import describe, instance
 
-__all__ = ["data_set", "in_memory"]
+__all__ = ["data_set", "described", "save_with_images", "saved_in"]
 
 
 def data_set(data: Any, validation: Any, test: Any) -> DataSet:
@@ -23,6 +25,21 @@ def data_set(data: Any, validation: Any, test: Any) -> DataSet:
     return data
 
 
-def in_memory(data: DataSet) -> Arrays | None:
-    """The data set if its images are in memory, for the run directory to keep them."""
-    return data if isinstance(data, Arrays) and data.in_memory is not None else None
+def described(pieces: Mapping[str, Any]) -> dict[str, Any]:
+    """All pieces as plain data; images in memory as the files that the run directory has."""
+    config: dict[str, Any] = {role: describe(piece) for role, piece in pieces.items()}
+    if isinstance(pieces["data"], Arrays):
+        config["data"]["init_args"] |= pieces["data"].files
+    return config
+
+
+def save_with_images(data: DataSet, save: Callable[[Path], None], folder: Path) -> None:
+    """Fills a new run directory: with what `save` writes, and with images in memory."""
+    save(folder)
+    if isinstance(data, Arrays):
+        data.save(folder)
+
+
+def saved_in(folder: Path, data: DataSet) -> DataSet:
+    """The data set of a run directory; it reads what were images in memory."""
+    return data.saved_in(folder) if isinstance(data, Arrays) else data
