@@ -21,7 +21,7 @@ from ppl_vae.command_line.pieces import (
 )
 from ppl_vae.command_line.verbs import run_verb
 from ppl_vae.compiler.compiling import Engine
-from ppl_vae.data import DataSet, Digits
+from ppl_vae.data import DataSet
 from ppl_vae.errors import InputError, as_path
 from ppl_vae.latents.live import Live
 from ppl_vae.latents.pictures import draw_pictures
@@ -33,7 +33,8 @@ from ppl_vae.machine.processes import join
 from ppl_vae.machine.progress import announced
 from ppl_vae.objectives import ELBO, Objective
 from ppl_vae.pairs.building import check_pieces, choose_domain
-from ppl_vae.pairs.pieces import class_of, describe
+from ppl_vae.pairs.given import data_set, described, save_with_images, saved_in
+from ppl_vae.pairs.pieces import class_of, instance
 from ppl_vae.runs.config import CONFIG, CONFIG_VERSION, config_of
 from ppl_vae.runs.directory import create, free_path, locked, unused
 from ppl_vae.runs.metrics import Row
@@ -50,16 +51,16 @@ __all__ = ["fit", "main", "resume"]
 
 @called_anywhere
 def fit(
-    data: DataSet | None = None,
+    data: Any = None,
     model: Callable[..., Model] = VAE,
     prior: Callable[[Spec], Prior] | None = None,
     likelihood: Callable[[Spec], Likelihood] | None = None,
     network: NetworkFactory = MLP,
     guide: Callable[..., Guide] = DiagonalNormal,
-    objective: Objective | None = None,
+    objective: Objective | Callable[..., Objective] | None = None,
     latent_dim: int = 10,
     epochs: int = 200,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     learning_rate: float = 1e-3,
     schedule: Schedule = "cosine",
     warmup_epochs: float | None = None,
@@ -84,11 +85,15 @@ def fit(
     checkpoint_seconds: float = 15.0,
     on_epoch: Callable[[Run, Row], object] | None = None,
     stop_when: StopWhen | None = None,
+    validation: Any = None,
+    test: Any = None,
 ) -> Run:
     """Trains a model/guide pair by stochastic variational inference and writes a run directory.
 
     Args:
-        data: The data set; the embedded digits unless given.
+        data: The data set, or images as `ppl_vae.data.Arrays.of` takes them: an array or a tensor
+            (N, H, W) or (N, C, H, W), a pair (images, labels), or a map-style torch `Dataset`. Of
+            images the run directory keeps a copy. The embedded digits unless given.
         model: p(x, z).
         prior: p(z), where the model has one to choose.
         likelihood: p(x|z), where the model has one to choose; unless given, Bernoulli for data
@@ -98,7 +103,8 @@ def fit(
         objective: What is minimised; the negative ELBO unless given.
         latent_dim: D, the dimension of z.
         epochs: Passes over the training images.
-        batch_size: Images in a minibatch, of all processes together where torchrun started several.
+        batch_size: Images in a minibatch, of all processes together where torchrun started several;
+            100, or all training images where there are fewer, unless given.
         learning_rate: The optimizer's step size at its peak.
         schedule: How it goes on from there: `cosine` decays to zero, `constant` stays, `step` falls
             to a tenth in the eight stages of Burda et al. (2016), each three times as long as the
@@ -144,6 +150,8 @@ def fit(
             checkpoint come again.
         stop_when: Called as stop_when(rows) after each epoch, with all lines so far; once it gives
             true, the run is finished.
+        validation: Where `data` are images, those for validation; a tenth of `data` unless given.
+        test: Where `data` are images, those for the test; a tenth of `data` unless given.
 
     Returns:
         The run, with the trained model and guide. In a notebook its learning curves are shown as
@@ -155,18 +163,16 @@ def fit(
         OSError: If the run directory cannot be written.
     """
     pieces: dict[str, Any] = {
-        "data": data or Digits(),
+        "data": data_set(data, validation, test),
         "model": model,
         "prior": prior,
         "likelihood": likelihood,
         "network": network,
         "guide": guide,
-        "objective": objective or ELBO(),
+        "objective": instance("objective", objective or ELBO),
     }
     check_pieces(pieces)
-    if isinstance(start_from, Run):
-        start_from = start_from.path
-    start_from = start_from and str(start_from)
+    start_from = start_from and str(start_from.path if isinstance(start_from, Run) else start_from)
     settings = Settings.of(locals() | {"device": str(device)})
     if overwrite and run is None:
         raise InputError("--overwrite: expected --run too, the run to replace; got none")
@@ -177,22 +183,18 @@ def fit(
     free = partial(free_path, name)
     wanted = as_path("--run", run) if run else None
     path = Path(ranks.text_of_first(lambda: str(unused(wanted or free(), overwrite))))
-    config = {
-        "version": CONFIG_VERSION,
-        **{role: describe(piece) for role, piece in pieces.items()},
-        **dataclasses.asdict(settings),
-    }
+    config = {"version": CONFIG_VERSION, **described(pieces), **dataclasses.asdict(settings)}
     with ranks.quiet():
         with announced("preparing: the data, the pair and a trial on one batch"):
             started, training = prepare(path, config, settings, pieces, ranks)
             initialise(started, settings.start_from)
         start_engine(settings.engine, training)
         fallback = None if run else free
+        fill = partial(save_with_images, pieces["data"], training.save)
         with announced("writing the first checkpoint"):
-            made = ranks.text_of_first(
-                lambda: str(create(path, config, training.save, fallback, overwrite))
-            )
+            made = ranks.text_of_first(lambda: str(create(path, config, fill, fallback, overwrite)))
         started.path = Path(made)
+        started.pieces["data"] = saved_in(started.path, pieces["data"])
         with locked(started.path) if ranks.first else nullcontext():
             return _train(started, training, on_epoch, stop_when)
 

@@ -260,7 +260,7 @@ IMAGES = np.random.default_rng(0).random((200, 4, 4)).astype(np.float32)
         (np.where(IMAGES < 0.01, np.nan, IMAGES), [], ["NaN"]),
         (IMAGES[:, 0], [], ["(N, H, W)", "(200, 4)"]),
         (IMAGES, ["--likelihood", "Bernoulli"], ["--data.binarize dynamic"]),
-        (IMAGES[:100], [], ["--batch_size: expected at most 80", "got 100"]),
+        (IMAGES[:100], ["--batch_size", "100"], ["--batch_size: expected at most 80", "got 100"]),
     ],
     ids=range(4),
 )

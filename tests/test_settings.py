@@ -10,10 +10,11 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import yaml
-from tiny_runs import tiny
+from tiny_runs import metrics, tiny
 
 from ppl_vae.errors import InputError
 from ppl_vae.fit import fit, resume
+from ppl_vae.objectives import MMD
 from ppl_vae.pairs.pieces import ROLES
 from ppl_vae.runs.settings import Settings
 
@@ -54,7 +55,8 @@ def test_the_settings_are_the_options_of_fit_that_are_no_pieces() -> None:
     settings = Settings.of(DEFAULTS)
     assert dataclasses.asdict(settings) == DEFAULTS
     others = set(inspect.signature(fit).parameters) - set(DEFAULTS)
-    assert others == {*ROLES, "run", "overwrite", "on_epoch", "stop_when"}
+    more = {"run", "overwrite", "on_epoch", "stop_when", "validation", "test"}
+    assert others == {*ROLES, *more}
 
 
 @pytest.mark.parametrize(("name", "value"), wrong())
@@ -114,3 +116,23 @@ def test_a_run_with_a_wrong_setting_is_not_gone_on_with(tmp_path: Path) -> None:
     (path / "config.yaml").write_text(yaml.safe_dump(config | {"epochs": 2.5}))
     with pytest.raises(InputError, match=r"config\.yaml: expected --epochs >= 1, .* got 2\.5"):
         resume(path)
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(("images", "expected"), [(3, 1), (60, 48), (125, 100), (140, 100)])
+def test_a_batch_is_of_a_hundred_images_or_of_all_there_are(arrays, tmp_path, images, expected):
+    data = arrays(np.random.default_rng(0).integers(256, size=(images, 3, 4), dtype=np.uint8))
+    run = tiny(tmp_path / "run", data=data)
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config == run.config
+    assert config["batch_size"] == expected
+    given = tiny(tmp_path / "given", data=data, batch_size=expected)
+    assert metrics(run.path) == metrics(given.path)
+    assert metrics(run.path)[-1]["steps"] == 2 * -(-len(run.data.train) // expected)
+    with pytest.raises(InputError, match=r"--batch_size: expected at most .* training images; got"):
+        tiny(tmp_path / "large", data=data, batch_size=len(run.data.train) + 1)
+
+
+def test_fewer_images_than_the_objective_compares(arrays, tmp_path) -> None:
+    with pytest.raises(InputError, match=r"at least 2 training images, 2 images .*; got 1"):
+        tiny(tmp_path / "run", data=arrays(np.zeros((3, 4, 4), np.uint8)), objective=MMD())

@@ -29,7 +29,7 @@ _GROUPS = {  # of the options in --help; training has all others too
     "training": ["objective"],
     "run": ["run", "overwrite", "seed", "device", "engine", "precision", "checkpoint_seconds"],
 }
-_PYTHON_ONLY = {"on_epoch", "stop_when"}
+_PYTHON_ONLY = {"on_epoch", "stop_when", "validation", "test"}
 
 
 def fit_parser(fit: Callable[..., Any]) -> Parser:

@@ -127,10 +127,9 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
         written = {role: resolve_class(role, name) for role, name in described.items()}
         kept = {n: v for n, v in config.items() if n != "version"}  # which reading it has checked
         left = {n: v for n, v in kept.items() if named.get(n) in (None, written.get(n))}
-        if left != config:
-            text = yaml.safe_dump(left)
-            given = {path: text, f"--config={path}": f"--config={text}"}
-            arguments = [given.get(argument, argument) for argument in arguments]
+        text = yaml.safe_dump(left)
+        given = {path: text, f"--config={path}": f"--config={text}"}
+        arguments = [given.get(argument, argument) for argument in arguments]
         replaced |= set(written)
     # The parser would keep those options of a class that the one in its place has too.
     parser.set_defaults(dict.fromkeys(replaced))
@@ -184,7 +183,7 @@ def data_set_of(run: Path, arguments: list[str], allow_code: bool) -> DataSet | 
     description = config_of(run)["data"]
     restore("data", description, allow_code)  # before the parser imports its class
     parser = Parser()
-    parser.add_subclass_arguments(DataSet, "data", default=description)
+    parser.add_subclass_arguments(DataSet, "data", default=description, skip=_skipped())
     _check_names(parser, arguments, {"data": description})
     return restore("data", parser.parse_args(arguments).as_dict()["data"], allow_code)
 

@@ -28,6 +28,7 @@ __all__ = [
     "ROLES",
     "class_of",
     "describe",
+    "instance",
     "options_of",
     "outside_classes",
     "resolve_class",
@@ -46,7 +47,10 @@ ROLES: dict[str, type] = {
 }
 
 # Passed to a constructor that names them; every other parameter is an option of the class.
-INJECTED = frozenset({"spec", "prior", "likelihood", "network", "inputs", "outputs", "model"})
+# The images of a data set that are in memory are no option: a run has them in a file.
+INJECTED = frozenset(
+    {"spec", "prior", "likelihood", "network", "inputs", "outputs", "model", "in_memory"}
+)
 
 PROJECT_PACKAGES = ("models", "guides", "ppl_vae")
 
@@ -56,6 +60,34 @@ def class_of(piece: Any) -> type:
     while isinstance(piece, partial):
         piece = piece.func
     return piece if inspect.isclass(piece) else type(piece)
+
+
+def instance(role: str, piece: Any) -> Any:
+    """The instance that a class, or a partial of one, means; anything else as it is.
+
+    Args:
+        role: Which piece it is: `data` or `objective`.
+        piece: What was given.
+
+    Raises:
+        InputError: If it cannot be made.
+    """
+    if not (inspect.isclass(piece) or isinstance(piece, partial)):
+        return piece
+    cls = class_of(piece)
+    if not issubclass(cls, ROLES[role]) or inspect.isabstract(cls):
+        raise InputError(f"{role}: expected a concrete {ROLES[role].__name__}; got {cls.__name__}")
+    parameters = inspect.signature(piece).parameters
+    missing = [name for name, each in parameters.items() if each.default is each.empty]
+    if missing:
+        raise InputError(
+            f"{role}: {cls.__name__} needs {', '.join(missing)}; give an instance, as in "
+            f"{role}={cls.__name__}({missing[0]}=...)"
+        )
+    try:
+        return piece()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{role}: {cls.__name__}: {error}") from error
 
 
 def options_of(cls: type) -> dict[str, inspect.Parameter]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from ppl_vae.data.arrays import KEPT
 from ppl_vae.errors import InputError, reason
 from ppl_vae.machine.files import whole_file
 from ppl_vae.pairs.pieces import ROLES, suggest
@@ -15,6 +16,7 @@ __all__ = ["CONFIG", "CONFIG_VERSION", "config_of", "read_config", "write_config
 
 CONFIG = "config.yaml"
 CONFIG_VERSION = 1
+_ARRAYS = "ppl_vae.data.Arrays"
 
 
 def config_of(run: Path) -> dict[str, Any]:
@@ -61,7 +63,18 @@ def read_config(path: Path) -> dict[str, Any]:
         _check_pieces(path, config)
     except RecursionError as error:  # an alias inside of its own anchor
         raise InputError(f"{path}: expected pieces in pieces, but not without end") from error
+    _find_images(path.parent, config.get("data") or {})
     return config
+
+
+def _find_images(run: Path, data: dict[str, Any]) -> None:
+    """Images that a run keeps are in its directory, wherever that is by now."""
+    options = data.get("init_args") or {}
+    for name in ("path", "validation", "test"):
+        value = options.get(name) if data.get("class_path") == _ARRAYS else None
+        if isinstance(value, str) and Path(value).parent.name == KEPT:
+            kept = run / KEPT / Path(value).name
+            options |= {name: str(kept.absolute())} if kept.is_file() else {}
 
 
 def write_config(run: Path, config: dict[str, Any]) -> None:

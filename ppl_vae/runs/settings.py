@@ -41,7 +41,7 @@ class Settings:
 
     latent_dim: int
     epochs: int
-    batch_size: int
+    batch_size: int | None  # until the data are there
     learning_rate: float
     schedule: Schedule = "cosine"
     warmup_epochs: float | None

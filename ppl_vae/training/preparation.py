@@ -32,6 +32,8 @@ from ppl_vae.training.step import SVIStep
 
 __all__ = ["check_step", "initialise", "prepare", "record_plan"]
 
+_BATCH_SIZE = 100
+
 
 def prepare(
     path: Path, config: dict[str, Any], settings: Settings, pieces: dict[str, Any], ranks: Ranks
@@ -40,7 +42,7 @@ def prepare(
 
     Args:
         path: The run directory.
-        config: The content of `config.yaml`.
+        config: The content of `config.yaml`; the batch size goes into it where none was given.
         settings: How to train.
         pieces: The data set, the objective and the classes of the pair, by role.
         ranks: The processes that train together.
@@ -51,19 +53,9 @@ def prepare(
     device = choose_device(settings.device)
     seed_everything(settings.seed)
     data = load_data(pieces, settings.seed).to(device)
-    batch_size = settings.batch_size
-    if len(data.train) < batch_size:
-        raise InputError(
-            f"--batch_size: expected at most {len(data.train):,}, the number of training images; "
-            f"got {batch_size:,}"
-        )
-    least = pieces["objective"].smallest_batch
-    if batch_size < least * ranks.size:
-        each = "an image" if least == 1 else f"{least} images"
-        raise InputError(
-            f"--batch_size: expected at least {least * ranks.size}, {each} for each process with "
-            f"--objective {type(pieces['objective']).__name__}; got {batch_size}"
-        )
+    batch_size = _batch_size(settings, len(data.train), pieces["objective"], ranks.size)
+    config["batch_size"] = batch_size
+    settings = dataclasses.replace(settings, batch_size=batch_size)
     spec = Spec(data.image_shape, data.domain, settings.latent_dim, data.classes)
     check_size(spec, pieces)
     model, guide = build_pair(spec, pieces)
@@ -101,6 +93,26 @@ def prepare(
     run.data = data
     print(data.note, file=sys.stderr)
     return run, training
+
+
+def _batch_size(settings: Settings, images: int, objective: Objective, processes: int) -> int:
+    """The one that was given, else 100 or, where there are fewer, all training images."""
+    least = objective.smallest_batch * processes
+    each = "an image" if least == processes else f"{objective.smallest_batch} images"
+    why = f"{each} for each process with --objective {type(objective).__name__}"
+    if settings.batch_size is None and images < least:
+        raise InputError(
+            f"expected at least {least} training images, {why}; got {images}; add images"
+        )
+    batch_size = settings.batch_size or min(_BATCH_SIZE, images)
+    if images < batch_size:
+        raise InputError(
+            f"--batch_size: expected at most {images:,}, the number of training images; "
+            f"got {batch_size:,}"
+        )
+    if batch_size < least:
+        raise InputError(f"--batch_size: expected at least {least}, {why}; got {batch_size}")
+    return batch_size
 
 
 def _precision(

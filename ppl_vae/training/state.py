@@ -50,8 +50,9 @@ class State:
         self.ranks = step.ranks
         self.data = data
         self.spec = spec
+        assert settings.batch_size is not None
         self.batch_size = settings.batch_size
-        self.steps_per_epoch = math.ceil(len(data.train) / settings.batch_size)
+        self.steps_per_epoch = math.ceil(len(data.train) / self.batch_size)
         self.steps = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=data.train.raw.device)
         self.rows: list[Row] = []
