@@ -13,13 +13,12 @@ from tiny_runs import tiny, without_pictures
 
 from models import MLP, Gaussian
 from ppl_vae import load
-from ppl_vae.data import Digits
+from ppl_vae.data import ImageFolder
 from ppl_vae.errors import InputError
 from ppl_vae.evaluate import evaluate
 from ppl_vae.features import features
 from ppl_vae.fit import fit, resume
 from ppl_vae.generate import generate, reconstruct, sample, traverse
-from ppl_vae.objectives import ELBO
 from ppl_vae.posterior import posterior
 from ppl_vae.runs.run import Run
 
@@ -177,9 +176,9 @@ def test_numbers_of_numpy_are_numbers(run: Run, tmp_path: Path) -> None:
         (lambda run: fit(guide=run.guide), "DiagonalNormal, without its arguments"),
         (lambda run: fit(prior=MLP), "prior: expected a subclass of Prior"),
         (lambda run: fit(network=lambda i, o: None), "network: expected a subclass of Network"),
-        (lambda run: fit(data=5), "data: expected an instance of a subclass of DataSet; got 5"),
-        (lambda run: fit(data=Digits), "write Digits(), with its options"),
-        (lambda run: fit(objective=partial(ELBO, particles=2)), "write ELBO(), with its options"),
+        (lambda run: fit(data=5), "data: expected an array or a tensor of shape (N, H, W)"),
+        (lambda run: fit(data=ImageFolder), "data: ImageFolder needs path; give an instance"),
+        (lambda run: fit(objective=5), "objective: expected a subclass of Objective, or an instan"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_in_one_line(

@@ -32,7 +32,7 @@ Printed = pytest.CaptureFixture[str]
                 "guide: --guide CLASS The guide q(z|x): ",
                 ", or a dotted path to a class of yours (default: DiagonalNormal)",
                 "training: --objective CLASS What is minimised: Beta, ",
-                "along a cosine. (a number; default: 0.001)",
+                "at its peak. (a number; default: 0.001)",
                 "run: --seed SEED The seed of all random numbers. (a whole number; default: 0)",
                 "--run RUN The run directory to write; the first free one of runs/DATA-MODEL-1, ",
                 "--guide.help lists the guides with a line each",

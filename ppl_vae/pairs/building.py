@@ -33,8 +33,7 @@ def check_pieces(pieces: Pieces) -> None:
         cls = class_of(piece)
         of_role = issubclass(cls, base)
         if given_as_instance:
-            expected = f"an instance of a subclass of {base.__name__}"
-            remedy = f"; write {cls.__name__}(), with its options" if of_role else ""
+            expected, remedy = f"a subclass of {base.__name__}, or an instance of one", ""
         elif of_role and (inspect.isclass(piece) or isinstance(piece, partial)):
             continue
         else:
