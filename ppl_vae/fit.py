@@ -42,7 +42,7 @@ from ppl_vae.runs.restoring import restore_pieces
 from ppl_vae.runs.run import Run
 from ppl_vae.runs.settings import Optimizer, Precision, Schedule, Settings
 from ppl_vae.training.engine import start_engine
-from ppl_vae.training.loop import StopWhen, Training
+from ppl_vae.training.loop import StopWhen, Training, check_functions
 from ppl_vae.training.preparation import initialise, prepare, record_plan
 from ppl_vae.training.summary import report, write_summary
 
@@ -162,6 +162,7 @@ def fit(
         KeyboardInterrupt: After Ctrl-C, once a checkpoint is written.
         OSError: If the run directory cannot be written.
     """
+    check_functions(on_epoch=on_epoch, stop_when=stop_when)
     pieces: dict[str, Any] = {
         "data": data_set(data, validation, test),
         "model": model,
@@ -233,6 +234,7 @@ def resume(
         KeyboardInterrupt: After Ctrl-C, once a checkpoint is written.
         OSError: If the run directory cannot be written.
     """
+    check_functions(on_epoch=on_epoch, stop_when=stop_when)
     if isinstance(run, Run):  # whose code is there already
         allow_code, data, run = True, data or run.pieces["data"], run.path
     path = as_path("a run", run)
@@ -278,12 +280,19 @@ def _train(
     training.keep_best()
     run.model.eval()
     run.guide.eval()
-    if training.ranks.first:
-        write_summary(run, training)
+    if not training.ranks.first:
+        return run
+    write_summary(run, training)
+    try:
         with announced("drawing pictures"):
             draw_pictures(run, training.rows)
-        if live:
-            live.finish()
+    except KeyboardInterrupt as error:
+        again = f"python -m ppl_vae.fit --resume {run.path}"
+        raise KeyboardInterrupt(
+            f"trained, but without all pictures; draw them with: {again}"
+        ) from error
+    if live:
+        live.finish()
     return run
 
 

@@ -19,7 +19,9 @@ import ppl_vae.fit
 from guides import DiagonalNormal
 from models import Bernoulli
 from ppl_vae import load
+from ppl_vae.errors import InputError
 from ppl_vae.runs.checkpoints import read_checkpoint
+from ppl_vae.training.loop import Training
 from ppl_vae.training.step import SVIStep
 from ppl_vae.training.validation import validate
 
@@ -44,6 +46,48 @@ def test_a_stop_during_validation_goes_on_bit_for_bit(monkeypatch: pytest.Monkey
     for name in ("whole", "stopped"):
         assert len(Path(name, "metrics.csv").read_text().splitlines()) == 3
     assert Path("whole/metrics.csv").read_bytes() == Path("stopped/metrics.csv").read_bytes()
+
+
+def test_a_stop_in_the_last_moment_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save = Training.save
+
+    def interrupted(self: Training, folder: Path) -> None:
+        if self.finished:
+            os.kill(os.getpid(), signal.SIGINT)
+        save(self, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "save", interrupted)
+        assert fit("--run", "run") == 130
+    again = "python -m ppl_vae.fit --resume run"
+    assert f"stopped, with a checkpoint; go on with: {again}" in capsys.readouterr().err
+    assert len(Path("run/metrics.csv").read_text().splitlines()) == 3
+    assert exit_code(ppl_vae.fit, "--resume", "run") == 0
+    said = "nothing is left to train: 2 epochs are done; go on beyond them with --resume run --ep"
+    assert said in capsys.readouterr().err
+
+
+def test_a_stop_while_pictures_are_drawn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ppl_vae.fit, "draw_pictures", interrupted)
+        assert fit("--run", "run") == 130
+    said = "trained, but without all pictures; draw them with: python -m ppl_vae.fit --resume run"
+    assert said in capsys.readouterr().err
+    assert Path("run/summary.json").exists()
+
+
+@pytest.mark.parametrize("name", ["on_epoch", "stop_when"])
+def test_a_callers_function_is_looked_at_first(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name}: expected a function; got int"):
+        ppl_vae.fit.fit(run="run", **{name: 3})
+    assert not Path("run").exists()
 
 
 class NanAfterAWhile(Bernoulli):

@@ -12,7 +12,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, kind
 from ppl_vae.machine.interrupts import asked_to_stop
 from ppl_vae.machine.processes import LostProcess
 from ppl_vae.machine.progress import Progress
@@ -24,10 +24,17 @@ from ppl_vae.training.state import State
 from ppl_vae.training.step import SVIStep
 from ppl_vae.training.validation import TERMS, validate
 
-__all__ = ["StopWhen", "Training"]
+__all__ = ["StopWhen", "Training", "check_functions"]
 
 OnRow = Callable[[Row], object]
 StopWhen = Callable[[list[Row]], object]
+
+
+def check_functions(**functions: object) -> None:
+    """Raises an InputError for a caller's function that is none."""
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise InputError(f"{name}: expected a function; got {kind(function)}")
 
 
 class Training(State):
@@ -52,6 +59,12 @@ class Training(State):
             KeyboardInterrupt: After a signal, once a checkpoint is written.
             OSError: If a checkpoint cannot be written; the last good one stays.
         """
+        if self.finished:
+            print(
+                f"nothing is left to train: {len(self.rows):,} epochs are done; go on beyond them "
+                f"with --resume {folder} --epochs N",
+                file=sys.stderr,
+            )
         started = saved = time.monotonic()
         before, images = self.seconds, len(self.data.train)
         title = f"training on {self.data.name}"
@@ -85,8 +98,8 @@ class Training(State):
                     self._call(folder, on_epoch, stop_when)
                     self.to_training_mode()
                     self._check_engine()
-        self.seconds = before + time.monotonic() - started
-        self.save(folder)
+            self.seconds = before + time.monotonic() - started
+            self.save(folder)  # while a signal waits
         if asked():
             again = f"python -m ppl_vae.fit --resume {folder}"
             raise KeyboardInterrupt(f"stopped, with a checkpoint; go on with: {again}")
