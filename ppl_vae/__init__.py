@@ -1,23 +1,31 @@
 """Variational autoencoders as probabilistic programs: Pyro model/guide pairs, by name."""
 
 import sys
+from typing import Any
 
 __all__ = ["guides", "load", "models"]
 
 
-def _current_folder_last() -> None:
-    """Under `python -m ppl_vae...`, a `yaml.py` beside the user's images is no library.
+def _is_the_program() -> bool:
+    """Whether Python was started as `python -m ppl_vae...`, and is looking for the module."""
+    if sys.argv[:1] != ["-m"]:
+        return False
+    return sys.orig_argv[-len(sys.argv)].removeprefix("-m").partition(".")[0] == "ppl_vae"
 
-    Python puts the current folder first. Programs of others that import this package keep theirs.
-    """
-    if sys.argv[:1] != ["-m"] or sys.flags.safe_path:
-        return
-    module = sys.orig_argv[-len(sys.argv)].removeprefix("-m")
-    if module.partition(".")[0] == "ppl_vae":
+
+def _without_traceback(kind: Any, error: Any, traceback: Any) -> None:
+    """Ctrl-C while libraries are imported is one line too."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+if _is_the_program():  # programs of others that import this package keep their own ways
+    sys.excepthook = _without_traceback
+    if not sys.flags.safe_path:
+        # Python puts the current folder first; a `yaml.py` beside the user's images is no library.
         sys.path.append(sys.path.pop(0))
-
-
-_current_folder_last()
 
 from pathlib import Path  # noqa: E402
 

@@ -10,6 +10,7 @@ from typing import Any
 __all__ = [
     "InputError",
     "as_path",
+    "check_flags",
     "check_images",
     "check_least",
     "check_within",
@@ -36,6 +37,13 @@ def as_path(name: str, value: Any) -> Path:
     if not isinstance(value, (Path, str)):
         raise InputError(f"expected {name} as a path; got {kind(value)}")
     return Path(value)
+
+
+def check_flags(**values: Any) -> None:
+    """Raises an InputError if a value is neither true nor false."""
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise InputError(f"expected --{name} of True or False; got {value!r}")
 
 
 def check_least(**values: tuple[Any, int]) -> None:

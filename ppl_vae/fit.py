@@ -22,7 +22,7 @@ from ppl_vae.command_line.pieces import (
 from ppl_vae.command_line.verbs import run_verb
 from ppl_vae.compiler.compiling import Engine
 from ppl_vae.data import DataSet
-from ppl_vae.errors import InputError, as_path
+from ppl_vae.errors import InputError, as_path, check_flags
 from ppl_vae.latents.live import Live
 from ppl_vae.latents.pictures import draw_pictures
 from ppl_vae.machine.devices import DeviceChoice
@@ -162,6 +162,7 @@ def fit(
         KeyboardInterrupt: After Ctrl-C, once a checkpoint is written.
         OSError: If the run directory cannot be written.
     """
+    check_flags(overwrite=overwrite)
     check_functions(on_epoch=on_epoch, stop_when=stop_when)
     pieces: dict[str, Any] = {
         "data": data_set(data, validation, test),

@@ -171,6 +171,8 @@ def test_numbers_of_numpy_are_numbers(run: Run, tmp_path: Path) -> None:
         (lambda run: posterior(run, run), "expected others as a list of runs; got Run"),
         (lambda run: fit(epochs=1.0), "expected --epochs >= 1, a whole number; got 1.0"),
         (lambda run: fit(device="gpu"), "--device: expected auto, cpu, cuda or cuda:N"),
+        (lambda run: load(run.path, allow_code="no"), "--allow_code of True or False; got 'no'"),
+        (lambda run: fit(overwrite="no"), "expected --overwrite of True or False; got 'no'"),
         (lambda run: fit(run=5), "expected --run as a path; got int"),
         (lambda run: fit(model="VAE"), "model: expected a subclass of Model, or functools.partial"),
         (lambda run: fit(guide=run.guide), "DiagonalNormal, without its arguments"),

@@ -112,6 +112,32 @@ def test_a_signal_ends_in_a_checkpoint_and_exit_code_130(
         assert_same(path, expected)
 
 
+def test_ctrl_c_while_libraries_are_imported(tmp_path: Path) -> None:
+    """Of which one takes a minute here."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.abc, sys, time\n"
+        "class Slow(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'pyro':\n"
+        "            print('importing', flush=True)\n"
+        "            time.sleep(60)\n"
+        "sys.meta_path.insert(0, Slow())\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ppl_vae.evaluate", "--help"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parent.parent}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT)
+    assert said == "interrupted\n"
+
+
 def test_ctrl_c_of_a_command(tmp_path: Path) -> None:
     """The real command, in a process of its own."""
     path = tmp_path / "run"

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ppl_vae.data import DataSet
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, check_flags
 from ppl_vae.pairs.pieces import ROLES, describe, restore
 
 __all__ = ["restore_pieces"]
@@ -17,6 +17,7 @@ def restore_pieces(
     Raises:
         InputError: If a piece cannot be restored, or the data set is converted in another way.
     """
+    check_flags(allow_code=allow_code)
     pieces = {role: restore(role, config.get(role), allow_code) for role in ROLES}
     written = config["data"].get("init_args") or {}
     pieces["data"] = pieces["data"].of_run(written)
