@@ -22,7 +22,7 @@ from ppl_vae.data import (
     fingerprint_in,
     new_split,
 )
-from ppl_vae.errors import InputError, as_path, check_least
+from ppl_vae.errors import InputError, as_path, check_within
 from ppl_vae.machine.devices import check_seed, choose_device
 from ppl_vae.machine.modes import called_anywhere, usual_modes
 from ppl_vae.machine.progress import Progress
@@ -238,7 +238,7 @@ class Run:
         Raises:
             InputError: As for `split_of`, or if a number is out of its range.
         """
-        check_least(particles=(particles, 1))
+        check_within("particles", particles, 1)
         check_seed(seed)
         split = self.split_of(images, labels)
         progress = Progress("scoring", len(split), "images")
