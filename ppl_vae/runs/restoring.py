@@ -3,7 +3,7 @@
 from typing import Any
 
 from ppl_vae.data import DataSet
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, kind
 from ppl_vae.pairs.pieces import ROLES, describe, restore
 
 __all__ = ["restore_pieces"]
@@ -15,12 +15,18 @@ def restore_pieces(
     """The pieces that a run's config names, by role; its data set elsewhere where one is given.
 
     Raises:
-        InputError: If a piece cannot be restored, or the data set is converted in another way.
+        InputError: If a piece cannot be restored, or what is given is no data set, or one that is
+            converted in another way.
     """
     pieces = {role: restore(role, config.get(role), allow_code) for role in ROLES}
     written = config["data"].get("init_args") or {}
     pieces["data"] = pieces["data"].of_run(written)
     if data is not None:
+        if not isinstance(data, DataSet):
+            raise InputError(
+                f"data: expected the run's data set, {type(pieces['data']).__name__}, with its new "
+                f"place; got {kind(data)}; leave it out where nothing has moved"
+            )
         moved = data.of_run(written)
         _check_only_moved(moved, pieces["data"])
         pieces["data"] = moved
