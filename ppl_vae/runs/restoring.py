@@ -1,12 +1,17 @@
-"""The pieces of a run, from its config; its data set elsewhere where the files have moved."""
+"""What a run directory gives back: the pieces of its config, and the parameters that it keeps."""
 
+from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from ppl_vae.data import DataSet
 from ppl_vae.errors import InputError, kind
 from ppl_vae.pairs.pieces import ROLES, describe, restore
+from ppl_vae.runs.checkpoints import BEST, LAST, read_checkpoint
+from ppl_vae.runs.config import config_of
 
-__all__ = ["restore_pieces"]
+__all__ = ["kept_parameters", "restore_pieces"]
 
 
 def restore_pieces(
@@ -31,6 +36,20 @@ def restore_pieces(
         _check_only_moved(moved, pieces["data"])
         pieces["data"] = moved
     return pieces
+
+
+def kept_parameters(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Path]:
+    """The best parameters of a run where it kept them, else the last ones; with other tensors.
+
+    Returns:
+        The tensors, the state beside them, and the checkpoint that has both.
+
+    Raises:
+        InputError: If there is no run, or the checkpoint cannot be read.
+    """
+    config_of(path)
+    checkpoint = path / (BEST if (path / BEST).exists() else LAST)
+    return *read_checkpoint(checkpoint), checkpoint
 
 
 def _check_only_moved(moved: DataSet, trained: DataSet) -> None:

@@ -30,14 +30,14 @@ from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.encoding import reconstructions, split_means
 from ppl_vae.measures.estimates import Estimates, estimate
 from ppl_vae.pairs.building import build_pair, load_data
-from ppl_vae.runs.checkpoints import BEST, LAST, load_parameters, read_checkpoint
+from ppl_vae.runs.checkpoints import load_parameters
 from ppl_vae.runs.config import config_of
 from ppl_vae.runs.directory import SUMMARY
 from ppl_vae.runs.export import export
 from ppl_vae.runs.other_data import other_data
-from ppl_vae.runs.restoring import restore_pieces
+from ppl_vae.runs.restoring import kept_parameters, restore_pieces
 
-__all__ = ["Run", "as_run", "kept_parameters", "load"]
+__all__ = ["Run", "as_run", "load"]
 
 _SPLITS = ("train", "validation", "test")
 
@@ -301,17 +301,3 @@ def load(
     if "data" in state:
         run.facts = Facts.restored(state["data"])
     return run
-
-
-def kept_parameters(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Path]:
-    """The best parameters of a run where it kept them, else the last ones; with other tensors.
-
-    Returns:
-        The tensors, the state beside them, and the checkpoint that has both.
-
-    Raises:
-        InputError: If there is no run, or the checkpoint cannot be read.
-    """
-    config_of(path)
-    checkpoint = path / (BEST if (path / BEST).exists() else LAST)
-    return *read_checkpoint(checkpoint), checkpoint
