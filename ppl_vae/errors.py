@@ -12,7 +12,6 @@ __all__ = [
     "as_path",
     "check_flags",
     "check_images",
-    "check_least",
     "check_within",
     "kind",
     "reason",
@@ -46,15 +45,6 @@ def check_flags(**values: Any) -> None:
             raise InputError(f"expected --{name} of True or False; got {value!r}")
 
 
-def check_least(**values: tuple[Any, int]) -> None:
-    """Raises an InputError if a value, the first of each pair, is no count or below the second."""
-    for name, (value, least) in values.items():
-        if not _is_whole(value):
-            raise InputError(f"expected --{name} >= {least}, a whole number; got {value!r}")
-        if value < least:
-            raise InputError(f"expected --{name} >= {least}; got {value}")
-
-
 def check_within(name: str, value: Any, least: int, most: float = inf, which: str = "") -> None:
     """Raises an InputError if the value of an option is no whole number of a range.
 
@@ -67,10 +57,11 @@ def check_within(name: str, value: Any, least: int, most: float = inf, which: st
     """
     if _is_whole(value) and least <= value <= most:
         return
-    expected = f"at least {least}" if most == inf else f"{least} to {most:,}"
-    which = f", {which}" if which else ""
-    got = f"{value:,}" if _is_whole(value) else f"{value!r}, which is no whole number"
-    raise InputError(f"--{name}: expected {expected}{which}; got {got}")
+    expected = f"expected --{name} >= {least}"
+    if most < inf:
+        expected = f"--{name}: expected {least} to {most:,}{which and f', {which}'}"
+    whole, got = ("", f"{value:,}") if _is_whole(value) else (", a whole number", repr(value))
+    raise InputError(f"{expected}{whole}; got {got}")
 
 
 def check_images(images: Sequence[int], size: int) -> None:

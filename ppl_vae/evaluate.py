@@ -192,7 +192,10 @@ def _images(run: Run, split: Choice, data: Any) -> tuple[Facts, Split]:
         return run.data, getattr(run.data, split)
     if isinstance(data, DataSet):
         other = run.other_data(data)
-        return other, run.split_of(getattr(other, split))
+        images = getattr(other, split)
+        if not len(images):
+            raise InputError(f"--split: {other.name} has no {split} images; leave {split} out")
+        return other, run.split_of(images)
     if split != "all":
         raise InputError(f"--split: images that are given are all measured; leave {split} out")
     return run.facts, run.split_of(data)

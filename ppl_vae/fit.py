@@ -174,7 +174,9 @@ def fit(
         "objective": instance("objective", objective or ELBO),
     }
     check_pieces(pieces)
-    start_from = start_from and str(start_from.path if isinstance(start_from, Run) else start_from)
+    if start_from is not None:
+        path = start_from.path if isinstance(start_from, Run) else start_from
+        start_from = str(as_path("--start_from", path))
     settings = Settings.of(locals() | {"device": str(device)})
     if overwrite and run is None:
         raise InputError("--overwrite: expected --run too, the run to replace; got none")

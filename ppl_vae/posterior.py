@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ppl_vae.command_line.parser import Parser
 from ppl_vae.command_line.verbs import add_run, parse_with_run, pop_runs, run_verb
-from ppl_vae.errors import InputError, check_least, reason
+from ppl_vae.errors import InputError, check_within, reason
 from ppl_vae.inference.datatree import to_datatree
 from ppl_vae.inference.netcdf import needs_arviz, write_datatree
 from ppl_vae.machine.devices import check_seed
@@ -44,6 +44,7 @@ REPORT = "posterior.html"
 NUMBERS = "posterior.json"
 
 _CHAINS = 4
+_LEAST = {"nuts_draws": 4, "simulations": 5 * BINS, "particles": 25, "temperatures": 2}  # else 1
 
 
 @called_anywhere
@@ -104,7 +105,10 @@ def posterior(
     """
     check_seed(seed)
     effort = Effort(particles, gap_images, gap_steps, shown, nuts_draws, temperatures, simulations)
-    check_least(draws=(draws, 100), predictive_draws=(predictive_draws, 1), **_least(effort))
+    check_within("draws", draws, 100)
+    check_within("predictive_draws", predictive_draws, 1)
+    for name, value in asdict(effort).items():
+        check_within(name, value, _LEAST.get(name, 1))
     if draws % _CHAINS:
         raise InputError(f"--draws: expected a multiple of {_CHAINS}; got {draws}")
     if isinstance(others, (Run, Path, str)):
@@ -251,12 +255,6 @@ _QUESTIONS: list[tuple[str, str, Callable[[Inspection, Section], None]]] = [
     ("latent", "What does the latent space hold?", latent),
     ("comparison", "Which model is better?", comparison),
 ]
-
-
-def _least(effort: Effort) -> dict[str, tuple[int, int]]:
-    """Each option of the sections with its least value."""
-    least = {"nuts_draws": 4, "simulations": 5 * BINS, "particles": 25, "temperatures": 2}
-    return {name: (value, least.get(name, 1)) for name, value in asdict(effort).items()}
 
 
 def _check_once(runs: list[Run]) -> None:

@@ -67,10 +67,6 @@ CASES: dict[str, tuple[Callable[[Path], DataSet], tuple[str, ...]]] = {
     ),
     "two sizes": (two_sizes, ("000.png of 5 x 4", "001.png of 6 x 4", "resize")),
     "images beside folders": (both_kinds, ("got both", "000.png", "move one kind")),
-    "too few images": (
-        lambda f: save_pictures(f, noise(2, 4, 5)),
-        ("at least 3 images", "got 2", "add images"),
-    ),
     "no array": (lambda f: Arrays(path=f / "no.npy"), ("there is none", "--data.path FILE")),
     "another suffix": (
         lambda f: Arrays(path=f / "images.mat"),

@@ -172,7 +172,7 @@ def test_bits_per_dim_of_dequantised_data() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--particles", "0"], "--particles: expected at least 1; got 0"),
+        (["--particles", "0"], "expected --particles >= 1; got 0"),
         (["--data_points", "0"], "--data_points: expected 1 to 300, the images of the test split"),
         (["--data_points", "301"], "expected 1 to 300, the images of the test split; got 301"),
         (["--seed", "-1"], "--seed: expected 0 <= seed < 2^32; got -1"),

@@ -236,7 +236,7 @@ def test_one_test_image_is_too_few(run, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"train_points": 1}, "--train_points: expected at least 2; got 1"),
+        ({"train_points": 1}, "expected --train_points >= 2; got 1"),
         ({"data_points": 301}, "--data_points: expected 2 to 300; got 301"),
         ({"data_points": 0}, "--data_points: expected 2 to 300; got 0"),
         ({"clusters": 0}, "--clusters: expected 2 to 1,297; got 0"),

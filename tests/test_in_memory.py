@@ -239,7 +239,10 @@ def test_a_large_copy_is_said_before_it_is_made(tmp_path, capsys) -> None:
         ({"data": IMAGES, "test": IMAGES / 2}, "uint8 of 1 x 5 x 4 in data and float64 of"),
         ({"data": Digits, "test": IMAGES}, "test: Digits has its own test images"),
         ({"validation": IMAGES}, "validation: Digits has its own validation images"),
-        ({"data": IMAGES[:2]}, "expected at least 3 images"),
+        (
+            {"data": IMAGES[:2]},
+            "expected training, validation and test images; got 1 / 0 / 1",
+        ),
         ({"data": np.full((9, 5, 4), np.nan)}, "expected finite images"),
     ],
 )

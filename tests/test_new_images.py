@@ -384,6 +384,25 @@ def test_a_folder_given_to_a_run(tmp_path: Path, digits: Run) -> None:
     )
 
 
+@pytest.mark.parametrize("crop", ["none", "center"])
+def test_pictures_are_brought_to_the_size_of_the_run(tmp_path: Path, crop: Any) -> None:
+    pictures(tmp_path / "own", noise(30, 12, 9))
+    data_set = ImageFolder(path=tmp_path / "own", size=[8, 6], crop=crop)
+    run = load(
+        train(tmp_path / "run", data=data_set, likelihood=DiscretizedLogistic, epochs=1).path
+    )
+    colours = np.random.default_rng(1).integers(256, size=(2, 20, 20, 3), dtype=np.uint8)
+    (tmp_path / "other").mkdir()
+    paths = [tmp_path / "other" / f"{number}.png" for number in range(2)]
+    for path, colour in zip(paths, colours, strict=True):
+        Image.fromarray(colour).save(path)
+    same = ImageFolder(path=tmp_path / "other", size=[8, 6], crop=crop, colour="grey")
+    expected = same.load("bytes", 0).all[:]
+    assert torch.equal(run.split_of(paths)[:], expected)
+    assert torch.equal(run.split_of(ImageFolder(path=tmp_path / "other"))[:], expected)
+    assert evaluate(run, data=ImageFolder(path=tmp_path / "other"), particles=2)["data_points"] == 2
+
+
 @pytest.mark.parametrize(
     "likelihood", [Gaussian, ContinuousBernoulli, DiscretizedLogistic], ids=lambda c: c.__name__
 )

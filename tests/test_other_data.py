@@ -120,6 +120,20 @@ def test_a_split_of_other_data(run: Run, folder: Path) -> None:
     assert len(names) == 30
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_folder_of_one_picture_or_two(run: Run, tmp_path: Path, count: int) -> None:
+    save_pictures(tmp_path / "few", GREY[:count])
+    paths = sorted((tmp_path / "few").iterdir())
+    data_set = ImageFolder(path=tmp_path / "few")
+    result = evaluate(run, data=data_set, particles=2)
+    scores = run.score(paths, particles=2)
+    assert result["elbo_nats_per_datum"] == pytest.approx(scores.elbo.mean().item(), rel=1e-12)
+    assert len(table(run.path / "scores-ImageFolder-few.csv")) == count
+    if count == 1:
+        with pytest.raises(InputError, match="ImageFolder has no test images; leave test out"):
+            evaluate(run, data=data_set, split="test")
+
+
 def test_what_auto_leaves_open_is_as_the_run_has_it(tmp_path: Path, folder: Path) -> None:
     options = {"data": Digits(dequantize="none"), "likelihood": Gaussian}
     run = train(tmp_path / "run", **options)
@@ -184,7 +198,7 @@ def test_images_in_python(run: Run) -> None:
         (["--data", "Arrays", "--data.path", "{small}"], "those of Arrays are of 1 x 5 x 4"),
         (["--data", "Arrays", "--data.path", "{floats}"], "does not fit the values of Arrays"),
         (["--data", "Digits", "--data_points", "1798"], "1 to 1,797, the images of Digits; got"),
-        (["--data_points", "some"], "--data_points: expected int; got some"),
+        (["--data_points", "some"], "--data_points: expected a whole number; got some"),
     ],
 )
 def test_bad_input(run: Run, tmp_path: Path, capsys: Any, arguments: list[str], said: str) -> None:

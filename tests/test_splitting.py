@@ -8,12 +8,13 @@ import pytest
 import torch
 from own_images import SPLITS, noise, save_pictures, sizes
 from PIL import Image
-from tiny_runs import OPTIONS, exit_code
+from tiny_runs import OPTIONS, exit_code, tiny
 
 import ppl_vae.fit
 from ppl_vae.data import Arrays, Data, ImageFolder
 from ppl_vae.data.source import Images, fixed_order, split_tenths
 from ppl_vae.data.splitting import split_by_group, stratified, tenths
+from ppl_vae.errors import InputError
 
 RNG = np.random.default_rng(0)
 
@@ -167,7 +168,6 @@ def test_arrays_with_shares_and_groups(tmp_path: Path) -> None:
     [
         (np.arange(5), "expected a group for each of 30 images; got 5"),
         (np.zeros(30), "whole numbers or text; got float64"),
-        (np.zeros(30, int), "expected at least 3 groups, one for each .* got 1; add groups"),
         (np.array([None] * 30), "Python objects"),
     ],
 )
@@ -176,6 +176,30 @@ def test_bad_groups_of_an_array(tmp_path: Path, groups: np.ndarray, said: str) -
     np.save(tmp_path / "groups.npy", groups)
     with pytest.raises(ValueError, match=said):
         Arrays(tmp_path / "images.npy", groups=tmp_path / "groups.npy").load("bytes", 0)
+
+
+def test_fewer_than_three_leave_splits_empty_which_no_run_can_have(tmp_path: Path) -> None:
+    for count, left in ((1, (1, 0, 0)), (2, (1, 0, 1)), (3, (1, 1, 1))):
+        np.save(tmp_path / "images.npy", numbered(count))
+        for stratify in (False, True):
+            labels = torch.zeros(count, dtype=torch.int64)
+            order, given = np.arange(count), np.zeros(count, np.int64)
+            cut = stratified(order, labels, given) if stratify else tenths(order, given)
+            assert tuple(map(len, cut)) == left
+        save_pictures(tmp_path / f"{count}", noise(count, 4, 5))
+        assert sorted(sizes(ImageFolder(tmp_path / f"{count}").load("bytes", 0))) == sorted(left)
+    np.save(tmp_path / "images.npy", numbered(30))
+    np.save(tmp_path / "groups.npy", np.zeros(30, int))
+    for data, said in (
+        (ImageFolder(tmp_path / "2"), "test images; got 1 / 1 / 0; add images"),
+        (
+            Arrays(tmp_path / "images.npy", groups=tmp_path / "groups.npy"),
+            "got 30 / 0 / 0; add images in further groups",
+        ),
+    ):
+        with pytest.raises(InputError, match=said):
+            tiny(tmp_path / "run", data=data)
+    assert not (tmp_path / "run").exists()
 
 
 def test_shares_need_labels_and_go_without_groups(refused, arrays) -> None:

@@ -50,7 +50,11 @@ def in_words(hint: Any) -> str:
     if get_origin(hint) in (list, tuple, Sequence):
         return "a list, as '[1, 2]'"
     among = [each for each in get_args(hint) if each is not str or Path not in get_args(hint)]
-    return " or ".join(dict.fromkeys(filter(None, map(in_words, among))))
+    said = [
+        ", ".join(map(str, get_args(each))) if get_origin(each) is Literal else in_words(each)
+        for each in among
+    ]
+    return " or ".join(dict.fromkeys(filter(None, said)))
 
 
 _WORDS = {int: "a whole number", float: "a number", Path: "a path", str: "text"}

@@ -30,6 +30,13 @@ class Parser(jsonargparse.ArgumentParser):
         parser = cls(prog=prog, description=description, allow_abbrev=False, **options)
         own = f"ppl-vae {version('ppl-vae')}"
         parser.add_argument("--version", action="version", version=own, help="Print the version.")
+        # `run_verb` has taken it out by then.
+        parser.add_argument(
+            "--traceback",
+            type=bool,
+            default=SUPPRESS,
+            help="Whether an error shows its whole traceback.",
+        )
         return parser
 
     def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl_vae.data.levels import DEEPEST
+from ppl_vae.data.levels import as_int32
 from ppl_vae.data.stored import Stored
 from ppl_vae.errors import InputError, unreadable
 
@@ -112,11 +112,8 @@ class Part:
 
 
 def _cast(array: np.ndarray, dtype: np.dtype) -> NDArray[Any]:
-    """As the type; whole numbers beyond all grey levels stay beyond them."""
     if dtype == np.int32:
-        array = array.clip(
-            max(-1, np.iinfo(array.dtype).min), min(DEEPEST, np.iinfo(array.dtype).max)
-        )
+        return as_int32(array)
     with np.errstate(over="ignore"):
         return array.astype(dtype)
 

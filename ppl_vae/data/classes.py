@@ -72,7 +72,7 @@ def some_classes(
     splits = []
     for split, images, labels in zip(_SPLITS, source.splits, given, strict=True):
         rows = (place[labels] >= 0) | ((labels < 0) & (classes is None))
-        if not rows.any():
+        if len(rows) and not rows.any():
             raise InputError(f"{option}: no {split} image is left; choose other classes")
         some = images[rows.nonzero().flatten()]
         splits.append(replace(some, labels=place[labels[rows]]))

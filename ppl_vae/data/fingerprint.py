@@ -35,7 +35,7 @@ def images_fingerprint(images: Images) -> str:
     digest = hashlib.sha256()
     if images.marks is None:
         size = images.pixels.shape.numel() * images.pixels.dtype.itemsize
-        for piece in pieces(images.pixels, ceil(size / _DIGESTED)):
+        for piece in pieces(images.pixels, max(1, ceil(size / _DIGESTED))):
             digest.update(_bytes(piece))
     else:
         digest.update(_bytes(images.marks))

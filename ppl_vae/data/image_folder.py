@@ -122,7 +122,8 @@ class ImageFolder(OwnFiles):
             for part in self._split(files, layout)
         )
         remarks = found, classes_remark(labels, layout.classes), left_out, looks.remark
-        return conversion(Source(train, validation, test, layout.classes, remarks), seed)
+        data = conversion(Source(train, validation, test, layout.classes, remarks), seed)
+        return replace(data, crop=self.crop if self.size else None)
 
     def _files(self) -> tuple[Files, str]:
         """The pictures in all folders, and a remark on what else is in them."""

@@ -18,6 +18,7 @@ from ppl_vae.errors import InputError
 __all__ = [
     "DEEPEST",
     "Values",
+    "as_int32",
     "at_least",
     "check_values",
     "grey_levels",
@@ -49,6 +50,12 @@ class Values:
     most: float
     whole: bool
     not_finite: int
+
+
+def as_int32(array: NDArray[Any]) -> NDArray[np.int32]:
+    """Whole numbers of any type; those beyond all grey levels stay beyond them."""
+    type_of = np.iinfo(array.dtype)
+    return array.clip(max(-1, type_of.min), min(DEEPEST, type_of.max)).astype(np.int32)
 
 
 def values_of(*parts: Tensor | Stored) -> Values:

@@ -19,14 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_vae.data.conversion import Conversion
+from ppl_vae.data.levels import DEEPEST, as_int32
 from ppl_vae.data.pictures import read_header, read_pixels
+from ppl_vae.data.resizing import Resizing
 from ppl_vae.data.source import Images
 from ppl_vae.data.split import Facts, Split
 from ppl_vae.errors import InputError
 
 __all__ = ["new_split"]
 
-_BYTES, _DEEP = 256, 2**16
+_BYTES = 256
 
 
 def new_split(images: Any, facts: Facts, labels: Any = None) -> Split:
@@ -35,8 +37,8 @@ def new_split(images: Any, facts: Facts, labels: Any = None) -> Split:
     Args:
         images: A `Split` of that domain; an array or a tensor, (N, C, H, W), (N, H, W) of one
             channel, or one image without N; a picture that Pillow has opened or the path of one;
-            or a list of these. Pictures are read as `ImageFolder` reads them, and become grey
-            where the run's data are.
+            or a list of these. Pictures are read as `ImageFolder` reads them, and become grey, and
+            of another size, where the run's data did.
         facts: Of the run's data.
         labels: For each image the number of its class or its name, -1 where it is not known.
 
@@ -109,13 +111,9 @@ def _tensor(images: Any) -> Tensor:
             "expected an array or a tensor of numbers, pictures, or paths of picture files; got "
             f"{type(images).__name__} of {array.dtype}"
         )
-    if array.dtype.kind in "iu":  # whole numbers beyond all grey levels stay beyond them
-        array = array.clip(
-            max(-1, np.iinfo(array.dtype).min), min(_DEEP, np.iinfo(array.dtype).max)
-        )
-    return torch.from_numpy(
-        np.array(array, {"b": bool, "f": np.float32}.get(array.dtype.kind, np.int32))
-    )
+    if array.dtype.kind in "iu":
+        return torch.from_numpy(as_int32(array))
+    return torch.from_numpy(np.array(array, bool if array.dtype.kind == "b" else np.float32))
 
 
 def _check_shape(shape: Sequence[int], facts: Facts) -> None:
@@ -152,7 +150,7 @@ def _grey_levels(pixels: Tensor, facts: Facts) -> Tensor:
             "those were, to float32"
         )
     if not 0 <= least <= most < facts.levels:
-        top = 255 if most <= 255 else _DEEP - 1
+        top = 255 if most <= 255 else DEEPEST - 1
         remedy = f"scale them, as with (images * ({facts.levels - 1} / {top})).round().astype(int)"
         remedy = "choose a threshold, as with images > 127" if facts.levels == 2 else remedy
         raise InputError(
@@ -194,6 +192,7 @@ def _check_floats(pixels: Tensor, facts: Facts) -> None:
 def _of_pictures(pictures: Sequence[Any], facts: Facts) -> tuple[Tensor, int]:
     """The pixels of pictures, (N, C, H, W), and how many grey levels they have."""
     channels, height, width = facts.image_shape
+    resizing = None if facts.crop is None else Resizing((height, width), facts.crop == "center")
     pixels: list[NDArray[Any]] = []
     depths = set()
     for number, each in enumerate(pictures):
@@ -210,7 +209,7 @@ def _of_pictures(pictures: Sequence[Any], facts: Facts) -> tuple[Tensor, int]:
             found = "a folder" if picture.is_dir() else "none"
             raise InputError(f"expected a picture file at {picture}; there is {found}; {remedy}")
         header = read_header(picture)
-        if header.size != (width, height):
+        if resizing is None and header.size != (width, height):
             raise InputError(
                 f"expected pictures of {width} x {height} pixels, as the run's are; {name} has "
                 f"{header.size[0]} x {header.size[1]}; crop or resize it"
@@ -218,12 +217,13 @@ def _of_pictures(pictures: Sequence[Any], facts: Facts) -> tuple[Tensor, int]:
         # Of 16-bit colours that were opened before, Pillow has the high bytes alone.
         deep = header.deep and (not opened or each.mode[0] == "I")
         depths.add(deep)
-        pixels.append(read_pixels(picture, channels, deep))
+        read = read_pixels(picture, channels, deep)
+        pixels.append(read if resizing is None else resizing(read))
     if len(depths) > 1:
         raise InputError("expected pictures all of 8 bits or all of 16; got both; save them alike")
     raw = torch.from_numpy(np.stack(pixels))
-    levels = _DEEP if depths.pop() else _BYTES
-    if levels == _DEEP and (facts.levels or 0) > _BYTES:
+    levels = DEEPEST if depths.pop() else _BYTES
+    if levels == DEEPEST and (facts.levels or 0) > _BYTES:
         levels = facts.levels or levels  # the bits in use
     return _as_the_run(raw, levels, facts)
 

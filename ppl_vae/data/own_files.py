@@ -100,7 +100,7 @@ class OwnFiles(DataSet, ABC):
             groups: Reads the name of the group of each image.
 
         Raises:
-            InputError: If there are too few images, or no labels to stratify by.
+            InputError: If there are no labels to stratify by.
         """
         if self.groups is not None:
             return split_by_group(groups(), order, given)

@@ -15,7 +15,6 @@ from ppl_vae.errors import InputError
 __all__ = [
     "Images",
     "Source",
-    "check_enough",
     "classes_remark",
     "fixed_order",
     "shares_of",
@@ -40,7 +39,7 @@ class Images:
         names: (N,) of the files, as bytes, where each image has one of its own.
 
     Raises:
-        InputError: If there are none, or not one label for each.
+        InputError: If they have another shape, or there is not one label for each.
     """
 
     pixels: Tensor | Stored
@@ -50,8 +49,8 @@ class Images:
 
     def __post_init__(self) -> None:
         shape = tuple(self.pixels.shape)
-        if len(shape) != 4 or 0 in shape:
-            raise InputError(f"expected images of shape (N, C, H, W), N >= 1; got {shape}")
+        if len(shape) != 4 or 0 in shape[1:]:
+            raise InputError(f"expected images of shape (N, C, H, W); got {shape}")
         if self.labels is not None and self.labels.is_floating_point():
             raise InputError(f"expected labels of an integer type; got {self.labels.dtype}")
         if self.labels is not None and self.labels.shape != shape[:1]:
@@ -139,40 +138,39 @@ def split_tenths(images: Images, class_names: tuple[str, ...] | None = None) -> 
     Raises:
         InputError: If there are fewer than three images.
     """
-    check_enough(len(images), 3)
+    if len(images) < 3:
+        raise InputError(
+            "expected at least 3 images, one for each of training, validation and test; got "
+            f"{len(images)}; add images"
+        )
     tenth = max(1, len(images) // 10)
     test, validation, train = fixed_order(len(images)).tensor_split([tenth, 2 * tenth])
     return Source(images[train], images[validation], images[test], class_names)
 
 
 def split_by_name(
-    names: Sequence[bytes], given: NDArray[np.int64] | None = None, what: str = "images"
+    names: Sequence[bytes], given: NDArray[np.int64] | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The places of training, validation and test images, each by a hash of its own name alone.
 
     So a file that comes, goes or gets another name leaves all others where they are. (Where a
-    split would be empty it gets one image of another.) Within a split images stand in the order of
-    their hashes.
+    split would be empty it gets one of the others, as long as one is left to train on.) Within a
+    split images stand in the order of their hashes.
 
     Args:
         names: Of N images.
         given: (N,), 0, 1 or 2 for training, validation and test images, where that is known. Of
             the training images a tenth each goes to those of the other two that have none.
-        what: What they are, for the error.
-
-    Raises:
-        InputError: If there are too few images.
     """
     share = shares_of(names)
     given = np.zeros(len(names), np.int64) if given is None else given
     order = share.argsort(kind="stable")
     parts = [order[given[order] == split] for split in range(3)]
     empty = [split for split in (2, 1) if not len(parts[split])]
-    check_enough(len(parts[0]), 1 + len(empty), what)
     for tenths, split in enumerate(empty, 1):
         left = len(empty) - tenths + 1
         count = int(share[parts[0]].searchsorted(tenths / 10))
-        count = min(max(count, 1), len(parts[0]) - left)
+        count = max(0, min(max(count, 1), len(parts[0]) - left))
         parts[split], parts[0] = parts[0][:count], parts[0][count:]
     train, validation, test = map(torch.from_numpy, parts)
     return train, validation, test
@@ -182,12 +180,3 @@ def shares_of(names: Sequence[bytes]) -> NDArray[np.float64]:
     """A number in [0, 1) for each name, by a hash of it."""
     hashes = [hashlib.sha256(name).digest()[:8] for name in names]
     return np.frombuffer(b"".join(hashes), ">u8") / 2.0**64
-
-
-def check_enough(count: int, least: int, what: str = "images") -> None:
-    """Raises the line for too few images to cut into splits."""
-    if count < least:
-        raise InputError(
-            f"expected at least {least} {what}, one for each of training, validation and test; got "
-            f"{count}; add {what}"
-        )

@@ -146,6 +146,8 @@ class Facts:
         class_names: The names of the labels 0, 1, ..., where they are known.
         scale: Whether floating-point values are standardised.
         moments: The mean and the standard deviation that they are standardised by.
+        crop: How pictures are brought to the size of `image_shape`, as `ImageFolder` takes it; None
+            where they have to be of that size.
     """
 
     name: str
@@ -157,6 +159,7 @@ class Facts:
     class_names: tuple[str, ...] | None
     scale: Literal["none", "standard"] | None = None
     moments: tuple[float, float] | None = None
+    crop: Literal["none", "center"] | None = None
 
     @classmethod
     def restored(cls, plain: Mapping[str, Any]) -> Self:

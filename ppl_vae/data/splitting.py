@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl_vae.data.source import check_enough, split_by_name
+from ppl_vae.data.source import split_by_name
 from ppl_vae.errors import InputError
 
 __all__ = ["split_by_group", "stratified", "tenths"]
@@ -23,9 +23,6 @@ def tenths(order: NDArray[np.int64], given: NDArray[np.int64]) -> tuple[Tensor, 
     Args:
         order: A permutation of the N images; the images of each split stand in it.
         given: (N,), 0, 1 or 2 for training, validation and test images where that is known.
-
-    Raises:
-        InputError: If there are too few images.
     """
     split, empty, free = _free(order, given)
     tenth = max(1, len(free) // 10)
@@ -48,9 +45,6 @@ def stratified(
         labels: (N,); images without a label, -1, are a class of their own here.
         given: (N,), 0, 1 or 2 for training, validation and test images where that is known. The
             other two have a tenth each of the training images where they have none.
-
-    Raises:
-        InputError: If there are too few images.
     """
     split, empty, free = _free(order, given)
     by_class = free[labels.numpy()[order[free]].argsort(kind="stable")]
@@ -69,12 +63,14 @@ def stratified(
 def _free(
     order: NDArray[np.int64], given: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], list[int], NDArray[np.int64]]:
-    """The split of each image in the order, the empty splits, and the places to fill them from."""
+    """The split of each image in the order, the splits to fill, and the places to fill them from.
+
+    One image at least is left to train on, so that of fewer than three a split stays empty.
+    """
     split = given[order]
-    empty = [each for each in (2, 1) if not (split == each).any()]
     free = (split == 0).nonzero()[0]
-    check_enough(len(free), 1 + len(empty))
-    return split, empty, free
+    empty = [each for each in (2, 1) if not (split == each).any()]
+    return split, empty[: len(free) - 1], free
 
 
 def _places(order: NDArray[np.int64], split: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,7 +89,7 @@ def split_by_group(
         given: (N,), 0, 1 or 2 for training, validation and test images where that is known.
 
     Raises:
-        InputError: If there are too few groups, or a group is in two given splits.
+        InputError: If a group is in two given splits.
     """
     names, member = np.unique(np.array(groups), return_inverse=True)
     splits = np.zeros(len(names), np.int64)
@@ -106,7 +102,7 @@ def split_by_group(
             f"--data.groups: expected each group in one split; {name} is in {both[0]} and "
             f"{both[1]}; move its images into one of them"
         )
-    parts = split_by_name(names.tolist(), splits, "groups")
+    parts = split_by_name(names.tolist(), splits)
     for split, part in enumerate(parts):
         splits[part.numpy()] = split
     by_group = torch.cat(parts).argsort().numpy()[member]  # the place of each image's group

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl_vae.errors import InputError, check_images, check_least
+from ppl_vae.errors import InputError, check_images, check_within
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.encoding import likely_classes, posterior_mean
@@ -38,7 +38,7 @@ def choose_images(run: Run, images: Sequence[int] | None, count: int) -> Tensor:
     """The indices of test images, checked."""
     size = len(run.data.test)
     if images is None:
-        check_least(count=(count, 1))
+        check_within("count", count, 1)
         if count > size:
             raise InputError(f"--count: expected at most {size}, all test images; got {count}")
         images = range(count)

@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from models import Mixture
-from ppl_vae.errors import InputError, check_least
+from ppl_vae.errors import InputError, check_within
 from ppl_vae.latents.quantiles import aggregate_quantiles, prior_quantiles
 from ppl_vae.latents.viewing import Arrays, arrays_of, choose_images, drawing, encode
 from ppl_vae.machine.modes import called_anywhere
@@ -50,7 +50,7 @@ def sample(
         InputError: If count < 1, the seed is out of range, or there is no such class.
     """
     run = as_run(run)
-    check_least(count=(count, 1))
+    check_within("count", count, 1)
     model = run.model
     with drawing(run, seed):
         y = None if label is None else _class(run, label).expand(count)
@@ -119,7 +119,7 @@ def manifold(run: Run | Path | str, rows: int = 20, seed: int = 0) -> Arrays:
             f"the manifold is drawn for a two-dimensional z; this run has latent_dim "
             f"{run.spec.latent_dim}: train one with --latent_dim 2"
         )
-    check_least(rows=(rows, 2))
+    check_within("rows", rows, 2)
     probabilities = (np.arange(rows) + 0.5) / rows
     with drawing(run, seed):
         across, up = prior_quantiles(run, probabilities).T
@@ -164,7 +164,8 @@ def traverse(
     """
     run = as_run(run)
     chosen = choose_images(run, images, count)
-    check_least(steps=(steps, 2), latents=(latents, 1))
+    check_within("steps", steps, 2)
+    check_within("latents", latents, 1)
     probabilities = (np.arange(steps) + 0.5) / steps
     with drawing(run, seed):
         quantiles = aggregate_quantiles(run, probabilities)
@@ -222,7 +223,8 @@ def interpolate(
     run = as_run(run)
     if images is not None and len(images) % 2:
         raise InputError(f"--images: expected pairs, an even number of images; got {len(images)}")
-    check_least(count=(count, 1), steps=(steps, 2))
+    check_within("count", count, 1)
+    check_within("steps", steps, 2)
     size = len(run.data.test)
     if images is None and 2 * count > size:
         raise InputError(

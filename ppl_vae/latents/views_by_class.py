@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from models import Mixture
-from ppl_vae.errors import InputError, check_least
+from ppl_vae.errors import InputError, check_within
 from ppl_vae.latents.viewing import Arrays, arrays_of, choose_images, drawing, encode
 from ppl_vae.machine.modes import called_anywhere
 from ppl_vae.measures.encoding import decoded_mean
@@ -75,7 +75,7 @@ def clusters(run: Run | Path | str, count: int = 10, seed: int = 0) -> Arrays:
         raise InputError(
             f"{type(run.model).__name__} has no clusters to show: train with --model Mixture"
         )
-    check_least(count=(count, 1))
+    check_within("count", count, 1)
     with drawing(run, seed):
         probabilities, order = run.model.logits.softmax(-1).sort(descending=True, stable=True)
         z = run.model.component(order[:, None].expand(-1, count)).sample()

@@ -68,7 +68,7 @@ def load_data(pieces: Pieces, seed: int) -> Data:
         seed: The run's seed.
 
     Raises:
-        InputError: If it cannot be read, or its `load` returns something else.
+        InputError: If it cannot be read, its `load` returns something else, or a split is empty.
     """
     domain = choose_domain(pieces)
     data = pieces["data"].load(domain, seed)
@@ -82,6 +82,13 @@ def load_data(pieces: Pieces, seed: int) -> Data:
         raise InputError(
             f"{name}: expected load to return data of the domain {domain}, which it was asked for; "
             f"got {data.domain}"
+        )
+    counts = [len(split) for split in (data.train, data.validation, data.test)]
+    if not all(counts):
+        among = " in further groups" if getattr(pieces["data"], "groups", None) else ""
+        raise InputError(
+            f"{name}: expected training, validation and test images; got {counts[0]:,} / "
+            f"{counts[1]:,} / {counts[2]:,}; add images{among}"
         )
     return data
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ppl_vae.data import Split
 from ppl_vae.densities.joint import Batch, Joint
-from ppl_vae.errors import InputError, check_images, check_least
+from ppl_vae.errors import InputError, check_images, check_within
 from ppl_vae.inference.pareto import pareto_k
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.encoding import posterior_mean
@@ -199,7 +199,7 @@ def choose_images(
             raise InputError("expected --images with each image once")
         chosen, how = torch.as_tensor(list(images)), "index"
     else:
-        check_least(count=(count, 1))
+        check_within("count", count, 1)
         chosen, how = _candidates(run, split, label), str(choose)
         if choose != "first":
             generator = torch.Generator().manual_seed(seed)

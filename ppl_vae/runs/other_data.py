@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from models import Spec
-from ppl_vae.data import Data, DataSet, Facts, Split, standardised
+from ppl_vae.data import Data, DataSet, Facts, ImageFolder, Split, standardised
 from ppl_vae.errors import InputError
 
 __all__ = ["other_data"]
@@ -18,7 +18,8 @@ __all__ = ["other_data"]
 def other_data(data_set: DataSet, facts: Facts, spec: Spec, labelled: bool) -> Data:
     """Loads a data set for a run that was trained on another one.
 
-    What its options leave to `auto` is as the run has it. Floating-point values are standardised by
+    What its options leave open is as the run has it, also the size and colour of
+    pictures. Floating-point values are standardised by
     the training images of the run, and where the model takes labels, classes are those of the run
     that have their names.
 
@@ -69,6 +70,11 @@ def _as_chosen(data_set: DataSet, facts: Facts) -> DataSet:
         chosen["dequantize"] = "none"
     if facts.moments is not None and getattr(data_set, "scale", None) == "standard":
         chosen["scale"] = "none"
+    if isinstance(data_set, ImageFolder):
+        if data_set.colour == "auto":
+            chosen["colour"] = "grey" if facts.image_shape[0] == 1 else "rgb"
+        if data_set.size is None and facts.crop is not None:
+            chosen |= {"size": facts.image_shape[1:], "crop": facts.crop}
     return replace(data_set, **chosen)
 
 

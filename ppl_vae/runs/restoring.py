@@ -1,12 +1,17 @@
-"""The pieces of a run, from its config; its data set elsewhere where the files have moved."""
+"""What a run directory gives back: the pieces of its config, and the parameters that it keeps."""
 
+from pathlib import Path
 from typing import Any
 
-from ppl_vae.data import DataSet
-from ppl_vae.errors import InputError, check_flags
-from ppl_vae.pairs.pieces import ROLES, describe, restore
+from torch import Tensor
 
-__all__ = ["restore_pieces"]
+from ppl_vae.data import DataSet
+from ppl_vae.errors import InputError, check_flags, kind
+from ppl_vae.pairs.pieces import ROLES, describe, restore
+from ppl_vae.runs.checkpoints import BEST, LAST, read_checkpoint
+from ppl_vae.runs.config import config_of
+
+__all__ = ["kept_parameters", "restore_pieces"]
 
 
 def restore_pieces(
@@ -15,17 +20,37 @@ def restore_pieces(
     """The pieces that a run's config names, by role; its data set elsewhere where one is given.
 
     Raises:
-        InputError: If a piece cannot be restored, or the data set is converted in another way.
+        InputError: If a piece cannot be restored, or what is given is no data set, or one that is
+            converted in another way.
     """
     check_flags(allow_code=allow_code)
     pieces = {role: restore(role, config.get(role), allow_code) for role in ROLES}
     written = config["data"].get("init_args") or {}
     pieces["data"] = pieces["data"].of_run(written)
     if data is not None:
+        if not isinstance(data, DataSet):
+            raise InputError(
+                f"data: expected the run's data set, {type(pieces['data']).__name__}, with its new "
+                f"place; got {kind(data)}; leave it out where nothing has moved"
+            )
         moved = data.of_run(written)
         _check_only_moved(moved, pieces["data"])
         pieces["data"] = moved
     return pieces
+
+
+def kept_parameters(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Path]:
+    """The best parameters of a run where it kept them, else the last ones; with other tensors.
+
+    Returns:
+        The tensors, the state beside them, and the checkpoint that has both.
+
+    Raises:
+        InputError: If there is no run, or the checkpoint cannot be read.
+    """
+    config_of(path)
+    checkpoint = path / (BEST if (path / BEST).exists() else LAST)
+    return *read_checkpoint(checkpoint), checkpoint
 
 
 def _check_only_moved(moved: DataSet, trained: DataSet) -> None:

@@ -22,7 +22,7 @@ from ppl_vae.data import (
     fingerprint_in,
     new_split,
 )
-from ppl_vae.errors import InputError, as_path, check_least
+from ppl_vae.errors import InputError, as_path, check_within
 from ppl_vae.machine.devices import check_seed, choose_device
 from ppl_vae.machine.modes import called_anywhere, usual_modes
 from ppl_vae.machine.progress import Progress
@@ -30,14 +30,14 @@ from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.encoding import reconstructions, split_means
 from ppl_vae.measures.estimates import Estimates, estimate
 from ppl_vae.pairs.building import build_pair, load_data
-from ppl_vae.runs.checkpoints import BEST, LAST, load_parameters, read_checkpoint
+from ppl_vae.runs.checkpoints import load_parameters
 from ppl_vae.runs.config import config_of
 from ppl_vae.runs.directory import SUMMARY
 from ppl_vae.runs.export import export
 from ppl_vae.runs.other_data import other_data
-from ppl_vae.runs.restoring import restore_pieces
+from ppl_vae.runs.restoring import kept_parameters, restore_pieces
 
-__all__ = ["Run", "as_run", "kept_parameters", "load"]
+__all__ = ["Run", "as_run", "load"]
 
 _SPLITS = ("train", "validation", "test")
 
@@ -238,7 +238,7 @@ class Run:
         Raises:
             InputError: As for `split_of`, or if a number is out of its range.
         """
-        check_least(particles=(particles, 1))
+        check_within("particles", particles, 1)
         check_seed(seed)
         split = self.split_of(images, labels)
         progress = Progress("scoring", len(split), "images")
@@ -301,17 +301,3 @@ def load(
     if "data" in state:
         run.facts = Facts.restored(state["data"])
     return run
-
-
-def kept_parameters(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Path]:
-    """The best parameters of a run where it kept them, else the last ones; with other tensors.
-
-    Returns:
-        The tensors, the state beside them, and the checkpoint that has both.
-
-    Raises:
-        InputError: If there is no run, or the checkpoint cannot be read.
-    """
-    config_of(path)
-    checkpoint = path / (BEST if (path / BEST).exists() else LAST)
-    return *read_checkpoint(checkpoint), checkpoint

@@ -22,7 +22,8 @@ from ppl_vae.pairs.checks import check_labels, check_objective, check_pair
 from ppl_vae.pairs.own_code import in_own_code
 from ppl_vae.runs.config import config_of, write_config
 from ppl_vae.runs.directory import SUMMARY
-from ppl_vae.runs.run import Run, kept_parameters
+from ppl_vae.runs.restoring import kept_parameters
+from ppl_vae.runs.run import Run
 from ppl_vae.runs.settings import Precision, Settings
 from ppl_vae.training.adam import Rule
 from ppl_vae.training.loop import Training
