@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.spec import Domain
+from ppl_vae.data.classes import class_number
 from ppl_vae.data.stored import Index, Stored
 from ppl_vae.errors import InputError
 
@@ -172,20 +173,12 @@ class Data:
         return len(self.class_names) if self.class_names else int(self.train.labels.max()) + 1
 
     def label_of(self, label: int | str) -> int:
-        """The number of a class, given that or its name.
-
-        Where all names are numbers, as those of folders may be, a number is such a name.
+        """The number of a class, as `ppl_vae.data.classes.class_number` finds it.
 
         Raises:
             InputError: If there is no class of that name.
         """
-        names = self.class_names or ()
-        if str(label) in names:
-            return names.index(str(label))
-        if isinstance(label, str) or (names and all(name.isdecimal() for name in names)):
-            there = ", ".join(names[:20]) or "no names of classes"
-            raise InputError(f"--label: expected one of {there}; got {label}")
-        return label
+        return class_number("--label", label, self.class_names or ())
 
     @property
     def reference_measure(self) -> str:
