@@ -1,0 +1,201 @@
+"""Scores of how unlike the training images an image is: in nats, larger where more anomalous."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import log
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ppl_vae.data import Facts, Split
+from ppl_vae.errors import InputError
+from ppl_vae.measures.code_length import context_code_length, zlib_code_length
+from ppl_vae.measures.estimates import Estimates
+
+__all__ = ["SCORES", "Evidence", "Score", "code_lengths", "grey_levels_of", "log_mass"]
+
+Score = Literal[
+    "complexity",
+    "zlib_complexity",
+    "log_likelihood",
+    "elbo",
+    "distortion",
+    "rate",
+    "typicality",
+    "likelihood_ratio",
+    "likelihood_regret",
+]
+
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the scores of N images are computed from; nats, (N,) each.
+
+    Attributes:
+        estimates: Of the run's pair.
+        log_mass: log P(v) of the grey levels v of each image, or log p(x) where there are none.
+        code_lengths: The lengths of the images in lossless codes, by the name of the score.
+        background: Estimates of the background run's pair.
+        usual: The mean of log p(x) over training images.
+        best_elbo: The ELBO of the best q(z) for each image alone.
+        elbo: That of the guide, from the same fit as `best_elbo`.
+    """
+
+    estimates: Estimates
+    log_mass: Tensor
+    code_lengths: Mapping[str, Tensor] = field(default_factory=dict)
+    background: Estimates | None = None
+    usual: float | None = None
+    best_elbo: Tensor | None = None
+    elbo: Tensor | None = None
+
+
+def _log_likelihood(evidence: Evidence) -> Tensor:
+    """-log p(x). Bishop, Novelty detection and neural network validation, 1994."""
+    return -evidence.estimates.log_likelihood
+
+
+def _elbo(evidence: Evidence) -> Tensor:
+    """-ELBO, the bound in place of log p(x)."""
+    return -evidence.estimates.elbo
+
+
+def _distortion(evidence: Evidence) -> Tensor:
+    """-E_q log p(x|z), the "reconstruction probability" of An and Cho (2015)."""
+    return evidence.estimates.distortion
+
+
+def _rate(evidence: Evidence) -> Tensor:
+    """KL(q(z|x) || p(z)): how far from the prior the code lies."""
+    return evidence.estimates.rate
+
+
+def _complexity(evidence: Evidence) -> Tensor:
+    """-log P(v) - L(v), with the code of `context_code_length`.
+
+    Serra et al., Input complexity and out-of-distribution detection, 2020, equation (2), where L is
+    the length of a PNG or FLIF file. exp(-L) is a distribution here, so that the score is the log
+    ratio of the probabilities of v under a model of strokes and textures alone and under the run's.
+    """
+    return -evidence.log_mass - evidence.code_lengths["complexity"]
+
+
+def _zlib_complexity(evidence: Evidence) -> Tensor:
+    """The same with the length that zlib, the code in a PNG, has for the grey levels."""
+    return -evidence.log_mass - evidence.code_lengths["zlib_complexity"]
+
+
+def _likelihood_ratio(evidence: Evidence) -> Tensor:
+    """log p_background(x) - log p(x).
+
+    Ren et al., Likelihood ratios for out-of-distribution detection, 2019, equation (5): the
+    background is a pair that was trained on images with replaced pixels.
+    """
+    assert evidence.background is not None
+    return evidence.background.log_likelihood - evidence.estimates.log_likelihood
+
+
+def _typicality(evidence: Evidence) -> Tensor:
+    """|-log p(x) - H|, with H the mean of -log p(x) over training images.
+
+    Nalisnick et al., Detecting out-of-distribution inputs to deep generative models using
+    typicality, 2019, equation (4) for a single image.
+    """
+    assert evidence.usual is not None
+    return (evidence.estimates.log_likelihood - evidence.usual).abs()
+
+
+def _likelihood_regret(evidence: Evidence) -> Tensor:
+    """max_q ELBO - ELBO, the amortization gap of the image.
+
+    Xiao, Yan and Amit, Likelihood regret, 2020, equation (6).
+    """
+    assert evidence.best_elbo is not None
+    assert evidence.elbo is not None
+    return evidence.best_elbo - evidence.elbo
+
+
+SCORES: dict[Score, Callable[[Evidence], Tensor]] = {
+    "complexity": _complexity,
+    "zlib_complexity": _zlib_complexity,
+    "log_likelihood": _log_likelihood,
+    "elbo": _elbo,
+    "distortion": _distortion,
+    "rate": _rate,
+    "typicality": _typicality,
+    "likelihood_ratio": _likelihood_ratio,
+    "likelihood_regret": _likelihood_regret,
+}
+"""Each score by its name: (N,) in nats, larger where more anomalous."""
+
+_CODES: dict[Score, Callable[[Tensor, int], Tensor]] = {
+    "complexity": context_code_length,
+    "zlib_complexity": zlib_code_length,
+}
+
+
+def code_lengths(
+    names: Sequence[Score],
+    images: Split,
+    data: Facts,
+    advance: Callable[[int], None] = lambda images: None,
+) -> dict[str, Tensor]:
+    """The lengths L(v) in nats that the scores of these names need, (N,) each.
+
+    Args:
+        names: Of scores; those without a code are left out.
+        images: N images.
+        data: How they were converted.
+        advance: Called after each piece with the number of images in it.
+
+    Raises:
+        InputError: If the images have no grey levels.
+    """
+    codes = {name: _CODES[name] for name in names if name in _CODES}
+    if not codes:
+        return {}
+    levels = _levels(data)
+    result: dict[str, list[Tensor]] = {name: [] for name in codes}
+    parts = [slice(start, start + _BATCH) for start in range(0, len(images), _BATCH)]
+    for (x,) in images.batches(parts, labelled=False):
+        values = grey_levels_of(x, data)
+        for name, length in codes.items():
+            result[name].append(length(values, levels))
+        advance(len(x))
+    return {name: torch.cat(lengths) for name, lengths in result.items()}
+
+
+def _levels(data: Facts) -> int:
+    """How many values a pixel has in the domain."""
+    if data.domain in ("binary", "bytes"):
+        return {"binary": 2, "bytes": 256}[data.domain]
+    if data.levels is None:
+        raise InputError(
+            f"--scores: a code length needs grey levels, and {data.name} has floating-point "
+            "numbers; choose others, such as --scores '[log_likelihood]'"
+        )
+    return data.levels
+
+
+def grey_levels_of(x: Tensor, data: Facts) -> Tensor:
+    """The grey levels v of images x in their domain, int64: what the conversion started from."""
+    if data.domain in ("binary", "bytes"):
+        return x.long()
+    if data.dequantize == "uniform":
+        return (x * _levels(data)).floor().long()
+    return (x * (_levels(data) - 1)).round().long()
+
+
+def log_mass(log_likelihood: Tensor, data: Facts) -> Tensor:
+    """log P(v) of the grey levels, from log p(x), (N,) in nats.
+
+    Where L levels were dequantised, log P(v) >= E_u log p(x) - C H W log L (Theis, van den Oord
+    and Bethge, 2016, equation 6); the log-likelihood itself otherwise.
+    """
+    if data.dequantize != "uniform" or data.levels is None:
+        return log_likelihood
+    channels, height, width = data.image_shape
+    return log_likelihood - channels * height * width * log(data.levels)
