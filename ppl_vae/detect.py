@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,73 +19,45 @@ from ppl_vae.command_line.verbs import (
     run_verb,
 )
 from ppl_vae.compiler.compiling import Engine, check_engine
-from ppl_vae.data import DataSet, Facts, ImageFolder, Split
+from ppl_vae.data import DataSet, Facts, ImageFolder, Split, class_number
 from ppl_vae.errors import InputError, check_least
-from ppl_vae.inference.gaps import gap_decomposition
+from ppl_vae.evaluate import Choice, chosen_images
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.progress import Progress, table
 from ppl_vae.machine.randomness import seeded
-from ppl_vae.measures.anomaly_scores import SCORES, Evidence, Score, code_lengths, log_mass
+from ppl_vae.measures.anomaly_scores import Score
 from ppl_vae.measures.conformal import (
     check_calibration,
     conformal_p_values,
     discoveries,
     exact_false_alarm_rate,
-    rate_with_interval,
+    threshold_at,
 )
-from ppl_vae.measures.estimates import estimate
+from ppl_vae.measures.detection import Detection
 from ppl_vae.measures.pixel_maps import pixel_maps, usual_map
-from ppl_vae.measures.ranking import ranking_scores
 from ppl_vae.pictures.detection import draw_curves, draw_extremes, draw_histograms
 from ppl_vae.pictures.plots import to_display
 from ppl_vae.runs.results import plain, writable, write_numbers, write_scores
 from ppl_vae.runs.run import Run, load
+from ppl_vae.runs.scoring import Scoring
 
 __all__ = ["DETECTION", "Detection", "detect", "main"]
 
 DETECTION = "detection"
+NUMBERS = "detection.json"
+TABLE = "scores.csv"
+IMAGES = "images.png"
+HISTOGRAMS = "histograms.png"
+CURVES = "curves.png"
 
-_TRAINING_POINTS = 1000  # training images whose mean log p(x) is what is typical
 _MAP_POINTS = 1000  # calibration images that say what is usual at a pixel
 _MAP_PARTICLES = 16
-_REGRET_STEPS = 1000
-
-Arrays = dict[str, NDArray[np.float64]]
-
-
-@dataclass(frozen=True)
-class Detection:
-    """What `detect` finds of N images; scores are in nats and larger where more anomalous.
-
-    Attributes:
-        images: The images that were judged.
-        scores: (N,) each, by name.
-        p_values: The conformal p-values of each score, (N,).
-        flagged: (N,) bool, by the first score.
-        anomalous: (N,) bool where that is known, else None.
-        calibration: The scores of the n calibration images, (n,) each.
-        fresh: The scores of normal images that had no part in anything, (M,) each.
-        shown: The images of the picture: the least normal ones, then the most normal ones, (S,).
-        maps: Of these, the nats of each pixel above what is usual there, (S, C, H, W).
-        summary: The content of `detection.json`.
-    """
-
-    images: Split
-    scores: Arrays
-    p_values: Arrays
-    flagged: NDArray[np.bool_]
-    anomalous: NDArray[np.bool_] | None
-    calibration: Arrays
-    fresh: Arrays
-    shown: NDArray[np.int64]
-    maps: NDArray[np.float32]
-    summary: dict[str, Any]
 
 
 def detect(
     run: Run,
     data: Any = None,
-    split: Literal["train", "validation", "test", "all"] | None = None,
+    split: Choice | None = None,
     scores: Sequence[Score] = ("complexity",),
     background: Run | None = None,
     false_alarms: float = 0.05,
@@ -103,7 +75,7 @@ def detect(
     """Scores images for being of another kind than a run's training images, and flags them.
 
     An image is flagged where its conformal p-value, from the validation images of the run, is at
-    most `false_alarms`. Then a normal image is flagged with at most that probability, whatever the
+    most `false_alarms`. A normal image is then flagged with at most that probability, whatever the
     model, see `ppl_vae.measures.conformal`. RUN/detection/ gets scores.csv, detection.json,
     images.png, histograms.png and, where it is known which images are normal, curves.png.
 
@@ -113,17 +85,17 @@ def detect(
             the run unless given.
         split: Which images of another data set; all unless given.
         scores: The scores to compute, see `ppl_vae.measures.anomaly_scores`. The first one flags.
-        background: For `likelihood_ratio`: a run on the same images with `--data.perturb`.
+        background: For `likelihood_ratio`, a run on the same images with `--data.perturb`.
         false_alarms: The share of normal images that may be flagged.
-        false_discoveries: The share of flags that may be wrong, on average; instead of
-            `false_alarms`, by the procedure of Benjamini and Hochberg.
+        false_discoveries: The share of flags that may be wrong on average, by the procedure of
+            Benjamini and Hochberg; instead of `false_alarms`.
         normal_classes: Numbers or names of the classes that are normal among the images to judge,
             where that is known; an empty list where none is.
         particles: K, draws of z for each image.
         data_points: Judge the first so many images only; all unless given.
         calibration_points: Calibrate with the first so many validation images; all unless given.
         shown: How many of the least and of the most normal images the picture shows.
-        skip_unreadable: Whether damaged files of an `ImageFolder` are left out.
+        skip_unreadable: Whether files of an `ImageFolder` that cannot be read are left out.
         seed: The seed of the draws of z.
         engine: As for `evaluate`.
         out: The folder to write to; RUN/detection/ unless given.
@@ -132,38 +104,182 @@ def detect(
         InputError: If something given is wrong; nothing is written then.
         OSError: If a file cannot be written.
     """
-    _check(run, scores, background, particles, shown, seed, engine)
-    facts, images = _images(run, data, split, skip_unreadable)
+    scoring = Scoring(run, tuple(scores), particles, background, engine)
+    check_least(particles=(particles, 1), shown=(shown, 1))
+    check_seed(seed)
+    check_engine(engine)
+    if data is None and split not in (None, "test"):
+        raise InputError(
+            f"--split: of the run's own images those of the test are judged; got {split}"
+        )
+    if skip_unreadable and isinstance(data, ImageFolder):
+        data = replace(data, skip_unreadable=True)
+    facts, images = chosen_images(run, split or ("test" if data is None else "all"), data)
     images = _first("data_points", images, data_points)
     calibration = _first("calibration_points", run.data.validation, calibration_points)
-    option, rate = ("false_alarms", false_alarms)
+    option, rate = "false_alarms", false_alarms
     if false_discoveries is not None:
-        option, rate = ("false_discoveries", false_discoveries)
+        option, rate = "false_discoveries", false_discoveries
     check_calibration(option, rate, len(calibration))
     anomalous = _anomalous(images, facts, normal_classes, data is None)
-    # Fresh normal images are among those to judge, or else the test images of the run.
-    among = anomalous is not None and not anomalous.all()
-    test = None if among else _first("data_points", run.data.test, None)
     folder = writable(out or run.path / DETECTION)
     began = time.monotonic()
-
-    def scored(name: str, part: Split, facts: Facts) -> Arrays:
-        return _scored(run, name, part, facts, scores, background, usual, particles, engine)
-
     with seeded(run.device, seed):
-        usual = _usual(run, particles, engine) if "typicality" in scores else None
-        known = scored("calibration", calibration, run.data)
-        values = scored("scoring", images, facts)
-        fresh = scored("fresh normal images", test, run.data) if test else {}
-        p_values = {name: conformal_p_values(known[name], values[name]) for name in scores}
-        first = scores[0]
-        order = np.argsort(-values[first], kind="stable")
-        places = np.concatenate([order[:shown], order[::-1][:shown][::-1]])
+        known = scoring("calibration", calibration, run.data)
+        values = scoring("scores", images, facts)
+        if anomalous is None or anomalous.all():
+            fresh = scoring("fresh normal images", run.data.test, run.data)
+        else:
+            fresh = {name: each[~anomalous] for name, each in values.items()}
+        order = np.argsort(-values[scores[0]], kind="stable")
+        places = np.concatenate([order[:shown], order[::-1][:shown]])
         maps = _maps(run, calibration, images, places)
-    if anomalous is not None and among:
-        fresh = {name: each[~anomalous] for name, each in values.items()}
-    flagged = (
-        p_values[first] <= rate + 1e-12
-        if false_discoveries is None
-        else discoveries(p_values[first], rate)
+    p_values = {name: conformal_p_values(known[name], each) for name, each in values.items()}
+    decides = p_values[scores[0]]
+    flagged = decides <= rate if option == "false_alarms" else discoveries(decides, rate)
+    threshold = threshold_at(known[scores[0]], decides[flagged].max(initial=0.0))
+    found = Detection(
+        values, p_values, flagged, threshold, anomalous, known, fresh, places, maps, summary={}
     )
+    found.summary.update(
+        {
+            "data": facts.name if data is None or isinstance(data, DataSet) else "new images",
+            "data_points": len(images),
+            "score": scores[0],
+            option: rate,
+            "flagged": int(flagged.sum()),
+            "threshold_nats": threshold,
+            "calibration_images": len(calibration),
+            "false_alarm_rate_expected": exact_false_alarm_rate(
+                decides[flagged].max(initial=0.0) if false_discoveries else rate, len(calibration)
+            ),
+            "fresh_normal_images": len(fresh[scores[0]]),
+            **found.rates(),
+            "particles": particles,
+            "seconds": time.monotonic() - began,
+            "seed": seed,
+            "device": str(run.device),
+        }
+    )
+    _write(found, folder, run, images, facts)
+    return found
+
+
+def _first(option: str, images: Split, count: int | None) -> Split:
+    wanted = len(images) if count is None else count
+    if not 1 <= wanted <= len(images):
+        raise InputError(f"--{option}: expected 1 to {len(images):,}; got {wanted:,}")
+    return images.first(wanted)
+
+
+def _anomalous(
+    images: Split, facts: Facts, normal_classes: Sequence[int | str] | None, own: bool
+) -> NDArray[np.bool_] | None:
+    """Which images are anomalous, where that is known. The run's own test images are normal."""
+    if normal_classes is None:
+        return np.zeros(len(images), bool) if own else None
+    if not normal_classes:
+        return np.ones(len(images), bool)
+    if images.labels is None:
+        raise InputError(
+            f"--normal_classes: expected images with labels; those of {facts.name} have none; "
+            "leave it out, or give '[]' where none of them is normal"
+        )
+    labels = images.labels.cpu().numpy()
+    names = facts.class_names or tuple(map(str, range(labels.max() + 1)))
+    normal = [class_number("--normal_classes", each, names) for each in normal_classes]
+    anomalous = ~np.isin(labels, normal)
+    if anomalous.all():
+        raise InputError(
+            f"--normal_classes: expected a class that some image has; got {list(normal_classes)}"
+        )
+    return anomalous
+
+
+def _maps(
+    run: Run, calibration: Split, images: Split, places: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """The nats of each pixel above what is usual there, (S, C, H, W)."""
+    some = calibration.first(min(_MAP_POINTS, len(calibration)))
+    with Progress("maps", len(some), "images") as progress:
+        usual = usual_map(run.model, run.guide, some, _MAP_PARTICLES, progress.advance)
+    chosen = images.select(torch.from_numpy(places))
+    return (pixel_maps(run.model, run.guide, chosen, _MAP_PARTICLES) - usual).cpu().numpy()
+
+
+def _write(found: Detection, folder: Path, run: Run, images: Split, facts: Facts) -> None:
+    columns: dict[str, torch.Tensor] = {}
+    for name in found.scores:
+        columns[f"{name}_nats"] = torch.from_numpy(found.scores[name])
+        columns[f"{name}_p_value"] = torch.from_numpy(found.p_values[name])
+    columns["flagged"] = torch.from_numpy(found.flagged).long()
+    score = found.summary["score"]
+    like = run.data.test[slice(0, 256)].cpu().numpy()
+    shown = images.select(torch.from_numpy(found.shown))[:].cpu().numpy()
+    halves = np.split(to_display(shown, run.spec.domain, like), 2), np.split(found.maps, 2)
+    names = ("least normal", "most normal")
+    title = f"By {score.replace('_', ' ')}; below, nats above (red) and below (blue) the usual"
+    draw_extremes(dict(zip(names, zip(*halves, strict=True), strict=True)), folder / IMAGES, title)
+    kinds = {"calibration": found.calibration, "images": found.scores}
+    ranked = found.ranked()
+    if found.anomalous is not None and ranked is not None:
+        picked = {name: each[found.anomalous] for name, each in found.scores.items()}
+        kinds = {"calibration": found.calibration, "normal": found.fresh, "anomalous": picked}
+    histograms = {name: {kind: each[name] for kind, each in kinds.items()} for name in found.scores}
+    draw_histograms(histograms, {score: found.threshold}, folder / HISTOGRAMS)
+    if ranked is not None:
+        draw_curves(*ranked, folder / CURVES)
+    else:
+        (folder / CURVES).unlink(missing_ok=True)  # those of an earlier call
+    write_scores(folder / TABLE, images, facts.class_names, columns)
+    write_numbers(folder / NUMBERS, plain(found.summary))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line of `detect`."""
+    run_verb(_main, arguments)
+
+
+def _main(arguments: list[str]) -> None:
+    parser = Parser.of_verb("detect", "Find images of another kind than a run was trained on.")
+    add_run(parser, other_data=True)
+    parser.add_argument("--background", type=Path, help="A run on images with replaced pixels.")
+    parser.add_function_arguments(detect, skip={"run", "data", "background"}, as_group=False)
+    options = parse_with_run(parser, arguments)
+    data = pop_other_data(options)
+    background, device, code = (options[name] for name in ("background", "device", "allow_code"))
+    run = pop_run(options)
+    if background is not None:
+        options["background"] = load(background, device, code)
+    found = detect(run, data=data, **options)
+    print(table(f"{run.path}: {found.summary['data']}", _lines(found)))
+    folder = options["out"] or run.path / DETECTION
+    print(f"  written  {folder}")
+
+
+def _lines(found: Detection) -> dict[str, str]:
+    it = found.summary
+    count, flagged = it["data_points"], it["flagged"]
+    option = "false_alarms" if "false_alarms" in it else "false_discoveries"
+    lines = {
+        "score": it["score"],
+        "flagged": f"{flagged:,} of {count:,} images, --{option} {it[option]:g}",
+    }
+    for name, title in (
+        ("false_alarm_rate", "false alarms"),
+        ("found_rate", "anomalies found"),
+        ("false_discovery_rate", "flags that are wrong"),
+    ):
+        if name in it:
+            low, high = (100 * it[f"{name}_{end}"] for end in ("low", "high"))
+            lines[title] = f"{100 * it[name]:.2f} %, 95 % interval {low:.2f} to {high:.2f} %"
+    for name, each in it.get("ranking", {}).items():
+        auroc, error = each["auroc"], each["auroc_standard_error"]
+        precision, spread = each["average_precision"], each["average_precision_standard_error"]
+        lines[f"AUROC, {name}"] = f"{auroc:.4f} +- {error:.1g}"
+        lines[f"average precision, {name}"] = f"{precision:.4f} +- {spread:.1g}"
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -32,7 +32,15 @@ from ppl_vae.pairs.pieces import describe
 from ppl_vae.runs.results import plain, writable, write_numbers, write_scores
 from ppl_vae.runs.run import Run
 
-__all__ = ["EVALUATION", "active_units", "bits_per_dim", "evaluate", "main"]
+__all__ = [
+    "EVALUATION",
+    "Choice",
+    "active_units",
+    "bits_per_dim",
+    "chosen_images",
+    "evaluate",
+    "main",
+]
 
 EVALUATION = "evaluation.json"
 
@@ -105,7 +113,7 @@ def evaluate(
     check_seed(seed)
     check_engine(engine)
     split = split or ("test" if data is None else "all")
-    facts, images = _images(run, split, data)
+    facts, images = chosen_images(run, split, data)
     wanted = len(images) if data_points in (None, "all") else int(data_points)
     if not 1 <= wanted <= len(images):
         of = f"the {split} split" if data is None or split != "all" else facts.name
@@ -179,8 +187,17 @@ def evaluate(
     return result
 
 
-def _images(run: Run, split: Choice, data: Any) -> tuple[Facts, Split]:
-    """The images to measure, and the facts of their data."""
+def chosen_images(run: Run, split: Choice, data: Any) -> tuple[Facts, Split]:
+    """The images to measure, and the facts of their data.
+
+    Args:
+        run: A trained run.
+        split: Of its own data or of another data set.
+        data: None for its own, or else a `DataSet` or whatever `Run.split_of` takes.
+
+    Raises:
+        InputError: If other data do not fit the run.
+    """
     if data is None:
         return run.data, getattr(run.data, split)
     if isinstance(data, DataSet):

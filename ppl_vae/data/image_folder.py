@@ -27,6 +27,7 @@ from ppl_vae.machine.progress import Progress
 __all__ = ["ImageFolder"]
 
 _MANY = 20_000  # images whose headers take long enough to say so
+_NAMED = 20  # files in a remark
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,19 @@ class ImageFolder(OwnFiles):
 
     Args:
         path: The folder.
+        skip_unreadable: Whether damaged files, and those that are no images, are left out, with a
+            remark. Otherwise the first one is refused.
     """
 
     path: Path
+    skip_unreadable: bool = False
 
     @property
     def default_domain(self) -> Domain:
         if self.rules == 1:
             return "real"
         values: NDArray[Any] = np.empty(0)
-        for name in pictures_below(self._folder)[0]:
+        for name in self._names()[0]:
             file = self._folder / os.fsdecode(name)
             header = read_header(file)
             pixels = read_pixels(file, 3 if header.colour else 1, header.deep)
@@ -63,7 +67,7 @@ class ImageFolder(OwnFiles):
         return "binary" if len(values) == 2 else "real"
 
     def load(self, domain: Domain, seed: int) -> Data:
-        names, left_out = pictures_below(self._folder)
+        names, *left_out = self._names()
         layout = Layout.of_earlier_releases(names) if self.rules == 1 else Layout.of(names)
         image_shape, deep, marks, pages = _look(self._folder, names)
         deep = deep and self.rules > 1
@@ -81,8 +85,16 @@ class ImageFolder(OwnFiles):
         train, validation, test = (
             images[places] for places in split_by_name(names.tolist(), layout.splits)
         )
-        remarks = found, classes_remark(layout.labels, layout.classes), left_out, pages
+        remarks = found, classes_remark(layout.labels, layout.classes), *left_out, pages
         return conversion(Source(train, validation, test, layout.classes, remarks), seed)
+
+    def _names(self) -> tuple[NDArray[np.bytes_], str, str]:
+        """The files to read, and remarks on those that are not read."""
+        names, left_out = pictures_below(self._folder)
+        if not self.skip_unreadable:
+            return names, left_out, ""
+        readable, unread = _readable(self._folder, names)
+        return readable, left_out, unread
 
     @property
     def _folder(self) -> Path:
@@ -117,6 +129,31 @@ def _look(
     width, height = first[1].size
     remark = f"left out {pages:,} further pages or frames ({of})" if pages else ""
     return (3 if colour else 1, height, width), first[1].deep, marks, remark
+
+
+def _readable(folder: Path, names: NDArray[np.bytes_]) -> tuple[NDArray[np.bytes_], str]:
+    """The files whose pixels can be read, and a remark on the others.
+
+    Raises:
+        InputError: If there are no others.
+    """
+    kept, unread = [], []
+    with Progress(f"reading {folder}", len(names), "images") as progress:
+        for name in names:
+            file = folder / os.fsdecode(name)
+            try:
+                header = read_header(file)
+                read_pixels(file, 3 if header.colour else 1, header.deep)
+                kept.append(name)
+            except InputError as error:
+                unread.append((name, error))
+            progress.advance(1)
+    if not kept:
+        raise InputError(f"none of the {len(names):,} images can be read: {unread[0][1]}")
+    shown = ", ".join(os.fsdecode(name) for name, _ in unread[:_NAMED])
+    more = f" and {len(unread) - _NAMED:,} more" if len(unread) > _NAMED else ""
+    remark = f"left out {len(unread):,} that cannot be read ({shown}{more})" if unread else ""
+    return np.array(kept), remark
 
 
 def _check_alike(first: Path, one: Header, file: Path, other: Header) -> None:

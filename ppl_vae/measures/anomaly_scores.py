@@ -13,7 +13,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.measures.code_length import context_code_length, zlib_code_length
 from ppl_vae.measures.estimates import Estimates
 
-__all__ = ["SCORES", "Evidence", "Score", "code_lengths", "grey_levels_of", "log_mass"]
+__all__ = ["CODED", "SCORES", "Evidence", "Score", "code_lengths", "log_mass"]
 
 Score = Literal[
     "complexity",
@@ -40,8 +40,7 @@ class Evidence:
         code_lengths: The lengths of the images in lossless codes, by the name of the score.
         background: Estimates of the background run's pair.
         usual: The mean of log p(x) over training images.
-        best_elbo: The ELBO of the best q(z) for each image alone.
-        elbo: That of the guide, from the same fit as `best_elbo`.
+        amortization_gap: Of the guide, see `ppl_vae.inference.gaps`.
     """
 
     estimates: Estimates
@@ -49,8 +48,7 @@ class Evidence:
     code_lengths: Mapping[str, Tensor] = field(default_factory=dict)
     background: Estimates | None = None
     usual: float | None = None
-    best_elbo: Tensor | None = None
-    elbo: Tensor | None = None
+    amortization_gap: Tensor | None = None
 
 
 def _log_likelihood(evidence: Evidence) -> Tensor:
@@ -109,16 +107,15 @@ def _typicality(evidence: Evidence) -> Tensor:
 
 
 def _likelihood_regret(evidence: Evidence) -> Tensor:
-    """max_q ELBO - ELBO, the amortization gap of the image.
+    """max_q ELBO - ELBO: what is gained by fitting q(z) to the image alone.
 
     Xiao, Yan and Amit, Likelihood regret, 2020, equation (6).
     """
-    assert evidence.best_elbo is not None
-    assert evidence.elbo is not None
-    return evidence.best_elbo - evidence.elbo
+    assert evidence.amortization_gap is not None
+    return evidence.amortization_gap
 
 
-SCORES: dict[Score, Callable[[Evidence], Tensor]] = {
+SCORES: dict[str, Callable[[Evidence], Tensor]] = {
     "complexity": _complexity,
     "zlib_complexity": _zlib_complexity,
     "log_likelihood": _log_likelihood,
@@ -131,14 +128,15 @@ SCORES: dict[Score, Callable[[Evidence], Tensor]] = {
 }
 """Each score by its name: (N,) in nats, larger where more anomalous."""
 
-_CODES: dict[Score, Callable[[Tensor, int], Tensor]] = {
+CODED: dict[str, Callable[[Tensor, int], Tensor]] = {
     "complexity": context_code_length,
     "zlib_complexity": zlib_code_length,
 }
+"""The codes of the scores that need one: from grey levels and how many there are to (N,) nats."""
 
 
 def code_lengths(
-    names: Sequence[Score],
+    names: Sequence[str],
     images: Split,
     data: Facts,
     advance: Callable[[int], None] = lambda images: None,
@@ -154,14 +152,14 @@ def code_lengths(
     Raises:
         InputError: If the images have no grey levels.
     """
-    codes = {name: _CODES[name] for name in names if name in _CODES}
+    codes = {name: CODED[name] for name in names if name in CODED}
     if not codes:
         return {}
     levels = _levels(data)
     result: dict[str, list[Tensor]] = {name: [] for name in codes}
     parts = [slice(start, start + _BATCH) for start in range(0, len(images), _BATCH)]
     for (x,) in images.batches(parts, labelled=False):
-        values = grey_levels_of(x, data)
+        values = _grey_levels(x, data)
         for name, length in codes.items():
             result[name].append(length(values, levels))
         advance(len(x))
@@ -180,7 +178,7 @@ def _levels(data: Facts) -> int:
     return data.levels
 
 
-def grey_levels_of(x: Tensor, data: Facts) -> Tensor:
+def _grey_levels(x: Tensor, data: Facts) -> Tensor:
     """The grey levels v of images x in their domain, int64: what the conversion started from."""
     if data.domain in ("binary", "bytes"):
         return x.long()

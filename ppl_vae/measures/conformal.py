@@ -18,6 +18,7 @@ __all__ = [
     "discoveries",
     "exact_false_alarm_rate",
     "rate_with_interval",
+    "threshold_at",
 ]
 
 _ROUNDING = 1e-9  # that alpha (n + 1) may be short of a whole number, as 0.29 * 100 is of 29
@@ -42,6 +43,18 @@ def conformal_p_values(calibration: ArrayLike, scores: ArrayLike) -> NDArray[np.
     given = np.nan_to_num(scores, nan=np.inf, posinf=np.inf, neginf=-np.inf)
     larger_or_equal = len(known) - np.searchsorted(known, given, side="left")
     return (1 + larger_or_equal) / (len(known) + 1)
+
+
+def threshold_at(calibration: ArrayLike, p_value: float) -> float:
+    """The score t for which p <= p_value where, and only where, s > t.
+
+    Args:
+        calibration: s_1, ..., s_n of normal images, (n,).
+        p_value: From 1 / (n + 1) on; no score is above the threshold of a smaller one.
+    """
+    known = np.sort(np.nan_to_num(calibration, nan=np.inf, posinf=np.inf, neginf=-np.inf))
+    rank = floor(p_value * (len(known) + 1) + _ROUNDING)
+    return float([np.inf, *known[::-1], -np.inf][rank])
 
 
 def exact_false_alarm_rate(alpha: float, calibration: int) -> float:
