@@ -92,7 +92,8 @@ def detect(
         normal_classes: Numbers or names of the classes that are normal among the images to judge,
             where that is known; an empty list where none is.
         particles: K, draws of z for each image.
-        data_points: Judge the first so many images only; all unless given.
+        data_points: Judge the first so many images only, and take as many fresh normal ones; all
+            unless given.
         calibration_points: Calibrate with the first so many validation images; all unless given.
         shown: How many of the least and of the most normal images the picture shows.
         skip_unreadable: Whether files of an `ImageFolder` that cannot be read are left out.
@@ -128,7 +129,8 @@ def detect(
         known = scoring("calibration", calibration, run.data)
         values = scoring("scores", images, facts)
         if anomalous is None or anomalous.all():
-            fresh = scoring("fresh normal images", run.data.test, run.data)
+            test = run.data.test.first(min(len(run.data.test), data_points or len(run.data.test)))
+            fresh = scoring("fresh normal images", test, run.data)
         else:
             fresh = {name: each[~anomalous] for name, each in values.items()}
         order = np.argsort(-values[scores[0]], kind="stable")
