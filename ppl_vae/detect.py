@@ -23,9 +23,10 @@ from ppl_vae.data import DataSet, Facts, ImageFolder, Split, class_number
 from ppl_vae.errors import InputError, check_least
 from ppl_vae.evaluate import Choice, chosen_images
 from ppl_vae.machine.devices import check_seed
+from ppl_vae.machine.files import check_writable
 from ppl_vae.machine.progress import Progress, table
 from ppl_vae.machine.randomness import seeded
-from ppl_vae.measures.anomaly_scores import Score
+from ppl_vae.measures.anomaly_scores import Score, check_grey_levels
 from ppl_vae.measures.conformal import (
     check_calibration,
     conformal_p_values,
@@ -116,6 +117,7 @@ def detect(
     if skip_unreadable and isinstance(data, ImageFolder):
         data = replace(data, skip_unreadable=True)
     facts, images = chosen_images(run, split or ("test" if data is None else "all"), data)
+    check_grey_levels(scores, facts, run.data)
     images = _first("data_points", images, data_points)
     calibration = _first("calibration_points", run.data.validation, calibration_points)
     option, rate = "false_alarms", false_alarms
@@ -123,7 +125,8 @@ def detect(
         option, rate = "false_discoveries", false_discoveries
     check_calibration(option, rate, len(calibration))
     anomalous = _anomalous(images, facts, normal_classes, data is None)
-    folder = writable(out or run.path / DETECTION)
+    folder = out or run.path / DETECTION
+    check_writable(folder, "name another folder with --out")
     began = time.monotonic()
     with seeded(run.device, seed):
         known = scoring("calibration", calibration, run.data)
@@ -163,7 +166,7 @@ def detect(
             "device": str(run.device),
         }
     )
-    _write(found, folder, run, images, facts)
+    _write(found, writable(folder), run, images, facts)
     return found
 
 

@@ -40,6 +40,7 @@ OPTIONS = {
     "evaluate": ["--particles", "2"],
     "posterior": [word for name, value in FEW.items() for word in (f"--{name}", str(value))],
     "generate": [],
+    "detect": ["--particles", "2"],
     "features": [],
 }
 REAL_DATA_OPTIONS = {"MNIST": ["--batch_size", "1000"]}

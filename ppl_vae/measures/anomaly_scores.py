@@ -13,7 +13,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.measures.code_length import context_code_length, zlib_code_length
 from ppl_vae.measures.estimates import Estimates
 
-__all__ = ["CODED", "SCORES", "Evidence", "Score", "code_lengths", "log_mass"]
+__all__ = ["CODED", "SCORES", "Evidence", "Score", "check_grey_levels", "code_lengths", "log_mass"]
 
 Score = Literal[
     "complexity",
@@ -164,6 +164,17 @@ def code_lengths(
             result[name].append(length(values, levels))
         advance(len(x))
     return {name: torch.cat(lengths) for name, lengths in result.items()}
+
+
+def check_grey_levels(names: Sequence[str], *data: Facts) -> None:
+    """Refuses scores that need a code length of images without grey levels.
+
+    Raises:
+        InputError: See there.
+    """
+    if any(name in CODED for name in names):
+        for each in data:
+            _levels(each)
 
 
 def _levels(data: Facts) -> int:
