@@ -141,8 +141,13 @@ def detect(
         maps = _maps(run, calibration, images, places)
     p_values = {name: conformal_p_values(known[name], each) for name, each in values.items()}
     decides = p_values[scores[0]]
-    flagged = decides <= rate if option == "false_alarms" else discoveries(decides, rate)
-    threshold = threshold_at(known[scores[0]], decides[flagged].max(initial=0.0))
+    if option == "false_alarms":
+        reached = exact_false_alarm_rate(rate, len(calibration))
+        flagged = decides <= rate
+    else:
+        flagged = discoveries(decides, rate)
+        reached = float(decides[flagged].max(initial=0.0))
+    threshold = threshold_at(known[scores[0]], reached)
     found = Detection(
         values, p_values, flagged, threshold, anomalous, known, fresh, places, maps, summary={}
     )
@@ -155,9 +160,7 @@ def detect(
             "flagged": int(flagged.sum()),
             "threshold_nats": threshold,
             "calibration_images": len(calibration),
-            "false_alarm_rate_expected": exact_false_alarm_rate(
-                decides[flagged].max(initial=0.0) if false_discoveries else rate, len(calibration)
-            ),
+            "false_alarm_rate_expected": reached,
             "fresh_normal_images": len(fresh[scores[0]]),
             **found.rates(),
             "particles": particles,

@@ -144,7 +144,10 @@ def test_a_folder_beside_the_normal_images_of_the_run(
     truth = [True] * 24 + [False] * len(fresh)
     auroc = roc_auc_score(truth, [*found.scores["complexity"], *fresh])
     assert found.summary["ranking"]["complexity"]["auroc"] == pytest.approx(auroc)
-    assert found.summary["false_alarm_rate"] == (fresh > found.threshold).mean()
+    alarms = conformal_p_values(found.calibration["complexity"], fresh) <= 0.05
+    assert np.array_equal(alarms, fresh > found.threshold)
+    assert found.summary["false_alarm_rate"] == alarms.mean()
+    assert found.summary["false_alarm_rate_expected"] == 8 / 179  # of 178 calibration images
     assert files(tmp_path) == FILES | {"curves.png"}
 
 

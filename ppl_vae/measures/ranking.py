@@ -38,7 +38,7 @@ def ranking_scores(anomalous: ArrayLike, scores: ArrayLike) -> dict[str, float]:
         )
         for _ in range(_RESAMPLES)
     ]
-    result = {}
+    result: dict[str, float] = {}
     for name, value, others in zip(
         ("auroc", "average_precision"),
         _measures(found, alarms),
