@@ -40,7 +40,7 @@ from ppl_vae.pictures.detection import draw_curves, draw_extremes, draw_histogra
 from ppl_vae.pictures.plots import to_display
 from ppl_vae.runs.results import plain, writable, write_numbers, write_scores
 from ppl_vae.runs.run import Run, load
-from ppl_vae.runs.scoring import Scoring
+from ppl_vae.runs.scoring import Scoring, best_score
 
 __all__ = ["DETECTION", "Detection", "detect", "main"]
 
@@ -59,7 +59,7 @@ def detect(
     run: Run,
     data: Any = None,
     split: Choice | None = None,
-    scores: Sequence[Score] = ("complexity",),
+    scores: Sequence[Score] | None = None,
     background: Run | None = None,
     false_alarms: float = 0.05,
     false_discoveries: float | None = None,
@@ -85,7 +85,9 @@ def detect(
         data: The images to judge, a `DataSet` or whatever `Run.split_of` takes; the test images of
             the run unless given.
         split: Which images of another data set; all unless given.
-        scores: The scores to compute, see `ppl_vae.measures.anomaly_scores`. The first one flags.
+        scores: The scores to compute, see `ppl_vae.measures.anomaly_scores`; the first one flags.
+            Unless given, the first of exemplar_complexity, complexity and log_likelihood that the
+            run has.
         background: For `likelihood_ratio`, a run on the same images with `--data.perturb`.
         false_alarms: The share of normal images that may be flagged.
         false_discoveries: The share of flags that may be wrong on average, by the procedure of
@@ -106,7 +108,6 @@ def detect(
         InputError: If something given is wrong; nothing is written then.
         OSError: If a file cannot be written.
     """
-    scoring = Scoring(run, tuple(scores), particles, background, engine)
     check_least(particles=(particles, 1), shown=(shown, 1))
     check_seed(seed)
     check_engine(engine)
@@ -117,6 +118,8 @@ def detect(
     if skip_unreadable and isinstance(data, ImageFolder):
         data = replace(data, skip_unreadable=True)
     facts, images = chosen_images(run, split or ("test" if data is None else "all"), data)
+    scores = (best_score(run, facts),) if scores is None else tuple(scores)
+    scoring = Scoring(run, scores, particles, background, engine)
     check_grey_levels(scores, facts, run.data)
     images = _first("data_points", images, data_points)
     calibration = _first("calibration_points", run.data.validation, calibration_points)

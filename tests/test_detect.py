@@ -21,9 +21,18 @@ from ppl_vae.measures.anomaly_scores import SCORES
 from ppl_vae.measures.conformal import conformal_p_values, discoveries
 from ppl_vae.runs.run import Run
 
-ALL = ["complexity", "zlib_complexity", "log_likelihood", "elbo", "distortion", "rate"]
+ALL = [
+    "complexity",
+    "exemplar_complexity",
+    "zlib_complexity",
+    "log_likelihood",
+    "elbo",
+    "distortion",
+    "rate",
+]
 FILES = {"detection.json", "histograms.png", "images.png", "scores.csv"}
 QUICK = {"particles": 5, "shown": 3}
+DEFAULT = "exemplar_complexity"
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +111,9 @@ def test_one_seed_gives_one_result(run: Run, tmp_path: Path) -> None:
         texts = [(tmp_path / str(place) / name).read_bytes() for place in range(3)]
         assert texts[0] == texts[1] != texts[2]
     assert np.array_equal(first.maps, second.maps)
-    assert not np.array_equal(first.scores["complexity"], other.scores["complexity"])
+    (name,) = first.scores
+    assert name == DEFAULT
+    assert not np.array_equal(first.scores[name], other.scores[name])
 
 
 def test_curves_where_labels_say_what_is_normal(run: Run, tmp_path: Path) -> None:
@@ -139,12 +150,12 @@ def test_a_folder_beside_the_normal_images_of_the_run(
     assert [row["image"] for row in rows] == [f"{place:03}.png" for place in range(24)]
     assert found.anomalous is not None
     assert found.anomalous.all()
-    fresh = found.fresh["complexity"]
+    fresh = found.fresh[DEFAULT]
     assert len(fresh) == len(run.data.test)
     truth = [True] * 24 + [False] * len(fresh)
-    auroc = roc_auc_score(truth, [*found.scores["complexity"], *fresh])
-    assert found.summary["ranking"]["complexity"]["auroc"] == pytest.approx(auroc)
-    alarms = conformal_p_values(found.calibration["complexity"], fresh) <= 0.05
+    auroc = roc_auc_score(truth, [*found.scores[DEFAULT], *fresh])
+    assert found.summary["ranking"][DEFAULT]["auroc"] == pytest.approx(auroc)
+    alarms = conformal_p_values(found.calibration[DEFAULT], fresh) <= 0.05
     assert np.array_equal(alarms, fresh > found.threshold)
     assert found.summary["false_alarm_rate"] == alarms.mean()
     assert found.summary["false_alarm_rate_expected"] == 8 / 179  # of 178 calibration images
@@ -158,7 +169,7 @@ def test_arrays_in_python(run: Run, folder: ImageFolder, tmp_path: Path) -> None
     levels = np.rint(images / 255.0 * 16).astype(np.uint8)
     by_array = detect(run, levels, out=tmp_path, **QUICK)
     assert by_files.anomalous is None
-    assert np.corrcoef(by_files.scores["complexity"], by_array.scores["complexity"])[0, 1] > 0.9
+    assert np.corrcoef(by_files.scores[DEFAULT], by_array.scores[DEFAULT])[0, 1] > 0.9
 
 
 def test_the_map_of_an_image_that_was_altered_points_there(run: Run, tmp_path: Path) -> None:

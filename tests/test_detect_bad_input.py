@@ -10,8 +10,8 @@ from reports import train
 from tiny_runs import exit_code
 
 import ppl_vae.detect
-from guides import ConditionalNormal, Delta
-from models import Autoencoder, Conditional, Gaussian
+from guides import BottomUp, ConditionalNormal, Delta
+from models import Autoencoder, Conditional, Gaussian, Hierarchical
 from ppl_vae.data import Arrays, Digits
 from ppl_vae.runs.run import Run
 
@@ -86,6 +86,11 @@ def test_too_few_calibration_images(run: Run, refuses) -> None:
     refuses(run, ["--false_alarms", 1.5], "above 0 and below 1")
 
 
+def test_a_guide_without_an_aggregate_posterior(refuses, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", model=Hierarchical, guide=BottomUp, epochs=1)
+    refuses(run, ["--scores", "[exemplar_complexity]"], "BottomUp", "--scores '[complexity]'")
+
+
 def test_a_background_of_other_data(run: Run, refuses, tmp_path: Path) -> None:
     ratio = ["--scores", "[likelihood_ratio]"]
     refuses(run, ratio, "--background", "--data.perturb")
@@ -117,7 +122,7 @@ def test_grey_levels_that_are_not_there(refuses, tmp_path: Path) -> None:
     np.save(tmp_path / "floats.npy", rng.normal(size=(400, 3, 3)).astype(np.float32))
     run = train(tmp_path / "run", data=Arrays(tmp_path / "floats.npy"), epochs=1)
     said = ("a code length needs grey levels", "--scores '[log_likelihood]'")
-    refuses(run, ["--calibration_points", 30], *said)
+    refuses(run, ["--calibration_points", 30, "--scores", "[complexity]"], *said)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,18 @@ from ppl_vae.errors import InputError
 from ppl_vae.measures.code_length import context_code_length, zlib_code_length
 from ppl_vae.measures.estimates import Estimates
 
-__all__ = ["CODED", "SCORES", "Evidence", "Score", "check_grey_levels", "code_lengths", "log_mass"]
+__all__ = [
+    "CODED",
+    "SCORES",
+    "Evidence",
+    "Score",
+    "check_grey_levels",
+    "code_lengths",
+    "log_volume",
+]
 
 Score = Literal[
+    "exemplar_complexity",
     "complexity",
     "zlib_complexity",
     "log_likelihood",
@@ -36,19 +45,21 @@ class Evidence:
 
     Attributes:
         estimates: Of the run's pair.
-        log_mass: log P(v) of the grey levels v of each image, or log p(x) where there are none.
-        code_lengths: The lengths of the images in lossless codes, by the name of the score.
+        log_volume: log p(x) - log P(v) of the grey levels v of an image, see `log_volume`.
+        code_lengths: The lengths L(v) in lossless codes, by the name of the code.
         background: Estimates of the background run's pair.
         usual: The mean of log p(x) over training images.
         amortization_gap: Of the guide, see `ppl_vae.inference.gaps`.
+        exemplar_elbo: See `ppl_vae.measures.exemplars`.
     """
 
     estimates: Estimates
-    log_mass: Tensor
+    log_volume: float = 0.0
     code_lengths: Mapping[str, Tensor] = field(default_factory=dict)
     background: Estimates | None = None
     usual: float | None = None
     amortization_gap: Tensor | None = None
+    exemplar_elbo: Tensor | None = None
 
 
 def _log_likelihood(evidence: Evidence) -> Tensor:
@@ -78,12 +89,25 @@ def _complexity(evidence: Evidence) -> Tensor:
     the length of a PNG or FLIF file. exp(-L) is a distribution here, so that the score is the log
     ratio of the probabilities of v under a model of strokes and textures alone and under the run's.
     """
-    return -evidence.log_mass - evidence.code_lengths["complexity"]
+    log_mass = evidence.estimates.log_likelihood - evidence.log_volume
+    return -log_mass - evidence.code_lengths["context"]
 
 
 def _zlib_complexity(evidence: Evidence) -> Tensor:
     """The same with the length that zlib, the code in a PNG, has for the grey levels."""
-    return -evidence.log_mass - evidence.code_lengths["zlib_complexity"]
+    log_mass = evidence.estimates.log_likelihood - evidence.log_volume
+    return -log_mass - evidence.code_lengths["zlib"]
+
+
+def _exemplar_complexity(evidence: Evidence) -> Tensor:
+    """`complexity` with an ELBO in place of log p(x): that of the aggregate posterior as the prior.
+
+    What decoder and guide have learned is kept, and codes between those of training images cost
+    what they are worth.
+    """
+    assert evidence.exemplar_elbo is not None
+    log_mass = evidence.exemplar_elbo - evidence.log_volume
+    return -log_mass - evidence.code_lengths["context"]
 
 
 def _likelihood_ratio(evidence: Evidence) -> Tensor:
@@ -116,6 +140,7 @@ def _likelihood_regret(evidence: Evidence) -> Tensor:
 
 
 SCORES: dict[str, Callable[[Evidence], Tensor]] = {
+    "exemplar_complexity": _exemplar_complexity,
     "complexity": _complexity,
     "zlib_complexity": _zlib_complexity,
     "log_likelihood": _log_likelihood,
@@ -128,11 +153,9 @@ SCORES: dict[str, Callable[[Evidence], Tensor]] = {
 }
 """Each score by its name: (N,) in nats, larger where more anomalous."""
 
-CODED: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "complexity": context_code_length,
-    "zlib_complexity": zlib_code_length,
-}
-"""The codes of the scores that need one: from grey levels and how many there are to (N,) nats."""
+_CODES = {"context": context_code_length, "zlib": zlib_code_length}
+CODED = {"exemplar_complexity": "context", "complexity": "context", "zlib_complexity": "zlib"}
+"""The code that a score needs the length of."""
 
 
 def code_lengths(
@@ -141,7 +164,7 @@ def code_lengths(
     data: Facts,
     advance: Callable[[int], None] = lambda images: None,
 ) -> dict[str, Tensor]:
-    """The lengths L(v) in nats that the scores of these names need, (N,) each.
+    """The lengths L(v) in nats that the scores of these names need, (N,) each, by the code.
 
     Args:
         names: Of scores; those without a code are left out.
@@ -152,18 +175,18 @@ def code_lengths(
     Raises:
         InputError: If the images have no grey levels.
     """
-    codes = {name: CODED[name] for name in names if name in CODED}
+    codes = sorted({CODED[name] for name in names if name in CODED})
     if not codes:
         return {}
     levels = _levels(data)
-    result: dict[str, list[Tensor]] = {name: [] for name in codes}
+    result: dict[str, list[Tensor]] = {code: [] for code in codes}
     parts = [slice(start, start + _BATCH) for start in range(0, len(images), _BATCH)]
     for (x,) in images.batches(parts, labelled=False):
         values = _grey_levels(x, data)
-        for name, length in codes.items():
-            result[name].append(length(values, levels))
+        for code in codes:
+            result[code].append(_CODES[code](values, levels))
         advance(len(x))
-    return {name: torch.cat(lengths) for name, lengths in result.items()}
+    return {code: torch.cat(lengths) for code, lengths in result.items()}
 
 
 def check_grey_levels(names: Sequence[str], *data: Facts) -> None:
@@ -198,13 +221,12 @@ def _grey_levels(x: Tensor, data: Facts) -> Tensor:
     return (x * (_levels(data) - 1)).round().long()
 
 
-def log_mass(log_likelihood: Tensor, data: Facts) -> Tensor:
-    """log P(v) of the grey levels, from log p(x), (N,) in nats.
+def log_volume(data: Facts) -> float:
+    """log p(x) - log P(v), in nats: C H W log L where L levels were dequantised, else 0.
 
-    Where L levels were dequantised, log P(v) >= E_u log p(x) - C H W log L (Theis, van den Oord
-    and Bethge, 2016, equation 6); the log-likelihood itself otherwise.
+    log P(v) >= E_u log p(x) - C H W log L (Theis, van den Oord and Bethge, 2016, equation 6).
     """
     if data.dequantize != "uniform" or data.levels is None:
-        return log_likelihood
+        return 0.0
     channels, height, width = data.image_shape
-    return log_likelihood - channels * height * width * log(data.levels)
+    return channels * height * width * log(data.levels)

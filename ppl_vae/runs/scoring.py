@@ -16,18 +16,25 @@ from ppl_vae.measures.anomaly_scores import (
     CODED,
     SCORES,
     Evidence,
+    Score,
     code_lengths,
-    log_mass,
+    log_volume,
 )
 from ppl_vae.measures.detection import Arrays
 from ppl_vae.measures.estimates import Estimates, estimate
+from ppl_vae.measures.exemplars import (
+    AggregatePosterior,
+    exemplar_elbo,
+    has_aggregate_posterior,
+)
 from ppl_vae.runs.run import Run
 
-__all__ = ["Scoring"]
+__all__ = ["Scoring", "best_score"]
 
 _TRAINING_POINTS = 1000  # training images whose mean log p(x) is what is typical
 _REGRET_STEPS = 1000
 _REGRET_PARTICLES = 100
+_SLOWER = {"exemplar_complexity", "likelihood_ratio", "likelihood_regret"}  # pass once more
 _BATCH = 1000  # images in memory while their posteriors are fitted
 
 _Advance = Callable[[int], None]
@@ -73,6 +80,12 @@ class Scoring:
             raise InputError(f"--background and the score likelihood_ratio go together; {remedy}")
         if self.background is not None:
             _check_background(self.run, self.background)
+        if "exemplar_complexity" in self.names and not _has_exemplars(self.run):
+            raise InputError(
+                "--scores: exemplar_complexity needs q(z|x) of an image alone as one distribution, "
+                f"which {type(self.run.guide).__name__} of {self.run.path} is not; choose others, "
+                "such as --scores '[complexity]'"
+            )
 
     @cached_property
     def _usual(self) -> float:
@@ -95,7 +108,7 @@ class Scoring:
                 family to fit to one image.
         """
         passes = 1 + any(name in CODED for name in self.names)
-        passes += len({"likelihood_ratio", "likelihood_regret"} & {*self.names})
+        passes += len(_SLOWER & {*self.names})
         usual = self._usual if "typicality" in self.names else None
         with Progress(title, passes * len(images), "image passes") as progress:
             estimates = self._estimates(self.run, images, progress.advance)
@@ -104,11 +117,12 @@ class Scoring:
                 background = self._estimates(self.background, images, progress.advance)
             evidence = Evidence(
                 estimates,
-                log_mass(estimates.log_likelihood, facts),
+                log_volume(facts),
                 code_lengths(self.names, images, facts, progress.advance),
                 background,
                 usual,
                 self._regret(images, progress.advance),
+                self._exemplar_elbo(images, progress.advance),
             )
         return {name: SCORES[name](evidence).cpu().numpy() for name in self.names}
 
@@ -117,6 +131,16 @@ class Scoring:
             return estimate(
                 run.model, run.guide, images, self.particles, advance=advance, engine=self.engine
             )
+
+    @cached_property
+    def _aggregate(self) -> AggregatePosterior:
+        return AggregatePosterior.of(self.run.guide, self.run.data.train)
+
+    def _exemplar_elbo(self, images: Split, advance: _Advance) -> Tensor | None:
+        if "exemplar_complexity" not in self.names:
+            return None
+        run = self.run
+        return exemplar_elbo(run.model, run.guide, images, self._aggregate, self.particles, advance)
 
     def _regret(self, images: Split, advance: _Advance) -> Tensor | None:
         """The amortization gap of each image, (N,)."""
@@ -154,3 +178,19 @@ def _check_background(run: Run, background: Run) -> None:
 
 def _sizes(run: Run) -> str:
     return " / ".join(f"{int(each.partition('-')[0]):,}" for each in run.fingerprint)
+
+
+def best_score(run: Run, facts: Facts) -> Score:
+    """The first of exemplar_complexity, complexity and log_likelihood that a run has.
+
+    Args:
+        run: A trained run.
+        facts: Of the images to score.
+    """
+    if facts.domain in ("unit", "real") and None in (facts.levels, run.data.levels):
+        return "log_likelihood"
+    return "exemplar_complexity" if _has_exemplars(run) else "complexity"
+
+
+def _has_exemplars(run: Run) -> bool:
+    return has_aggregate_posterior(run.model, run.guide, run.data.validation)
