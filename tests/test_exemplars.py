@@ -70,4 +70,5 @@ def test_it_needs_one_distribution_of_an_image_alone() -> None:
     assert has_aggregate_posterior(VAE(spec), DiagonalNormal(spec), one)
     assert not has_aggregate_posterior(VAE(spec), Delta(spec), one)
     assert not has_aggregate_posterior(Conditional(spec), ConditionalNormal(spec), one)
-    assert not has_aggregate_posterior(Hierarchical(spec), BottomUp(spec), one)
+    levels = Hierarchical(spec)
+    assert not has_aggregate_posterior(levels, BottomUp(spec, levels), one)

@@ -21,10 +21,10 @@ from ppl_vae.densities.weights import log_terms
 
 __all__ = ["AggregatePosterior", "exemplar_elbo", "has_aggregate_posterior"]
 
-_NORMALS, _OTHERS = 5000, 500  # exemplars; normals are compared by one product of matrices
+_NORMALS, _OTHERS = 20_000, 500  # exemplars; normals are compared by one product of matrices
 _BATCH = 1000  # training images that are encoded at a time
 _PAIRS = 5_000_000  # of a z with an exemplar, that are in memory at a time
-_DRAWS = 10  # of z for each image, at most: a mean of log-densities needs few
+_DRAWS = 5  # of z for each image, at most: a mean of log-densities needs few
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class AggregatePosterior:
     @classmethod
     @torch.no_grad()
     def of(cls, guide: Guide, images: Split) -> "AggregatePosterior":
-        """That of the first images, 5,000 where q(z|x) is a diagonal normal and else 500."""
+        """That of the first images, 20,000 where q(z|x) is a diagonal normal and else 500."""
         few = guide.posterior(images[:1])
         if not _is_normal(few):
             return cls(guide.posterior(images[:_OTHERS]))
@@ -105,7 +105,7 @@ def exemplar_elbo(
         guide: q(z|x).
         images: N images.
         aggregate: q(z).
-        particles: K, draws of z for each image, of which at most 10 are taken.
+        particles: K, draws of z for each image, of which at most 5 are taken.
         advance: Called after each piece with the number of images in it.
 
     Returns:
