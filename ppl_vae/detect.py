@@ -20,10 +20,11 @@ from ppl_vae.command_line.verbs import (
 )
 from ppl_vae.compiler.compiling import Engine, check_engine
 from ppl_vae.data import DataSet, Facts, ImageFolder, Split, class_number
-from ppl_vae.errors import InputError, check_least
+from ppl_vae.errors import InputError, check_within
 from ppl_vae.evaluate import Choice, chosen_images
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.files import check_writable
+from ppl_vae.machine.modes import called_anywhere
 from ppl_vae.machine.progress import Progress, table
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.anomaly_scores import Score, check_grey_levels
@@ -39,7 +40,7 @@ from ppl_vae.measures.pixel_maps import pixel_maps, usual_map
 from ppl_vae.pictures.detection import draw_curves, draw_extremes, draw_histograms
 from ppl_vae.pictures.plots import to_display
 from ppl_vae.runs.results import plain, writable, write_numbers, write_scores
-from ppl_vae.runs.run import Run, load
+from ppl_vae.runs.run import Run, as_run, load
 from ppl_vae.runs.scoring import Scoring, best_score
 
 __all__ = ["DETECTION", "Detection", "detect", "main"]
@@ -55,12 +56,13 @@ _MAP_POINTS = 1000  # calibration images that say what is usual at a pixel
 _MAP_PARTICLES = 16
 
 
+@called_anywhere
 def detect(
-    run: Run,
+    run: Run | Path | str,
     data: Any = None,
     split: Choice | None = None,
     scores: Sequence[Score] | None = None,
-    background: Run | None = None,
+    background: Run | Path | str | None = None,
     false_alarms: float = 0.05,
     false_discoveries: float | None = None,
     normal_classes: Sequence[int | str] | None = None,
@@ -71,7 +73,7 @@ def detect(
     skip_unreadable: bool = False,
     seed: int = 0,
     engine: Engine = "auto",
-    out: Path | None = None,
+    out: Path | str | None = None,
 ) -> Detection:
     """Scores images for being of another kind than a run's training images, and flags them.
 
@@ -81,7 +83,7 @@ def detect(
     images.png, histograms.png and, where it is known which images are normal, curves.png.
 
     Args:
-        run: A trained run.
+        run: A trained run, or its directory.
         data: The images to judge, a `DataSet` or whatever `Run.split_of` takes; the test images of
             the run unless given.
         split: Which images of another data set; all unless given.
@@ -108,9 +110,11 @@ def detect(
         InputError: If something given is wrong; nothing is written then.
         OSError: If a file cannot be written.
     """
-    check_least(particles=(particles, 1), shown=(shown, 1))
+    check_within("particles", particles, 1)
+    check_within("shown", shown, 1)
     check_seed(seed)
     check_engine(engine)
+    run, background = as_run(run), None if background is None else as_run(background)
     if data is None and split not in (None, "test"):
         raise InputError(
             f"--split: of the run's own images those of the test are judged; got {split}"
@@ -128,7 +132,7 @@ def detect(
         option, rate = "false_discoveries", false_discoveries
     check_calibration(option, rate, len(calibration))
     anomalous = _anomalous(images, facts, normal_classes, data is None)
-    folder = out or run.path / DETECTION
+    folder = Path(out or run.path / DETECTION)
     check_writable(folder, "name another folder with --out")
     began = time.monotonic()
     with seeded(run.device, seed):
@@ -178,8 +182,7 @@ def detect(
 
 def _first(option: str, images: Split, count: int | None) -> Split:
     wanted = len(images) if count is None else count
-    if not 1 <= wanted <= len(images):
-        raise InputError(f"--{option}: expected 1 to {len(images):,}; got {wanted:,}")
+    check_within(option, wanted, 1, len(images))
     return images.first(wanted)
 
 

@@ -63,8 +63,10 @@ class DataSet(ABC):
             option, value = f"--data.{field.name}", getattr(self, field.name)
             if field.type is bool:
                 check_flag(option, value)
-            elif field.type is Path and (not isinstance(value, (str, Path)) or value == ""):
-                raise ValueError(f"expected {option} as a path; got {value!r}")
+            elif field.type in (Path, Path | None) and (value is not None or field.type is Path):
+                if not isinstance(value, (str, Path)) or value == "":
+                    raise ValueError(f"expected {option} as a path; got {value!r}")
+                object.__setattr__(self, field.name, Path(value).expanduser())
 
     @property
     @abstractmethod

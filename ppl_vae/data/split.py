@@ -17,7 +17,7 @@ from ppl_vae.errors import InputError
 __all__ = ["Data", "Facts", "Split"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """The images of one split; indexing gives them in the domain of the likelihood.
 
@@ -34,6 +34,11 @@ class Split:
     labels: Tensor | None
     prepare: Callable[[Tensor], Tensor]
     names: NDArray[np.bytes_] | None = None
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.raw.shape[1:]))
+        labels = "without" if self.labels is None else "with"
+        return f"Split of {len(self):,} images of {shape}, {labels} labels"
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -197,7 +202,7 @@ class Facts:
         )
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Data(Facts):
     """A loaded data set.
 
@@ -216,6 +221,9 @@ class Data(Facts):
     note: str
     fingerprint: tuple[str, ...] = ()
     pooled: Callable[[], Split] | None = None
+
+    def __repr__(self) -> str:
+        return f"Data {self.note}"
 
     def __post_init__(self) -> None:
         if not self.fingerprint:

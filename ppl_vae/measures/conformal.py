@@ -8,7 +8,6 @@ from math import ceil, floor
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest, false_discovery_control
 
 from ppl_vae.errors import InputError
 
@@ -95,10 +94,14 @@ def discoveries(p_values: ArrayLike, rate: float) -> NDArray[np.bool_]:
         p_values: (N,).
         rate: The false-discovery rate to keep.
     """
+    from scipy.stats import false_discovery_control
+
     return np.asarray(false_discovery_control(p_values, method="bh") <= rate + _ROUNDING)
 
 
 def rate_with_interval(count: int, total: int) -> tuple[float, float, float]:
     """A share, and its interval of 95 % by Clopper and Pearson (1934)."""
+    from scipy.stats import binomtest
+
     interval = binomtest(count, total).proportion_ci(0.95, method="exact")
     return count / total, float(interval.low), float(interval.high)
