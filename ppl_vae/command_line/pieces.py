@@ -163,7 +163,7 @@ def other_data_set(arguments: list[str]) -> DataSet | None:
             raise InputError("--data: expected the class of a data set; got none")
         return None
     parser = Parser()
-    parser.add_subclass_arguments(DataSet, "data")
+    parser.add_subclass_arguments(DataSet, "data", skip=_skipped())
     _check_names(parser, arguments)
     options = parser.parse_args(_classes_first(arguments)).as_dict()
     return restore("data", options["data"], allow_code=True)
