@@ -29,8 +29,8 @@ from ppl_vae.measures.ranking import ranking_scores
 
 TABLE = Path(__file__).with_suffix(".md")
 SCORES = (
-    "exemplar_complexity",
     "complexity",
+    "exemplar_complexity",
     "zlib_complexity",
     "log_likelihood",
     "elbo",
