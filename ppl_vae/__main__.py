@@ -16,6 +16,7 @@ VERBS = {
     "evaluate": "measure a run: the ELBO, its terms and log p(x)",
     "posterior": "inspect the inference: gaps, the true posterior, calibration, comparison",
     "generate": "sample, reconstruct, interpolate; manifold and traversals of the latent space",
+    "detect": "find images of another kind than a run was trained on, with a guarantee",
     "features": "compare what runs learned with PCA and k-means, on the same images",
 }
 

@@ -38,7 +38,15 @@ from ppl_vae.runs.results import (
 )
 from ppl_vae.runs.run import Run, as_run
 
-__all__ = ["EVALUATION", "active_units", "bits_per_dim", "evaluate", "main"]
+__all__ = [
+    "EVALUATION",
+    "Choice",
+    "active_units",
+    "bits_per_dim",
+    "chosen_images",
+    "evaluate",
+    "main",
+]
 
 EVALUATION = "evaluation.json"
 
@@ -113,7 +121,7 @@ def evaluate(
     check_engine(engine)
     run = as_run(run)
     split = split or ("test" if data is None else "all")
-    facts, images = _images(run, split, data)
+    facts, images = chosen_images(run, split, data)
     wanted = len(images) if data_points is None or data_points == "all" else data_points
     of = f"the {split} split" if data is None or split != "all" else facts.name
     check_within("data_points", wanted, 1, len(images), f"the images of {of}")
@@ -184,8 +192,17 @@ def evaluate(
     return result
 
 
-def _images(run: Run, split: Choice, data: Any) -> tuple[Facts, Split]:
-    """The images to measure, and the facts of their data."""
+def chosen_images(run: Run, split: Choice, data: Any) -> tuple[Facts, Split]:
+    """The images to measure, and the facts of their data.
+
+    Args:
+        run: A trained run.
+        split: Of its own data or of another data set.
+        data: None for its own, or else a `DataSet` or whatever `Run.split_of` takes.
+
+    Raises:
+        InputError: If there is no such split, or other data do not fit the run.
+    """
     if split not in get_args(Choice):
         raise InputError(f"--split: expected one of {', '.join(get_args(Choice))}; got {split!r}")
     if data is None:

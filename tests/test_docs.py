@@ -40,13 +40,14 @@ OPTIONS = {
     "evaluate": ["--particles", "2"],
     "posterior": [word for name, value in FEW.items() for word in (f"--{name}", str(value))],
     "generate": [],
+    "detect": ["--particles", "2", "--data_points", "20", "--calibration_points", "100"],
     "features": [],
 }
 REAL_DATA_OPTIONS = {"MNIST": ["--batch_size", "1000"]}
 SHORTER = {
     r"\bepochs=\d+": "epochs=1",
     r"\bepoch in range\(\d+\)": "epoch in range(1)",
-    r"\bparticles=1000\b": "particles=2",
+    r"\bparticles=(1000|50)\b": "particles=2",
 }
 # A block that mentions one of these needs the real data, or a run that was trained on them.
 REAL_DATA = re.compile(r"--data (MNIST|FreyFace)|runs/(mnist|frey)")
@@ -123,7 +124,7 @@ def run_command(command: str, root: Path | None, monkeypatch: pytest.MonkeyPatch
     if "--resume" not in arguments and not any(".help" in word for word in arguments):
         arguments += OPTIONS[verb]
     for name, options in REAL_DATA_OPTIONS.items():
-        if name in arguments:
+        if verb == "fit" and name in arguments:
             arguments += options
     for option, value in pairwise(arguments):
         if option == "--data.root":

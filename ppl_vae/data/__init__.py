@@ -6,6 +6,7 @@ Importing this package reads no file and loads no library for one.
 
 from ppl_vae.data.arrays import Arrays
 from ppl_vae.data.celeba import CelebA
+from ppl_vae.data.classes import class_number
 from ppl_vae.data.colour import CIFAR10, SVHN
 from ppl_vae.data.conversion import Conversion, standardised
 from ppl_vae.data.data_set import Binarize, DataSet, Dequantize
@@ -44,6 +45,7 @@ __all__ = [
     "Split",
     "Stored",
     "check_same_data",
+    "class_number",
     "fingerprint_in",
     "new_split",
     "split_tenths",

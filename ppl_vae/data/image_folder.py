@@ -18,6 +18,7 @@ from ppl_vae.data.levels import grey_levels
 from ppl_vae.data.own_files import OwnFiles, Splits
 from ppl_vae.data.picture_files import Files, Looks, PictureReader, pages_before, pages_of
 from ppl_vae.data.pictures import FIRST_SUFFIXES, Header, read_header, read_headers, suffixes
+from ppl_vae.data.readable import readable_files
 from ppl_vae.data.resizing import Resizing
 from ppl_vae.data.source import (
     Images,
@@ -61,6 +62,8 @@ class ImageFolder(OwnFiles):
         colour: `grey` makes one channel of all images, `rgb` three; `auto` one if all are grey.
         pages: `first` takes the first page or frame of a file, `all` each of them as an image with
             the file's label; those of one file are always in one split.
+        skip_unreadable: Whether damaged files are left out, with a remark. Otherwise the first one
+            is refused.
     """
 
     path: Path
@@ -68,6 +71,7 @@ class ImageFolder(OwnFiles):
     crop: Literal["none", "center"] = "none"
     colour: Literal["auto", "grey", "rgb"] = "auto"
     pages: Literal["first", "all"] = "first"
+    skip_unreadable: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,14 +135,16 @@ class ImageFolder(OwnFiles):
         folders = {0: self.path}
         for split, folder in enumerate((self.validation, self.test), 1):
             folders |= {} if folder is None else {split: folder}
-        found = {
-            split: pictures_below(folder, known, f"--data.{_OPTIONS[split]}")
-            for split, folder in folders.items()
-        }
-        names = [names for names, _ in found.values()]
-        owners = np.repeat([*found], [len(each) for each in names])
-        remark = ", ".join(remark for _, remark in found.values() if remark)
-        return Files(folders, np.concatenate(names), owners), remark
+        names, remarks = [], []
+        for split, folder in folders.items():
+            there, left_out = pictures_below(folder, known, f"--data.{_OPTIONS[split]}")
+            unread = ""
+            if self.skip_unreadable:
+                there, unread = readable_files(folder, there)
+            names.append(there)
+            remarks += [left_out, unread]
+        owners = np.repeat([*folders], [len(each) for each in names])
+        return Files(folders, np.concatenate(names), owners), ", ".join(filter(None, remarks))
 
     def _layout(self, files: Files) -> Layout:
         if self.rules == 1:

@@ -112,13 +112,14 @@ class Split:
         """The split with each image whose label is known so many times; the others once."""
         places = torch.arange(len(self), device=self.raw.device)
         known = places[:0] if self.labels is None else places[self.labels >= 0]
-        return self._select(torch.cat([places, known.repeat(times - 1)]))
+        return self.select(torch.cat([places, known.repeat(times - 1)]))
 
     def first(self, count: int) -> "Split":
         """The split of the first so many images."""
-        return self._select(slice(count))
+        return self.select(slice(count))
 
-    def _select(self, index: Index) -> "Split":
+    def select(self, index: Index) -> "Split":
+        """The split of some images; nothing is read."""
         labels = None if self.labels is None else self.labels[index]
         raw = self.raw.select(index) if isinstance(self.raw, Stored) else self.raw[index]
         places = index.cpu().numpy() if isinstance(index, Tensor) else index
