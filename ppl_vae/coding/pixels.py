@@ -1,0 +1,136 @@
+"""Masses of pixels in whole numbers, from the features of a decoder."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import Bernoulli, BetaBinomial, DiscretizedLogistic, Likelihood
+from ppl_vae.coding.ans import Masses
+from ppl_vae.coding.latents import between
+from ppl_vae.coding.tables import FINE, FRACTION, MASS, Floats, Table, sigmoid, softplus, tabulate
+from ppl_vae.errors import InputError
+
+__all__ = ["PIXELS", "BetaBinomialPixels", "BinaryPixels", "LogisticPixels", "Pixels", "pixels_of"]
+
+_TOP = 255
+_COUNTS = 20  # bits after the point of the parameters of a beta-binomial
+_MOST = 2.0 ** (_COUNTS + 10)  # 1,024: 255 ratios of masses then multiply without overflow
+
+
+class Pixels(ABC):
+    """A likelihood: from features (N, F, H, W) to the masses of N C H W pixels.
+
+    Attributes:
+        levels: How many values a pixel has.
+    """
+
+    levels: ClassVar[int]
+
+    @property
+    def width(self) -> int:
+        """How many masses a pixel has; those of a binary one are given by one."""
+        return 1 if self.levels == 2 else self.levels
+
+    @abstractmethod
+    def masses(self, features: Floats) -> Masses:
+        """The masses of a slice of the pixels, image by image."""
+
+
+@dataclass(frozen=True, eq=False)
+class BinaryPixels(Pixels):
+    """`Bernoulli`: the mass of 1 is sigmoid(feature).
+
+    Args:
+        sigmoid: As masses.
+    """
+
+    sigmoid: Table
+    levels: ClassVar[int] = 2
+
+    def masses(self, features: Floats) -> Masses:
+        ones = self.sigmoid(features).ravel().astype(np.float32)
+        return lambda piece: ones[piece]
+
+
+@dataclass(frozen=True, eq=False)
+class BetaBinomialPixels(Pixels):
+    """`BetaBinomial`: masses by their ratios, p(x + 1) / p(x) from x = 0 on.
+
+    p(x + 1) / p(x) = (255 - x) (a + x) / ((x + 1) (b + 254 - x)). Where a or b is above 1,024 both
+    are made smaller by one factor.
+
+    Args:
+        concentration: a from its feature, and b from its, in units of 2^-20.
+    """
+
+    concentration: Table
+    levels: ClassVar[int] = 256
+
+    def masses(self, features: Floats) -> Masses:
+        a, b = (self.concentration(half).ravel() for half in np.split(features, 2, axis=1))
+        largest = np.maximum(a, b)
+        shrink = _MOST / np.maximum(largest, _MOST)
+        a, b = (np.maximum(np.floor(each * shrink), 1) for each in (a, b))
+        return lambda piece: _beta_binomial(a[piece], b[piece])
+
+
+@dataclass(frozen=True, eq=False)
+class LogisticPixels(Pixels):
+    """`DiscretizedLogistic`: differences of a logistic distribution function.
+
+    Args:
+        inverse_scale: 1 / scale from its feature, in bytes.
+        cdf: The logistic distribution function, as masses.
+    """
+
+    inverse_scale: Table
+    cdf: Table
+    levels: ClassVar[int] = 256
+
+    def masses(self, features: Floats) -> Masses:
+        location, log_scale = (half.ravel() for half in np.split(features, 2, axis=1))
+        loc = _TOP * 2.0 ** (FINE - FRACTION - 1) * (2**FRACTION + location)
+        inverse = self.inverse_scale(log_scale)
+        edges = (np.arange(2 * _TOP, step=2)[None] + 1) << (FINE - 1)
+        return lambda piece: between(self.cdf, edges, loc[piece], inverse[piece])
+
+
+PIXELS: tuple[type[Pixels], ...] = (BinaryPixels, BetaBinomialPixels, LogisticPixels)
+
+
+def pixels_of(likelihood: Likelihood) -> Pixels:
+    """A likelihood in whole numbers.
+
+    Raises:
+        InputError: If it is no mass on binary images or bytes.
+    """
+    if type(likelihood) is Bernoulli:
+        return BinaryPixels(tabulate(sigmoid, MASS))
+    if type(likelihood) is BetaBinomial:
+        least = Decimal(likelihood.floor)
+        return BetaBinomialPixels(tabulate(lambda x: least + softplus(x), _COUNTS, rising=True))
+    if type(likelihood) is DiscretizedLogistic:
+        floor, log_initial = Decimal(likelihood.floor), Decimal(likelihood.initial_log_scale)
+        inverse = tabulate(lambda x: 1 / (floor + (log_initial + x).exp()), FRACTION)
+        return LogisticPixels(inverse, tabulate(sigmoid, MASS))
+    raise InputError(
+        "expected a likelihood of binary images or bytes, whose pixels have masses; got "
+        f"{type(likelihood).__name__}; train with --likelihood BetaBinomial for 8-bit images or "
+        "Bernoulli for binary ones"
+    )
+
+
+def _beta_binomial(a: Floats, b: Floats) -> NDArray[np.float32]:
+    """The masses (N, 256); each operation is rounded by itself, as IEEE 754 has it."""
+    weights = np.empty((_TOP + 1, len(a)))
+    weights[0] = 1
+    total = np.ones(len(a))
+    for x in range(_TOP):
+        ratio = (_TOP - x) * (a + (x << _COUNTS)) / ((x + 1) * (b + ((_TOP - 1 - x) << _COUNTS)))
+        np.multiply(weights[x], ratio, out=weights[x + 1])
+        total += weights[x + 1]
+    return np.floor(weights * (2.0**MASS / total)).astype(np.float32).T.copy()
