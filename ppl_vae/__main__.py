@@ -16,6 +16,8 @@ VERBS = {
     "posterior": "inspect the inference: gaps, the true posterior, calibration, comparison",
     "generate": "sample, reconstruct, interpolate; manifold and traversals of the latent space",
     "features": "compare what runs learned with PCA and k-means, on the same images",
+    "compress": "compress images without loss, with the model of a run",
+    "decompress": "write the images of an archive again",
 }
 
 

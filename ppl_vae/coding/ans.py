@@ -31,11 +31,17 @@ class Stack:
 
     Args:
         words: What lies on it.
+
+    Raises:
+        InputError: If no stack ends in such words, or `constriction` is not installed.
     """
 
     def __init__(self, words: Words) -> None:
-        self._models = _constriction().stream.model
-        self._coder = _constriction().stream.stack.AnsCoder(words)
+        stream = _constriction().stream
+        if len(words) and not words[-1]:
+            raise InputError("expected words of a stack, the last one above 0")
+        self._models = stream.model
+        self._coder = stream.stack.AnsCoder(words)
 
     @classmethod
     def seeded(cls, bits: int) -> "Stack":

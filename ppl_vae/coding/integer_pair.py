@@ -8,14 +8,14 @@ import numpy as np
 
 from guides import BottomUp, DiagonalNormal, FullRankNormal, Guide
 from models import VAE, Hierarchical, Model, Network, StandardNormal
-from ppl_vae.coding.fixed_point import Layer, compute, layers_of, prove
+from ppl_vae.coding.fixed_point import LAYERS, Layer, compute, layers_of, prove
 from ppl_vae.coding.latents import BINS, Bins, FullRank, Normal, inverse_scale, standard_bins
-from ppl_vae.coding.pixels import Pixels, pixels_of
-from ppl_vae.coding.serialized import to_bytes
-from ppl_vae.coding.tables import FINE, FRACTION, Floats, normal_cdf
+from ppl_vae.coding.pixels import PIXELS, Pixels, pixels_of
+from ppl_vae.coding.serialized import from_bytes, to_bytes
+from ppl_vae.coding.tables import FINE, FRACTION, Floats, Table, normal_cdf
 from ppl_vae.errors import InputError
 
-__all__ = ["IntegerPair", "Level", "integer_pair"]
+__all__ = ["IntegerPair", "Level", "integer_pair", "restored"]
 
 _DRAWS = 2**12  # of the latents above, for the bins of the latents below
 
@@ -80,6 +80,34 @@ class IntegerPair:
     def digest(self) -> str:
         """SHA-256 of `data`."""
         return sha256(self.data).hexdigest()
+
+
+def restored(data: bytes) -> IntegerPair:
+    """The pair whose `data` these are.
+
+    Raises:
+        InputError: If they are those of none.
+    """
+    pair = from_bytes(data, (IntegerPair, Level, Bins, Normal, FullRank, Table, *PIXELS, *LAYERS))
+    try:
+        _try_out(pair)
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise InputError("the model is damaged; compress the images again") from error
+    return pair
+
+
+def _try_out(pair: IntegerPair) -> None:
+    """Raises a ValueError, or what NumPy raises, where shapes do not fit."""
+    below: tuple[int, ...] = pair.image_shape
+    features = pair.pixels.features(pair.image_shape)
+    for level in pair.levels:
+        z = level.bins.value_of(np.zeros((1, level.size), np.int32))
+        if compute(level.decoder, z).shape != (1, *features):
+            raise ValueError("a decoder of another shape")
+        encoded = compute(level.encoder, np.zeros((1, *below)))
+        if encoded.shape != (1, level.posterior.features(level.size)):
+            raise ValueError("an encoder of another shape")
+        below, features = (level.size,), (level.size * 2,)
 
 
 def integer_pair(model: Model, guide: Guide) -> IntegerPair:

@@ -67,6 +67,10 @@ class Normal:
     inverse_scale: Table
     cdf: Table
 
+    def features(self, size: int) -> int:
+        """How many features a normal of so many dimensions has."""
+        return 2 * size
+
     def pop(self, stack: Stack, features: Floats, bins: Bins) -> Symbols:
         """Takes bins (N, D) off the stack."""
         masses, rows = self._masses(features, bins)
@@ -103,6 +107,10 @@ class FullRank:
 
     inverse_scale: Table
     cdf: Table
+
+    def features(self, size: int) -> int:
+        """How many features a normal of so many dimensions has."""
+        return size * (size + 3) // 2
 
     def pop(self, stack: Stack, features: Floats, bins: Bins) -> Symbols:
         """Takes bins (N, D) off the stack, one dimension after the other."""

@@ -35,6 +35,11 @@ class Pixels(ABC):
         """How many masses a pixel has; those of a binary one are given by one."""
         return 1 if self.levels == 2 else self.levels
 
+    def features(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape (F, H, W) of the features of one image: one for a binary pixel, else two."""
+        channels, *sides = image_shape
+        return (channels if self.levels == 2 else 2 * channels, *sides)
+
     @abstractmethod
     def masses(self, features: Floats) -> Masses:
         """The masses of a slice of the pixels, image by image."""

@@ -1,0 +1,88 @@
+"""Images to an archive and back, block by block."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+from ppl_vae.coding.archive import Archive, Block, Header, block_size, pack, pack_model
+from ppl_vae.coding.bits_back import BATCH, Advance, decode, encode
+from ppl_vae.coding.integer_pair import IntegerPair, restored
+from ppl_vae.coding.originals import Codes, Originals
+from ppl_vae.errors import InputError
+
+__all__ = ["archived", "blocks_of", "pair_in"]
+
+
+def archived(
+    pair: IntegerPair,
+    originals: Originals,
+    embed_model: bool = False,
+    batch: int = BATCH,
+    advance: Advance = lambda images: None,
+) -> bytes:
+    """The archive of some images.
+
+    Args:
+        pair: The model.
+        originals: The images.
+        embed_model: Whether the archive has the model too.
+        batch: How many images are coded together, at most.
+        advance: Is called with the number of images coded.
+
+    Raises:
+        InputError: If an image cannot be read, or is none that the model can code.
+    """
+    step = block_size(pair.image_shape)
+    blocks, parts = [], []
+    for start in range(0, len(originals), step):
+        images = originals.read(start, min(start + step, len(originals)))
+        words, batches = encode(pair, images, batch, advance)
+        parts.append(words.astype("<u4").tobytes())
+        blocks.append(Block(len(images), batches, len(parts[-1])))
+    model = pack_model(pair.data) if embed_model else b""
+    sizes = (len(model), len(pair.data)) if embed_model else (0, 0)
+    header = Header(
+        pair.digest, pair.image_shape, batch, originals.description(), sizes, tuple(blocks)
+    )
+    return pack(header, model, parts)
+
+
+def pair_in(archive: Archive, pair: IntegerPair | None) -> IntegerPair:
+    """The model of an archive: that of a run where one was named, else the embedded one.
+
+    Args:
+        archive: The archive.
+        pair: That of a run; None where no run was named.
+
+    Raises:
+        InputError: If there is none, it is damaged, or not the one of the archive.
+    """
+    if pair is None:
+        data = archive.model()
+        if data is None:
+            raise InputError(
+                "the archive has no model in it; name the run that it was compressed with: "
+                "--run RUN"
+            )
+        pair = restored(data)
+    if pair.digest != archive.header.model or pair.image_shape != archive.header.image_shape:
+        raise InputError(
+            f"expected the model {archive.header.model[:16]} of the archive; got "
+            f"{pair.digest[:16]}; name the run that it was compressed with"
+        )
+    return pair
+
+
+def blocks_of(
+    archive: Archive, pair: IntegerPair, advance: Advance = lambda images: None
+) -> Iterator[tuple[int, Codes | None]]:
+    """The number of the first image of each block, and its images; None where it is damaged."""
+    start = 0
+    for number, block in enumerate(archive.header.blocks):
+        words = archive.words(number)
+        images = None
+        if words is not None:
+            with suppress(InputError):
+                batch = archive.header.batch
+                images = decode(pair, words, block.images, block.batches, batch, advance)
+        yield start, images
+        start += block.images
