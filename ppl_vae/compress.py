@@ -5,7 +5,7 @@ from math import log, prod
 from pathlib import Path
 from typing import Any, Literal
 
-from ppl_vae.coding.archive import pack_model
+from ppl_vae.coding.archive import Archive, pack_model
 from ppl_vae.coding.bits_back import BATCH
 from ppl_vae.coding.compressing import archived
 from ppl_vae.coding.integer_pair import IntegerPair, integer_pair
@@ -54,6 +54,8 @@ def compress(run: Run, images: Any, embed_model: bool = False, batch_size: int =
     check_least(batch_size=(batch_size, 1))
     pair = integer_pair(run.model, run.guide)
     originals = _originals(run, pair, images)
+    if not len(originals):
+        raise InputError("expected at least one image; got none")
     with Progress("compressing", len(originals), "images") as progress:
         return archived(pair, originals, embed_model, batch_size, progress.advance)
 
@@ -156,7 +158,9 @@ def _main(arguments: list[str]) -> None:
     data = compress(run, files or data_set or getattr(run.data, split), **options)
     with whole_file(out) as file:
         file.write(data)
-    print(f"{out}: {len(data):,} bytes")
+    header = Archive(data).header
+    dims = header.count * prod(header.image_shape)
+    print(f"{out}: {header.count:,} images, {8 * len(data) / dims:.3f} bits per dim")
     print(f"  next  python -m ppl_vae.decompress {out} --run {run.path} -o images")
 
 

@@ -17,7 +17,7 @@ Words = NDArray[np.uint32]
 Symbols = NDArray[np.int32]
 Masses = Callable[[slice], NDArray[np.float32]]
 
-_ENTRIES = 2**20  # masses in memory at a time
+_ENTRIES = 2**16  # masses in memory at a time: they stay in the cache
 
 
 class Stack:

@@ -179,11 +179,12 @@ def _header(packed: bytes) -> Header:
         numbers = [*shape, *sizes, header.batch, len(header.model)]
         for block in blocks:
             numbers += [block.images, block.size, *block.batches]
-            if block.images > block_size(shape) or block.size % 4 or not block.size:
+            if not 0 < block.images <= block_size(shape) or block.size % 4 or not block.size:
                 raise ValueError("a block that is too large, or empty")
-            if min([1, *block.batches]) < 1 or sum(block.batches) > block.images:
+            if 0 in block.batches or sum(block.batches) > block.images:
                 raise ValueError("batches that are not of the block")
-        if len(shape) != 3 or len(sizes) != 2 or min(numbers) < 0 or header.batch < 1:
+        whole = all(type(number) is int and number >= 0 for number in numbers)
+        if len(shape) != 3 or len(sizes) != 2 or not whole or header.batch < 1:
             raise ValueError("numbers out of range")
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, zlib.error) as error:
         raise InputError("the header of the archive is not one that compress writes") from error

@@ -38,6 +38,7 @@ __all__ = [
 
 _WEIGHT = 14  # bits after the point of weights
 _EXACT = 2**53
+_FARTHEST = 2**8  # pixels, of strides and paddings: nothing that is read makes images huge
 _LARGEST = 2**24  # activations are cut off at 4,096
 
 
@@ -96,6 +97,9 @@ class Convolution(Layer):
     stride: int
     padding: tuple[int, int]
 
+    def __post_init__(self) -> None:
+        _check_geometry(self.stride, *self.padding)
+
     def __call__(self, x: Floats) -> Floats:
         return _convolved(x, self.weight, self.bias, self.stride, (self.padding, self.padding))
 
@@ -120,6 +124,9 @@ class TransposedConvolution(Layer):
     stride: int
     padding: int
     left_over: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        _check_geometry(self.stride, self.padding, *self.left_over)
 
     def __call__(self, x: Floats) -> Floats:
         batch, channels, height, width = x.shape
@@ -264,6 +271,11 @@ def _weight(tensor: torch.Tensor, scale: float) -> Ints:
 
 def _bias(tensor: Any) -> Ints:
     return _whole(tensor.detach().cpu().double().numpy(), _WEIGHT + FRACTION)
+
+
+def _check_geometry(*sizes: int) -> None:
+    if not all(0 <= size <= _FARTHEST for size in sizes):
+        raise InputError(f"expected strides and paddings of 0 to {_FARTHEST}; got {sizes}")
 
 
 def _whole(values: Floats, fraction: int) -> Ints:

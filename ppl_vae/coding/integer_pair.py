@@ -17,6 +17,7 @@ from ppl_vae.errors import InputError
 
 __all__ = ["IntegerPair", "Level", "integer_pair", "restored"]
 
+_MOST_LATENTS = 2**16
 _DRAWS = 2**12  # of the latents above, for the bins of the latents below
 
 
@@ -91,7 +92,7 @@ def restored(data: bytes) -> IntegerPair:
     pair = from_bytes(data, (IntegerPair, Level, Bins, Normal, FullRank, Table, *PIXELS, *LAYERS))
     try:
         _try_out(pair)
-    except (AttributeError, IndexError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, MemoryError, TypeError, ValueError) as error:
         raise InputError("the model is damaged; compress the images again") from error
     return pair
 
@@ -99,6 +100,8 @@ def restored(data: bytes) -> IntegerPair:
 def _try_out(pair: IntegerPair) -> None:
     """Raises a ValueError, or what NumPy raises, where shapes do not fit."""
     below: tuple[int, ...] = pair.image_shape
+    if max(level.size for level in pair.levels) > _MOST_LATENTS:
+        raise ValueError("more latents than arrays")
     features = pair.pixels.features(pair.image_shape)
     for level in pair.levels:
         z = level.bins.value_of(np.zeros((1, level.size), np.int32))
@@ -148,7 +151,7 @@ def integer_pair(model: Model, guide: Guide) -> IntegerPair:
 def _refused(role: str, piece: object, choices: str) -> InputError:
     return InputError(
         f"expected the {role} {choices}, whose latents have one-dimensional distribution functions "
-        f"in turn; got {type(piece).__name__}; train with one of those"
+        f"in turn; got {type(piece).__name__}; train with --{role} {choices.split()[0]}"
     )
 
 

@@ -60,7 +60,8 @@ class Originals(ABC):
                 f"expected images of {expected} (channels, height, width), as the model has; "
                 f"{name} has {' x '.join(map(str, array.shape[1:]))}; compress it with another run"
             )
-        codes = array.astype(np.uint8)
+        with np.errstate(invalid="ignore"):
+            codes = array.astype(np.uint8)
         if array.dtype.kind not in "biuf" or (codes != array).any() or (codes >= self.levels).any():
             raise InputError(
                 f"expected {_KINDS[self.levels]}, which the run is a model of; {name} has others; "

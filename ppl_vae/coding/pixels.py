@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
 from typing import ClassVar
 
 import numpy as np
@@ -114,14 +115,12 @@ def pixels_of(likelihood: Likelihood) -> Pixels:
         InputError: If it is no mass on binary images or bytes.
     """
     if type(likelihood) is Bernoulli:
-        return BinaryPixels(tabulate(sigmoid, MASS))
+        return BinaryPixels(_logistic_cdf())
     if type(likelihood) is BetaBinomial:
-        least = Decimal(likelihood.floor)
-        return BetaBinomialPixels(tabulate(lambda x: least + softplus(x), _COUNTS, rising=True))
+        return BetaBinomialPixels(_concentration(likelihood.floor))
     if type(likelihood) is DiscretizedLogistic:
-        floor, log_initial = Decimal(likelihood.floor), Decimal(likelihood.initial_log_scale)
-        inverse = tabulate(lambda x: 1 / (floor + (log_initial + x).exp()), FRACTION)
-        return LogisticPixels(inverse, tabulate(sigmoid, MASS))
+        inverse = _inverse_scale(likelihood.floor, likelihood.initial_log_scale)
+        return LogisticPixels(inverse, _logistic_cdf())
     raise InputError(
         "expected a likelihood of binary images or bytes, whose pixels have masses; got "
         f"{type(likelihood).__name__}; train with --likelihood BetaBinomial for 8-bit images or "
@@ -129,13 +128,33 @@ def pixels_of(likelihood: Likelihood) -> Pixels:
     )
 
 
+@cache
+def _logistic_cdf() -> Table:
+    return tabulate(sigmoid, MASS)
+
+
+@cache
+def _concentration(floor: float) -> Table:
+    least = Decimal(floor)
+    return tabulate(lambda x: least + softplus(x), _COUNTS, rising=True)
+
+
+@cache
+def _inverse_scale(floor: float, log_initial_scale: float) -> Table:
+    least, middle = Decimal(floor), Decimal(log_initial_scale)
+    return tabulate(lambda x: 1 / (least + (middle + x).exp()), FRACTION)
+
+
 def _beta_binomial(a: Floats, b: Floats) -> NDArray[np.float32]:
-    """The masses (N, 256); each operation is rounded by itself, as IEEE 754 has it."""
-    weights = np.empty((_TOP + 1, len(a)))
-    weights[0] = 1
-    total = np.ones(len(a))
-    for x in range(_TOP):
-        ratio = (_TOP - x) * (a + (x << _COUNTS)) / ((x + 1) * (b + ((_TOP - 1 - x) << _COUNTS)))
-        np.multiply(weights[x], ratio, out=weights[x + 1])
-        total += weights[x + 1]
-    return np.floor(weights * (2.0**MASS / total)).astype(np.float32).T.copy()
+    """The masses (N, 256); each operation is rounded by itself, in turn, as IEEE 754 has it."""
+    x = np.arange(_TOP, dtype=np.float64)
+    unit = 2.0**_COUNTS
+    weights = np.ones((len(a), _TOP + 1))
+    ratios = weights[:, 1:]
+    np.add(a[:, None], unit * x, out=ratios)
+    ratios *= (_TOP - x) / (x + 1)
+    ratios /= b[:, None] + unit * (_TOP - 1 - x)
+    np.multiply.accumulate(weights, axis=1, out=weights)
+    total = np.add.accumulate(weights, axis=1)[:, -1:]
+    weights *= 2.0**MASS / total
+    return np.floor(weights, out=weights).astype(np.float32)

@@ -43,23 +43,29 @@ class Table:
     """f(x) at the nearest number where it is known; x and f(x) are whole numbers.
 
     Args:
-        values: f from -16 to 16 in steps of 2^-9.
+        seconds: The second differences of f from -16 to 16 in steps of 2^-9, as from 0 and 0 on: an
+            archive has small numbers in place of large ones.
         fraction: Bits after the point of f(x).
         rising: Whether f goes on above 16 with slope one, rather than staying as it is.
     """
 
-    values: Ints
+    seconds: Ints
     fraction: int
     rising: bool = False
 
     def __post_init__(self) -> None:
-        if self.values.shape != (2 * (_RANGE << _STEP) + 1,):
+        if self.seconds.shape != (2 * (_RANGE << _STEP) + 1,):
             raise ValueError("expected a table from -16 to 16 in steps of 2^-9")
+
+    @cached_property
+    def values(self) -> Ints:
+        """f from -16 to 16 in steps of 2^-9."""
+        return self.seconds.cumsum().cumsum()
 
     def __call__(self, x: Floats) -> Floats:
         """f of x, in units of 2^-12."""
         place = np.floor(x * 2.0 ** (_STEP - FRACTION) + 0.5) + (_RANGE << _STEP)
-        value = self.values[np.clip(place, 0, len(self.values) - 1).astype(np.int64)]
+        value = self.values[np.clip(place, 0, len(self.seconds) - 1).astype(np.int64)]
         above = np.maximum(x - (_RANGE << FRACTION), 0) if self.rising else 0
         return value + above * 2.0 ** (self.fraction - FRACTION)
 
@@ -87,7 +93,8 @@ def tabulate(function: Function, fraction: int, rising: bool = False) -> Table:
         ends = _RANGE << _STEP
         points = (Decimal(k) / (1 << _STEP) for k in range(-ends, ends + 1))
         values = [int((function(x) * (1 << fraction)).to_integral_value()) for x in points]
-    return Table(np.array(values, np.int64), fraction, rising)
+    seconds = np.diff(np.array([0, 0, *values]), 2).astype(np.int64)
+    return Table(seconds, fraction, rising)
 
 
 def sigmoid(x: Decimal) -> Decimal:
