@@ -106,7 +106,7 @@ def test_a_sum_that_could_be_rounded_is_refused() -> None:
 
 
 def test_a_network_without_such_a_form_is_refused_with_those_that_have_one() -> None:
-    with pytest.raises(InputError, match="MLP, Linear, Convolutional or Residual.*MaxPooling"):
+    with pytest.raises(InputError, match=r"MLP, Linear, Convolutional or Residual.*MaxPooling"):
         layers_of(MaxPooling((1, 16, 16), (4,)))
 
 

@@ -9,7 +9,15 @@ import numpy as np
 from guides import BottomUp, DiagonalNormal, FullRankNormal, Guide
 from models import VAE, Hierarchical, Model, Network, StandardNormal
 from ppl_vae.coding.fixed_point import LAYERS, Layer, compute, layers_of, prove
-from ppl_vae.coding.latents import BINS, Bins, FullRank, Normal, inverse_scale, standard_bins
+from ppl_vae.coding.latents import (
+    BINS,
+    INVERSE,
+    Bins,
+    FullRank,
+    Normal,
+    inverse_scale,
+    standard_bins,
+)  # fmt: skip
 from ppl_vae.coding.pixels import PIXELS, Pixels, pixels_of
 from ppl_vae.coding.serialized import from_bytes, to_bytes
 from ppl_vae.coding.tables import FINE, FRACTION, Floats, Table, normal_cdf
@@ -171,7 +179,7 @@ def _bins_below(upper: Level, normal: Normal) -> Bins:
     drawn = np.frombuffer(shake_128(b"bins").digest(2 * _DRAWS * upper.size), "<u2") % BINS
     above = upper.bins.value_of(drawn.reshape(_DRAWS, upper.size).astype(np.int32))
     loc, log_variance = np.split(compute(upper.decoder, above), 2, axis=1)
-    scale = np.floor(2.0 ** (2 * FRACTION) / np.maximum(normal.inverse_scale(log_variance), 1))
+    scale = np.floor(2.0 ** (FRACTION + INVERSE) / normal.inverse_scale(log_variance))
     mean = np.floor(loc.sum(0) / _DRAWS + 0.5)
     squares = np.clip((loc - mean) ** 2 + scale**2, 0, 2.0**40).sum(0)  # below 2^53: exact
     spread = np.floor(np.sqrt(np.floor(squares / _DRAWS)) + 1)

@@ -9,11 +9,15 @@ from numpy.typing import NDArray
 from ppl_vae.coding.ans import Masses, Stack, Symbols
 from ppl_vae.coding.tables import FINE, FRACTION, MASS, Floats, Ints, Table, normal_cdf, tabulate
 
-__all__ = ["BINS", "Bins", "FullRank", "Normal", "between", "inverse_scale", "standard_bins"]
+__all__ = [
+    "BINS", "INVERSE", "Bins", "FullRank", "Normal", "between", "inverse_scale", "standard_bins",
+]  # fmt: skip
 
 BINS = 2**10  # of each dimension
 
-_STEEPEST = 2.0**26  # 1 / scale, in units of 2^-12
+INVERSE = 20  # bits after the point of 1 / scale
+
+_STEEPEST = 2.0 ** (INVERSE + 10)  # 1 / scale of 1,024
 _FARTHEST = 2.0**17  # a standardised latent, in units of 2^-12
 
 
@@ -42,8 +46,8 @@ class Bins:
 
 @cache
 def inverse_scale() -> Table:
-    """1 / sigma from log sigma^2, in units of 2^-12."""
-    return tabulate(lambda x: (-x / 2).exp(), FRACTION)
+    """1 / sigma from log sigma^2."""
+    return tabulate(lambda x: (-x / 2).exp(), INVERSE)
 
 
 @cache
@@ -159,7 +163,7 @@ class _Triangle:
     def take(self, d: int, value: Floats, inverse: Floats) -> None:
         """Remembers e_d of z_d."""
         e = (value - self.given(d)[0]) * np.minimum(inverse, _STEEPEST)
-        e = np.floor(e * 2.0**-FRACTION + 0.5)
+        e = np.floor(e * 2.0**-INVERSE + 0.5)
         self.standard[:, d] = np.clip(e, -_FARTHEST, _FARTHEST)
 
 
@@ -170,11 +174,11 @@ def between(cdf: Table, edges: Ints, loc: Floats, inverse: Floats) -> NDArray[np
         cdf: F, as masses.
         edges: In units of 2^-14.
         loc: (N,), in units of 2^-14.
-        inverse: 1 / scale, (N,), in units of 2^-12.
+        inverse: 1 / scale, (N,), in units of 2^-20.
     """
     fine = cdf.finely
     middle = len(fine) // 2
-    steep = np.minimum(inverse, _STEEPEST) * 2.0**-FRACTION
+    steep = np.minimum(inverse, _STEEPEST) * 2.0**-INVERSE
     places = edges - loc[:, None]
     places *= steep[:, None]
     np.clip(places, -middle, middle, out=places)

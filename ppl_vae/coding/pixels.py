@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models import Bernoulli, BetaBinomial, DiscretizedLogistic, Likelihood
 from ppl_vae.coding.ans import Masses
-from ppl_vae.coding.latents import between
+from ppl_vae.coding.latents import INVERSE, between
 from ppl_vae.coding.tables import FINE, FRACTION, MASS, Floats, Table, sigmoid, softplus, tabulate
 from ppl_vae.errors import InputError
 
@@ -142,7 +142,7 @@ def _concentration(floor: float) -> Table:
 @cache
 def _inverse_scale(floor: float, log_initial_scale: float) -> Table:
     least, middle = Decimal(floor), Decimal(log_initial_scale)
-    return tabulate(lambda x: 1 / (least + (middle + x).exp()), FRACTION)
+    return tabulate(lambda x: 1 / (least + (middle + x).exp()), INVERSE)
 
 
 def _beta_binomial(a: Floats, b: Floats) -> NDArray[np.float32]:
