@@ -1,12 +1,11 @@
 """The archive file: a header, the model where it is embedded, and blocks that stand alone.
 
-    magic (8) | version (2) | length of the header (4) | header | digest (16)
-    model | digest (16)                                          where it is embedded
-    words of a block | digest (16)                               for each block
+    magic (8) | version (2) | length of the header (4) | header | digest (16) of all before
+    model, where it is embedded
+    words of each block
 
-Numbers are little-endian. The header is JSON, packed by zlib; it has the length of all that
-follows. Its digest covers all bytes before. Those of the model and the blocks cover the header's
-digest and their number as well, so that none can stand in another's place, or in another archive.
+Numbers are little-endian. The header is JSON, packed by zlib. It has the length and the digest of
+every part that follows, so that none can stand in another's place, or in another archive.
 """
 
 import json
@@ -15,6 +14,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
+from itertools import accumulate, pairwise
 from math import prod
 from typing import Any
 
@@ -23,7 +23,16 @@ import numpy as np
 from ppl_vae.coding.ans import Words
 from ppl_vae.errors import InputError
 
-__all__ = ["Archive", "Block", "Header", "block_size", "pack", "pack_model"]
+__all__ = [
+    "Archive",
+    "Block",
+    "Header",
+    "block_of",
+    "block_size",
+    "embedded",
+    "pack",
+    "pack_model",
+]
 
 MAGIC = b"\x89PVZ\r\n\x1a\n"  # as of PNG: transfers that change the ends of lines change it
 VERSION = 1
@@ -45,11 +54,13 @@ class Block:
         images: How many it has.
         batches: How many were coded together, as `bits_back.encode` gives it.
         size: Bytes of its words.
+        digest: Of its words.
     """
 
     images: int
     batches: list[int]
     size: int
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,8 @@ class Header:
         image_shape: (C, H, W).
         batch: How many images were coded together, at most.
         originals: What the images were: see `ppl_vae.coding.originals`.
-        model_sizes: Bytes of the embedded model, packed and unpacked; (0, 0) where there is none.
+        embedded: Bytes of the embedded model, packed and unpacked, and its digest where it is
+            packed; (0, 0, "") where there is none.
         blocks: In the order of the images.
     """
 
@@ -69,7 +81,7 @@ class Header:
     image_shape: tuple[int, ...]
     batch: int
     originals: dict[str, Any]
-    model_sizes: tuple[int, int]
+    embedded: tuple[int, int, str]
     blocks: tuple[Block, ...]
 
     @property
@@ -87,16 +99,23 @@ def pack(header: Header, model: bytes, blocks: Sequence[bytes]) -> bytes:
     """The file of a header, the packed model or nothing, and the words of the blocks."""
     packed = zlib.compress(json.dumps(asdict(header), separators=(",", ":")).encode(), 9)
     start = MAGIC + VERSION.to_bytes(2, "little") + len(packed).to_bytes(4, "little") + packed
-    seal = _digest(start)
-    parts = [start, seal]
-    for number, part in enumerate([model, *blocks]):
-        if number or model:
-            parts += [part, _digest(part, seal, number)]
-    return b"".join(parts)
+    return b"".join([start, _digest(start), model, *blocks])
+
+
+def block_of(words: Words, images: int, batches: list[int]) -> tuple[Block, bytes]:
+    """A block for the header, and its bytes."""
+    data = words.astype("<u4").tobytes()
+    return Block(images, batches, len(data), _digest(data).hex()), data
+
+
+def embedded(model: bytes) -> tuple[tuple[int, int, str], bytes]:
+    """`IntegerPair.data` for the header, and its bytes."""
+    packed = pack_model(model)
+    return (len(packed), len(model), _digest(packed).hex()), packed
 
 
 def pack_model(data: bytes) -> bytes:
-    """An `IntegerPair.data`, packed."""
+    """`IntegerPair.data`, packed."""
     return lzma.compress(data, lzma.FORMAT_XZ, lzma.CHECK_NONE, preset=6)
 
 
@@ -125,13 +144,12 @@ class Archive:
             )
         end = _START + int.from_bytes(data[_START - 4 : _START], "little")
         self._data = data
-        self._seal = data[end : end + _DIGEST]
-        if self._seal != _digest(data[:end]):
+        if data[end : end + _DIGEST] != _digest(data[:end]):
             raise InputError("the header of the archive is damaged; nothing of it can be read")
         self.header = _header(data[_START:end])
-        sizes = [self.header.model_sizes[0], *(block.size for block in self.header.blocks)]
-        ends = np.cumsum([end + _DIGEST, *(size + _DIGEST if size else 0 for size in sizes)])
-        self._places = [*zip(ends[:-1].tolist(), sizes, strict=True)]
+        sizes = [self.header.embedded[0], *(block.size for block in self.header.blocks)]
+        ends = [*accumulate(sizes, initial=end + _DIGEST)]
+        self._places = [slice(*ends) for ends in pairwise(ends)]
         if len(data) != ends[-1] and not salvage:
             raise InputError(
                 f"expected an archive of {ends[-1]:,} bytes, as its header says; got "
@@ -144,11 +162,12 @@ class Archive:
         Raises:
             InputError: If it is damaged.
         """
-        packed, size = self._part(0), self.header.model_sizes[1]
-        if packed is None:
-            raise InputError("the model in the archive is damaged; name the run with --run RUN")
-        if not packed:
+        size, digest = self.header.embedded[1:]
+        if not size:
             return None
+        packed = self._data[self._places[0]]
+        if _digest(packed).hex() != digest:
+            raise InputError("the model in the archive is damaged; name the run with --run RUN")
         if size > _PACKED * len(packed):
             raise InputError("the model in the archive is larger than any that compress writes")
         reader = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MEMORY)
@@ -159,24 +178,23 @@ class Archive:
 
     def words(self, number: int) -> Words | None:
         """The words of a block, counted from 0; None where it is damaged."""
-        part = self._part(number + 1)
-        return None if part is None else np.frombuffer(part, "<u4").astype(np.uint32)
-
-    def _part(self, number: int) -> bytes | None:
-        start, size = self._places[number]
-        part, seal = self._data[start : start + size], self._data[start + size :][:_DIGEST]
-        return part if not size or seal == _digest(part, self._seal, number) else None
+        part = self._data[self._places[number + 1]]
+        whole = _digest(part).hex() == self.header.blocks[number].digest
+        return np.frombuffer(part, "<u4").astype(np.uint32) if whole else None
 
 
 def _header(packed: bytes) -> Header:
     """The header from its bytes, whose digest was right: only those of a forger are none."""
     try:
-        most = min(_MOST_HEADER, _PACKED * len(packed))
-        fields = json.loads(zlib.decompressobj().decompress(packed, most))
+        reader = zlib.decompressobj()
+        text = reader.decompress(packed, min(_MOST_HEADER, _PACKED * len(packed)))
+        if not reader.eof:
+            raise ValueError("longer than any that compress writes")
+        fields = json.loads(text)
         blocks = tuple(Block(**block) for block in fields.pop("blocks"))
-        shape, sizes = tuple(fields.pop("image_shape")), tuple(fields.pop("model_sizes"))
-        header = Header(**fields, image_shape=shape, model_sizes=sizes, blocks=blocks)
-        numbers = [*shape, *sizes, header.batch, len(header.model)]
+        shape, embedded = tuple(fields.pop("image_shape")), tuple(fields.pop("embedded"))
+        header = Header(**fields, image_shape=shape, embedded=embedded, blocks=blocks)
+        numbers = [*shape, *embedded[:2], header.batch, len(header.model)]
         for block in blocks:
             numbers += [block.images, block.size, *block.batches]
             if not 0 < block.images <= block_size(shape) or block.size % 4 or not block.size:
@@ -184,12 +202,12 @@ def _header(packed: bytes) -> Header:
             if 0 in block.batches or sum(block.batches) > block.images:
                 raise ValueError("batches that are not of the block")
         whole = all(type(number) is int and number >= 0 for number in numbers)
-        if len(shape) != 3 or len(sizes) != 2 or not whole or header.batch < 1:
+        if len(shape) != 3 or len(embedded) != 3 or not whole or header.batch < 1:
             raise ValueError("numbers out of range")
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, zlib.error) as error:
         raise InputError("the header of the archive is not one that compress writes") from error
     return header
 
 
-def _digest(data: bytes, seal: bytes = b"", number: int = 0) -> bytes:
-    return blake2b(number.to_bytes(8, "little") + data, digest_size=_DIGEST, key=seal).digest()
+def _digest(data: bytes) -> bytes:
+    return blake2b(data, digest_size=_DIGEST).digest()

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import suppress
 
-from ppl_vae.coding.archive import Archive, Block, Header, block_size, pack, pack_model
+from ppl_vae.coding.archive import Archive, Header, block_of, block_size, embedded, pack
 from ppl_vae.coding.bits_back import BATCH, Advance, decode, encode
 from ppl_vae.coding.integer_pair import IntegerPair, restored
 from ppl_vae.coding.originals import Codes, Originals
@@ -36,13 +36,12 @@ def archived(
     for start in range(0, len(originals), step):
         images = originals.read(start, min(start + step, len(originals)))
         words, batches = encode(pair, images, batch, advance)
-        parts.append(words.astype("<u4").tobytes())
-        blocks.append(Block(len(images), batches, len(parts[-1])))
-    model = pack_model(pair.data) if embed_model else b""
-    sizes = (len(model), len(pair.data)) if embed_model else (0, 0)
-    header = Header(
-        pair.digest, pair.image_shape, batch, originals.description(), sizes, tuple(blocks)
-    )
+        block, part = block_of(words, len(images), batches)
+        blocks.append(block)
+        parts.append(part)
+    inside, model = embedded(pair.data) if embed_model else ((0, 0, ""), b"")
+    described = originals.description()
+    header = Header(pair.digest, pair.image_shape, batch, described, inside, tuple(blocks))
     return pack(header, model, parts)
 
 
