@@ -5,9 +5,11 @@ from math import log, prod
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from ppl_vae.coding.archive import Archive, pack_model
 from ppl_vae.coding.bits_back import BATCH
-from ppl_vae.coding.compressing import archived
+from ppl_vae.coding.compressing import archived, blocks_of
 from ppl_vae.coding.integer_pair import IntegerPair, integer_pair
 from ppl_vae.coding.originals import InMemory, Originals, originals_in
 from ppl_vae.coding.others import bits_of_others
@@ -80,10 +82,11 @@ def measure(run: Run, split: _Split = "test", data_points: int | None = None) ->
         data_points: The first so many of them only; all unless given.
 
     Returns:
-        What RUN/compression.json holds: `bits_per_dim`, the length over N C H W, without names and
-        without the model; `negative_elbo_bits_per_dim`, -ELBO / (C H W ln 2) of the networks in
-        floating point; `model_bytes`, what `embed_model` would add; images per second; and under
-        `others` the bits per dim of other compressors on the same images.
+        What RUN/compression.json holds: `bits_per_dim`, the archive's length over N C H W;
+        `negative_elbo_bits_per_dim`, -ELBO / (C H W ln 2) of the networks in floating point, with
+        its standard error; `wrong_images`, those that did not come back, 0; `model_bytes`, what
+        `embed_model` would add; images per second, each way; and under `others` the bits per dim of
+        other compressors on the same images.
 
     Raises:
         InputError: As for `compress`.
@@ -97,18 +100,25 @@ def measure(run: Run, split: _Split = "test", data_points: int | None = None) ->
     codes = _originals(run, pair, images).read(0, wanted)
     began = time.monotonic()
     data = compress(run, codes)
-    seconds = time.monotonic() - began
+    middle = time.monotonic()
+    back = np.concatenate([images for _, images in blocks_of(Archive(data), pair)])
+    ended = time.monotonic()
+    dims = prod(pair.image_shape)
     with Progress("measuring the ELBO", wanted, "images") as progress, seeded(run.device, 0):
         elbo = estimate(run.model, run.guide, images, _PARTICLES, advance=progress.advance).elbo
+    bits = -elbo / (dims * log(2))
     return {
         "data": run.data.name,
         "split": split,
         "data_points": wanted,
         "bits_per_dim": 8 * len(data) / codes.size,
-        "negative_elbo_bits_per_dim": -float(elbo.mean()) / (prod(pair.image_shape) * log(2)),
+        "negative_elbo_bits_per_dim": float(bits.mean()),
+        "negative_elbo_bits_per_dim_standard_error": float(bits.std()) / wanted**0.5,
+        "wrong_images": int((back != codes).reshape(wanted, -1).any(1).sum()),
         "others": bits_of_others(codes, pair.pixels.levels),
         "model_bytes": len(pack_model(pair.data)),
-        "images_per_second": wanted / seconds,
+        "compressed_images_per_second": wanted / (middle - began),
+        "decompressed_images_per_second": wanted / (ended - middle),
     }
 
 
@@ -170,7 +180,9 @@ def _table(run: Run, result: dict[str, Any]) -> str:
         "-ELBO": f"{result['negative_elbo_bits_per_dim']:.4f}",
         **{name: f"{bits:.4f}" for name, bits in result["others"].items()},
         "model": f"{result['model_bytes']:,} bytes, with --embed_model true",
-        "speed": f"{result['images_per_second']:,.0f} images per second",
+        "speed": f"{result['compressed_images_per_second']:,.0f} images per second, and "
+        f"{result['decompressed_images_per_second']:,.0f} back",
+        "wrong": f"{result['wrong_images']:,} images did not come back",
     }
     return table(f"{run.path}: {result['data']}, {result['data_points']:,} images", rows)
 

@@ -21,7 +21,7 @@ def check_name(name: str) -> None:
     Raises:
         InputError: If it is one.
     """
-    parts = name.split("/")
+    parts = str(name).split("/")
     if any(part in ("", ".", "..") for part in parts) or any(c in name for c in "\\:\0"):
         raise InputError(f"expected names of files inside of a folder; got {name!r}; rename it")
 
@@ -45,10 +45,10 @@ def writer(originals: dict[str, Any], count: int, levels: int, folder: Path) -> 
         modes = [modes] * count if isinstance(modes, str) else modes
         if not len(names) == len(modes) == count or not {*modes} <= {"1", "L", "RGB"}:
             raise ValueError("as many names and modes as images")
-        for name in names:
-            check_name(name)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError("the names in the archive are not those that compress writes") from error
+    for name in names:
+        check_name(name)
 
     def write(start: int, images: NDArray[np.uint8]) -> None:
         for number, image in enumerate(images, start):
