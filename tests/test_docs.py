@@ -40,6 +40,8 @@ OPTIONS = {
     "posterior": [word for name, value in FEW.items() for word in (f"--{name}", str(value))],
     "generate": [],
     "features": [],
+    "compress": [],
+    "decompress": [],
 }
 REAL_DATA_OPTIONS = {"MNIST": ["--batch_size", "1000"]}
 SHORTER = {
