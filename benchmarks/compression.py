@@ -186,7 +186,7 @@ def _is_found(data: bytes, pair: IntegerPair, codes: np.ndarray) -> bool:
 def _page(rates: list[str], speeds: list[str], safety: list[str], damage: list[str]) -> list[str]:
     others = " | ".join(OTHERS)
     processes = " | ".join(
-        f"{batch:,}, {name}" for batch in BATCHES for name in ("one thread", "two, old processor")
+        f"{batch:,}, {name}" for batch in BATCHES for name in ("one thread", "two, no AVX")
     )
     return [
         "# Lossless compression",
@@ -202,9 +202,9 @@ def _page(rates: list[str], speeds: list[str], safety: list[str], damage: list[s
         f"|{'---|' * (6 + len(OTHERS))}",
         *rates,
         "",
-        "The gap is the coder's: whole numbers instead of floating point, bins, the first images'",
-        "bits, and the header. All else is the model's: these runs are short, and a better bound is",
-        "a better rate, bit for bit.",
+        "The gap is the coder's: whole numbers instead of floating point, bins, the bits that the",
+        "first images find, and the header. All else is the model's: these runs are short, and a",
+        "better bound is a better rate, bit for bit.",
         "",
         "## Speed",
         "",
@@ -216,9 +216,8 @@ def _page(rates: list[str], speeds: list[str], safety: list[str], damage: list[s
         "",
         "## Safety",
         "",
-        "Images that came back wrong, of those above. They are decoded by other processes: of one",
-        "thread, and of two on a processor without AVX, as NumPy and OpenBLAS are told. The columns",
-        "are the images that are coded together.",
+        "Images that came back wrong, of those above, by how many are coded together. They are",
+        "decoded by other processes: of one thread, and of two that take no AVX instructions.",
         "",
         f"| run | {processes} |",
         f"|{'---|' * (1 + 2 * len(BATCHES))}",
@@ -227,8 +226,8 @@ def _page(rates: list[str], speeds: list[str], safety: list[str], damage: list[s
         "## Damage",
         "",
         f"{DAMAGES:,} random damages of each kind to an archive of all images: a bit flipped; the",
-        "end cut off; a piece taken out; two pieces in each other's place. Found are those that end",
-        "in an error or a block that is named, with no image decoded wrong.",
+        "end cut off; a piece taken out; two pieces in each other's place. Found are those that",
+        "end in an error or in a block that is named, with no image decoded wrong.",
         "",
         "| run | flips | truncations | splices | swaps | MiB more memory |",
         f"|{'---|' * 6}",

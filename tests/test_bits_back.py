@@ -22,6 +22,7 @@ from models import (
     Hierarchical,
     Likelihood,
     Linear,
+    MixtureOfNormals,
     Model,
     Residual,
     Spec,
@@ -81,6 +82,24 @@ def test_images_come_back(model, guide, likelihood) -> None:
     assert np.array_equal(decode(again, words, len(images), batches, 100), images)
 
 
+PRIORS = {
+    "flow": lambda spec: Flow(spec, flows=1, hidden=(6,)),
+    "mixture": lambda spec: MixtureOfNormals(spec, components=1),
+}
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize(("model", "guide"), PAIRS)
+def test_images_come_back_under_every_prior(model, guide, prior) -> None:
+    spec = Spec(SHAPE, "binary", 3)
+    p, q = build(model, guide, Bernoulli, prior=PRIORS[prior](model.prior_spec(spec)))
+    for parameter in p.prior.parameters():
+        torch.nn.init.normal_(parameter)
+    pair, images = integer_pair(p, q), images_of(p, 60)
+    words, batches = encode(pair, images)
+    assert np.array_equal(decode(restored(pair.data), words, len(images), batches), images)
+
+
 @pytest.mark.parametrize("network", SMALL)
 def test_images_come_back_from_every_network(network) -> None:
     p, q = build(VAE, DiagonalNormal, BetaBinomial, network)
@@ -108,6 +127,8 @@ def test_one_image_none_and_impossible_ones_come_back() -> None:
         (BetaBinomial, {}),
         (DiscretizedLogistic, {}),
         (Bernoulli, {"guide": FullRankNormal}),
+        (Bernoulli, {"prior": partial(Flow, flows=1, hidden=(8,))}),
+        (Bernoulli, {"prior": partial(MixtureOfNormals, components=1)}),
         (Bernoulli, {"model": Hierarchical, "guide": BottomUp}),
     ],
 )

@@ -104,12 +104,12 @@ def _push_images(stack: Stack, pair: IntegerPair, images: NDArray[np.uint8]) -> 
         else:
             stack.push(lower.ravel(), pair.pixels.masses(features), pair.pixels.width)
         lower = bins
-    stack.push_evenly(lower.ravel(), level.bins.count)
+    pair.prior.push(stack, level.bins, lower)
 
 
 def _pop_images(stack: Stack, pair: IntegerPair, count: int) -> NDArray[np.uint8]:
     top = pair.levels[-1]
-    bins = stack.pop_evenly(count * top.size, top.bins.count).reshape(count, top.size)
+    bins = pair.prior.pop(stack, top.bins, count, top.size)
     for number in reversed(range(len(pair.levels))):
         level = pair.levels[number]
         features = compute(level.decoder, level.bins.value_of(bins))

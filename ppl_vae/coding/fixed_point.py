@@ -31,6 +31,7 @@ __all__ = [
     "Reshape",
     "SkipConnection",
     "TransposedConvolution",
+    "affine",
     "compute",
     "layers_of",
     "prove",
@@ -59,16 +60,32 @@ class Layer(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Affine(Layer):
-    """y = W x + b.
+class _Products(Layer):
+    """Sums of products with inputs.
 
     Args:
-        weight: W, (F, N), in units of 2^-14.
-        bias: b, (F,), in units of 2^-26.
+        weight: (F, ...), those of one output after the other, in units of 2^-14.
+        bias: (F,), in units of 2^-26.
     """
 
     weight: Ints
     bias: Ints
+
+    def bound(self, inputs: int) -> int:
+        rows = np.abs(self.weight.reshape(len(self.weight), -1).astype(object)).sum(1)
+        biases = np.abs(self.bias.astype(object))
+        most = int((rows * inputs + biases).max())
+        if most + 2**_WEIGHT >= _EXACT:
+            raise InputError(
+                f"a sum of a layer could reach 2^{most.bit_length()}, beyond the 2^53 up to which "
+                "float64 is exact; train with --weight_decay, or a network that is not as wide"
+            )
+        return min((most >> _WEIGHT) + 1, _LARGEST)
+
+
+@dataclass(frozen=True, eq=False)
+class Affine(_Products):
+    """y = W x + b, W of (F, N)."""
 
     @cached_property
     def _matrix(self) -> Floats:
@@ -77,23 +94,16 @@ class Affine(Layer):
     def __call__(self, x: Floats) -> Floats:
         return _rounded(x @ self._matrix + self.bias)
 
-    def bound(self, inputs: int) -> int:
-        return _bound(self.weight, self.bias, inputs)
-
 
 @dataclass(frozen=True, eq=False)
-class Convolution(Layer):
-    """A convolution of images (B, C, H, W); its sums are those of a matrix product.
+class Convolution(_Products):
+    """A convolution of images (B, C, H, W) with a weight (F, C, k, k), as a matrix product.
 
     Args:
-        weight: (F, C, k, k), in units of 2^-14.
-        bias: (F,), in units of 2^-26.
         stride: s.
         padding: Zeros before the first and after the last row and column.
     """
 
-    weight: Ints
-    bias: Ints
     stride: int
     padding: tuple[int, int]
 
@@ -103,24 +113,17 @@ class Convolution(Layer):
     def __call__(self, x: Floats) -> Floats:
         return _convolved(x, self.weight, self.bias, self.stride, (self.padding, self.padding))
 
-    def bound(self, inputs: int) -> int:
-        return _bound(self.weight, self.bias, inputs)
-
 
 @dataclass(frozen=True, eq=False)
-class TransposedConvolution(Layer):
+class TransposedConvolution(_Products):
     """The transpose of a convolution: one of the input with zeros between its pixels.
 
     Args:
-        weight: (F, C, k, k), flipped, in units of 2^-14.
-        bias: (F,), in units of 2^-26.
         stride: s of the convolution that it transposes.
         padding: p of the convolution that it transposes.
         left_over: Further rows and columns of the output, at its end.
     """
 
-    weight: Ints
-    bias: Ints
     stride: int
     padding: int
     left_over: tuple[int, int]
@@ -136,9 +139,6 @@ class TransposedConvolution(Layer):
         edge = self.weight.shape[-1] - 1 - self.padding
         rows, columns = ((edge, edge + more) for more in self.left_over)
         return _convolved(spread, self.weight, self.bias, 1, (rows, columns))
-
-    def bound(self, inputs: int) -> int:
-        return _bound(self.weight, self.bias, inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,10 +240,15 @@ def layers_of(network: Network, scale: float = 1.0) -> tuple[Layer, ...]:
     return (*layers, Reshape(network.outputs))
 
 
+def affine(weight: torch.Tensor, bias: torch.Tensor, scale: float = 1.0) -> Affine:
+    """y = W x + b in fixed point, for inputs in units of `scale`."""
+    return Affine(_weight(weight, scale), _bias(bias))
+
+
 def _layer_of(module: Any, scale: float) -> Layer:
     name = type(module).__name__
     if isinstance(module, nn.Linear):
-        return Affine(_weight(module.weight, scale), _bias(module.bias))
+        return affine(module.weight, module.bias, scale)
     if isinstance(module, nn.Conv2d):
         weight, bias = _weight(module.weight, scale), _bias(module.bias)
         edge = int(module.padding[0])
@@ -288,17 +293,6 @@ def _whole(values: Floats, fraction: int) -> Ints:
 def _rounded(sums: Floats) -> Floats:
     """Sums in units of 2^-26 as activations: to the nearest, halves up."""
     return np.clip(np.floor(sums * 2.0**-_WEIGHT + 0.5), -_LARGEST, _LARGEST)
-
-
-def _bound(weight: Ints, bias: Ints, inputs: int) -> int:
-    rows = np.abs(weight.reshape(len(weight), -1).astype(object)).sum(1)
-    most = max(int(row) * inputs + abs(int(b)) for row, b in zip(rows, bias, strict=True))
-    if most + 2**_WEIGHT >= _EXACT:
-        raise InputError(
-            f"a sum of a layer could reach 2^{most.bit_length()}, beyond the 2^53 up to which "
-            "float64 is exact; train with --weight_decay, or a network that is not as wide"
-        )
-    return min((most >> _WEIGHT) + 1, _LARGEST)
 
 
 def _convolved(

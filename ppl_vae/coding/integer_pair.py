@@ -2,31 +2,23 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256, shake_128
+from hashlib import sha256
 
 import numpy as np
 
 from guides import BottomUp, DiagonalNormal, FullRankNormal, Guide
-from models import VAE, Hierarchical, Model, Network, StandardNormal
+from models import VAE, Hierarchical, Model, Network
 from ppl_vae.coding.fixed_point import LAYERS, Layer, compute, layers_of, prove
-from ppl_vae.coding.latents import (
-    BINS,
-    INVERSE,
-    Bins,
-    FullRank,
-    Normal,
-    inverse_scale,
-    standard_bins,
-)  # fmt: skip
+from ppl_vae.coding.latents import INVERSE, Bins, FullRank, Normal, bins_around, inverse_scale
 from ppl_vae.coding.pixels import PIXELS, Pixels, pixels_of
+from ppl_vae.coding.priors import Autoregressive, Even, prior_of
 from ppl_vae.coding.serialized import from_bytes, to_bytes
-from ppl_vae.coding.tables import FINE, FRACTION, Floats, Table, normal_cdf
+from ppl_vae.coding.tables import FRACTION, Floats, Table, normal_cdf
 from ppl_vae.errors import InputError
 
 __all__ = ["IntegerPair", "Level", "integer_pair", "restored"]
 
 _MOST_LATENTS = 2**16
-_DRAWS = 2**12  # of the latents above, for the bins of the latents below
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +52,14 @@ class IntegerPair:
     Args:
         image_shape: (C, H, W).
         pixels: p(x|z) of the lowest latent, from its features.
+        prior: p(z) of the highest latent, over its bins.
         normal: p(z|above) of all latents but the highest, from its features.
-        levels: From the image up. The bins of the highest are equally likely.
+        levels: From the image up.
     """
 
     image_shape: tuple[int, ...]
     pixels: Pixels
+    prior: Even | Autoregressive
     normal: Normal
     levels: tuple[Level, ...]
 
@@ -75,6 +69,8 @@ class IntegerPair:
             prove(level.encoder, inputs)
             inputs = int(np.abs(level.bins.values).max())
             prove(level.decoder, inputs)
+        if isinstance(self.prior, Autoregressive):
+            prove(self.prior.layers, inputs)
 
     def input_of(self, images: np.ndarray) -> Floats:
         """Images of bytes (N, C, H, W) as activations, in units of 2^-12."""
@@ -91,13 +87,18 @@ class IntegerPair:
         return sha256(self.data).hexdigest()
 
 
+_CLASSES = (
+    IntegerPair, Level, Bins, Even, Autoregressive, Normal, FullRank, Table, *PIXELS, *LAYERS,
+)  # fmt: skip
+
+
 def restored(data: bytes) -> IntegerPair:
     """The pair whose `data` these are.
 
     Raises:
         InputError: If they are those of none.
     """
-    pair = from_bytes(data, (IntegerPair, Level, Bins, Normal, FullRank, Table, *PIXELS, *LAYERS))
+    pair = from_bytes(data, _CLASSES)
     try:
         _try_out(pair)
     except (AttributeError, IndexError, MemoryError, TypeError, ValueError) as error:
@@ -119,14 +120,19 @@ def _try_out(pair: IntegerPair) -> None:
         if encoded.shape != (1, level.posterior.features(level.size)):
             raise ValueError("an encoder of another shape")
         below, features = (level.size,), (level.size * 2,)
+    if isinstance(pair.prior, Autoregressive) and compute(pair.prior.layers, z).shape != (
+        1,
+        *features,
+    ):
+        raise ValueError("a prior of another shape")
 
 
 def integer_pair(model: Model, guide: Guide) -> IntegerPair:
     """A trained pair in whole numbers.
 
     Args:
-        model: A `VAE` or `Hierarchical` with the prior `StandardNormal`, and a likelihood of binary
-            images or bytes.
+        model: A `VAE` or `Hierarchical` with the prior `StandardNormal`, `Flow` of one map or
+            `MixtureOfNormals` of one component, and a likelihood of binary images or bytes.
         guide: A `DiagonalNormal`, a `FullRankNormal`, or for two layers a `BottomUp`.
 
     Raises:
@@ -136,8 +142,7 @@ def integer_pair(model: Model, guide: Guide) -> IntegerPair:
     """
     if type(model) not in (VAE, Hierarchical):
         raise _refused("model", model, "VAE or Hierarchical")
-    if type(model.prior) is not StandardNormal:
-        raise _refused("prior", model.prior, "StandardNormal")
+    prior, bins = prior_of(model.prior)
     pixels = pixels_of(model.likelihood)
     normal = Normal(inverse_scale(), normal_cdf())
     scale = 1.0 if pixels.levels == 2 else 256 / 255  # bytes come as x / 256
@@ -146,14 +151,17 @@ def integer_pair(model: Model, guide: Guide) -> IntegerPair:
             raise _refused("guide", guide, "DiagonalNormal or FullRankNormal")
         full = isinstance(guide, FullRankNormal)
         posterior = FullRank(normal.inverse_scale, normal.cdf) if full else normal
-        levels = [_level(standard_bins(), guide.encoder, posterior, model.decoder, scale)]
+        levels = [_level(bins, guide.encoder, posterior, model.decoder, scale)]
     else:
         if type(guide) is not BottomUp:
             raise _refused("guide", guide, "BottomUp")
-        upper = _level(standard_bins(), guide.upper, normal, model.between)
-        bins = _bins_below(upper, normal)
-        levels = [_level(bins, guide.encoder, normal, model.decoder, scale), upper]
-    return IntegerPair(model.spec.image_shape, pixels, normal, tuple(levels))
+        upper = _level(bins, guide.upper, normal, model.between)
+        features = compute(upper.decoder, prior.draws(bins, upper.size))
+        loc, log_variance = np.split(features, 2, axis=1)
+        wide = np.floor(2.0 ** (FRACTION + INVERSE) / normal.inverse_scale(log_variance))
+        lower = bins_around(loc, wide)
+        levels = [_level(lower, guide.encoder, normal, model.decoder, scale), upper]
+    return IntegerPair(model.spec.image_shape, pixels, prior, normal, tuple(levels))
 
 
 def _refused(role: str, piece: object, choices: str) -> InputError:
@@ -172,19 +180,3 @@ def _level(
 ) -> Level:
     (size,) = decoder.inputs
     return Level(size, bins, layers_of(encoder, scale), posterior, layers_of(decoder))
-
-
-def _bins_below(upper: Level, normal: Normal) -> Bins:
-    """The standard normal's bins at mean and scale of p(z), from fixed draws of the z above."""
-    drawn = np.frombuffer(shake_128(b"bins").digest(2 * _DRAWS * upper.size), "<u2") % BINS
-    above = upper.bins.value_of(drawn.reshape(_DRAWS, upper.size).astype(np.int32))
-    loc, log_variance = np.split(compute(upper.decoder, above), 2, axis=1)
-    scale = np.floor(2.0 ** (FRACTION + INVERSE) / normal.inverse_scale(log_variance))
-    mean = np.floor(loc.sum(0) / _DRAWS + 0.5)
-    squares = np.clip((loc - mean) ** 2 + scale**2, 0, 2.0**40).sum(0)  # below 2^53: exact
-    spread = np.floor(np.sqrt(np.floor(squares / _DRAWS)) + 1)
-    standard = standard_bins()
-    unit = 2.0 ** (FINE - FRACTION)
-    edges = unit * mean[:, None] + np.floor(spread[:, None] * standard.edges * 2.0**-FRACTION)
-    values = mean[:, None] + np.floor(spread[:, None] * standard.values * 2.0**-FRACTION + 0.5)
-    return Bins(edges.astype(np.int64), values.astype(np.int64))

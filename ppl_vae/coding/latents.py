@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
+from hashlib import shake_128
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +11,13 @@ from ppl_vae.coding.ans import Masses, Stack, Symbols
 from ppl_vae.coding.tables import FINE, FRACTION, MASS, Floats, Ints, Table, normal_cdf, tabulate
 
 __all__ = [
-    "BINS", "INVERSE", "Bins", "FullRank", "Normal", "between", "inverse_scale", "standard_bins",
+    "BINS", "INVERSE", "Bins", "FullRank", "Normal", "between", "bins_around", "bins_at",
+    "fixed_bins", "inverse_scale", "standard_bins",
 ]  # fmt: skip
 
 BINS = 2**10  # of each dimension
 
+_DRAWS = 2**12
 INVERSE = 20  # bits after the point of 1 / scale
 
 _STEEPEST = 2.0 ** (INVERSE + 10)  # 1 / scale of 1,024
@@ -57,6 +60,28 @@ def standard_bins() -> Bins:
     cdf = normal_cdf().finely
     places = np.searchsorted(cdf, halves) - len(cdf) // 2
     return Bins(places[None, 1::2], np.floor(places[None, ::2] / 2 ** (FINE - FRACTION) + 0.5))
+
+
+def bins_at(loc: Floats, scale: Floats) -> Bins:
+    """The standard normal's bins, moved: loc and scale (D,) in units of 2^-12."""
+    standard, unit = standard_bins(), 2.0 ** (FINE - FRACTION)
+    moved = np.floor(scale[:, None] * standard.edges * 2.0**-FRACTION)
+    values = np.floor(scale[:, None] * standard.values * 2.0**-FRACTION + 0.5)
+    edges = unit * loc[:, None] + moved
+    return Bins(edges.astype(np.int64), (loc[:, None] + values).astype(np.int64))
+
+
+def bins_around(loc: Floats, scale: Floats) -> Bins:
+    """Bins for a mixture of N equal normals, (N, D), by its mean and variance."""
+    mean = np.floor(loc.sum(0) / len(loc) + 0.5)
+    squares = np.clip((loc - mean) ** 2 + scale**2, 0, 2.0**40).sum(0)  # below 2^53: exact
+    return bins_at(mean, np.floor(np.sqrt(np.floor(squares / len(loc)))) + 1)
+
+
+def fixed_bins(size: int) -> Symbols:
+    """Draws of bins (N, size) that are equally likely, always the same."""
+    drawn = np.frombuffer(shake_128(b"bins").digest(2 * _DRAWS * size), "<u2") % BINS
+    return drawn.reshape(_DRAWS, size).astype(np.int32)
 
 
 @dataclass(frozen=True, eq=False)
