@@ -1,6 +1,5 @@
 """Measure a run: `python -m ppl_vae.evaluate RUN`."""
 
-import re
 import sys
 import time
 from pathlib import Path
@@ -28,8 +27,14 @@ from ppl_vae.measures.effort import MOST_PARTICLES, affordable_effort
 from ppl_vae.measures.encoding import decoded_mean, split_means
 from ppl_vae.measures.estimates import estimate
 from ppl_vae.measures.scores import active_units, bits_per_dim, collapse, quantity, scored
-from ppl_vae.pairs.pieces import describe
-from ppl_vae.runs.results import plain, writable, write_numbers, write_scores
+from ppl_vae.runs.results import (
+    ending_of,
+    options_of,
+    plain,
+    writable,
+    write_numbers,
+    write_scores,
+)
 from ppl_vae.runs.run import Run
 
 __all__ = ["EVALUATION", "active_units", "bits_per_dim", "evaluate", "main"]
@@ -77,10 +82,10 @@ def evaluate(
     Args:
         run: A trained run.
         split: The images to measure on; those of the test unless given, and all of other data.
-        particles: K, draws of z for each image. Unless given as many, from 100 to 5,000, as take
-            about a minute on this machine; numbers in papers mostly have 5,000.
-        data_points: Measure on the first so many images only, or on `all`. Unless given it is all,
-            or as many as take about a minute where `particles` is not given either.
+        particles: K, draws of z for each image. Without a number it is 100 to 5,000, so that all
+            takes about a minute on this machine; most papers have 5,000.
+        data_points: Measure on the first so many images only, or on `all`. Left out, it is all;
+            fewer only where `particles` is left out too and 100 for each take over a minute.
         seed: The seed of the draws of z.
         engine: `eager` runs the Pyro programs; `compiled` a graph of tensor operations that is
             compared with them, up to rounding; `auto` compiles where it pays, for 3,000,000 draws
@@ -112,7 +117,7 @@ def evaluate(
         raise InputError(
             f"--data_points: expected 1 to {len(images):,}, the images of {of}; got {wanted:,}"
         )
-    end = _ending(split, data)
+    end = ending_of(split, data)
     folder = writable(out or run.path)
     images = images.first(wanted)
     if not run.guide.has_density:
@@ -141,7 +146,7 @@ def evaluate(
         }
     result: dict[str, Any] = {
         "data": facts.name if data is None or isinstance(data, DataSet) else "new images",
-        **({"data_options": _options(data)} if isinstance(data, DataSet) else {}),
+        **({"data_options": options_of(data)} if isinstance(data, DataSet) else {}),
         "split": split,
         "reference_measure": facts.reference_measure,
         "quantity": quantity(run.model),
@@ -189,23 +194,6 @@ def _images(run: Run, split: Choice, data: Any) -> tuple[Facts, Split]:
     if split != "all":
         raise InputError(f"--split: images that are given are all measured; leave {split} out")
     return run.facts, run.split_of(data)
-
-
-def _options(data: DataSet) -> dict[str, Any]:
-    return (describe(data) or {})["init_args"]
-
-
-def _ending(split: str, data: Any) -> str:
-    """What the files of these images end in: nothing for the test images of the run."""
-    parts = []
-    if isinstance(data, DataSet):
-        place = getattr(data, "path", None)
-        parts = [type(data).__name__, *([Path(place).resolve().stem] if place else [])]
-    elif data is not None:
-        parts = ["images"]
-    if split != ("test" if data is None else "all"):
-        parts.append(split)
-    return "".join("-" + re.sub(r"[^\w.]+", "_", part) for part in parts)
 
 
 def _affordable(run: Run, images: Split, all_of_them: bool) -> tuple[int, int]:
@@ -257,7 +245,7 @@ def _main(arguments: list[str]) -> None:
         f"{run.path}: {name}, {result['data_points']:,} images{of}, "
         f"in {result['seconds']:.1f} seconds"
     )
-    folder, end = options["out"] or run.path, _ending(result["split"], data)
+    folder, end = options["out"] or run.path, ending_of(result["split"], data)
     written = {"written": f"{folder / f'evaluation{end}.json'}, scores{end}.csv"}
     print(table(title, _rows(result) | written))
 

@@ -99,7 +99,7 @@ class Source:
         )
         if images.names is None:
             return images
-        return images[torch.from_numpy(images.names.argsort())]
+        return images[torch.from_numpy(images.names.argsort(kind="stable"))]
 
 
 def classes_remark(labels: Tensor | None, names: tuple[str, ...] | None = None) -> str:

@@ -28,6 +28,7 @@ class Progress:
         self.total = total
         self.unit = unit
         self.first = self.done = done
+        self._advances = 0
         self.note = ""
         self._bar = _terminal_bar(title, total, done) if sys.stderr.isatty() else None
 
@@ -51,6 +52,9 @@ class Progress:
     def advance(self, items: int, note: str | None = None) -> None:
         """Counts items as done; a note, such as the current bound, stays until the next one."""
         self.done += items
+        self._advances += 1
+        if self._advances == 1:
+            self._warm, self._warm_start = self.done, time.monotonic()
         if note is not None:
             self.note = note
         if self._bar:
@@ -60,8 +64,11 @@ class Progress:
             self._print_line()
 
     def _rate(self) -> float:
-        elapsed = time.monotonic() - self._start
-        return (self.done - self.first) / elapsed if elapsed > 0 else 0.0
+        """Items a second; on the way without the first ones, whose time has in it what is once."""
+        warm = self._advances > 1 and self.done < self.total
+        done, start = (self._warm, self._warm_start) if warm else (self.first, self._start)
+        elapsed = time.monotonic() - start
+        return (self.done - done) / elapsed if elapsed > 0 else 0.0
 
     def _rate_text(self) -> str:
         return f"{self._rate():,.0f} {self.unit}/s"
@@ -69,7 +76,8 @@ class Progress:
     def _print_line(self) -> None:
         self._last_line = time.monotonic()
         rate = self._rate()
-        left = f", {(self.total - self.done) / rate:,.0f} s left" if rate > 0 else ""
+        known = rate > 0 and (self._advances > 1 or self.done == self.total)
+        left = f", {(self.total - self.done) / rate:,.0f} s left" if known else ""
         note = f"  {self.note}" if self.note else ""
         print(
             f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, "

@@ -166,7 +166,7 @@ class Run:
         """The ELBO, rate, distortion and log p(x) of each of N new images, (N,) in nats.
 
         They are the numbers whose means `evaluate` reports, for the same images, particles and
-        seed. Where q(z|x) is a point, only the distortion has a meaning.
+        seed. Where q(z|x) is a point, which has no density, only the distortion is a number.
 
         Args:
             images: As `split_of` takes them.
@@ -182,8 +182,13 @@ class Run:
         check_seed(seed)
         split = self.split_of(images, labels)
         progress = Progress("scoring", len(split), "images")
+        particles = particles if self.guide.has_density else 1
         with progress, seeded(self.device, seed):
-            return estimate(self.model, self.guide, split, particles, advance=progress.advance)
+            scores = estimate(self.model, self.guide, split, particles, advance=progress.advance)
+        if self.guide.has_density:
+            return scores
+        none = torch.full_like(scores.elbo, torch.nan)
+        return dataclasses.replace(scores, elbo=none, rate=none, log_likelihood=none)
 
     @property
     def summary(self) -> dict[str, Any]:
