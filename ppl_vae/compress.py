@@ -39,8 +39,8 @@ def compress(run: Run, images: Any, embed_model: bool = False, batch_size: int =
     every machine decodes the same. A block of up to 4,096 images decodes by itself.
 
     Args:
-        run: A run of a `VAE` or `Hierarchical` with the prior `StandardNormal`, of binary images or
-            of bytes.
+        run: A run of binary images or of bytes whose pair can code, as
+            `ppl_vae.coding.integer_pair` says.
         images: An array, a tensor or a `Split`, (N, C, H, W), of 0 and 1 or of bytes as the run has
             them; a `DataSet`, of which all images are taken; the path of a `.npy` file, of a
             picture or a folder, or a list of paths of pictures.

@@ -1,5 +1,6 @@
 """Images come back as they were, in about -ELBO bits."""
 
+import sys
 from functools import partial
 from math import log
 
@@ -143,6 +144,12 @@ def test_the_length_is_the_negative_elbo(likelihood, options, tmp_path, no_pictu
     # One draw of z for each image is part of the length: its spread is that of the weights.
     assert 32 * len(words) < 1.02 * bits + 64
     assert 32 * len(words) > 0.98 * bits
+
+
+def test_a_missing_coder_is_named_with_the_remedy(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    with pytest.raises(InputError, match=r"pip install 'ppl-vae\[compress\]'"):
+        Stack.seeded(10)
 
 
 def test_batches_grow_as_the_stack_fills() -> None:
