@@ -6,6 +6,7 @@ import resource
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -194,12 +195,13 @@ def test_a_forged_model_is_refused(pair, images) -> None:
         (b'"size":2', b'"size":2000000000'),
         (b'"size":2', b'"size":"2"'),
         (b"[1,4,4]", b"[1,400000,400000]"),
+        (b'"class":"Even"', b'"class":"Rectifier","slope":0'),
         (b"{", b"["),
     ):
         assert old in line
         data = line.replace(old, new, 1) + b"\n" + arrays
         inside, packed = embedded(data)
-        header = replace(archive.header, embedded=inside)
+        header = replace(archive.header, embedded=inside, model=sha256(data).hexdigest())
         with pytest.raises(InputError) as caught:
             read(pack(header, packed, words), None)
         assert "\n" not in str(caught.value)

@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from contextlib import suppress
 
+import numpy as np
+
 from ppl_vae.coding.archive import Archive, Header, block_of, block_size, embedded, pack
 from ppl_vae.coding.bits_back import BATCH, Advance, decode, encode
-from ppl_vae.coding.integer_pair import IntegerPair, restored
+from ppl_vae.coding.integer_pair import DAMAGED, IntegerPair, restored
 from ppl_vae.coding.originals import Codes, Originals
 from ppl_vae.errors import InputError
 
@@ -63,12 +65,22 @@ def pair_in(archive: Archive, pair: IntegerPair | None) -> IntegerPair:
                 "--run RUN"
             )
         pair = restored(data)
+        _try_out(pair)
     if pair.digest != archive.header.model or pair.image_shape != archive.header.image_shape:
         raise InputError(
             f"expected the model {archive.header.model[:16]} of the archive; got "
             f"{pair.digest[:16]}; name the run that it was compressed with"
         )
     return pair
+
+
+def _try_out(pair: IntegerPair) -> None:
+    """Refuses a model that was read if it cannot code a black image: only a forger's cannot."""
+    try:
+        words, batches = encode(pair, np.zeros((1, *pair.image_shape), np.uint8))
+        decode(pair, words, 1, batches)
+    except (AttributeError, IndexError, MemoryError, TypeError, ValueError) as error:
+        raise InputError(DAMAGED) from error
 
 
 def blocks_of(

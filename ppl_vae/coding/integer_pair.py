@@ -16,7 +16,9 @@ from ppl_vae.coding.serialized import from_bytes, to_bytes
 from ppl_vae.coding.tables import FRACTION, Floats, Table, normal_cdf
 from ppl_vae.errors import InputError
 
-__all__ = ["IntegerPair", "Level", "integer_pair", "restored"]
+__all__ = ["DAMAGED", "IntegerPair", "Level", "integer_pair", "restored"]
+
+DAMAGED = "the model in the archive is damaged; name the run with --run RUN"
 
 _MOST_LATENTS = 2**16
 
@@ -96,35 +98,19 @@ def restored(data: bytes) -> IntegerPair:
     """The pair whose `data` these are.
 
     Raises:
-        InputError: If they are those of none.
+        InputError: If they are those of none, or its decoder makes images of another shape.
     """
     pair = from_bytes(data, _CLASSES)
     try:
-        _try_out(pair)
+        lowest = pair.levels[0]
+        if not 0 < lowest.size <= _MOST_LATENTS:
+            raise ValueError("more latents than arrays")
+        z = lowest.bins.value_of(np.zeros((1, lowest.size), np.int32))
+        if compute(lowest.decoder, z).shape[1:] != pair.pixels.features(pair.image_shape):
+            raise ValueError("images of another shape")
     except (AttributeError, IndexError, MemoryError, TypeError, ValueError) as error:
-        raise InputError("the model is damaged; compress the images again") from error
+        raise InputError(DAMAGED) from error
     return pair
-
-
-def _try_out(pair: IntegerPair) -> None:
-    """Raises a ValueError, or what NumPy raises, where shapes do not fit."""
-    below: tuple[int, ...] = pair.image_shape
-    if max(level.size for level in pair.levels) > _MOST_LATENTS:
-        raise ValueError("more latents than arrays")
-    features = pair.pixels.features(pair.image_shape)
-    for level in pair.levels:
-        z = level.bins.value_of(np.zeros((1, level.size), np.int32))
-        if compute(level.decoder, z).shape != (1, *features):
-            raise ValueError("a decoder of another shape")
-        encoded = compute(level.encoder, np.zeros((1, *below)))
-        if encoded.shape != (1, level.posterior.features(level.size)):
-            raise ValueError("an encoder of another shape")
-        below, features = (level.size,), (level.size * 2,)
-    if isinstance(pair.prior, Autoregressive) and compute(pair.prior.layers, z).shape != (
-        1,
-        *features,
-    ):
-        raise ValueError("a prior of another shape")
 
 
 def integer_pair(model: Model, guide: Guide) -> IntegerPair:

@@ -17,9 +17,9 @@ __all__ = [
 
 BINS = 2**10  # of each dimension
 
-_DRAWS = 2**12
 INVERSE = 20  # bits after the point of 1 / scale
 
+_DRAWS = 2**12  # of latents, for the bins of others
 _STEEPEST = 2.0 ** (INVERSE + 10)  # 1 / scale of 1,024
 _FARTHEST = 2.0**17  # a standardised latent, in units of 2^-12
 
