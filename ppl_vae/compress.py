@@ -154,6 +154,8 @@ def _main(arguments: list[str]) -> None:
         print(_table(run, result))
         write_numbers(run.path / COMPRESSION, result)
         return
+    if data_points is not None:
+        raise InputError("--data_points goes with --measure true; leave it out")
     if len(sources) != 1:
         raise InputError(
             "expected either files, a --split of the run's data or other --data to compress; got "

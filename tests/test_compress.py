@@ -178,6 +178,7 @@ BAD = {
     "array among others": (["levels.npy", "grey"], "one .npy file by itself"),
     "a batch of none": (["binary", "--batch_size", "0"], "batch_size >= 1"),
     "an option": (["binary", "--embed", "true"], "did you mean --embed_model"),
+    "points without measuring": (["binary", "--data_points", "1"], "goes with --measure"),
     "measuring files": (["binary", "--measure", "true"], "leave files"),
     "the archive exists": (["binary", "-o", "note.pvz"], "exists already"),
 }
