@@ -282,4 +282,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == [DECODE]:
         _decode(Path(sys.argv[2]))
     else:
-        auto_cli(main)
+        auto_cli(main, as_positional=False)

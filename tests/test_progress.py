@@ -1,9 +1,12 @@
-"""The time left follows from the pieces that are done, without what is done once before them."""
+"""The time left follows from the pieces done after the first; what has no pieces is named."""
+
+import threading
+import time
 
 import pytest
 
 from ppl_vae.machine import progress
-from ppl_vae.machine.progress import Progress
+from ppl_vae.machine.progress import Progress, announced
 
 
 def test_what_is_done_once_is_no_part_of_the_time_left(
@@ -39,3 +42,25 @@ def test_work_that_goes_on_counts_its_own_items(
         "training: 90/100 images, 2 images/s, 5 s left",
         "training: 90/100 images, 2 images/s, 5 s left",
     ]
+
+
+def stopped_after(seconds: float) -> None:
+    time.sleep(seconds)
+    raise KeyboardInterrupt
+
+
+def test_work_that_takes_long_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with announced("quick"):
+        pass
+    monkeypatch.setattr("ppl_vae.machine.progress._PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("ppl_vae.machine.progress._PLAIN_SECONDS", 0.1)
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt), announced("drawing pictures"):
+        stopped_after(0.5)
+    assert threading.active_count() == before
+    lines = capsys.readouterr().err.splitlines()
+    assert 1 <= len(lines) <= 6
+    assert {line.rpartition(", ")[0] for line in lines} == {"drawing pictures"}
+    assert all(line.endswith(" s so far") for line in lines)

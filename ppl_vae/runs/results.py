@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ppl_vae.data import DataSet, Split
+from ppl_vae.errors import as_path
 from ppl_vae.machine.files import check_writable, whole_file
 from ppl_vae.runs.directory import write_json
 
@@ -51,8 +52,9 @@ def options_of(data: DataSet) -> dict[str, Any]:
     return {n: v if isinstance(v, known) else str(v) for n, v in options.items()}
 
 
-def writable(folder: Path) -> Path:
+def writable(folder: Path | str) -> Path:
     """The folder, made if missing; raises an InputError if no file can be written there."""
+    folder = as_path("--out", folder)
     check_writable(folder, "name another folder with --out", make=True)
     return folder
 
