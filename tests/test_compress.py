@@ -158,6 +158,7 @@ def images() -> None:
     np.save("floats.npy", np.zeros((1, 8, 8)))
     np.save("wide.npy", np.zeros((1, 8, 9), np.uint8))
     Path("there").mkdir()
+    Path("empty").mkdir()
     Path("none.npy").write_bytes(b"no array")
     Path("note.pvz").write_bytes(b"no archive")
 
@@ -166,6 +167,7 @@ BAD = {
     "no source": ([], "expected either files, a --split"),
     "two sources": (["binary", "--split", "test"], "got more than one"),
     "nothing there": (["nowhere"], "there is no nowhere"),
+    "an empty folder": (["empty"], "in empty; found none; name another folder"),
     "grey levels": (["grey"], "two values, 0 and 255.*BetaBinomial"),
     "another size": (["large"], "expected images of 1 x 8 x 8.*1 x 9 x 9"),
     "colour": (["colour"], "mode RGB"),

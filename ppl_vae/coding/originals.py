@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ppl_vae.coding.written import check_name
 from ppl_vae.data.folders import pictures_below
+from ppl_vae.data.pictures import suffixes
 from ppl_vae.errors import InputError, unreadable
 
 __all__ = ["Codes", "InMemory", "Originals", "Pictures", "StoredArray", "originals_in"]
@@ -201,7 +202,8 @@ def originals_in(files: Sequence[Path], image_shape: Sequence[int], levels: int)
         if file.suffix == ".npy":
             raise InputError(f"expected one .npy file by itself; got {file} among other files")
         if file.is_dir():
-            below = [os.fsdecode(name) for name in pictures_below(file)[0]]
+            found, _ = pictures_below(file, suffixes(), "compress RUN")
+            below = [os.fsdecode(name) for name in found]
             paths += [file / name for name in below]
             names += below
         elif file.is_file():
