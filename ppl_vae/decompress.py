@@ -4,7 +4,6 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +39,7 @@ def decompress(data: bytes, run: Run | None = None) -> NDArray[np.uint8]:
     archive = Archive(data)
     pair = pair_in(archive, integer_pair(run.model, run.guide) if run else None)
     with Progress("decompressing", archive.header.count, "images") as progress:
-        blocks = [_whole(*each, archive) for each in blocks_of(archive, pair, progress.advance)]
+        blocks = [images for _, images in blocks_of(archive, pair, progress.advance)]
     return np.concatenate([np.empty((0, *pair.image_shape), np.uint8), *blocks])
 
 
@@ -72,40 +71,19 @@ def decompress_to(
     check_writable(out.parent, "name another place with --out", make=True)
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.unfinished")
     unfinished.mkdir()
-    lost = []
+    lost: list[str] = []
     try:
         write = writer(archive.header.originals, count, pair.pixels.levels, unfinished)
         with Progress("decompressing", count, "images") as progress:
-            for start, images in blocks_of(archive, pair, progress.advance):
-                if images is None and not salvage:
-                    _refuse(archive, start)
-                if images is None:
-                    lost.append(_name(archive, start))
-                else:
-                    write(start, images)
+            leave_out = lost if salvage else None
+            for start, images in blocks_of(archive, pair, progress.advance, leave_out):
+                write(start, images)
         if lost and len(lost) == len(archive.header.blocks):
             raise InputError("every block of the archive is damaged; nothing of it can be read")
         os.replace(unfinished, out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return lost
-
-
-def _whole(start: int, images: NDArray[np.uint8] | None, archive: Archive) -> NDArray[np.uint8]:
-    return _refuse(archive, start) if images is None else images
-
-
-def _refuse(archive: Archive, start: int) -> NoReturn:
-    raise InputError(
-        f"{_name(archive, start)} of the archive is damaged; --salvage true writes the others"
-    )
-
-
-def _name(archive: Archive, start: int) -> str:
-    """Of the block that begins with an image."""
-    starts = np.cumsum([0, *(block.images for block in archive.header.blocks)]).tolist()
-    number = starts.index(start)
-    return f"block {number + 1}, images {start:,} to {starts[number + 1] - 1:,},"
 
 
 def main(arguments: list[str] | None = None) -> None:

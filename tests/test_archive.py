@@ -50,33 +50,37 @@ def archive_of(pair: IntegerPair, images: np.ndarray, **options) -> bytes:
     return archived(pair, InMemory(images, SHAPE, 2), **options)
 
 
-def read(data: bytes, pair: IntegerPair | None, salvage: bool = False) -> list[np.ndarray | None]:
-    archive = Archive(data, salvage)
-    return [images for _, images in blocks_of(archive, pair_in(archive, pair))]
+def read(
+    data: bytes, pair: IntegerPair | None, lost: list[str] | None = None
+) -> dict[int, np.ndarray]:
+    """The images of each block, by the number of the first."""
+    archive = Archive(data, salvage=lost is not None)
+    return dict(blocks_of(archive, pair_in(archive, pair), lost=lost))
+
+
+def joined(blocks: dict[int, np.ndarray]) -> np.ndarray:
+    return np.concatenate([*blocks.values()])
 
 
 def found(data: bytes, pair: IntegerPair | None, images: np.ndarray) -> bool:
-    """Whether damage is found: in the header, the model, or a block, the others being right."""
+    """Whether damage is found; where it is not, every image has to be right."""
     try:
         blocks = read(data, pair)
     except InputError:
         return True
-    right = [images[start : start + IN_A_BLOCK] for start in range(0, len(images), IN_A_BLOCK)]
-    assert all(b is None or np.array_equal(b, r) for b, r in zip(blocks, right, strict=True))
-    return any(block is None for block in blocks)
+    assert np.array_equal(joined(blocks), images)
+    return False
 
 
 def test_images_come_back_block_by_block(pair, images) -> None:
     blocks = read(archive_of(pair, images), pair)
-    assert [len(block) for block in blocks] == [20, 20, 10]
-    assert np.array_equal(np.concatenate(blocks), images)
+    assert {start: len(block) for start, block in blocks.items()} == {0: 20, 20: 20, 40: 10}
+    assert np.array_equal(joined(blocks), images)
 
 
 def test_an_embedded_model_decodes_without_the_run(images) -> None:
     pair = small_pair()
-    assert np.array_equal(
-        np.concatenate(read(archive_of(pair, images, embed_model=True), None)), images
-    )
+    assert np.array_equal(joined(read(archive_of(pair, images, embed_model=True), None)), images)
     with pytest.raises(InputError, match="name the run"):
         read(archive_of(pair, images), None)
 
@@ -132,17 +136,19 @@ def test_salvage_gives_the_blocks_that_are_whole(pair, images) -> None:
     places = Archive(data)._places
     damaged = bytearray(data)
     damaged[places[2].start] ^= 1
-    first, second, third = read(bytes(damaged), pair)
-    assert second is None
-    assert np.array_equal(first, images[:20])
-    assert np.array_equal(third, images[40:])
+    lost: list[str] = []
+    blocks = read(bytes(damaged), pair, lost)
+    assert lost == ["block 2, images 20 to 39,"]
+    assert list(blocks) == [0, 40]
+    assert np.array_equal(joined(blocks), np.delete(images, slice(20, 40), 0))
     cut = data[: places[2].start + 5]
     with pytest.raises(InputError, match="salvage"):
         read(cut, pair)
-    first, second, third = read(cut, pair, salvage=True)
-    assert np.array_equal(first, images[:20])
-    assert second is None
-    assert third is None
+    lost = []
+    blocks = read(cut, pair, lost)
+    assert list(blocks) == [0]
+    assert np.array_equal(blocks[0], images[:20])
+    assert len(lost) == 2
 
 
 def test_another_version_is_refused(pair, images) -> None:

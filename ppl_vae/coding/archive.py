@@ -176,11 +176,16 @@ class Archive:
         except lzma.LZMAError as error:
             raise InputError("the model in the archive is damaged; name the run") from error
 
-    def words(self, number: int) -> Words | None:
-        """The words of a block, counted from 0; None where it is damaged."""
+    def words(self, number: int) -> Words:
+        """The words of a block, counted from 0.
+
+        Raises:
+            InputError: If they are damaged.
+        """
         part = self._data[self._places[number + 1]]
-        whole = _digest(part).hex() == self.header.blocks[number].digest
-        return np.frombuffer(part, "<u4").astype(np.uint32) if whole else None
+        if _digest(part).hex() != self.header.blocks[number].digest:
+            raise InputError("the words are not those that compress wrote")
+        return np.frombuffer(part, "<u4").astype(np.uint32)
 
 
 def _header(packed: bytes) -> Header:

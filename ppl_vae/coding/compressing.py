@@ -1,7 +1,6 @@
 """Images to an archive and back, block by block."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 
 import numpy as np
 
@@ -84,16 +83,36 @@ def _try_out(pair: IntegerPair) -> None:
 
 
 def blocks_of(
-    archive: Archive, pair: IntegerPair, advance: Advance = lambda images: None
-) -> Iterator[tuple[int, Codes | None]]:
-    """The number of the first image of each block, and its images; None where it is damaged."""
+    archive: Archive,
+    pair: IntegerPair,
+    advance: Advance = lambda images: None,
+    lost: list[str] | None = None,
+) -> Iterator[tuple[int, Codes]]:
+    """The number of the first image of each block, and its images.
+
+    Args:
+        archive: The archive.
+        pair: Its model.
+        advance: Is called with the number of images decoded.
+        lost: Where the names of damaged blocks go, which are left out then.
+
+    Raises:
+        InputError: If a block is damaged, and `lost` is None.
+    """
     start = 0
     for number, block in enumerate(archive.header.blocks):
-        words = archive.words(number)
-        images = None
-        if words is not None:
-            with suppress(InputError):
-                batch = archive.header.batch
-                images = decode(pair, words, block.images, block.batches, batch, advance)
-        yield start, images
-        start += block.images
+        stop = start + block.images
+        try:
+            words = archive.words(number)
+            yield (
+                start,
+                decode(pair, words, block.images, block.batches, archive.header.batch, advance),
+            )
+        except InputError as error:
+            name = f"block {number + 1}, images {start:,} to {stop - 1:,},"
+            if lost is None:
+                raise InputError(
+                    f"{name} of the archive is damaged; --salvage true writes the others"
+                ) from error
+            lost.append(name)
+        start = stop
