@@ -103,11 +103,8 @@ def blocks_of(
     for number, block in enumerate(archive.header.blocks):
         stop = start + block.images
         try:
-            words = archive.words(number)
-            yield (
-                start,
-                decode(pair, words, block.images, block.batches, archive.header.batch, advance),
-            )
+            words, batch = archive.words(number), archive.header.batch
+            images = decode(pair, words, block.images, block.batches, batch, advance)
         except InputError as error:
             name = f"block {number + 1}, images {start:,} to {stop - 1:,},"
             if lost is None:
@@ -115,4 +112,6 @@ def blocks_of(
                     f"{name} of the archive is damaged; --salvage true writes the others"
                 ) from error
             lost.append(name)
+        else:
+            yield start, images
         start = stop
