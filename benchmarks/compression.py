@@ -94,13 +94,13 @@ CASES = (
 )  # fmt: skip
 
 
-def main(data_root: Path, runs: Path, safety_images: int = 10_000) -> None:
+def main(data_root: Path, runs: Path, few: int = 10_000) -> None:
     """Trains what is missing, measures and writes the table.
 
     Args:
         data_root: The folder that holds MNIST/raw and FreyFace.
         runs: Where the runs are kept.
-        safety_images: How many of the test images other processes decode.
+        few: Of how many test images the rest than the rates is measured.
     """
     rates, speeds, safety, damage = [], [], [], []
     for case in CASES:
@@ -109,8 +109,9 @@ def main(data_root: Path, runs: Path, safety_images: int = 10_000) -> None:
         pair, codes = integer_pair(run.model, run.guide), run.data.test[:].byte().numpy()
         result = _measured(run)
         rates.append(_rates(case, run, result, _of_whole_numbers(run, pair, codes[:1000])))
+        codes = codes[:few]
         speeds.append(_speeds(case, run, codes))
-        safety.append(table_row(case.name, *_wrong(path, run, codes[:safety_images])))
+        safety.append(table_row(case.name, *_wrong(path, run, codes)))
         damage.append(table_row(case.name, *_found(compress(run, codes), pair, codes)))
     write(TABLE, _page(rates, speeds, safety, damage))
 
@@ -170,27 +171,32 @@ def _speeds(case: Case, run: Run, codes: np.ndarray) -> str:
 
 def _wrong(path: Path, run: Run, codes: np.ndarray) -> list[str]:
     """How many images come back wrong, decoded by other processes, for each size of a batch."""
-    cells = [f"{len(codes):,}"]
     np.save(path.parent / "codes.npy", codes)
     for batch in BATCHES:
-        (path.parent / "codes.pvz").write_bytes(compress(run, codes, batch_size=batch))
-        for environment in PROCESSES:
-            done = subprocess.run(
-                [sys.executable, __file__, DECODE, str(path)],
-                env=os.environ | environment,
-                check=True,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            cells.append(f"{int(done.stdout):,}")
-    return cells
+        _archive(path, batch).write_bytes(compress(run, codes, batch_size=batch))
+    wrong = [
+        subprocess.run(
+            [sys.executable, __file__, DECODE, str(path)],
+            env=os.environ | environment,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout.split()
+        for environment in PROCESSES
+    ]
+    return [f"{len(codes):,}", *(cell for cells in zip(*wrong, strict=True) for cell in cells)]
+
+
+def _archive(path: Path, batch: int) -> Path:
+    return path.parent / f"codes-{batch}.pvz"
 
 
 def _decode(path: Path) -> None:
-    """Prints how many images of the archive that `_wrong` left are wrong."""
-    codes = np.load(path.parent / "codes.npy")
-    back = decompress((path.parent / "codes.pvz").read_bytes(), load(path, "cpu"))
-    print(int((back != codes).reshape(len(codes), -1).any(1).sum()))
+    """Prints how many images of each archive that `_wrong` left are wrong."""
+    run, codes = load(path, "cpu"), np.load(path.parent / "codes.npy")
+    for batch in BATCHES:
+        back = decompress(_archive(path, batch).read_bytes(), run)
+        print(int((back != codes).reshape(len(codes), -1).any(1).sum()))
 
 
 def _found(data: bytes, pair: IntegerPair, codes: np.ndarray) -> list[str]:
@@ -268,8 +274,8 @@ def _page(rates: list[str], speeds: list[str], safety: list[str], damage: list[s
         "",
         "## Damage",
         "",
-        f"{DAMAGES:,} random damages of each kind to an archive of all images: a bit flipped; the",
-        "end cut off; a piece taken out; two pieces in each other's place. Found are those that",
+        f"{DAMAGES:,} random damages of each kind to an archive of these images: a bit flipped;",
+        "the end cut off; a piece taken out; two pieces in each other's place. Found are those that",
         "end in an error or in a block that is named, with no image decoded wrong.",
         "",
         "| run | flips | truncations | splices | swaps | MiB more memory |",
