@@ -42,6 +42,8 @@ OPTIONS = {
     "generate": [],
     "detect": ["--particles", "2", "--data_points", "20", "--calibration_points", "100"],
     "features": [],
+    "compress": [],
+    "decompress": [],
 }
 REAL_DATA_OPTIONS = {"MNIST": ["--batch_size", "1000"]}
 SHORTER = {

@@ -13,7 +13,7 @@ LEVELS = [
     {"models", "errors"},
     {"guides", "machine"},
     {"pictures", "data", "compiler", "densities"},
-    {"objectives", "measures", "inference"},
+    {"objectives", "measures", "inference", "coding"},
     {"pairs"},
     {"runs"},
     {"training", "latents", "command_line"},

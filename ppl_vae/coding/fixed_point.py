@@ -1,0 +1,307 @@
+"""Networks in whole numbers, which give the same result on every machine.
+
+Weights are multiples of 2^-14 and activations multiples of 2^-12, both kept as whole numbers in
+float64. No sum of products below 2^53 is rounded, so that the order of summation does not matter,
+nor do threads, batches, BLAS or the width of SIMD. Each layer proves its bound.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from torch import nn
+
+from models import MLP, Convolutional, Linear, Network, Residual
+from ppl_vae.coding.tables import ACTIVATIONS, FRACTION, Floats, Ints, Table, activation_table
+from ppl_vae.errors import InputError
+
+__all__ = [
+    "LAYERS",
+    "Affine",
+    "Convolution",
+    "Layer",
+    "Lookup",
+    "Rectifier",
+    "Reshape",
+    "SkipConnection",
+    "TransposedConvolution",
+    "affine",
+    "compute",
+    "layers_of",
+    "prove",
+]
+
+_WEIGHT = 14  # bits after the point of weights
+_EXACT = 2**53
+_FARTHEST = 2**8  # pixels, of strides and paddings: nothing that is read makes images huge
+_LARGEST = 2**24  # activations are cut off at 4,096
+
+
+class Layer(ABC):
+    """A function of activations (B, ...), in units of 2^-12."""
+
+    @abstractmethod
+    def __call__(self, x: Floats) -> Floats:
+        """The activations after the layer."""
+
+    @abstractmethod
+    def bound(self, inputs: int) -> int:
+        """The largest size of an output for inputs up to a size.
+
+        Raises:
+            InputError: If a sum could reach 2^53.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class _Products(Layer):
+    """Sums of products with inputs.
+
+    Args:
+        weight: (F, ...), those of one output after the other, in units of 2^-14.
+        bias: (F,), in units of 2^-26.
+    """
+
+    weight: Ints
+    bias: Ints
+
+    def bound(self, inputs: int) -> int:
+        rows = np.abs(self.weight.reshape(len(self.weight), -1).astype(object)).sum(1)
+        biases = np.abs(self.bias.astype(object))
+        most = int((rows * inputs + biases).max())
+        if most + 2**_WEIGHT >= _EXACT:
+            raise InputError(
+                f"a sum of a layer could reach 2^{most.bit_length()}, beyond the 2^53 up to which "
+                "float64 is exact; train with --weight_decay, or a network that is not as wide"
+            )
+        return min((most >> _WEIGHT) + 1, _LARGEST)
+
+
+@dataclass(frozen=True, eq=False)
+class Affine(_Products):
+    """y = W x + b, W of (F, N)."""
+
+    @cached_property
+    def _matrix(self) -> Floats:
+        return self.weight.T.astype(np.float64)
+
+    def __call__(self, x: Floats) -> Floats:
+        return _rounded(x @ self._matrix + self.bias)
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution(_Products):
+    """A convolution of images (B, C, H, W) with a weight (F, C, k, k), as a matrix product.
+
+    Args:
+        stride: s.
+        padding: Zeros before the first and after the last row and column.
+    """
+
+    stride: int
+    padding: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        _check_geometry(self.stride, *self.padding)
+
+    def __call__(self, x: Floats) -> Floats:
+        return _convolved(x, self.weight, self.bias, self.stride, (self.padding, self.padding))
+
+
+@dataclass(frozen=True, eq=False)
+class TransposedConvolution(_Products):
+    """The transpose of a convolution: one of the input with zeros between its pixels.
+
+    Args:
+        stride: s of the convolution that it transposes.
+        padding: p of the convolution that it transposes.
+        left_over: Further rows and columns of the output, at its end.
+    """
+
+    stride: int
+    padding: int
+    left_over: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        _check_geometry(self.stride, self.padding, *self.left_over)
+
+    def __call__(self, x: Floats) -> Floats:
+        batch, channels, height, width = x.shape
+        step = self.stride
+        spread = np.zeros((batch, channels, (height - 1) * step + 1, (width - 1) * step + 1))
+        spread[:, :, ::step, ::step] = x
+        edge = self.weight.shape[-1] - 1 - self.padding
+        rows, columns = ((edge, edge + more) for more in self.left_over)
+        return _convolved(spread, self.weight, self.bias, 1, (rows, columns))
+
+
+@dataclass(frozen=True, eq=False)
+class Lookup(Layer):
+    """A nonlinearity from a table."""
+
+    table: Table
+
+    def __call__(self, x: Floats) -> Floats:
+        return self.table(x)
+
+    def bound(self, inputs: int) -> int:
+        return self.table.bound(inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Rectifier(Layer):
+    """x above 0, and below it x times a slope in units of 2^-14."""
+
+    slope: int
+
+    def __call__(self, x: Floats) -> Floats:
+        return np.maximum(x, np.floor(x * self.slope * 2.0**-_WEIGHT + 0.5))
+
+    def bound(self, inputs: int) -> int:
+        return inputs
+
+
+@dataclass(frozen=True, eq=False)
+class Reshape(Layer):
+    """Each datum in another shape."""
+
+    shape: tuple[int, ...]
+
+    def __call__(self, x: Floats) -> Floats:
+        return x.reshape(len(x), *self.shape)
+
+    def bound(self, inputs: int) -> int:
+        return inputs
+
+
+@dataclass(frozen=True, eq=False)
+class SkipConnection(Layer):
+    """x + f(x), f some layers."""
+
+    layers: tuple[Layer, ...]
+
+    def __call__(self, x: Floats) -> Floats:
+        return np.clip(x + compute(self.layers, x), -_LARGEST, _LARGEST)
+
+    def bound(self, inputs: int) -> int:
+        return min(inputs + prove(self.layers, inputs), _LARGEST)
+
+
+LAYERS: tuple[type[Layer], ...] = (
+    Affine, Convolution, TransposedConvolution, Lookup, Rectifier, Reshape, SkipConnection,
+)  # fmt: skip
+
+
+def compute(layers: Sequence[Layer], x: Floats) -> Floats:
+    """The layers in turn."""
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+def prove(layers: Sequence[Layer], inputs: int) -> int:
+    """The largest size of an output of all layers in turn, for inputs up to a size.
+
+    Raises:
+        InputError: If a sum on the way could reach 2^53, where float64 begins to round.
+    """
+    for layer in layers:
+        inputs = layer.bound(inputs)
+    return inputs
+
+
+def layers_of(network: Network, scale: float = 1.0) -> tuple[Layer, ...]:
+    """A trained network in fixed point.
+
+    Args:
+        network: An `MLP`, `Linear`, `Convolutional` or `Residual`.
+        scale: A factor for the inputs that the first layer takes up.
+
+    Raises:
+        InputError: If it is another network, or its weights are not finite.
+    """
+    if type(network) not in (MLP, Linear, Convolutional, Residual):
+        raise InputError(
+            "expected the networks MLP, Linear, Convolutional or Residual, which have a form in "
+            f"whole numbers; got {type(network).__name__}; train with one of them"
+        )
+    flat = isinstance(network, MLP | Linear)
+    inner: Any = network  # each of them has the one or the other
+    modules = [inner.linear] if isinstance(network, Linear) else [*inner.layers]
+    layers: list[Layer] = [Reshape((prod(network.inputs),))] if flat else []
+    for number, module in enumerate(modules):
+        layers.append(_layer_of(module, scale if number == 0 else 1.0))
+    return (*layers, Reshape(network.outputs))
+
+
+def affine(weight: torch.Tensor, bias: torch.Tensor, scale: float = 1.0) -> Affine:
+    """y = W x + b in fixed point, for inputs in units of `scale`."""
+    return Affine(_weight(weight, scale), _bias(bias))
+
+
+def _layer_of(module: Any, scale: float) -> Layer:
+    name = type(module).__name__
+    if isinstance(module, nn.Linear):
+        return affine(module.weight, module.bias, scale)
+    if isinstance(module, nn.Conv2d):
+        weight, bias = _weight(module.weight, scale), _bias(module.bias)
+        edge = int(module.padding[0])
+        return Convolution(weight, bias, module.stride[0], (edge, edge))
+    if isinstance(module, nn.ConvTranspose2d):
+        weight = _weight(module.weight, scale).transpose(1, 0, 2, 3)[:, :, ::-1, ::-1].copy()
+        height, width = module.output_padding
+        bias, padding = _bias(module.bias), int(module.padding[0])
+        return TransposedConvolution(weight, bias, module.stride[0], padding, (height, width))
+    if isinstance(module, nn.ReLU | nn.LeakyReLU):
+        slope = getattr(module, "negative_slope", 0.0)
+        return Rectifier(round(slope * 2**_WEIGHT))
+    if isinstance(module, nn.Flatten):
+        return Reshape((-1,))
+    if isinstance(module, nn.Unflatten):
+        return Reshape(tuple(module.unflattened_size))
+    if name in ACTIVATIONS:
+        return Lookup(activation_table(name))
+    return SkipConnection(tuple(_layer_of(each, 1.0) for each in module.layers))  # a residual block
+
+
+def _weight(tensor: torch.Tensor, scale: float) -> Ints:
+    return _whole(tensor.detach().cpu().double().numpy() * scale, _WEIGHT)
+
+
+def _bias(tensor: Any) -> Ints:
+    return _whole(tensor.detach().cpu().double().numpy(), _WEIGHT + FRACTION)
+
+
+def _check_geometry(*sizes: int) -> None:
+    if not all(0 <= size <= _FARTHEST for size in sizes):
+        raise InputError(f"expected strides and paddings of 0 to {_FARTHEST}; got {sizes}")
+
+
+def _whole(values: Floats, fraction: int) -> Ints:
+    scaled = np.floor(values * 2.0**fraction + 0.5)
+    if not (np.abs(scaled) < _EXACT).all():
+        raise InputError("expected weights that are finite numbers of a moderate size; train again")
+    return scaled.astype(np.int64)
+
+
+def _rounded(sums: Floats) -> Floats:
+    """Sums in units of 2^-26 as activations: to the nearest, halves up."""
+    return np.clip(np.floor(sums * 2.0**-_WEIGHT + 0.5), -_LARGEST, _LARGEST)
+
+
+def _convolved(
+    x: Floats, weight: Ints, bias: Ints, stride: int, padding: tuple[tuple[int, int], ...]
+) -> Floats:
+    size = weight.shape[-1]
+    padded = np.pad(x, ((0, 0), (0, 0), *padding))
+    windows = sliding_window_view(padded, (size, size), axis=(2, 3))[:, :, ::stride, ::stride]
+    batch, _, height, width = windows.shape[:4]
+    columns = windows.transpose(0, 2, 3, 1, 4, 5).reshape(batch * height * width, -1)
+    sums = columns @ weight.reshape(len(weight), -1).astype(np.float64).T + bias
+    return _rounded(sums).reshape(batch, height, width, -1).transpose(0, 3, 1, 2)

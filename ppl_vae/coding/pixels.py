@@ -1,0 +1,160 @@
+"""Masses of pixels in whole numbers, from the features of a decoder."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import Bernoulli, BetaBinomial, DiscretizedLogistic, Likelihood
+from ppl_vae.coding.ans import Masses
+from ppl_vae.coding.latents import INVERSE, between
+from ppl_vae.coding.tables import FINE, FRACTION, MASS, Floats, Table, sigmoid, softplus, tabulate
+from ppl_vae.errors import InputError
+
+__all__ = ["PIXELS", "BetaBinomialPixels", "BinaryPixels", "LogisticPixels", "Pixels", "pixels_of"]
+
+_TOP = 255
+_COUNTS = 20  # bits after the point of the parameters of a beta-binomial
+_MOST = 2.0 ** (_COUNTS + 10)  # 1,024: 255 ratios of masses then multiply without overflow
+
+
+class Pixels(ABC):
+    """A likelihood: from features (N, F, H, W) to the masses of N C H W pixels.
+
+    Attributes:
+        levels: How many values a pixel has.
+    """
+
+    levels: ClassVar[int]
+
+    @property
+    def width(self) -> int:
+        """How many masses a pixel has; those of a binary one are given by one."""
+        return 1 if self.levels == 2 else self.levels
+
+    def features(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape (F, H, W) of the features of one image: one for a binary pixel, else two."""
+        channels, *sides = image_shape
+        return (channels if self.levels == 2 else 2 * channels, *sides)
+
+    @abstractmethod
+    def masses(self, features: Floats) -> Masses:
+        """The masses of a slice of the pixels, image by image."""
+
+
+@dataclass(frozen=True, eq=False)
+class BinaryPixels(Pixels):
+    """`Bernoulli`: the mass of 1 is sigmoid(feature).
+
+    Args:
+        sigmoid: As masses.
+    """
+
+    sigmoid: Table
+    levels: ClassVar[int] = 2
+
+    def masses(self, features: Floats) -> Masses:
+        ones = self.sigmoid(features).ravel().astype(np.float32)
+        return lambda piece: ones[piece]
+
+
+@dataclass(frozen=True, eq=False)
+class BetaBinomialPixels(Pixels):
+    """`BetaBinomial`: masses by their ratios, p(x + 1) / p(x) from x = 0 on.
+
+    p(x + 1) / p(x) = (255 - x) (a + x) / ((x + 1) (b + 254 - x)). Where a or b is above 1,024 both
+    are made smaller by one factor.
+
+    Args:
+        concentration: a from its feature, and b from its, in units of 2^-20.
+    """
+
+    concentration: Table
+    levels: ClassVar[int] = 256
+
+    def masses(self, features: Floats) -> Masses:
+        a, b = (self.concentration(half).ravel() for half in np.split(features, 2, axis=1))
+        largest = np.maximum(a, b)
+        shrink = _MOST / np.maximum(largest, _MOST)
+        a, b = (np.maximum(np.floor(each * shrink), 1) for each in (a, b))
+        return lambda piece: _beta_binomial(a[piece], b[piece])
+
+
+@dataclass(frozen=True, eq=False)
+class LogisticPixels(Pixels):
+    """`DiscretizedLogistic`: differences of a logistic distribution function.
+
+    Args:
+        inverse_scale: 1 / scale from its feature, in bytes.
+        cdf: The logistic distribution function, as masses.
+    """
+
+    inverse_scale: Table
+    cdf: Table
+    levels: ClassVar[int] = 256
+
+    def masses(self, features: Floats) -> Masses:
+        location, log_scale = (half.ravel() for half in np.split(features, 2, axis=1))
+        loc = _TOP * 2.0 ** (FINE - FRACTION - 1) * (2**FRACTION + location)
+        inverse = self.inverse_scale(log_scale)
+        edges = (np.arange(2 * _TOP, step=2)[None] + 1) << (FINE - 1)
+        return lambda piece: between(self.cdf, edges, loc[piece], inverse[piece])
+
+
+PIXELS: tuple[type[Pixels], ...] = (BinaryPixels, BetaBinomialPixels, LogisticPixels)
+
+
+def pixels_of(likelihood: Likelihood) -> Pixels:
+    """A likelihood in whole numbers.
+
+    Raises:
+        InputError: If it is no mass on binary images or bytes.
+    """
+    if type(likelihood) is Bernoulli:
+        return BinaryPixels(_logistic_cdf())
+    if type(likelihood) is BetaBinomial:
+        return BetaBinomialPixels(_concentration(likelihood.floor))
+    if type(likelihood) is DiscretizedLogistic:
+        inverse = _inverse_scale(likelihood.floor, likelihood.initial_log_scale)
+        return LogisticPixels(inverse, _logistic_cdf())
+    raise InputError(
+        "expected a likelihood of binary images or bytes, whose pixels have masses; got "
+        f"{type(likelihood).__name__}; train with --likelihood BetaBinomial for 8-bit images or "
+        "Bernoulli for binary ones"
+    )
+
+
+@cache
+def _logistic_cdf() -> Table:
+    return tabulate(sigmoid, MASS)
+
+
+@cache
+def _concentration(floor: float) -> Table:
+    least = Decimal(floor)
+    return tabulate(lambda x: least + softplus(x), _COUNTS, rising=True)
+
+
+@cache
+def _inverse_scale(floor: float, log_initial_scale: float) -> Table:
+    least, middle = Decimal(floor), Decimal(log_initial_scale)
+    return tabulate(lambda x: 1 / (least + (middle + x).exp()), INVERSE)
+
+
+def _beta_binomial(a: Floats, b: Floats) -> NDArray[np.float32]:
+    """The masses (N, 256); each operation is rounded by itself, in turn, as IEEE 754 has it."""
+    x = np.arange(_TOP, dtype=np.float64)
+    unit = 2.0**_COUNTS
+    weights = np.ones((len(a), _TOP + 1))
+    ratios = weights[:, 1:]
+    np.add(a[:, None], unit * x, out=ratios)
+    ratios *= (_TOP - x) / (x + 1)
+    ratios /= b[:, None] + unit * (_TOP - 1 - x)
+    np.multiply.accumulate(weights, axis=1, out=weights)
+    total = np.add.accumulate(weights, axis=1)[:, -1:]
+    weights *= 2.0**MASS / total
+    return np.floor(weights, out=weights).astype(np.float32)

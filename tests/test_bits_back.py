@@ -1,0 +1,227 @@
+"""Images come back as they were, in about -ELBO bits."""
+
+import sys
+from functools import partial
+from math import log
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from tiny_runs import tiny
+
+from guides import IAF, BottomUp, Delta, DiagonalNormal, FullRankNormal, Guide, Ladder
+from models import (
+    MLP,
+    VAE,
+    Bernoulli,
+    BetaBinomial,
+    Convolutional,
+    DiscretizedLogistic,
+    Flow,
+    Gaussian,
+    Hierarchical,
+    Likelihood,
+    Linear,
+    MixtureOfNormals,
+    Model,
+    Residual,
+    Spec,
+    VampPrior,
+)
+from ppl_vae.coding.ans import Stack
+from ppl_vae.coding.bits_back import decode, encode
+from ppl_vae.coding.integer_pair import integer_pair, restored
+from ppl_vae.coding.pixels import pixels_of
+from ppl_vae.errors import InputError
+from ppl_vae.machine.randomness import seeded
+from ppl_vae.measures.estimates import estimate
+
+SHAPE = (2, 5, 4)
+SMALL = {
+    MLP: partial(MLP, hidden=(8,)),
+    Linear: Linear,
+    Convolutional: partial(Convolutional, channels=(4,), hidden=8),
+    Residual: partial(Residual, channels=(4, 6), hidden=8),
+}
+PAIRS = [(VAE, DiagonalNormal), (VAE, FullRankNormal), (Hierarchical, BottomUp)]
+LIKELIHOODS = [Bernoulli, BetaBinomial, DiscretizedLogistic]
+
+
+def build(
+    model: type[Model],
+    guide: type[Guide],
+    likelihood: type[Likelihood],
+    network: type = MLP,
+    **options,
+) -> tuple[Model, Guide]:
+    spec = Spec(SHAPE, likelihood.domain, 3)
+    p = model(spec, likelihood=likelihood(spec), network=SMALL[network], **options)
+    with_model = {"model": p} if guide is BottomUp else {}
+    return p, guide(spec, network=SMALL[network], **with_model)
+
+
+def images_of(model: Model, count: int) -> np.ndarray:
+    """Draws of the model, constant images, and such as it holds for all but impossible."""
+    top = 255 if model.spec.domain == "bytes" else 1
+    drawn = model(size=count).detach().numpy()
+    constant = np.full((2, *SHAPE), top) * np.array([0, 1]).reshape(2, 1, 1, 1)
+    noise = np.random.default_rng(0).integers(0, top + 1, (count, *SHAPE))
+    return np.concatenate([drawn, constant, noise]).astype(np.uint8)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize(("model", "guide"), PAIRS)
+def test_images_come_back(model, guide, likelihood) -> None:
+    p, q = build(model, guide, likelihood)
+    pair, images = integer_pair(p, q), images_of(p, 60)
+    for batch in (1, 7, 100):
+        words, batches = encode(pair, images, batch)
+        assert np.array_equal(decode(pair, words, len(images), batches, batch), images)
+    again = restored(pair.data)
+    assert again.digest == pair.digest
+    assert np.array_equal(decode(again, words, len(images), batches, 100), images)
+
+
+PRIORS = {
+    "flow": lambda spec: Flow(spec, flows=1, hidden=(6,)),
+    "mixture": lambda spec: MixtureOfNormals(spec, components=1),
+}
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize(("model", "guide"), PAIRS)
+def test_images_come_back_under_every_prior(model, guide, prior) -> None:
+    spec = Spec(SHAPE, "binary", 3)
+    p, q = build(model, guide, Bernoulli, prior=PRIORS[prior](model.prior_spec(spec)))
+    for parameter in p.prior.parameters():
+        torch.nn.init.normal_(parameter)
+    pair, images = integer_pair(p, q), images_of(p, 60)
+    words, batches = encode(pair, images)
+    assert np.array_equal(decode(restored(pair.data), words, len(images), batches), images)
+
+
+@pytest.mark.parametrize("network", SMALL)
+def test_images_come_back_from_every_network(network) -> None:
+    p, q = build(VAE, DiagonalNormal, BetaBinomial, network)
+    pair, images = integer_pair(p, q), images_of(p, 10)
+    words, batches = encode(pair, images)
+    assert np.array_equal(decode(pair, words, len(images), batches), images)
+
+
+def test_one_image_none_and_impossible_ones_come_back() -> None:
+    p, q = build(VAE, DiagonalNormal, Bernoulli)
+    with torch.no_grad():  # every pixel 1, to all that masses can say
+        p.decoder.layers[-1].bias.fill_(1000.0)
+    pair = integer_pair(p, q)
+    for images in (np.zeros((1, *SHAPE)), np.zeros((0, *SHAPE)), np.zeros((50, *SHAPE))):
+        words, batches = encode(pair, images.astype(np.uint8))
+        assert np.array_equal(decode(pair, words, len(images), batches), images)
+    per_pixel = 32 * len(words) / images.size
+    assert 22 < per_pixel < 27  # a mass is never below 2^-24
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "options"),
+    [
+        (Bernoulli, {}),
+        (BetaBinomial, {}),
+        (DiscretizedLogistic, {}),
+        (Bernoulli, {"guide": FullRankNormal}),
+        (Bernoulli, {"prior": partial(Flow, flows=1, hidden=(8,))}),
+        (Bernoulli, {"prior": partial(MixtureOfNormals, components=1)}),
+        (Bernoulli, {"model": Hierarchical, "guide": BottomUp}),
+    ],
+)
+def test_the_length_is_the_negative_elbo(likelihood, options, tmp_path, no_pictures) -> None:
+    run = tiny(tmp_path / "run", likelihood=likelihood, epochs=5, device="cpu", **options)
+    pair = integer_pair(run.model, run.guide)
+    images = run.data.test[:].to(torch.uint8).numpy()
+    words, _ = encode(pair, images)
+    with seeded(run.device, 0):
+        elbo = estimate(run.model, run.guide, run.data.test, 50).elbo
+    bits = -float(elbo.sum()) / log(2)
+    # One draw of z for each image is part of the length: its spread is that of the weights.
+    assert 32 * len(words) < 1.02 * bits + 64
+    assert 32 * len(words) > 0.98 * bits
+
+
+def test_a_missing_coder_is_named_with_the_remedy(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    with pytest.raises(InputError, match=r"pip install 'ppl-vae\[compress\]'"):
+        Stack.seeded(10)
+
+
+def test_batches_grow_as_the_stack_fills() -> None:
+    p, q = build(VAE, DiagonalNormal, BetaBinomial)
+    images = images_of(p, 200)
+    _, batches = encode(integer_pair(p, q), images, 64)
+    assert batches[0] <= 2
+    assert batches == sorted(batches)
+    assert batches[-1] < 64  # those of 64, and the last images, need not be said
+    assert sum(batches) < len(images)
+
+
+def test_words_that_are_not_those_of_the_images_are_refused() -> None:
+    p, q = build(VAE, DiagonalNormal, Bernoulli)
+    pair, images = integer_pair(p, q), images_of(p, 20)
+    words, batches = encode(pair, images)
+    words[3] ^= 1
+    with pytest.raises(InputError, match="not those of the images"):
+        decode(pair, words, len(images), batches)
+    with pytest.raises(InputError, match="above 0"):
+        Stack(np.zeros(3, np.uint32))
+
+
+@pytest.mark.parametrize("likelihood", [BetaBinomial, DiscretizedLogistic])
+def test_masses_of_bytes_are_those_of_the_likelihood(likelihood) -> None:
+    spec = Spec((1, 1, 1), "bytes", 2)
+    layer = likelihood(spec)
+    features = torch.randn(300, 2, 1, 1).mul(2 * 4096).round()
+    masses = pixels_of(layer).masses(features.double().numpy())(slice(300))
+    x = torch.arange(256.0).reshape(256, 1, 1, 1, 1)
+    expected = layer(features.double() / 4096).log_prob(x.double()).exp().T.numpy()
+    assert (masses == masses.round()).all()
+    assert (masses.sum(1) <= 2**23).all()
+    np.testing.assert_allclose(masses / 2**23, expected, atol=0.004)
+    lost = stats.entropy(expected, np.maximum(masses, 0.5) / 2**23, axis=1) / log(2)
+    assert lost.mean() < 1e-4  # bits a pixel
+
+
+def test_masses_of_a_beta_binomial_far_out_neither_overflow_nor_vanish() -> None:
+    layer = BetaBinomial(Spec((1, 1, 1), "bytes", 2), floor=1e-9)
+    ends = np.array([-(2.0**24), -16 * 4096, 0, 16 * 4096, 2.0**24])
+    features = np.array([[a, b] for a in ends for b in ends]).reshape(-1, 2, 1, 1)
+    masses = pixels_of(layer).masses(features)(slice(len(features)))
+    assert np.isfinite(masses).all()
+    assert (np.abs(masses.sum(1) - 2**23) <= 256).all()
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        (lambda: build(VAE, DiagonalNormal, Gaussian), "Gaussian; train with .*BetaBinomial"),
+        (lambda: build(VAE, Delta, Bernoulli), "Delta; train with --guide DiagonalNormal"),
+        (lambda: build(VAE, IAF, Bernoulli), "IAF; train with --guide DiagonalNormal"),
+        (
+            lambda: build(VAE, DiagonalNormal, Bernoulli, prior=Flow(Spec(SHAPE, "binary", 3))),
+            "Flow; train with --prior StandardNormal",
+        ),
+        (
+            lambda: build(
+                VAE, DiagonalNormal, Bernoulli, prior=VampPrior(Spec(SHAPE, "binary", 3))
+            ),
+            "VampPrior; train with --prior StandardNormal",
+        ),
+    ],
+)
+def test_pairs_that_cannot_code_are_refused_with_a_remedy(pair, said) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        integer_pair(*pair())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_guide_of_two_layers_that_cannot_code_is_refused() -> None:
+    p, _ = build(Hierarchical, BottomUp, Bernoulli)
+    with pytest.raises(InputError, match="Ladder; train with --guide BottomUp"):
+        integer_pair(p, Ladder(p.spec, p))

@@ -1,0 +1,288 @@
+"""compress and decompress as a user runs them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_runs import exit_code, tiny, tree, without_pictures
+
+import ppl_vae.compress
+import ppl_vae.decompress
+from models import BetaBinomial, ContinuousBernoulli
+from ppl_vae.compress import compress, measure
+from ppl_vae.data import Digits
+from ppl_vae.decompress import decompress
+from ppl_vae.errors import InputError
+from ppl_vae.runs.run import Run
+
+ARCHIVES = Path(__file__).parent / "archives"
+
+
+@pytest.fixture(scope="module")
+def binary(tmp_path_factory) -> Run:
+    with without_pictures():
+        return tiny(tmp_path_factory.mktemp("runs") / "binary", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def in_bytes(tmp_path_factory) -> Run:
+    with without_pictures():
+        place = tmp_path_factory.mktemp("runs") / "bytes"
+        return tiny(place, likelihood=BetaBinomial, device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(empty_folder: Path) -> None: ...
+
+
+def save(folder: Path, images: np.ndarray) -> list[Path]:
+    folder.mkdir(parents=True)
+    paths = [folder / f"{number}.png" for number in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    return paths
+
+
+def bits(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 2, shape).astype(np.uint8)
+
+
+def test_arrays_tensors_splits_and_data_sets_come_back(binary, in_bytes) -> None:
+    x = bits(30, 1, 8, 8)
+    given = (
+        x,
+        x[:, 0],
+        x.astype(bool),
+        x.astype(np.int64),
+        torch.tensor(x),
+        torch.tensor(x).float(),
+    )
+    for images in given:
+        assert np.array_equal(decompress(compress(binary, images), binary), x)
+    test = binary.data.test
+    assert np.array_equal(decompress(compress(binary, test), binary), test[:].numpy())
+    whole = decompress(compress(in_bytes, Digits()), in_bytes)
+    data = in_bytes.data
+    every = np.concatenate([s[:].numpy() for s in (data.train, data.validation, data.test)])
+    assert sorted(map(bytes, whole)) == sorted(map(bytes, every.astype(np.uint8)))
+
+
+def test_the_same_images_give_the_same_archive(binary) -> None:
+    x = bits(30, 1, 8, 8)
+    assert compress(binary, x) == compress(binary, torch.tensor(x))
+
+
+def test_pictures_come_back_with_names_pixels_and_modes(binary) -> None:
+    images = bits(6, 8, 8)
+    save(Path("in/of bits"), images[:3].astype(bool))
+    grey = save(Path("in/of bytes"), images[3:] * 255)
+    grey[0].rename("in/of bytes/first.PNG")
+    assert exit_code(ppl_vae.compress, str(binary.path), "in", "-o", "a.pvz") == 0
+    assert exit_code(ppl_vae.decompress, "a.pvz", "--run", str(binary.path), "-o", "out") == 0
+    before, after = (
+        {p.relative_to(f): p for p in f.rglob("*.*")} for f in (Path("in"), Path("out"))
+    )
+    assert {p.with_suffix(".png") for p in before} == set(after)
+    for name, path in before.items():
+        with Image.open(path) as one, Image.open(after[name.with_suffix(".png")]) as other:
+            assert one.mode == other.mode
+            assert np.array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_a_npy_file_comes_back_as_it_was(binary, in_bytes) -> None:
+    arrays = {
+        "flags": (binary, bits(9, 8, 8).astype(bool)),
+        "grey": (
+            in_bytes,
+            np.random.default_rng(0).integers(0, 256, (9, 1, 8, 8)).astype(np.uint8),
+        ),
+    }
+    for name, (run, array) in arrays.items():
+        np.save(f"{name}.npy", array)
+        arguments = [str(run.path), f"{name}.npy", "-o", f"{name}.pvz", "--embed_model", "true"]
+        assert exit_code(ppl_vae.compress, *arguments) == 0
+        assert exit_code(ppl_vae.decompress, f"{name}.pvz", "-o", name) == 0
+        assert Path(f"{name}/{name}.npy").read_bytes() == Path(f"{name}.npy").read_bytes()
+
+
+def test_a_split_and_other_data_are_compressed(binary, capsys) -> None:
+    path = str(binary.path)
+    assert exit_code(ppl_vae.compress, path, "--split", "test", "-o", "new/a.pvz") == 0
+    assert "300 images" in capsys.readouterr().out
+    assert exit_code(ppl_vae.compress, path, "--data", "Digits", "-o", "b.pvz") == 0
+    whole = decompress(Path("b.pvz").read_bytes(), binary)
+    assert np.array_equal(whole, binary.other_data(Digits()).all[:].numpy())
+
+
+def test_what_is_whole_is_salvaged(binary, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("ppl_vae.coding.archive._MOST_IMAGES", 4)
+    save(Path("in"), bits(10, 8, 8).astype(bool))
+    run = str(binary.path)
+    assert exit_code(ppl_vae.compress, run, "in", "-o", "a.pvz") == 0
+    data = bytearray(Path("a.pvz").read_bytes())
+    data[-1] ^= 1
+    Path("b.pvz").write_bytes(data)
+    before = tree()
+    assert exit_code(ppl_vae.decompress, "b.pvz", "--run", run, "-o", "out") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "block 3, images 8 to 9, of the archive is damaged; --salvage true" in said
+    assert tree() == before
+    salvage = ["b.pvz", "--run", run, "-o", "out", "--salvage", "true"]
+    assert exit_code(ppl_vae.decompress, *salvage) == 0
+    assert "block 3, images 8 to 9, is damaged and not written" in capsys.readouterr().err
+    assert {path.name for path in Path("out").iterdir()} == {f"{n}.png" for n in range(8)}
+
+
+@pytest.fixture
+def images() -> None:
+    """Pictures and arrays that are not such as the run has."""
+    save(Path("binary"), bits(2, 8, 8) * 255)
+    save(Path("grey"), np.full((1, 8, 8), 7, np.uint8))
+    save(Path("large"), bits(1, 9, 9) * 255)
+    save(Path("colour"), np.zeros((1, 8, 8, 3), np.uint8))
+    save(Path("same"), bits(1, 8, 8) * 255)[0].rename("same/0.bmp")
+    save(Path("same/more"), bits(1, 8, 8) * 255)
+    Path("same/more/0.png").rename("same/0.png")
+    Path("broken.png").write_bytes(b"no picture")
+    np.save("levels.npy", np.arange(64, dtype=np.uint8).reshape(1, 8, 8))
+    np.save("floats.npy", np.zeros((1, 8, 8)))
+    np.save("wide.npy", np.zeros((1, 8, 9), np.uint8))
+    Path("there").mkdir()
+    Path("empty").mkdir()
+    Path("none.npy").write_bytes(b"no array")
+    Path("note.pvz").write_bytes(b"no archive")
+
+
+BAD = {
+    "no source": ([], "expected either files, a --split"),
+    "two sources": (["binary", "--split", "test"], "got more than one"),
+    "nothing there": (["nowhere"], "there is no nowhere"),
+    "an empty folder": (["empty"], "in empty; found none; name another folder"),
+    "grey levels": (["grey"], "two values, 0 and 255.*BetaBinomial"),
+    "another size": (["large"], "expected images of 1 x 8 x 8.*1 x 9 x 9"),
+    "colour": (["colour"], "mode RGB"),
+    "one name": (["same"], "0.png; rename one"),
+    "a broken picture": (["broken.png"], "could not read broken.png"),
+    "levels in an array": (["levels.npy"], "two values, 0 and 1.*BetaBinomial"),
+    "floats": (["floats.npy"], "uint8 or bool.*float64"),
+    "another width": (["wide.npy"], "1 x 8 x 8.*1 x 8 x 9"),
+    "a broken array": (["none.npy"], "could not read none.npy"),
+    "array among others": (["levels.npy", "grey"], "one .npy file by itself"),
+    "a batch of none": (["binary", "--batch_size", "0"], "batch_size >= 1"),
+    "an option": (["binary", "--embed", "true"], "did you mean --embed_model"),
+    "points without measuring": (["binary", "--data_points", "1"], "goes with --measure"),
+    "measuring files": (["binary", "--measure", "true"], "leave files"),
+    "the archive exists": (["binary", "-o", "note.pvz"], "exists already"),
+}
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_nothing_is_written(name, binary, capsys) -> None:
+    arguments, said = BAD[name]
+    out = [] if "-o" in arguments or "--measure" in arguments else ["-o", "a.pvz"]
+    before = tree()
+    assert exit_code(ppl_vae.compress, str(binary.path), *arguments, *out) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert re.search(said, error), error
+    assert tree() == before
+
+
+@pytest.mark.usefixtures("images")
+def test_bad_archives_are_one_line_and_nothing_is_written(binary, in_bytes, capsys) -> None:
+    run, other = str(binary.path), str(in_bytes.path)
+    Path("a.pvz").write_bytes(compress(binary, bits(5, 1, 8, 8)))
+    before = tree()
+    for arguments, said in (
+        (["note.pvz"], "expected an archive"),
+        (["nowhere.pvz"], "expected an archive at nowhere.pvz"),
+        (["a.pvz"], "name the run"),
+        (["a.pvz", "--run", other], "expected the model"),
+        (["a.pvz", "--run", "grey"], "grey"),
+    ):
+        assert exit_code(ppl_vae.decompress, *arguments, "-o", "out") == 2
+        assert said in capsys.readouterr().err.splitlines()[-1]
+        assert tree() == before
+    assert exit_code(ppl_vae.decompress, "a.pvz", "--run", run, "-o", "there") == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_runs_of_floats_are_refused_with_the_remedy(tmp_path, no_pictures) -> None:
+    run = tiny(tmp_path / "run", likelihood=ContinuousBernoulli, device="cpu")
+    with pytest.raises(
+        InputError, match="ContinuousBernoulli; train with --likelihood BetaBinomial"
+    ):
+        compress(run, np.zeros((1, 1, 8, 8)))
+
+
+def test_names_that_lie_outside_are_refused(binary) -> None:
+    from ppl_vae.coding.written import writer
+
+    for name in ("../a.png", "/a.png", "a//b.png", "c:a.png", "a\\b.png", ""):
+        with pytest.raises(InputError, match="inside of a folder"):
+            writer({"kind": "pictures", "names": [name], "modes": "L"}, 1, 256, Path())
+    for forged in ({}, [], {"kind": "pictures", "names": ["a"], "modes": "P"}, {"kind": "array"}):
+        with pytest.raises(InputError, match="not those that compress writes"):
+            writer(forged, 1, 256, Path())
+
+
+def test_what_is_measured(binary, in_bytes) -> None:
+    for run in (binary, in_bytes):
+        result = measure(run, data_points=200)
+        codes = run.data.test[:200].to(torch.uint8).numpy()
+        assert result["bits_per_dim"] == 8 * len(compress(run, codes)) / codes.size
+        assert result["negative_elbo_bits_per_dim"] < result["bits_per_dim"]
+        assert set(result["others"]) >= {"gzip", "bz2", "lzma", "PNG", "WebP"}
+        assert result["model_bytes"] > 1000
+
+
+CONFIGURATIONS = [
+    {"OMP_NUM_THREADS": "1"},
+    {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"},
+    {
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "ATEN_CPU_CAPABILITY": "default",
+        "OPENBLAS_CORETYPE": "Nehalem",
+        "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3 AVX512F AVX512CD AVX512_SKX",
+    },
+]
+
+
+def test_other_processes_and_processors_give_the_same_bytes(in_bytes) -> None:
+    x = in_bytes.data.test[:60].to(torch.uint8).numpy()
+    data = compress(in_bytes, x, embed_model=True)
+    Path("a.pvz").write_bytes(data)
+    np.save("x.npy", x)
+    program = (
+        "import sys, numpy as np; from pathlib import Path; from ppl_vae import load;"
+        "from ppl_vae.compress import compress; from ppl_vae.decompress import decompress;"
+        "x, data = np.load('x.npy'), Path('a.pvz').read_bytes();"
+        "assert np.array_equal(decompress(data), x);"
+        "assert compress(load(sys.argv[1]), x, embed_model=True) == data"
+    )
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(in_bytes.path)],
+            env=os.environ | configuration,
+            stderr=subprocess.PIPE,
+        )
+        for configuration in CONFIGURATIONS
+    ]
+    for process in running:
+        _, error = process.communicate()
+        assert process.returncode == 0, error.decode()
+
+
+@pytest.mark.parametrize("path", sorted(ARCHIVES.glob("*.pvz")), ids=lambda path: path.stem)
+def test_archives_of_earlier_releases_decode(path: Path) -> None:
+    # Made by `compress(run, images, embed_model=True)` with runs of two epochs on Digits, networks
+    # of 4 hidden units and D = 2; the images are test images and noise.
+    expected = np.load(path.with_suffix(".npy"))
+    assert np.array_equal(decompress(path.read_bytes()), expected)
