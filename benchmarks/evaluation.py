@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ppl_vae.compiler.compiling import Engine
 from ppl_vae.data import Split
-from ppl_vae.latents.encoding import decoded_mean, posterior_mean
+from ppl_vae.measures.encoding import decoded_mean, posterior_mean
 from ppl_vae.measures.estimates import estimate
 
 TABLE = Path(__file__).with_suffix(".md")

@@ -1,5 +1,7 @@
 """Measure a run: `python -m ppl_vae.evaluate RUN`."""
 
+import re
+import sys
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -8,37 +10,52 @@ import torch
 from torch import Tensor
 
 from ppl_vae.command_line.parser import Parser
-from ppl_vae.command_line.verbs import add_run, parse_with_run, pop_run, run_verb
+from ppl_vae.command_line.verbs import (
+    add_run,
+    parse_with_run,
+    pop_other_data,
+    pop_run,
+    run_verb,
+)
 from ppl_vae.compiler.compiling import Engine, check_engine
-from ppl_vae.data import Split
+from ppl_vae.data import DataSet, Facts, Split
 from ppl_vae.errors import InputError
-from ppl_vae.latents.encoding import decoded_mean, split_means
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.progress import Progress, table
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.classes import class_scores
+from ppl_vae.measures.effort import MOST_PARTICLES, affordable_effort
+from ppl_vae.measures.encoding import decoded_mean, split_means
 from ppl_vae.measures.estimates import estimate
 from ppl_vae.measures.scores import active_units, bits_per_dim, collapse, quantity, scored
-from ppl_vae.runs.results import plain, writable, write_numbers
+from ppl_vae.pairs.pieces import describe
+from ppl_vae.runs.results import plain, writable, write_numbers, write_scores
 from ppl_vae.runs.run import Run
 
 __all__ = ["EVALUATION", "active_units", "bits_per_dim", "evaluate", "main"]
 
 EVALUATION = "evaluation.json"
 
+Choice = Literal["train", "validation", "test", "all"]
+
 _BATCH = 1000
 
 
 def evaluate(
     run: Run,
-    split: Literal["train", "validation", "test"] = "test",
-    particles: int = 5000,
-    data_points: int | None = None,
+    split: Choice | None = None,
+    particles: int | None = None,
+    data_points: int | Literal["all"] | None = None,
     seed: int = 0,
     engine: Engine = "auto",
     out: Path | None = None,
+    data: Any = None,
 ) -> dict[str, Any]:
-    """Measures a trained pair and writes evaluation.json (evaluation-SPLIT.json of other splits).
+    """Measures a trained pair and writes evaluation.json and, one line an image, scores.csv.
+
+    Those are of the test images of the run's own data. Other splits and other data have files of
+    their own: evaluation-SPLIT.json and scores-SPLIT.csv, evaluation-DATA.json and
+    scores-DATA.csv.
 
     For each image x, with z_1, ..., z_K drawn from q(z|x) and w_k = p(x, z_k) / q(z_k|x):
 
@@ -59,14 +76,17 @@ def evaluate(
 
     Args:
         run: A trained run.
-        split: The images to measure on.
-        particles: K, draws of z for each image.
-        data_points: Measure on the first so many images only; all unless given.
+        split: The images to measure on; those of the test unless given, and all of other data.
+        particles: K, draws of z for each image. Unless given as many, from 100 to 5,000, as take
+            about a minute on this machine; numbers in papers mostly have 5,000.
+        data_points: Measure on the first so many images only, or on `all`. Unless given it is all,
+            or as many as take about a minute where `particles` is not given either.
         seed: The seed of the draws of z.
         engine: `eager` runs the Pyro programs; `compiled` a graph of tensor operations that is
             compared with them, up to rounding; `auto` compiles where it pays, for 3,000,000 draws
             or more, and the encoder for 1,000,000 images or more.
         out: The folder to write to; the run directory unless given.
+        data: Other images than the run's own: a `DataSet`, or whatever `Run.split_of` takes.
 
     Returns:
         The content of the file: the above with `..._nats_per_datum` and `..._standard_error`,
@@ -76,24 +96,30 @@ def evaluate(
         `ppl_vae.measures.classes.class_scores` for a model with classes, and the circumstances.
 
     Raises:
-        InputError: If a number is below 1, the split has fewer images, or the folder cannot be
-            written to; this is found out before anything is measured.
+        InputError: If a number is below 1, the split has fewer images, other data do not fit the
+            run, or the folder cannot be written to; this is found out before anything is measured.
         OSError: If the file cannot be written at the end; the numbers are printed then.
     """
-    if particles < 1:
+    if particles is not None and particles < 1:
         raise InputError(f"--particles: expected at least 1; got {particles}")
     check_seed(seed)
     check_engine(engine)
-    images: Split = getattr(run.data, split)
-    wanted = len(images) if data_points is None else data_points
+    split = split or ("test" if data is None else "all")
+    facts, images = _images(run, split, data)
+    wanted = len(images) if data_points in (None, "all") else int(data_points)
     if not 1 <= wanted <= len(images):
+        of = f"the {split} split" if data is None or split != "all" else facts.name
         raise InputError(
-            f"--data_points: expected 1 to {len(images):,}, the images of the {split} split; "
-            f"got {wanted:,}"
+            f"--data_points: expected 1 to {len(images):,}, the images of {of}; got {wanted:,}"
         )
-    path = writable(out or run.path) / _name(split)
+    end = _ending(split, data)
+    folder = writable(out or run.path)
     images = images.first(wanted)
-    particles = particles if run.guide.has_density else 1  # every draw from a point is the same
+    if not run.guide.has_density:
+        particles = 1  # every draw from a point is the same
+    elif particles is None:
+        particles, wanted = _affordable(run, images, data_points is not None)
+        images = images.first(wanted)
     began = time.monotonic()
     progress = Progress(f"evaluating {run.path}", wanted, "images")
     with progress, seeded(run.device, seed), torch.no_grad():
@@ -107,16 +133,17 @@ def evaluate(
         "rate_nats_per_datum": estimates.rate,
         "distortion_nats_per_datum": estimates.distortion,
         "log_likelihood_nats_per_datum": estimates.log_likelihood,
-        "bits_per_dim": bits_per_dim(estimates.log_likelihood, run.data),
+        "bits_per_dim": bits_per_dim(estimates.log_likelihood, facts),
     }
     if not run.guide.has_density:
         measured = {"distortion_nats_per_datum": estimates.distortion} | {
             "squared_error_per_pixel": _squared_errors(run, images, means)
         }
     result: dict[str, Any] = {
-        "data": run.data.name,
+        "data": facts.name if data is None or isinstance(data, DataSet) else "new images",
+        **({"data_options": _options(data)} if isinstance(data, DataSet) else {}),
         "split": split,
-        "reference_measure": run.data.reference_measure,
+        "reference_measure": facts.reference_measure,
         "quantity": quantity(run.model),
     }
     for name, values in measured.items():
@@ -146,12 +173,54 @@ def evaluate(
             if count
         }
     result = plain(result)
-    write_numbers(path, result)
+    write_numbers(folder / f"evaluation{end}.json", result)
+    columns = {name: values for name, values in measured.items() if name != "bits_per_dim"}
+    write_scores(folder / f"scores{end}.csv", images, facts.class_names, columns)
     return result
 
 
-def _name(split: str) -> str:
-    return EVALUATION if split == "test" else f"evaluation-{split}.json"
+def _images(run: Run, split: Choice, data: Any) -> tuple[Facts, Split]:
+    """The images to measure, and the facts of their data."""
+    if data is None:
+        return run.data, getattr(run.data, split)
+    if isinstance(data, DataSet):
+        other = run.other_data(data)
+        return other, run.split_of(getattr(other, split))
+    if split != "all":
+        raise InputError(f"--split: images that are given are all measured; leave {split} out")
+    return run.facts, run.split_of(data)
+
+
+def _options(data: DataSet) -> dict[str, Any]:
+    return (describe(data) or {})["init_args"]
+
+
+def _ending(split: str, data: Any) -> str:
+    """What the files of these images end in: nothing for the test images of the run."""
+    parts = []
+    if isinstance(data, DataSet):
+        place = getattr(data, "path", None)
+        parts = [type(data).__name__, *([Path(place).resolve().stem] if place else [])]
+    elif data is not None:
+        parts = ["images"]
+    if split != ("test" if data is None else "all"):
+        parts.append(split)
+    return "".join("-" + re.sub(r"[^\w.]+", "_", part) for part in parts)
+
+
+def _affordable(run: Run, images: Split, all_of_them: bool) -> tuple[int, int]:
+    """The particles and images of about a minute, said on standard error."""
+    effort = affordable_effort(run.model, run.guide, images, all_of_them)
+    of = "all" if effort.data_points == len(images) else "the first"
+    more = ""
+    if effort.particles < MOST_PARTICLES or effort.data_points < len(images):
+        more = f"; for a paper add --particles {MOST_PARTICLES} --data_points all"
+    print(
+        f"measuring {of} {effort.data_points:,} images with {effort.particles:,} particles each, "
+        f"about {effort.seconds:,.0f} s here{more}",
+        file=sys.stderr,
+    )
+    return effort.particles, effort.data_points
 
 
 def _squared_errors(run: Run, images: Split, means: Tensor) -> Tensor:
@@ -175,17 +244,22 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _main(arguments: list[str]) -> None:
     parser = Parser.of_verb("evaluate", "Measure a run: the ELBO, its terms and log p(x).")
-    add_run(parser)
-    parser.add_function_arguments(evaluate, skip={"run"}, as_group=False)
+    add_run(parser, other_data=True)
+    parser.add_function_arguments(evaluate, skip={"run", "data"}, as_group=False)
     options = parse_with_run(parser, arguments)
+    data = pop_other_data(options)
     run = pop_run(options)
-    result = evaluate(run, **options)
+    result = evaluate(run, data=data, **options)
+    place = result.get("data_options", {}).get("path")
+    name = f"{result['data']} {place}" if place else result["data"]
+    of = "" if result["split"] == "all" else f" of the {result['split']} split"
     title = (
-        f"{run.path}: {result['data']}, {result['data_points']:,} images of the {result['split']} "
-        f"split, in {result['seconds']:.1f} seconds"
+        f"{run.path}: {name}, {result['data_points']:,} images{of}, "
+        f"in {result['seconds']:.1f} seconds"
     )
-    path = (options["out"] or run.path) / _name(result["split"])
-    print(table(title, _rows(result) | {"written": str(path)}))
+    folder, end = options["out"] or run.path, _ending(result["split"], data)
+    written = {"written": f"{folder / f'evaluation{end}.json'}, scores{end}.csv"}
+    print(table(title, _rows(result) | written))
 
 
 def _rows(result: dict[str, Any]) -> dict[str, str]:

@@ -21,9 +21,9 @@ from ppl_vae.data import Split
 from ppl_vae.densities.joint import Joint
 from ppl_vae.densities.weights import log_weights
 from ppl_vae.errors import InputError
-from ppl_vae.latents import encoding
-from ppl_vae.latents.encoding import decoded_mean, posterior_mean, split_means
 from ppl_vae.machine.memory import Allocations
+from ppl_vae.measures import encoding
+from ppl_vae.measures.encoding import decoded_mean, posterior_mean, split_means
 
 SHAPE = (1, 8, 8)
 

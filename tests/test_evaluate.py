@@ -177,7 +177,10 @@ def test_bits_per_dim_of_dequantised_data() -> None:
         (["--data_points", "301"], "expected 1 to 300, the images of the test split; got 301"),
         (["--seed", "-1"], "--seed: expected 0 <= seed < 2^32; got -1"),
         (["--seed", "99999999999999999999"], "--seed: expected 0 <= seed < 2^32"),
-        (["--split", "tset"], "--split: expected one of 'train', 'validation', 'test'; got tset"),
+        (
+            ["--split", "tset"],
+            "--split: expected one of 'train', 'validation', 'test', 'all'; got tset",
+        ),
         (["--partcles", "3"], "no option --partcles (did you mean --particles?)"),
         (["--device", "cuda"], "no usable CUDA device"),
     ],

@@ -41,7 +41,10 @@ from ppl_vae.training.loop import Training
 ranks = join("cpu")
 folder = Path(FOLDER)
 split = Split(torch.from_numpy(np.load(folder / "x.npy")), None, lambda x: x + torch.rand_like(x))
-data = Data(split, split, split, "x", "real", (1, 2, 3), None, "none", "none", None, "")
+data = Data(
+    train=split, validation=split, test=split, name="x", domain="real", image_shape=(1, 2, 3),
+    levels=None, binarize="none", dequantize="none", class_names=None, note="",
+)
 spec = Spec((1, 2, 3), "real", 2)
 torch.manual_seed(0)
 model = VAE(spec, likelihood=Gaussian(spec), network=lambda a, b: MLP(a, b, (4,))).double()

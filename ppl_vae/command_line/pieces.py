@@ -28,6 +28,7 @@ __all__ = [
     "allow_only",
     "data_arguments",
     "data_set_of",
+    "other_data_set",
     "parse_with_pieces",
 ]
 
@@ -118,14 +119,32 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
 
 
 def data_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The options of a data set among the arguments of a verb that reads a run, and all others."""
+    """The class and options of a data set among the arguments of a verb that reads a run, and all
+    others."""
     data, others, words = [], [], iter(arguments)
     for word in words:
-        if not word.startswith("--data."):
+        if word.partition("=")[0] != "--data" and not word.startswith("--data."):
             others.append(word)
         else:
             data += [word] if "=" in word else [word, *islice(words, 1)]
     return data, others
+
+
+def other_data_set(arguments: list[str]) -> DataSet | None:
+    """The data set that `--data CLASS` and its options name; None where no class is named.
+
+    Raises:
+        InputError: If there is no such class, or an option is wrong.
+    """
+    if not _values_of("--data", arguments):
+        if any(argument in ("--data", "--data=") for argument in arguments):
+            raise InputError("--data: expected the class of a data set; got none")
+        return None
+    parser = Parser()
+    parser.add_subclass_arguments(DataSet, "data")
+    _check_names(parser, arguments)
+    options = parser.parse_args(_classes_first(arguments)).as_dict()
+    return restore("data", options["data"], allow_code=True)
 
 
 def data_set_of(run: Path, arguments: list[str], allow_code: bool) -> DataSet | None:

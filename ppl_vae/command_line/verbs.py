@@ -9,22 +9,24 @@ from typing import Any, NoReturn
 import torch
 
 from ppl_vae.command_line.parser import Parser
-from ppl_vae.command_line.pieces import ALLOW_CODE_HELP, data_arguments, data_set_of
+from ppl_vae.command_line.pieces import ALLOW_CODE_HELP, data_arguments, data_set_of, other_data_set
+from ppl_vae.data import DataSet
 from ppl_vae.errors import InputError, reason
 from ppl_vae.machine.devices import DeviceChoice
 from ppl_vae.machine.processes import claims_message
 from ppl_vae.runs.directory import SUMMARY
 from ppl_vae.runs.run import Run, load
 
-__all__ = ["add_run", "parse_with_run", "pop_run", "pop_runs", "run_verb"]
+__all__ = ["add_run", "parse_with_run", "pop_other_data", "pop_run", "pop_runs", "run_verb"]
 
 
-def add_run(parser: Parser, several: bool = False) -> None:
+def add_run(parser: Parser, several: bool = False, other_data: bool = False) -> None:
     """Adds the arguments of every verb that reads a run: the run, the device, leave to run code.
 
     Args:
         parser: The verb's.
         several: Whether it takes `runs`, one or more, rather than one `run`.
+        other_data: Whether it takes another data set: `pop_other_data` gives it.
     """
     if several:
         parser.add_argument("runs", type=Path, nargs="+", help="The run directories.")
@@ -36,6 +38,11 @@ def add_run(parser: Parser, several: bool = False) -> None:
         "--data.NAME VALUE replaces an option that says where or how the run's data are read, as "
         "--data.path DIR where its files have moved."
     )
+    if other_data:
+        parser.epilog += (
+            " --data CLASS takes another data set instead, with its options: --data ImageFolder "
+            "--data.path DIR."
+        )
 
 
 def parse_with_run(parser: Parser, arguments: list[str]) -> dict[str, Any]:
@@ -49,6 +56,18 @@ def parse_with_run(parser: Parser, arguments: list[str]) -> dict[str, Any]:
     return parser.parse_args(others).as_dict() | {"data": data}
 
 
+def pop_other_data(options: dict[str, Any]) -> DataSet | None:
+    """Takes a data set other than the run's out of the parsed options, before `pop_run`.
+
+    Returns:
+        The data set, or None where `--data CLASS` was not given: then the run's own is meant.
+    """
+    data_set = other_data_set(options["data"])
+    if data_set is not None:
+        options["data"] = []
+    return data_set
+
+
 def pop_run(options: dict[str, Any]) -> Run:
     """Takes the options that `add_run` added out of the parsed ones, and loads the run."""
     options["runs"] = [options.pop("run")]
@@ -59,6 +78,11 @@ def pop_runs(options: dict[str, Any]) -> list[Run]:
     """The same where `add_run` added several runs."""
     names = ("device", "allow_code", "data")
     device, allow_code, data = (options.pop(name) for name in names)
+    if any(argument.partition("=")[0] == "--data" for argument in data):
+        raise InputError(
+            "there is no option --data here, only --data.NAME for files of the run that have "
+            "moved; --help lists the options there are"
+        )
     return [_load(path, device, allow_code, data) for path in options.pop("runs")]
 
 

@@ -7,16 +7,17 @@ Importing this package reads no file and loads no library for one.
 from ppl_vae.data.arrays import Arrays
 from ppl_vae.data.celeba import CelebA
 from ppl_vae.data.colour import CIFAR10, SVHN
-from ppl_vae.data.conversion import Conversion
+from ppl_vae.data.conversion import Conversion, standardised
 from ppl_vae.data.data_set import Binarize, DataSet, Dequantize
 from ppl_vae.data.digits import Digits
 from ppl_vae.data.fingerprint import check_same_data, fingerprint_in
 from ppl_vae.data.frey_face import FreyFace
 from ppl_vae.data.image_folder import ImageFolder
 from ppl_vae.data.mnist import EMNIST, KMNIST, MNIST, FashionMNIST
+from ppl_vae.data.new_images import new_split
 from ppl_vae.data.omniglot import Omniglot
 from ppl_vae.data.source import Images, Source, split_tenths
-from ppl_vae.data.split import Data, Split
+from ppl_vae.data.split import Data, Facts, Split
 from ppl_vae.data.stored import Stored
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "DataSet",
     "Dequantize",
     "Digits",
+    "Facts",
     "FashionMNIST",
     "FreyFace",
     "ImageFolder",
@@ -43,5 +45,7 @@ __all__ = [
     "Stored",
     "check_same_data",
     "fingerprint_in",
+    "new_split",
     "split_tenths",
+    "standardised",
 ]

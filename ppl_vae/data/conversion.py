@@ -30,7 +30,7 @@ from ppl_vae.data.split import Data, Split
 from ppl_vae.data.stored import Stored
 from ppl_vae.errors import InputError
 
-__all__ = ["EVALUATION_SEED", "Conversion", "bernoulli_draw", "dequantised"]
+__all__ = ["EVALUATION_SEED", "Conversion", "bernoulli_draw", "dequantised", "standardised"]
 
 EVALUATION_SEED = 20140501
 """Seeds the noise of the validation images; the test images have the next number."""
@@ -73,7 +73,8 @@ def _stretched(raw: Tensor, top: int) -> Tensor:
     return (raw.float() * 255 / top).round()
 
 
-def _standardised(raw: Tensor, mean: float, deviation: float) -> Tensor:
+def standardised(raw: Tensor, mean: float, deviation: float) -> Tensor:
+    """(raw - mean) / deviation."""
     return (raw.float() - mean) / deviation
 
 
@@ -126,12 +127,12 @@ class Conversion:
         chosen = tuple(c for c in ("binarize", "dequantize") if getattr(data_set, c) == "auto")
         return cls(name, domain, levels, binarize, dequantize, scale, chosen)
 
-    def _prepare(self, source: Source) -> Callable[..., Tensor]:
+    def _prepare(self, moments: tuple[float, float] | None) -> Callable[..., Tensor]:
         """From stored pixels to the domain."""
         top = 1 if self.levels is None else self.levels - 1
-        if self.scale == "standard":
-            mean, deviation = mean_and_deviation(source.train.pixels)
-            return partial(_standardised, mean=mean, deviation=deviation)
+        if moments is not None:
+            mean, deviation = moments
+            return partial(standardised, mean=mean, deviation=deviation)
         if self.binarize in ("dynamic", "fixed"):
             return partial(bernoulli_draw, top=top)
         if self.dequantize == "uniform":
@@ -148,7 +149,8 @@ class Conversion:
             raw = at_least(raw, 0.5 if self.levels is None else self.levels // 2)
         elif seed is not None and (self.binarize != "none" or self.dequantize == "uniform"):
             if isinstance(raw, Stored):
-                return Split(raw.drawn_once(prepare, seed), images.labels, _as_float)
+                drawn = raw.drawn_once(prepare, seed)
+                return Split(drawn, images.labels, _as_float, images.names)
             dtype = torch.uint8 if self.binarize != "none" else torch.float32
             generator = torch.Generator().manual_seed(seed)
             frozen = torch.empty(raw.shape, dtype=dtype)
@@ -157,7 +159,16 @@ class Conversion:
                 noise = torch.rand(raw[chunk].shape, generator=generator)
                 frozen[chunk] = prepare(raw[chunk], noise=noise).to(dtype)
             raw, prepare = frozen, _as_float
-        return Split(raw, images.labels, prepare)
+        return Split(raw, images.labels, prepare, images.names)
+
+    def once(self, images: Images, moments: tuple[float, float] | None = None) -> Split:
+        """Images in the domain, their noise drawn as that of test images is.
+
+        Args:
+            images: Whose values have been checked.
+            moments: The mean and the standard deviation to standardise floating-point values by.
+        """
+        return self._split(images, self._prepare(moments), EVALUATION_SEED + 1)
 
     def __call__(self, source: Source, seed: int) -> Data:
         """The data set in its domain.
@@ -178,7 +189,9 @@ class Conversion:
         pixels = [images.pixels for images in source.splits]
         values = check_values(self.name, pixels, self.levels, self.domain, self.binarize)
         remark = values_remark(values, self.scale) if self.levels is None else ""
-        prepare = self._prepare(source)
+        standard = self.scale == "standard"
+        moments = mean_and_deviation(source.train.pixels) if standard else None
+        prepare = self._prepare(moments)
         _, channels, height, width = source.train.pixels.shape
         return Data(
             train=self._split(source.train, prepare, seed if self.binarize == "fixed" else None),
@@ -194,6 +207,8 @@ class Conversion:
             note="; ".join(filter(None, (self._note(source), remark, *source.remarks))),
             fingerprint=tuple(map(images_fingerprint, source.splits)),
             scale=self.scale,
+            moments=moments,
+            pooled=lambda: self.once(source.pooled(), moments),
         )
 
     def _note(self, source: Source) -> str:

@@ -73,11 +73,11 @@ class ImageFolder(OwnFiles):
         pixels = self._held(Stored(read, rows, image_shape, dtype, self._workers()))
         if self.rules == 1:
             conversion = Conversion.choose(self, domain, 256)
-            source = split_tenths(Images(pixels, layout.labels, marks), layout.classes)
+            source = split_tenths(Images(pixels, layout.labels, marks, names), layout.classes)
             return conversion(source, seed)
         pixels, levels, found = grey_levels(pixels, str(self._folder))
         conversion = Conversion.choose(self, domain, levels)
-        images = Images(pixels, layout.labels, marks)
+        images = Images(pixels, layout.labels, marks, names)
         train, validation, test = (
             images[places] for places in split_by_name(names.tolist(), layout.splits)
         )

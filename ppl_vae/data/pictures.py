@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from ppl_vae.data.levels import DEEPEST
 from ppl_vae.errors import InputError, unreadable
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["SUFFIXES", "Header", "read_header", "read_pixels"]
 
@@ -43,8 +46,11 @@ class Header:
     pages: int
 
 
-def read_header(file: Path) -> Header:
+def read_header(file: "Path | Image.Image") -> Header:
     """Reads a header. Metadata such as Exif may be damaged.
+
+    Args:
+        file: The picture, or one that Pillow has opened.
 
     Raises:
         InputError: If it cannot be read, or the pixels are floating-point numbers.
@@ -52,11 +58,11 @@ def read_header(file: Path) -> Header:
     return _open(file, _header)
 
 
-def read_pixels(file: Path, channels: int, deep: bool) -> NDArray[Any]:
+def read_pixels(file: "Path | Image.Image", channels: int, deep: bool) -> NDArray[Any]:
     """The pixels of the first page, upright and laid over white: (C, H, W), uint8 or int32.
 
     Args:
-        file: The picture.
+        file: The picture, or one that Pillow has opened, of which the present page is taken.
         channels: 1 or 3; grey becomes colour where it has to.
         deep: Whether it has 16 bits.
 
@@ -76,13 +82,15 @@ def read_pixels(file: Path, channels: int, deep: bool) -> NDArray[Any]:
 _FLIPPED = (3, 4, 7, 8), (2, 3, 6, 7)  # the orientations with rows, columns from the other end
 
 
-def _open(file: Path, read: Callable[[Any], Any]) -> Any:
+def _open(file: "Path | Image.Image", read: Callable[[Any], Any]) -> Any:
     """What `read` makes of a picture, or the line that names the file."""
     from PIL import Image
 
     try:
         with catch_warnings():
             simplefilter("ignore")  # Pillow warns of what is damaged in Exif data
+            if isinstance(file, Image.Image):
+                return read(file)
             with Image.open(file) as image:
                 return read(image)
     except InputError:
@@ -95,8 +103,9 @@ def _open(file: Path, read: Callable[[Any], Any]) -> Any:
 def _header(image: Any) -> Header:
     if image.mode.startswith("F"):
         raise InputError(
-            f"expected whole grey levels; {image.filename} has floating-point numbers; save the "
-            "images as one float32 array with numpy.save, for --data Arrays"
+            f"expected whole grey levels; {getattr(image, 'filename', 'a picture')} has "
+            "floating-point numbers; save the images as one float32 array with numpy.save, "
+            "for --data Arrays"
         )
     if image.mode == "P":
         palette = np.array(image.getpalette() or [], dtype=np.uint8).reshape(-1, 3)
@@ -124,8 +133,9 @@ def _orientation(image: Any) -> int:
 
 
 def _raw_mode(image: Any) -> str:
-    """How the pixels lie in the file, in Pillow's words."""
-    parameters = image.tile[0].args if image.tile else ""
+    """How the pixels lie in the file, in Pillow's words; empty where there is no file."""
+    tiles = getattr(image, "tile", None)
+    parameters = tiles[0].args if tiles else ""
     return str(parameters if isinstance(parameters, str) else (*(parameters or ()), "")[0])
 
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl_vae.data.stored import Stored
+from ppl_vae.data.stored import Stored, joined
 from ppl_vae.errors import InputError
 
 __all__ = ["Images", "Source", "classes_remark", "fixed_order", "split_by_name", "split_tenths"]
@@ -28,6 +28,7 @@ class Images:
         labels: (N,) int64, or None.
         marks: (N,) int64, a number for each image that changes with it, where reading all of them
             to see whether they have changed would take long.
+        names: (N,) of the files, as bytes, where each image has one of its own.
 
     Raises:
         InputError: If there are none, or not one label for each.
@@ -36,6 +37,7 @@ class Images:
     pixels: Tensor | Stored
     labels: Tensor | None = None
     marks: Tensor | None = None
+    names: NDArray[np.bytes_] | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.pixels.shape)
@@ -56,9 +58,11 @@ class Images:
         labels, marks = (
             None if each is None else each[index] for each in (self.labels, self.marks)
         )
+        places = index.numpy() if isinstance(index, Tensor) else index
+        names = None if self.names is None else self.names[places]
         if isinstance(self.pixels, Stored):
-            return Images(self.pixels.select(index), labels, marks)
-        return Images(self.pixels[index], labels, marks)
+            return Images(self.pixels.select(index), labels, marks, names)
+        return Images(self.pixels[index], labels, marks, names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +87,19 @@ class Source:
     def splits(self) -> tuple[Images, Images, Images]:
         """The training, validation and test images."""
         return self.train, self.validation, self.test
+
+    def pooled(self) -> Images:
+        """All images, in the order of their names where they have some."""
+        labels = [each.labels for each in self.splits if each.labels is not None]
+        names = [each.names for each in self.splits if each.names is not None]
+        images = Images(
+            joined([each.pixels for each in self.splits]),
+            torch.cat(labels) if len(labels) == 3 else None,
+            names=np.concatenate(names) if len(names) == 3 else None,
+        )
+        if images.names is None:
+            return images
+        return images[torch.from_numpy(images.names.argsort())]
 
 
 def classes_remark(labels: Tensor | None, names: tuple[str, ...] | None = None) -> str:

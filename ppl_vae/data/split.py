@@ -1,17 +1,19 @@
 """The images that a run works on: three splits, stored as bytes, converted batch by batch."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.spec import Domain
 from ppl_vae.data.stored import Index, Stored
 from ppl_vae.errors import InputError
 
-__all__ = ["Data", "Split"]
+__all__ = ["Data", "Facts", "Split"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +26,13 @@ class Split:
         labels: (N,) int64, or None.
         prepare: From a batch of `raw` to float32 images in the domain. A pure function of tensors
             on any device, whose noise, if any, comes from torch's global generator.
+        names: (N,) of the files, as bytes, where each image has one of its own.
     """
 
     raw: Tensor | Stored
     labels: Tensor | None
     prepare: Callable[[Tensor], Tensor]
+    names: NDArray[np.bytes_] | None = None
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -111,7 +115,9 @@ class Split:
     def _select(self, index: Index) -> "Split":
         labels = None if self.labels is None else self.labels[index]
         raw = self.raw.select(index) if isinstance(self.raw, Stored) else self.raw[index]
-        return replace(self, raw=raw, labels=labels)
+        places = index.cpu().numpy() if isinstance(index, Tensor) else index
+        names = None if self.names is None else self.names[places]
+        return replace(self, raw=raw, labels=labels, names=names)
 
     def to(self, device: torch.device | str) -> "Split":
         """The same split with its images and labels on a device."""
@@ -119,30 +125,23 @@ class Split:
         return replace(self, raw=self.raw.to(device), labels=labels)
 
 
-@dataclass(frozen=True, eq=False)
-class Data:
-    """A loaded data set.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Facts:
+    """How the images of a data set became data for a likelihood: all that new ones need to follow.
 
     Args:
-        train: The images to fit; their noise is fresh in each batch.
-        validation: The images that stop or compare fits; always the same, bit for bit.
-        test: The images to report on; always the same, bit for bit.
         name: The data set.
-        domain: The domain that `prepare` gives.
+        domain: The domain of the images.
         image_shape: (C, H, W).
         levels: How many grey levels the original has (256, 17 for `Digits`, 2 where it is
             binary), or None where it is not quantised.
         binarize: The binarisation in use.
         dequantize: The dequantisation in use.
         class_names: The names of the labels 0, 1, ..., where they are known.
-        note: The first line of a run: sizes, choices, and remarks on the data.
         scale: Whether floating-point values are standardised.
-        fingerprint: Of each split, as `ppl_vae.data.fingerprint` has it; without one, its size.
+        moments: The mean and the standard deviation that they are standardised by.
     """
 
-    train: Split
-    validation: Split
-    test: Split
     name: str
     domain: Domain
     image_shape: tuple[int, int, int]
@@ -150,26 +149,21 @@ class Data:
     binarize: Literal["none", "dynamic", "fixed", "threshold"]
     dequantize: Literal["uniform", "none"]
     class_names: tuple[str, ...] | None
-    note: str
     scale: Literal["none", "standard"] | None = None
-    fingerprint: tuple[str, ...] = ()
+    moments: tuple[float, float] | None = None
 
-    def __post_init__(self) -> None:
-        if not self.fingerprint:
-            sizes = (str(len(split)) for split in (self.train, self.validation, self.test))
-            object.__setattr__(self, "fingerprint", tuple(sizes))
+    @classmethod
+    def restored(cls, plain: Mapping[str, Any]) -> Self:
+        """The facts that `plain` gave, from JSON."""
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in plain.items()
+        }
+        return cls(**values)
 
-    @property
-    def sizes(self) -> list[int]:
-        """How many training, validation and test images were read; repeated ones count once."""
-        return [int(each.partition("-")[0]) for each in self.fingerprint]
-
-    @property
-    def classes(self) -> int:
-        """How many labels there are, 0 where there are none."""
-        if self.train.labels is None:
-            return 0
-        return len(self.class_names) if self.class_names else int(self.train.labels.max()) + 1
+    def plain(self) -> dict[str, Any]:
+        """The facts alone, for JSON."""
+        return {field.name: getattr(self, field.name) for field in fields(Facts)}
 
     def label_of(self, label: int | str) -> int:
         """The number of a class, given that or its name.
@@ -207,6 +201,60 @@ class Data:
             f"Lebesgue measure on {line}, {self.levels} grey levels scaled to [0, 1] and not "
             "dequantised"
         )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Data(Facts):
+    """A loaded data set.
+
+    Args:
+        train: The images to fit; their noise is fresh in each batch.
+        validation: The images that stop or compare fits; always the same, bit for bit.
+        test: The images to report on; always the same, bit for bit.
+        note: The first line of a run: sizes, choices, and remarks on the data.
+        fingerprint: Of each split, as `ppl_vae.data.fingerprint` has it; without one, its size.
+        pooled: Gives the images of all three splits as one.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    note: str
+    fingerprint: tuple[str, ...] = ()
+    pooled: Callable[[], Split] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.fingerprint:
+            sizes = (str(len(split)) for split in (self.train, self.validation, self.test))
+            object.__setattr__(self, "fingerprint", tuple(sizes))
+
+    @property
+    def all(self) -> Split:
+        """The images of all splits, their noise drawn once and always alike.
+
+        They are in the order of their files' names where they have some, else training, validation
+        and test images follow each other.
+
+        Raises:
+            InputError: If the data set does not say how the three become one.
+        """
+        if self.pooled is None:
+            raise InputError(
+                f"the splits of {self.name} cannot be joined; choose train, validation or test"
+            )
+        return self.pooled().to(self.train.raw.device)
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many training, validation and test images were read; repeated ones count once."""
+        return [int(each.partition("-")[0]) for each in self.fingerprint]
+
+    @property
+    def classes(self) -> int:
+        """How many labels there are, 0 where there are none."""
+        if self.train.labels is None:
+            return 0
+        return len(self.class_names) if self.class_names else int(self.train.labels.max()) + 1
 
     def to(self, device: torch.device | str) -> "Data":
         """The same data with every split on a device."""

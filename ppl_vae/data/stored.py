@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ppl_vae.errors import InputError, reason
 
-__all__ = ["DrawnOnce", "Index", "Stored", "pieces"]
+__all__ = ["DrawnOnce", "Index", "Stored", "joined", "pieces"]
 
 Index = Tensor | slice | list[int]
 Reader = Callable[[NDArray[np.int64]], NDArray[Any]]
@@ -135,6 +135,14 @@ def pieces(images: Tensor | Stored, step: int = 1) -> Iterator[Tensor]:
     size = step * max(1, _READ // prod(images.shape[1:]))
     for start in range(0, len(images), size):
         yield images[start : start + size : step]
+
+
+def joined(parts: Sequence[Tensor | Stored]) -> Tensor | Stored:
+    """The images of several parts as one; where all are of the same files, they stay there."""
+    stored = [part for part in parts if isinstance(part, Stored)]
+    if len(stored) == len(parts) and len({id(part.read) for part in stored}) == 1:
+        return replace(stored[0], rows=torch.cat([part.rows for part in stored]))
+    return torch.cat([part.held() if isinstance(part, Stored) else part for part in parts])
 
 
 def _quiet_iterator(loader: DataLoader) -> Iterator[Any]:

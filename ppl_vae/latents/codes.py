@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_vae.latents.baselines import cluster, linear_probe, principal_components
-from ppl_vae.latents.encoding import decoded_mean, posterior_mean
 from ppl_vae.measures.clustering import clustering_scores
+from ppl_vae.measures.encoding import decoded_mean, posterior_mean
 from ppl_vae.measures.scores import scored
 from ppl_vae.runs.run import Run
 

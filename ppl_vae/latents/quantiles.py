@@ -9,7 +9,7 @@ from pyro import poutine
 from torch import Tensor
 
 from models import StandardNormal
-from ppl_vae.latents.encoding import likely_classes, posterior_draws
+from ppl_vae.measures.encoding import likely_classes, posterior_draws
 from ppl_vae.runs.run import Run
 
 __all__ = ["aggregate_quantiles", "prior_quantiles"]

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from models import Mixture
 from ppl_vae.errors import InputError, check_images, check_least
-from ppl_vae.latents.encoding import decoded_mean, likely_classes, posterior_mean
 from ppl_vae.latents.quantiles import aggregate_quantiles, prior_quantiles
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.randomness import seeded
+from ppl_vae.measures.encoding import decoded_mean, likely_classes, posterior_mean
 from ppl_vae.runs.run import Run
 
 __all__ = [

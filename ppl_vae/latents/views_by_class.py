@@ -6,8 +6,8 @@ import torch
 
 from models import Mixture
 from ppl_vae.errors import InputError, check_least
-from ppl_vae.latents.encoding import decoded_mean
 from ppl_vae.latents.views import Arrays, arrays_of, choose_images, drawing, encode
+from ppl_vae.measures.encoding import decoded_mean
 from ppl_vae.runs.run import Run
 
 __all__ = ["analogies", "clusters"]

@@ -1,7 +1,8 @@
-"""Measures of a pair on data: the ELBO and log p(x), scores, clustering."""
+"""Measures of a pair on data: the ELBO and log p(x), means, scores, clustering."""
 
 from ppl_vae.measures.classes import class_scores
 from ppl_vae.measures.clustering import clustering_accuracy, clustering_scores
+from ppl_vae.measures.encoding import decoded_mean, posterior_draws, posterior_mean
 from ppl_vae.measures.estimates import Estimates, estimate
 from ppl_vae.measures.scores import active_units, bits_per_dim
 
@@ -12,5 +13,8 @@ __all__ = [
     "class_scores",
     "clustering_accuracy",
     "clustering_scores",
+    "decoded_mean",
     "estimate",
+    "posterior_draws",
+    "posterior_mean",
 ]

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from models import Model
-from ppl_vae.data import Data
+from ppl_vae.data import Facts
 
 __all__ = [
     "active_latents",
@@ -52,7 +52,7 @@ def quantity(model: Model) -> str:
     return "log p(x|y)" if model.labelled and not model.enumerated else "log p(x)"
 
 
-def bits_per_dim(log_likelihood: Tensor, data: Data) -> Tensor:
+def bits_per_dim(log_likelihood: Tensor, data: Facts) -> Tensor:
     """-log2 of the probability of an image of the original, per pixel and channel, (N,).
 
     Where L grey levels were dequantised, x = (v + u) / L with u uniform, the density of x bounds

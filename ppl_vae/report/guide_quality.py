@@ -12,7 +12,7 @@ from ppl_vae.inference.pareto import (
     iwae_curve,
     pareto_k,
 )
-from ppl_vae.latents.encoding import decoded_mean
+from ppl_vae.measures.encoding import decoded_mean
 from ppl_vae.pictures.figures import BLUE, FAINT, INK, new_figure, sheet
 from ppl_vae.report.inspection import Inspection
 from ppl_vae.report.page import number

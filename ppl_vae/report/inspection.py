@@ -13,8 +13,8 @@ from ppl_vae.data import Split
 from ppl_vae.densities.joint import Batch, Joint
 from ppl_vae.errors import InputError, check_images, check_least
 from ppl_vae.inference.pareto import pareto_k
-from ppl_vae.latents.encoding import posterior_mean
 from ppl_vae.machine.randomness import seeded
+from ppl_vae.measures.encoding import posterior_mean
 from ppl_vae.measures.scores import active_latents, quantity
 from ppl_vae.pictures.plots import to_display
 from ppl_vae.runs.run import Run

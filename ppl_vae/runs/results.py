@@ -1,14 +1,21 @@
 """Where a verb writes, looked at before the work; and numbers that a full disk does not lose."""
 
+import csv
+import io
 import json
+import os
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from ppl_vae.machine.files import check_writable
+from torch import Tensor
+
+from ppl_vae.data import Split
+from ppl_vae.machine.files import check_writable, whole_file
 from ppl_vae.runs.directory import write_json
 
-__all__ = ["plain", "writable", "write_numbers"]
+__all__ = ["plain", "writable", "write_numbers", "write_scores"]
 
 
 def writable(folder: Path) -> Path:
@@ -37,3 +44,30 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
     return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def write_scores(
+    path: Path, images: Split, class_names: Sequence[str] | None, scores: Mapping[str, Tensor]
+) -> None:
+    """Writes one line for each image: its file or its index, its label, its scores, every digit.
+
+    Args:
+        path: The CSV file.
+        images: N images.
+        class_names: Of their labels 0, 1, ..., where they are known; an unknown label is empty.
+        scores: (N,) each, by the names of their columns.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    count = len(images)
+    names = range(count) if images.names is None else map(os.fsdecode, images.names.tolist())
+    numbers = [-1] * count if images.labels is None else images.labels.tolist()
+    labels = ["" if n < 0 else class_names[n] if class_names else n for n in numbers]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "label", *scores])
+    columns = (values.tolist() for values in scores.values())
+    writer.writerows(zip(names, labels, *columns, strict=True))
+    with whole_file(path) as file:
+        file.write(text.getvalue().encode(errors="surrogateescape"))

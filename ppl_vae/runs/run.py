@@ -8,18 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from guides import Guide
 from models import Model, Spec
-from ppl_vae.data import Data, DataSet, check_same_data, fingerprint_in
-from ppl_vae.errors import InputError
-from ppl_vae.machine.devices import choose_device
+from ppl_vae.data import (
+    Data,
+    DataSet,
+    Facts,
+    Split,
+    check_same_data,
+    fingerprint_in,
+    new_split,
+)
+from ppl_vae.errors import InputError, check_least
+from ppl_vae.machine.devices import check_seed, choose_device
+from ppl_vae.machine.progress import Progress
+from ppl_vae.machine.randomness import seeded
+from ppl_vae.measures.encoding import reconstructions, split_means
+from ppl_vae.measures.estimates import Estimates, estimate
 from ppl_vae.pairs.building import build_pair, choose_domain
 from ppl_vae.pairs.pieces import ROLES, describe, restore
 from ppl_vae.runs.checkpoints import BEST, LAST, load_parameters, read_checkpoint
 from ppl_vae.runs.config import config_of
 from ppl_vae.runs.directory import SUMMARY
+from ppl_vae.runs.other_data import other_data
 
 __all__ = ["Run", "load", "restore_pieces"]
 
@@ -60,6 +73,118 @@ class Run:
         check_same_data(data, self.fingerprint)
         return data.to(self.device)
 
+    @cached_property
+    def facts(self) -> Facts:
+        """How the data of the run were converted, which new images follow.
+
+        A checkpoint has it; for one of an earlier release the data are read.
+
+        Raises:
+            InputError: If they cannot be read.
+        """
+        return self.data
+
+    def split_of(self, images: Any, labels: Any = None) -> Split:
+        """New images as a split in the run's domain and on its device, for all that measures.
+
+        Whole numbers are grey levels of the run's data, truth values are binary images, pictures
+        and their files have 256 levels or 65,536, and floating-point numbers are taken as values
+        of the domain: see `ppl_vae.data.new_images`. The noise of binarisation and dequantisation
+        is that of the test images, so that the same images always become the same.
+
+        Args:
+            images: An array, a tensor, a picture opened with Pillow, the path of a picture, a list
+                of pictures or of paths, a `Split`, or a `DataSet`, of which all images are taken.
+            labels: For each image the number of its class or its name, -1 where it is not known.
+
+        Raises:
+            InputError: If they are none that the run's data could have, or the model takes the
+                class as given and there are no labels.
+        """
+        if isinstance(images, DataSet):
+            images = self.other_data(images).all
+        split = new_split(images, self.facts, labels)
+        if split.labels is not None and len(split.labels) != len(split):
+            raise InputError(
+                f"expected one label for each of {len(split):,} images; got {len(split.labels):,}"
+            )
+        try:
+            self.spec.check_images(split[:1])
+            if self.model.labelled and split.labels is not None:
+                self.spec.check_labels(split.labels)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        if self.model.labelled and not self.model.enumerated and split.labels is None:
+            raise InputError(
+                f"{type(self.model).__name__} takes the class of an image as given; give labels"
+            )
+        return split.to(self.device)
+
+    def other_data(self, data_set: DataSet) -> Data:
+        """Loads a data set that the run was not trained on, in its domain and on its device.
+
+        See `ppl_vae.runs.other_data`.
+
+        Raises:
+            InputError: If it cannot be read, or its images do not fit the run.
+        """
+        return other_data(data_set, self.facts, self.spec, self.model.labelled).to(self.device)
+
+    def encode(self, images: Any, labels: Any = None) -> Tensor:
+        """E[z|x] of new images, (N, D), or E[z|x, y] where the model has classes.
+
+        A mean that has no closed form is averaged over draws, from one seed.
+
+        Args:
+            images: As `split_of` takes them.
+            labels: As `split_of` takes them.
+
+        Raises:
+            InputError: As for `split_of`.
+        """
+        split = self.split_of(images, labels)
+        with seeded(self.device, 0):
+            return split_means(self.model, self.guide, split)
+
+    def reconstruct(self, images: Any, labels: Any = None) -> Tensor:
+        """E[x|z] at z = E[z|x], (N, C, H, W), of new images.
+
+        Args:
+            images: As `split_of` takes them.
+            labels: As `split_of` takes them.
+
+        Raises:
+            InputError: As for `split_of`.
+        """
+        split = self.split_of(images, labels)
+        with seeded(self.device, 0):
+            return reconstructions(self.model, self.guide, split)
+
+    def score(
+        self, images: Any, labels: Any = None, particles: int = 1000, seed: int = 0
+    ) -> Estimates:
+        """The ELBO, rate, distortion and log p(x) of each of N new images, (N,) in nats.
+
+        They are the numbers whose means `evaluate` reports, for the same images, particles and
+        seed. Where q(z|x) is a point, only the distortion has a meaning.
+
+        Args:
+            images: As `split_of` takes them.
+            labels: As `split_of` takes them; log p(x|y) is estimated where the model takes the
+                class as given.
+            particles: K, draws of z for each image.
+            seed: The seed of the draws of z.
+
+        Raises:
+            InputError: As for `split_of`, or if a number is out of its range.
+        """
+        check_least(particles=(particles, 1))
+        check_seed(seed)
+        split = self.split_of(images, labels)
+        progress = Progress("scoring", len(split), "images")
+        with progress, seeded(self.device, seed):
+            return estimate(self.model, self.guide, split, particles, advance=progress.advance)
+
     @property
     def summary(self) -> dict[str, Any]:
         """The content of `summary.json`."""
@@ -98,7 +223,10 @@ def load(
     pair = nn.ModuleDict({"model": model, "guide": guide})
     load_parameters(pair, tensors, checkpoint)
     pair.to(target).eval()
-    return Run(path, config, pieces, spec, model, guide, target, fingerprint_in(state))
+    run = Run(path, config, pieces, spec, model, guide, target, fingerprint_in(state))
+    if "data" in state:
+        run.facts = Facts.restored(state["data"])
+    return run
 
 
 def restore_pieces(

@@ -281,6 +281,7 @@ class Training:
         state = {
             "spec": self.spec,
             "fingerprint": self.data.fingerprint,
+            "data": self.data.plain(),
             "engine": self.engine,
             "steps": self.steps,
             "seconds": self.seconds,
@@ -288,7 +289,7 @@ class Training:
             "random": random_data,
         }
         if self.best:
-            known = {"spec": self.spec, "fingerprint": self.data.fingerprint}
+            known = {name: state[name] for name in ("spec", "fingerprint", "data")}
             write_checkpoint(folder / BEST, self.best, known)
         write_checkpoint(folder / LAST, tensors, state)
         write_metrics(folder, self.rows)

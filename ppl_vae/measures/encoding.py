@@ -6,7 +6,7 @@ compiled graph.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyro
@@ -22,7 +22,14 @@ from ppl_vae.data import Split
 from ppl_vae.machine.memory import Allocations, memory_bound
 from ppl_vae.machine.randomness import isolated
 
-__all__ = ["decoded_mean", "likely_classes", "posterior_draws", "posterior_mean", "split_means"]
+__all__ = [
+    "decoded_mean",
+    "likely_classes",
+    "posterior_draws",
+    "posterior_mean",
+    "reconstructions",
+    "split_means",
+]
 
 _DRAWS = 256  # for a mean that has no closed form
 _WORTH_COMPILING = 1_000_000  # rows, which take the networks of an MLP about as long as compiling
@@ -120,13 +127,37 @@ def split_means(model: Model, guide: Guide, images: Split, engine: Engine = "aut
         images: N images, not all of which need fit into memory.
         engine: As for `decoded_mean`.
     """
+    return torch.cat([z for _, _, z in _encoded(model, guide, images, engine)])
+
+
+@torch.no_grad()
+def reconstructions(model: Model, guide: Guide, images: Split, engine: Engine = "auto") -> Tensor:
+    """E[x|z] at z = E[z|x] of all images of a split, (N, C, H, W); of classes as `split_means`.
+
+    Args:
+        model: The model whose last latent site is z.
+        guide: Its guide.
+        images: N images, whose reconstructions have to fit into memory.
+        engine: As for `decoded_mean`.
+    """
+    encoded = _encoded(model, guide, images, engine)
+    return torch.cat(
+        [
+            decoded_mean(model, z, y if model.labelled else None, engine=engine)
+            for _, y, z in encoded
+        ]
+    )
+
+
+def _encoded(
+    model: Model, guide: Guide, images: Split, engine: Engine
+) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+    """Images, the classes that they are encoded with, and the means of z, batch by batch."""
     encode = _InPieces("encoding", _encoder(model, guide), engine, len(images))
     parts = [slice(start, start + _BATCH) for start in range(0, len(images), _BATCH)]
-    means = []
     for x, *labels in images.batches(parts, model.labelled):
         y = likely_classes(model, guide, x, *labels)
-        means.append(encode(x) if y is None else encode(x, y))
-    return torch.cat(means)
+        yield x, y, encode(x) if y is None else encode(x, y)
 
 
 def posterior_draws(model: Model, guide: Guide, draws: int, *batch: Tensor) -> Tensor:

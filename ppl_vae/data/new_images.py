@@ -1,0 +1,259 @@
+"""Images that are not of the data set of a run, converted by the rules of that data set.
+
+Each becomes what it would be as a test image. Whole numbers are grey levels 0, ..., L - 1 of the
+run's data, truth values are 0 and 1, and pictures have 256 levels, or 65,536 where they have 16
+bits. Of pictures the intensity counts where the domain is `binary` or `unit`; elsewhere their
+levels have to be those of the run. Floating-point numbers are values in the domain, or where the
+run's data are floating-point numbers, values such as those.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ppl_vae.data.conversion import Conversion
+from ppl_vae.data.pictures import read_header, read_pixels
+from ppl_vae.data.source import Images
+from ppl_vae.data.split import Facts, Split
+from ppl_vae.errors import InputError
+
+__all__ = ["new_split"]
+
+_BYTES, _DEEP = 256, 2**16
+
+
+def new_split(images: Any, facts: Facts, labels: Any = None) -> Split:
+    """Images as a split in the domain of a run; their noise is drawn once, and always alike.
+
+    Args:
+        images: A `Split` of that domain; an array or a tensor, (N, C, H, W), (N, H, W) of one
+            channel, or one image without N; a picture that Pillow has opened or the path of one;
+            or a list of these. Pictures are read as `ImageFolder` reads them, and become grey
+            where the run's data are.
+        facts: Of the run's data.
+        labels: For each image the number of its class or its name, -1 where it is not known.
+
+    Raises:
+        InputError: If the images, or the labels, are none that the run's data could have.
+    """
+    if isinstance(images, Split):
+        _check_shape(images.raw.shape, facts)
+        return images if labels is None else replace(images, labels=_labels(labels, facts))
+    if isinstance(images, str | Path) or _is_picture(images):
+        images = [images]
+    if isinstance(images, Sequence) and not len(images):
+        raise InputError("expected at least one image; got none")
+    given = None if labels is None else _labels(labels, facts)
+    if isinstance(images, Sequence) and (
+        isinstance(images[0], str | Path) or _is_picture(images[0])
+    ):
+        pixels, levels = _of_pictures(images, facts)
+        paths = [os.fsencode(each) for each in images if isinstance(each, str | Path)]
+        names = np.array(paths) if len(paths) == len(images) else None
+        return _conversion(facts, levels).once(Images(pixels, given, names=names))
+    pixels = _tensor(images)
+    shape = facts.image_shape
+    if pixels.dim() == 2 and shape[0] == 1:
+        pixels = pixels[None, None]
+    elif pixels.dim() == 3:
+        pixels = pixels[:, None] if shape[0] == 1 else pixels[None]
+    _check_shape(pixels.shape, facts)
+    if pixels.dtype == torch.bool:
+        if facts.domain != "binary":
+            raise InputError(
+                f"truth values are binary images, and the run's are {facts.domain} images; give "
+                f"{_expected(facts)}"
+            )
+        return _conversion(facts, 2).once(Images(pixels.to(torch.uint8), given))
+    if not pixels.is_floating_point():
+        return _conversion(facts, facts.levels).once(Images(_grey_levels(pixels, facts), given))
+    pixels = pixels.float()
+    _check_floats(pixels, facts)
+    if facts.levels is None:
+        return _conversion(facts, None).once(Images(pixels, given), facts.moments)
+    return Split(pixels, given, torch.Tensor.float)
+
+
+def _conversion(facts: Facts, levels: int | None) -> Conversion:
+    """The run's, for images of so many levels; those of two values are not binarised."""
+    binarize = "none" if levels == 2 else facts.binarize
+    return Conversion(facts.name, facts.domain, levels, binarize, facts.dequantize, facts.scale)
+
+
+def _is_picture(image: Any) -> bool:
+    if isinstance(image, np.ndarray | Tensor):
+        return False
+    from PIL import Image
+
+    return isinstance(image, Image.Image)
+
+
+def _tensor(images: Any) -> Tensor:
+    """An array, a tensor or a list of these as one tensor on the CPU."""
+    if isinstance(images, Sequence) and isinstance(images[0], Tensor):
+        shapes = {tuple(each.shape) for each in images}
+        if len(shapes) > 1:
+            raise InputError(f"expected images of one shape; got {sorted(shapes)}")
+        images = torch.stack([*images])
+    if isinstance(images, Tensor):
+        return images.detach().cpu()
+    try:
+        array = np.asarray(images)
+    except ValueError as error:
+        raise InputError(f"expected images of one shape; got {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise InputError(
+            "expected an array or a tensor of numbers, pictures, or paths of picture files; got "
+            f"{type(images).__name__} of {array.dtype}"
+        )
+    if array.dtype.kind in "ui" and array.dtype != np.uint8:
+        array = array.clip(-1, min(_DEEP, np.iinfo(array.dtype).max)) if array.size else array
+        array = array.astype(np.int32)
+    return torch.from_numpy(np.array(array, np.float32 if array.dtype.kind == "f" else None))
+
+
+def _check_shape(shape: Sequence[int], facts: Facts) -> None:
+    channels, height, width = facts.image_shape
+    if len(shape) == 4 and shape[0] and tuple(shape[1:]) == facts.image_shape:
+        return
+    last = len(shape) >= 3 and tuple(shape[-3:]) == (height, width, channels)
+    axes = "0, 3, 1, 2" if len(shape) == 4 else "2, 0, 1"
+    raise InputError(
+        f"expected images of {channels} x {height} x {width} (channels, height, width), as the "
+        f"run's are; got {tuple(shape)}; "
+        f"{f'transpose them with images.transpose({axes})' if last else 'crop or resize them'}"
+    )
+
+
+def _expected(facts: Facts) -> str:
+    """The numbers that fit a run, as a phrase."""
+    if facts.levels is None:
+        return "floating-point values such as those of the run's data"
+    if facts.levels == 2:
+        return "0s and 1s"
+    return f"whole grey levels of 0 to {facts.levels - 1:,}"
+
+
+def _grey_levels(pixels: Tensor, facts: Facts) -> Tensor:
+    """Whole numbers as the run's data have them, checked."""
+    least, most = int(pixels.min()), int(pixels.max())
+    if facts.levels is None:
+        raise InputError(
+            f"expected {_expected(facts)}; got whole numbers of {least} to {most:,}; scale them as "
+            "those were, to float32"
+        )
+    if not 0 <= least <= most < facts.levels:
+        remedy = "images >= images.max() / 2" if facts.levels == 2 else "numpy.round"
+        scaled = f"(images * {(facts.levels - 1) / 255:.4g}).round().astype('uint8')"
+        remedy = remedy if facts.levels == 2 or facts.levels > _BYTES else scaled
+        raise InputError(
+            f"expected {_expected(facts)}, as the run's data have; got whole numbers of {least} to "
+            f"{most:,}; convert them, as with {remedy}"
+        )
+    if facts.domain == "binary" and facts.levels > 2 and most == 1:
+        raise InputError(
+            f"0 and 1 of {facts.levels} grey levels are black; if the images are binary, give them "
+            "as truth values with images.astype(bool)"
+        )
+    return pixels.to(torch.uint8 if facts.levels <= _BYTES else torch.int32)
+
+
+def _check_floats(pixels: Tensor, facts: Facts) -> None:
+    """Raises unless floating-point numbers are values of the domain, or those of the run's data."""
+    whole = facts.domain == "bytes" or (facts.domain == "binary" and facts.levels is not None)
+    bounded = facts.domain != "real" or facts.levels is not None
+    most = 255 if facts.domain == "bytes" else 1
+    fits = pixels.isfinite()
+    if bounded:
+        fits &= (pixels >= 0) & (pixels <= most)
+    if whole:
+        fits &= pixels == pixels.round()
+    if not fits.all():
+        values = "values of " + (
+            f"{{0, ..., {most}}}" if whole else f"[0, {most}]" if bounded else "finite numbers"
+        )
+        other = "" if facts.levels is None else f", or {_expected(facts)} of an integer type"
+        raise InputError(
+            f"expected floating-point {values}{other}; got {pixels.min():g} to {pixels.max():g} of "
+            "a floating-point type; convert them"
+        )
+
+
+def _of_pictures(pictures: Sequence[Any], facts: Facts) -> tuple[Tensor, int]:
+    """The pixels of pictures, (N, C, H, W), and how many grey levels they have."""
+    channels, height, width = facts.image_shape
+    pixels: list[NDArray[Any]] = []
+    depths = set()
+    for number, each in enumerate(pictures):
+        opened = _is_picture(each)
+        if not opened and not isinstance(each, str | Path):
+            raise InputError(
+                f"expected pictures and paths of picture files; got {type(each).__name__} among "
+                "them"
+            )
+        picture = each if opened else Path(each).expanduser()
+        name = f"picture {number}" if opened else str(picture)
+        if not opened and not picture.is_file():
+            found = "a folder; list its files" if picture.is_dir() else "nothing there; name a file"
+            raise InputError(f"expected a picture file at {picture}; there is {found}")
+        header = read_header(picture)
+        if header.size != (width, height):
+            raise InputError(
+                f"expected pictures of {width} x {height} pixels, as the run's are; {name} has "
+                f"{header.size[0]} x {header.size[1]}; crop or resize it"
+            )
+        # Of 16-bit colours that were opened before, Pillow has the high bytes alone.
+        deep = header.deep and (not opened or each.mode[0] == "I")
+        depths.add(deep)
+        pixels.append(read_pixels(picture, channels, deep))
+    if len(depths) > 1:
+        raise InputError("expected pictures all of 8 bits or all of 16; got both; save them alike")
+    raw = torch.from_numpy(np.stack(pixels))
+    levels = _DEEP if depths.pop() else _BYTES
+    if levels == _DEEP and (facts.levels or 0) > _BYTES:
+        levels = facts.levels or levels  # the bits in use
+    return _as_the_run(raw, levels, facts)
+
+
+def _as_the_run(raw: Tensor, levels: int, facts: Facts) -> tuple[Tensor, int]:
+    """The grey levels of pictures, and how many there are, once they are known to fit."""
+    least, most = int(raw.min()), int(raw.max())
+    if not 0 <= least <= most < levels:
+        raise InputError(f"expected grey levels of 0 to {levels - 1:,}; got {least} to {most:,}")
+    by_intensity = facts.domain in ("binary", "unit") and facts.levels != 2
+    if by_intensity or levels == facts.levels:
+        return raw, levels
+    if facts.levels == 2:
+        if not ((raw == 0) | (raw == levels - 1)).all():
+            raise InputError(
+                "expected pictures of black and white alone, as the run's data are; got greys; "
+                "choose a threshold, as with picture.point(lambda value: 255 * (value > 127))"
+            )
+        return (raw > 0).to(torch.uint8), 2
+    raise InputError(
+        f"a picture has {levels:,} grey levels and the run's data "
+        f"{f'{facts.levels:,}' if facts.levels else 'none'}; give an array of {_expected(facts)}"
+    )
+
+
+def _labels(labels: Any, facts: Facts) -> Tensor:
+    """The numbers of the classes."""
+    if isinstance(labels, Tensor):
+        labels = labels.cpu().numpy()
+    array = np.atleast_1d(np.asarray(labels))
+    if array.ndim != 1 or array.dtype.kind not in "iuU":
+        raise InputError(
+            "expected one label for each image, the number of its class or its name; got "
+            f"{array.dtype} of shape {array.shape}"
+        )
+    if array.dtype.kind != "U" and array.size and array.min() < -1:
+        raise InputError(f"expected labels of 0, 1, ..., or -1 for none; got {array.min()}")
+    numbers = {each: -1 if each == -1 else facts.label_of(each) for each in set(array.tolist())}
+    return torch.tensor([numbers[each] for each in array.tolist()], dtype=torch.int64)
