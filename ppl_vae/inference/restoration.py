@@ -99,7 +99,7 @@ def refined(joint: Joint, steps: int = _STEPS) -> Joint:
 
 
 def _normals_of(joint: Joint) -> Family:
-    """All normal distributions, by mean and triangle in units of the first standard deviations."""
+    """All normal distributions, by mean and triangle in the coordinates of the first one."""
     features = {}
     for name, (size,) in joint.sites.items():
         zeros = joint.batch[0].new_zeros(len(joint), size)
@@ -125,10 +125,10 @@ def _normals_of(joint: Joint) -> Family:
 def _normal(joint: Joint, name: str, features: Features, rows: Tensor) -> tuple[Tensor, Tensor]:
     """The mean and the triangle of one site of some data from their features."""
     place = 2 * list(joint.sites).index(name) - 2 * len(joint.sites)
-    first, scale = joint.batch[place][rows], joint.batch[place + 1][rows].diagonal(0, 1, 2)
+    first, root = joint.batch[place][rows], joint.batch[place + 1][rows]
     loc, triangle = features[f"{name}.loc"], features[f"{name}.triangle"]
     below = triangle.tril(-1) + triangle.diagonal(0, 1, 2).exp().diag_embed()
-    return first + scale * loc, scale[:, :, None] * below
+    return first + (root @ loc[..., None])[..., 0], root @ below
 
 
 @torch.no_grad()
