@@ -15,6 +15,7 @@ VERBS = {
     "evaluate": "measure a run: the ELBO, its terms and log p(x)",
     "posterior": "inspect the inference: gaps, the true posterior, calibration, comparison",
     "generate": "sample, reconstruct, interpolate; manifold and traversals of the latent space",
+    "restore": "remove noise and fill in missing pixels, with the model as the prior",
     "features": "compare what runs learned with PCA and k-means, on the same images",
 }
 

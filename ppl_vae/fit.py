@@ -17,9 +17,9 @@ from ppl_vae.command_line.parser import Parser
 from ppl_vae.command_line.pieces import (
     add_pieces,
     allow_only,
-    data_arguments,
     data_set_of,
     parse_with_pieces,
+    piece_arguments,
 )
 from ppl_vae.command_line.verbs import run_verb
 from ppl_vae.compiler.compiling import Engine
@@ -266,7 +266,7 @@ def _main(arguments: list[str]) -> None:
     )
     parser.add_function_arguments(fit, skip=set(ROLES), as_group=False)
     resumes = any(argument.partition("=")[0] == "--resume" for argument in arguments)
-    data, arguments = data_arguments(arguments) if resumes else ([], arguments)
+    data, arguments = piece_arguments("data", arguments) if resumes else ([], arguments)
     options = parse_with_pieces(parser, arguments)
     again = options.pop("resume")
     allow_code = options.pop("allow_code")

@@ -100,12 +100,16 @@ def test_the_posterior_is_the_closed_form(corruption: Corruption, method: Method
     assert (np.abs(found.log_likelihood.numpy() - known.log_likelihood) < 4 * error).all()
     assert (found.k_hat < 0.7).all()
 
-    mean, variance, draw = (part.flatten(2).numpy() for part in restored_images(joint, found.latents))
+    mean, variance, draw = (
+        part.flatten(2).numpy() for part in restored_images(joint, found.latents)
+    )
     total = np.sqrt(np.maximum(known.variance, 0))
     explained = np.sqrt(np.maximum(known.variance - variance[0], 0))  # by z
     assert (np.abs(mean.mean(0) - known.image) < 4 * explained / np.sqrt(ess) + 1e-9).all()
     np.testing.assert_allclose(
-        variance.mean(0) + mean.var(0, ddof=1), known.variance, rtol=4 * sqrt(2 / ess.min()),
+        variance.mean(0) + mean.var(0, ddof=1),
+        known.variance,
+        rtol=4 * sqrt(2 / ess.min()),
         atol=1e-12,
     )
     assert (np.abs(draw.mean(0) - known.image) < 4.5 * total / np.sqrt(ess) + 1e-9).all()

@@ -5,7 +5,6 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from pyro.distributions import TorchDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
@@ -99,9 +98,7 @@ class Normals(nn.Module):
         """The program; after labels the batch has mean (B, D) and triangle (B, D, D) by site."""
         features = rest[self.skipped :]
         with pyro.plate("data", len(y), dim=-1):
-            for name, loc, triangle in zip(
-                self.sites, features[::2], features[1::2], strict=True
-            ):
+            for name, loc, triangle in zip(self.sites, features[::2], features[1::2], strict=True):
                 pyro.sample(name, dist.MultivariateNormal(loc, scale_tril=triangle))
 
 
@@ -139,7 +136,5 @@ def restored_images(joint: Joint, latents: Latents) -> tuple[Tensor, Tensor, Ten
         place = place.reshape(1, *place.shape, 1, 1, 1)
         parts = [part.flatten(0, -6) for part in parts]
         parts = [part.gather(0, place.expand(1, *part.shape[1:]))[0] for part in parts]
-    mean, variance, draw = (
-        part.expand(particles, len(joint), *part.shape[-3:]) for part in parts
-    )
+    mean, variance, draw = (part.expand(particles, len(joint), *part.shape[-3:]) for part in parts)
     return mean, variance, draw

@@ -111,9 +111,7 @@ def _normals_of(joint: Joint) -> Family:
         for name in joint.sites:
             moving, held = (
                 torch.distributions.MultivariateNormal(loc, scale_tril=tril, validate_args=False)
-                for loc, tril in (
-                    _normal(joint, name, each, rows) for each in (features, constant)
-                )
+                for loc, tril in (_normal(joint, name, each, rows) for each in (features, constant))
             )
             latents[name] = moving.rsample(torch.Size((particles,)))
             log_q.append(held.log_prob(latents[name]))
