@@ -1,4 +1,4 @@
-"""Restore corrupted images, with the trained model as the prior: `python -m ppl_vae.restore RUN`."""
+"""Restore corrupted images by the model as their prior: `python -m ppl_vae.restore RUN`."""
 
 import time
 from collections import Counter

@@ -83,8 +83,8 @@ def grid(domain: Domain, corruption: Corruption) -> tuple[Tensor, Tensor]:
 def one_pixel(pixels: Pixels, place: int) -> Pixels:
     """That pixel as an image of its own."""
     base = pixels.base
-    values = {name: getattr(base, name)[..., [place]] for name in base.arg_constraints
-              if name in ("loc", "scale", "logits", "concentration1", "concentration0")}  # fmt: skip
+    names = {"loc", "scale", "logits", "concentration1", "concentration0"} & {*base.arg_constraints}
+    values = {name: getattr(base, name)[..., [place]] for name in names}
     if isinstance(base, _Bytes):
         values["total_count"] = 255
     return Pixels(type(base)(**values).to_event(3), pixels.domain)

@@ -1,6 +1,7 @@
 """Images of fewer pixels."""
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -79,7 +80,7 @@ class Downsampled(Corruption):
 class _GivenMeans(TorchDistribution):
     """Normal pixels whose means over blocks are known: those of p(x|z), moved onto y."""
 
-    arg_constraints = {}  # noqa: RUF012
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     has_rsample = False
 
     def __init__(self, corruption: Downsampled, loc: Tensor, scale: Tensor, y: Tensor) -> None:
@@ -102,5 +103,5 @@ class _GivenMeans(TorchDistribution):
         return self.scale.square() * (1 - self.gain / self.corruption.factor**2)
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         return self._moved(self.loc + self.scale * torch.randn_like(self.loc))

@@ -67,7 +67,7 @@ class Masked(Replacing):
         Raises:
             ValueError: If the mask does not fit them, or leaves no pixel or all of them.
         """
-        channels, height, width = shape
+        _, height, width = shape
         if self.mask is not None:
             mask: Tensor = vars(self)["_missing"]
             if tuple(mask.shape) not in (shape, (height, width)):
@@ -77,14 +77,14 @@ class Masked(Replacing):
                 )
             missing = mask.expand(shape)
         elif self.rectangle is not None:
-            row, column, rows, columns = self.rectangle
-            if row + rows > height or column + columns > width:
+            top, left, tall, wide = self.rectangle
+            if top + tall > height or left + wide > width:
                 raise ValueError(
                     f"expected a rectangle within {height} x {width} pixels; got "
                     f"{list(self.rectangle)}"
                 )
             missing = torch.zeros(shape, dtype=torch.bool)
-            missing[:, row : row + rows, column : column + columns] = True
+            missing[:, top : top + tall, left : left + wide] = True
         elif self.half is not None:
             missing = torch.zeros(shape, dtype=torch.bool)
             rows, columns = {
@@ -97,8 +97,8 @@ class Masked(Replacing):
         else:
             return None
         if missing.all() or not missing.any():
-            left = "none" if missing.all() else "all"
-            raise ValueError(f"expected a mask that leaves some of the pixels; it leaves {left}")
+            kept = "none" if missing.all() else "all"
+            raise ValueError(f"expected a mask that leaves some of the pixels; it leaves {kept}")
         return missing
 
     def corrupt(self, x: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,6 +1,7 @@
 """p(x|z) pixel by pixel, as the corruptions need it."""
 
 from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 import pyro.distributions as dist
@@ -116,7 +117,7 @@ class Atoms(dist.TorchDistribution):
         logits: Their log-probabilities up to a constant, (V, ..., C, H, W).
     """
 
-    arg_constraints = {}  # noqa: RUF012
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     has_rsample = False
 
     def __init__(self, values: Tensor, logits: Tensor) -> None:
@@ -133,7 +134,7 @@ class Atoms(dist.TorchDistribution):
         return (self.probabilities * (self.values - self.mean).square()).sum(0)
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         below = self.probabilities.cumsum(0)
         uniform = torch.rand_like(below[0]) * below[-1]
         place = (below[:-1] <= uniform).sum(0, keepdim=True)

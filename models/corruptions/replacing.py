@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -44,7 +44,7 @@ class Replacing(Corruption):
 class _KeptOrNot(TorchDistribution):
     """x_i = y_i with a probability, else x_i ~ p(x_i|z)."""
 
-    arg_constraints = {}  # noqa: RUF012
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     has_rsample = False
 
     def __init__(self, pixels: Pixels, y: Tensor, kept: Tensor) -> None:
@@ -61,5 +61,5 @@ class _KeptOrNot(TorchDistribution):
         return (1 - self.kept) * (self.pixels.variance + self.kept * distance)
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         return torch.where(torch.rand_like(self.kept) < self.kept, self.y, self.pixels.sample())

@@ -95,7 +95,7 @@ def corrupted_images(
     Raises:
         InputError: If the images are none that the run's data could have become.
     """
-    floating = not isinstance(images, str | Path) and _floating(images)
+    floating = _floating(images)
     if keeps_values:
         missing = None
         if floating is not None:

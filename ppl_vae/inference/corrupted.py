@@ -1,6 +1,6 @@
 """p(z) p(y|z) of corrupted images y as a Pyro pair: the model's own program, with y observed."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -27,7 +27,7 @@ class CorruptedImages(TorchDistribution):
         event: The shape of one y.
     """
 
-    arg_constraints = {}  # noqa: RUF012
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     support = dist.constraints.real
     has_rsample = False
 

@@ -12,7 +12,7 @@ from models import Model
 from models.corruptions import Corruption
 from models.ranges import check_choice, check_count
 from ppl_vae.densities.joint import Joint
-from ppl_vae.densities.sites import Latents, trace_of
+from ppl_vae.densities.sites import Latents, Nodes, trace_of
 from ppl_vae.inference.ais import ais
 from ppl_vae.inference.corrupted import CorruptedModel, Normals, normals_at
 from ppl_vae.inference.crude_fill import crude_fill
@@ -76,8 +76,8 @@ def corrupted_joint(
     guide.check_density("restoration")
     rest = () if labels is None else (labels,)
     filled = crude_fill(model, corruption, y)
-    trace = trace_of(guide, (filled, *rest), _GUESSES)
-    start = normals_at({name: trace.nodes[name]["value"] for name in model.latents})
+    nodes: Nodes = dict(trace_of(guide, (filled, *rest), _GUESSES).nodes)
+    start = normals_at({name: nodes[name]["value"] for name in model.latents})
     normals = Normals(model.latents, len(rest))
     return Joint.of(CorruptedModel(model, corruption), normals, (y, *rest, *start))
 
@@ -100,7 +100,7 @@ def refined(joint: Joint, steps: int = _STEPS) -> Joint:
 
 def _normals_of(joint: Joint) -> Family:
     """All normal distributions, by mean and triangle in the coordinates of the first one."""
-    features = {}
+    features: Features = {}
     for name, (size,) in joint.sites.items():
         zeros = joint.batch[0].new_zeros(len(joint), size)
         features |= {f"{name}.loc": zeros, f"{name}.triangle": zeros.diag_embed()}

@@ -107,7 +107,7 @@ def _calibrated(pictures: list[Image]) -> dict[str, tuple[Restorer, Restorer]]:
     if find_spec("pywt"):
         sigmas = {"sigma": np.geomspace(0.02, 1, 8), "rescale_sigma": [True]}
         choices["wavelets"] = (denoise_wavelet, sigmas)
-    result = {}
+    result: dict[str, tuple[Restorer, Restorer]] = {}
     axis = None if pictures[0].ndim == 2 else -1
     for name, (denoise, parameters) in choices.items():
         losses = []
