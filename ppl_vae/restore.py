@@ -30,7 +30,7 @@ from ppl_vae.inference.pareto import RELIABLE
 from ppl_vae.inference.restoration import MIXED, Method, RestoredLatents
 from ppl_vae.latents.restoring import restored, seen_of
 from ppl_vae.machine.devices import check_seed
-from ppl_vae.machine.files import whole_file
+from ppl_vae.machine.files import check_writable, whole_file
 from ppl_vae.machine.progress import Progress, table
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.denoisers import METHODS, MISSING, SHORT, compare, installed
@@ -344,7 +344,8 @@ def _main(arguments: list[str]) -> None:
         if paths:
             raise InputError("expected --images or --data, of which the images are; got both")
         images = run.other_data(data_set).test
-    folder = writable(out or run.path / "restored")
+    folder = out or run.path / "restored"
+    check_writable(folder, "name another folder with --out")
     result = restore(run, images, corruption=corruption, **options)
     print(_report(run, result.numbers))
     if "note" in result.numbers:
