@@ -1,7 +1,6 @@
 """Restore corrupted images by the model as their prior: `python -m ppl_vae.restore RUN`."""
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -26,16 +25,14 @@ from ppl_vae.command_line.verbs import (
 from ppl_vae.data.corrupted_images import listed_images
 from ppl_vae.errors import InputError, check_least, reason
 from ppl_vae.inference.noise_level import infer_unknown
-from ppl_vae.inference.pareto import RELIABLE
-from ppl_vae.inference.restoration import MIXED, Method, RestoredLatents
-from ppl_vae.latents.restoring import restored, seen_of
+from ppl_vae.inference.restoration import Method
+from ppl_vae.latents.restoring import diagnostics, restored, seen_of
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.files import check_writable, whole_file
 from ppl_vae.machine.progress import Progress, table
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.denoisers import METHODS, MISSING, SHORT, compare, installed
-from ppl_vae.measures.restorations import coverage, crps, psnr, ssim
-from ppl_vae.measures.scores import scored
+from ppl_vae.measures.restorations import restoration_scores
 from ppl_vae.pictures.restorations import draw_restorations, write_images
 from ppl_vae.runs.results import plain, writable, write_numbers
 from ppl_vae.runs.run import Run
@@ -156,11 +153,13 @@ def restore(
             "images": len(seen),
             "corruption": _described(corruption),
             "inferred": inferred,
-            **_diagnostics([part.latents for part in parts]),
+            **diagnostics([part.latents for part in parts]),
         }
         if seen.x is not None:
-            numbers["restoration"] = _scores(seen.x, mean, every)
-            numbers["others"] = {name: _scores(seen.x, value) for name, value in others.items()}
+            numbers["restoration"] = restoration_scores(seen.x, mean, every)
+            numbers["others"] = {
+                name: restoration_scores(seen.x, value) for name, value in others.items()
+            }
             if compare_with_others and not installed():
                 numbers["note"] = MISSING
     numbers |= {"draws": draws, "particles": particles, "method": method, "seed": seed}
@@ -201,43 +200,6 @@ def _described(corruption: Corruption) -> dict[str, Any]:
         )
         for name, value in values.items()
     }  # fmt: skip
-
-
-def _diagnostics(found: list[RestoredLatents]) -> dict[str, Any]:
-    """How p(z|y) was sampled, and how far to trust it."""
-    k_hat, r_hat, ess, log_likelihood = (
-        torch.cat([getattr(each, name).cpu() for each in found])
-        for name in ("k_hat", "r_hat", "ess", "log_likelihood")
-    )
-    method = [name for each in found for name in each.method]
-    checked = r_hat[~r_hat.isnan()]
-    return {
-        "methods": dict(Counter(method)),
-        "images_with_k_hat_above_0.7": int((k_hat > RELIABLE).sum()),
-        "images_with_r_hat_above_1.05": int((checked > MIXED).sum()),
-        "largest_k_hat": float(k_hat.max()),
-        "largest_r_hat": float(checked.max()) if len(checked) else None,
-        "median_effective_draws": float(ess.median()),
-        **scored("log_likelihood_nats_per_datum", log_likelihood),
-    }
-
-
-def _scores(x: Tensor, mean: Tensor, draws: Tensor | None = None) -> dict[str, Any]:
-    """PSNR, SSIM, CRPS, and with draws the coverage, each with its standard error."""
-    span = float(x.max() - x.min()) if x.min() < 0 or x.max() > 1 else 1.0
-    points = mean[None].expand(2, *mean.shape)
-    values: dict[str, Any] = {
-        "psnr_decibels": psnr(x, mean, span),
-        "crps": crps(x, points if draws is None else draws),
-    }
-    similar = ssim(x, mean, span) if installed() else None
-    if similar is not None:
-        values["ssim"] = similar
-    if draws is not None:
-        inside = coverage(x, draws, torch.Generator().manual_seed(0))
-        if not inside.isnan().all():
-            values["coverage_of_90_percent"] = inside[~inside.isnan()]
-    return {key: number for name in values for key, number in scored(name, values[name]).items()}
 
 
 def write(restoration: Restoration, folder: Path) -> list[Path]:

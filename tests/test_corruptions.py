@@ -56,13 +56,17 @@ PIXELS: dict[str, Pixels] = {
     ]
 }
 NAMES = list(PIXELS)
-POINTWISE = [GaussianNoise(0.2), SaltAndPepper(0.3)]
+POINTWISE = [GaussianNoise(0.2), GaussianNoise(0.4, clipped=True), SaltAndPepper(0.3)]
 BINARY_ONLY = [Flipped()]
 CASES = [*product(NAMES, POINTWISE), *product(["Bernoulli"], BINARY_ONLY)]
 
 
 def grid(domain: Domain, corruption: Corruption) -> tuple[Tensor, Tensor]:
     """Values of y that cover all of them, (Y,), and the weights of a sum over them."""
+    if isinstance(corruption, GaussianNoise) and corruption.clipped:
+        places, weights = np.polynomial.legendre.leggauss(200)
+        y = torch.as_tensor(np.concatenate([[0], (1 + places) / 2, [1]]))
+        return y, torch.as_tensor(np.concatenate([[1], weights / 2, [1]]))
     if isinstance(corruption, GaussianNoise):
         y = torch.linspace(-2.5, 3.5, 6001, dtype=torch.float64)
     elif domain in ("binary", "bytes"):

@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 
 from ppl_vae import __main__
-from ppl_vae.pairs.pieces import PROJECT_PACKAGES, ROLES, options_of, subclasses
+from ppl_vae.pairs.pieces import BASES, PROJECT_PACKAGES, options_of, subclasses
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -40,6 +40,7 @@ OPTIONS = {
     "posterior": [word for name, value in FEW.items() for word in (f"--{name}", str(value))],
     "generate": [],
     "features": [],
+    "restore": ["--count", "2", "--draws", "20", "--particles", "25"],
 }
 REAL_DATA_OPTIONS = {"MNIST": ["--batch_size", "1000"]}
 SHORTER = {
@@ -258,7 +259,7 @@ def test_the_table_of_pieces_is_complete() -> None:
     shared = {"data": {"binarize", "dequantize"}}  # of every class in that role
     there = {
         (role, cls.__name__): [o for o in options_of(cls) if o not in shared.get(role, ())]
-        for role, base in ROLES.items()
+        for role, base in BASES.items()
         for cls in subclasses(base)
         if cls.__module__.split(".")[0] in PROJECT_PACKAGES
     }

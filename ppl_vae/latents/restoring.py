@@ -1,5 +1,6 @@
 """Corrupted images and what is left of them, as draws from p(x|y) under a run's model."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,9 @@ from ppl_vae.data import Split
 from ppl_vae.data.corrupted_images import corrupted_images
 from ppl_vae.errors import InputError
 from ppl_vae.inference.corrupted import restored_images
+from ppl_vae.inference.pareto import RELIABLE
 from ppl_vae.inference.restoration import (
+    MIXED,
     Method,
     RestoredLatents,
     corrupted_joint,
@@ -20,9 +23,10 @@ from ppl_vae.inference.restoration import (
     restore_latents,
 )
 from ppl_vae.machine.progress import Progress
+from ppl_vae.measures.scores import scored
 from ppl_vae.runs.run import Run
 
-__all__ = ["Restored", "Seen", "restored", "seen_of"]
+__all__ = ["Restored", "Seen", "diagnostics", "restored", "seen_of"]
 
 _TOGETHER = 50  # images whose posterior is sampled side by side
 _DRAWS_BYTES = 2**28  # for the draws of those
@@ -163,3 +167,22 @@ def restored(
         deviation = (variances.mean(0) + means.var(0, correction=0)).sqrt()
         progress.advance(len(joint))
         yield Restored(every, means.mean(0), deviation, found)
+
+
+def diagnostics(found: list[RestoredLatents]) -> dict[str, Any]:
+    """How p(z|y) was sampled, and how far to trust it."""
+    k_hat, r_hat, ess, log_likelihood = (
+        torch.cat([getattr(each, name).cpu() for each in found])
+        for name in ("k_hat", "r_hat", "ess", "log_likelihood")
+    )
+    method = [name for each in found for name in each.method]
+    checked = r_hat[~r_hat.isnan()]
+    return {
+        "methods": dict(Counter(method)),
+        "images_with_k_hat_above_0.7": int((k_hat > RELIABLE).sum()),
+        "images_with_r_hat_above_1.05": int((checked > MIXED).sum()),
+        "largest_k_hat": float(k_hat.max()),
+        "largest_r_hat": float(checked.max()) if len(checked) else None,
+        "median_effective_draws": float(ess.median()),
+        **scored("log_likelihood_nats_per_datum", log_likelihood),
+    }

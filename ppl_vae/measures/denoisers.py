@@ -26,7 +26,11 @@ METHODS = {
 }
 """The names of the methods, for people."""
 
-SHORT = METHODS | {"total_variation": "TV", "nonlocal_means": "NL means"}
+SHORT = METHODS | {
+    "total_variation": "TV",
+    "nonlocal_means": "NLM",
+    "biharmonic": "biharm.",
+}
 """The same where there is little room."""
 
 _CALIBRATED_ON = 16  # images that share one choice of parameters

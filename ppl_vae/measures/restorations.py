@@ -7,7 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["coverage", "crps", "psnr", "ssim"]
+from ppl_vae.measures.denoisers import installed
+from ppl_vae.measures.scores import scored
+
+__all__ = ["coverage", "crps", "psnr", "restoration_scores", "ssim"]
 
 _LEVEL = 0.9
 _SURE = 0.01  # of intensity, a standard deviation below which a pixel counts as known
@@ -86,3 +89,27 @@ def coverage(original: Tensor, draws: Tensor, generator: torch.Generator) -> Ten
     inside = (place > (1 - _LEVEL) / 2) & (place < (1 + _LEVEL) / 2)
     counted = draws.std(0) > _SURE
     return (inside & counted).flatten(1).sum(1).double() / counted.flatten(1).sum(1)
+
+
+def restoration_scores(x: Tensor, mean: Tensor, draws: Tensor | None = None) -> dict[str, Any]:
+    """PSNR, SSIM, CRPS, and with draws the coverage, each with its standard error over images.
+
+    Args:
+        x: The originals, (B, C, H, W).
+        mean: The restorations, (B, C, H, W).
+        draws: From p(x|y), (S, B, C, H, W), where there are some.
+    """
+    span = float(x.max() - x.min()) if x.min() < 0 or x.max() > 1 else 1.0
+    points = mean[None].expand(2, *mean.shape)
+    values: dict[str, Any] = {
+        "psnr_decibels": psnr(x, mean, span),
+        "crps": crps(x, points if draws is None else draws),
+    }
+    similar = ssim(x, mean, span) if installed() else None
+    if similar is not None:
+        values["ssim"] = similar
+    if draws is not None:
+        inside = coverage(x, draws, torch.Generator().manual_seed(0))
+        if not inside.isnan().all():
+            values["coverage_of_90_percent"] = inside[~inside.isnan()]
+    return {key: number for name in values for key, number in scored(name, values[name]).items()}
