@@ -38,11 +38,11 @@ def draw_restorations(
         columns = {"original": arrays["original"][:_ROWS], **columns}
     for draw in range(min(_DRAWS, arrays["draws"].shape[1])):
         columns[f"draw {draw + 1}"] = arrays["draws"][:_ROWS, draw]
-    columns["std. dev."] = deviation / max(float(deviation.max()), 1e-6)
+    columns["s.d."] = deviation / max(float(deviation.max()), 1e-6)
     columns |= {title: images[:_ROWS] for title, images in others.items()}
     low, high = _range(columns.get("original", mean))
     tiles = [
-        images if title == "std. dev." else (images - low) / (high - low)
+        images if title == "s.d." else (images - low) / (high - low)
         for title, images in columns.items()
     ]
     save(sheet(np.stack(tiles, 1).astype(np.float64), column_labels=[*columns]), path)
