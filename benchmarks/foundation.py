@@ -88,14 +88,14 @@ _HEAD = [
     "Made by `python benchmarks/foundation.py --data_root DIR --runs DIR`: seed 0, batches of 100,",
     "Adam with a peak of 1e-3, one epoch of warm-up and cosine decay, one particle, `Trace_ELBO`.",
     "The test split, every image; +- is one standard error over the images. ELBO, rate, distortion",
-    f"and log p(x) are in nats_per_datum; log p(x) is importance-sampled, {PARTICLES:,} particles.",
+    f"and log p(x) are in nats per datum; log p(x) is importance-sampled, {PARTICLES:,} particles.",
     "MNIST is binarised dynamically, a mass on {0, 1}; Frey Face is a density on [0, 1], its 256",
-    "grey levels dequantised with uniform noise, and bits_per_dim are those of the 8-bit original.",
+    "grey levels dequantised with uniform noise, and bits per dim are those of the 8-bit original.",
     "An importance-sampled log p(x) is too low by a bias that falls with the particles, which the",
     "standard error does not cover; where the ELBO lies many nats below, it may be large. Training",
     "seconds are wall-clock on one thread of a machine that did other work too: no claim of speed.",
     "",
-    "| what | epochs | training seconds | ELBO | rate | distortion | log p(x) | bits_per_dim "
+    "| what | epochs | training seconds | ELBO | rate | distortion | log p(x) | bits per dim "
     "| active units | published |",
     "|---|---|---|---|---|---|---|---|---|---|",
 ]

@@ -172,7 +172,7 @@ _HEAD = [
     "decay, alike for all four. Every guide has trained a decoder of its own, so that log p(x)",
     "differs between the rows.",
     "",
-    f"In nats_per_datum, means of the first {IMAGES} test images; +- is one standard error, of",
+    f"In nats per datum, means of the first {IMAGES} test images; +- is one standard error, of",
     f"the images and the draws ({PARTICLES:,} for each bound). It is large for the bounds, since",
     "images differ, and small for the gaps, differences on the same images. ELBO* is that of the",
     f"guide's family fitted to each image ({FIT_STEPS:,} steps of Adam at most). log p(x) is",

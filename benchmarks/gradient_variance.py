@@ -24,7 +24,8 @@ from ppl_vae.data import Data, Digits
 from ppl_vae.measures.estimates import estimate
 from ppl_vae.objectives import ELBO, Objective, ScoreFunction
 from ppl_vae.pictures.figures import BLUE, INK, ORANGE, new_figure, save
-from ppl_vae.training.step import SVIStep, learning_rate_at
+from ppl_vae.training.schedules import learning_rate_at
+from ppl_vae.training.step import SVIStep
 
 TABLE = Path(__file__).with_suffix(".md")
 PICTURE = TABLE.parents[1] / "docs" / "pictures" / "gradient_forms.png"
@@ -80,7 +81,7 @@ def main(epochs: int = 100, particles: int = 5, repeats: int = 200, seed: int = 
                     _variance(step, c.objective, data, repeats) for c in contestants
                 ]
         curves.append(bounds)
-        print(f"{form.name}: validation ELBO {bounds[-1]:.2f} nats_per_datum")
+        print(f"{form.name}: validation ELBO {bounds[-1]:.2f} nats per datum")
     _write(contestants, variances, curves, particles, repeats, seed)
     _draw(contestants, variances, curves)
 
@@ -148,7 +149,7 @@ def _write(
             cells.append(f"{value / last:,.3g} +- {relative * value / last:.1g}")
         lines.append(table_row(epoch, *cells))
     lines += ["", "What that does to training, each form from the same initial parameters:", ""]
-    lines += ["| form | validation ELBO, nats_per_datum |", "|---|---|"]
+    lines += ["| form | validation ELBO, nats per datum |", "|---|---|"]
     last = zip(contestants, curves, strict=True)
     write(TABLE, [*lines, *(table_row(form.name, f"{curve[-1]:.2f}") for form, curve in last)])
 

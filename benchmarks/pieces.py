@@ -172,7 +172,7 @@ _HEAD = [
     "other is named, Adam, peak 1e-3, one epoch of warm-up and cosine decay; batches of 20",
     "for the networks of Burda et al. and of 100 for the others; dynamic binarisation but where it",
     f"is said. ELBO and log p(x) ({PARTICLES:,} particles for the rows of one layer, {FEWER:,} for",
-    "the others, which is too low by a little more) are in nats_per_datum, of all 10,000 test",
+    "the others, which is too low by a little more) are in nats per datum, of all 10,000 test",
     "images; +- is one standard error over the images, which are the same in all rows, so that",
     "differences between rows are more certain than that; of other seeds it says nothing.",
     "Classification error and clustering accuracy are in percent. Published runs are many times",

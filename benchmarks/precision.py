@@ -40,7 +40,7 @@ def main(
         "",
         "Made by `python benchmarks/precision.py --data_root DIR --runs DIR`: MNIST, tanh 500,",
         f"D = 20, {epochs} epochs in batches of 100, compiled; log p(x) of the 10,000 test images",
-        f"by {particles:,} particles in nats_per_datum, measured in float32; +- is the standard",
+        f"by {particles:,} particles in nats per datum, measured in float32; +- is the standard",
         "error of the mean difference over the images. Seconds are of training, of one machine;",
         f"it has {torch.backends.cpu.get_cpu_capability()}; without AVX512 bfloat16 is emulated.",
         "",
@@ -71,7 +71,7 @@ def main(
         lines.append(table_row(seed, *cells))
     stacked = torch.stack(means)
     spread = stacked.std() / seeds**0.5
-    lines += ["", f"Over the seeds: {stacked.mean():.3f} +- {spread:.3f} nats_per_datum."]
+    lines += ["", f"Over the seeds: {stacked.mean():.3f} +- {spread:.3f} nats per datum."]
     write(TABLE, lines)
     print("\n".join(lines))
 

@@ -27,7 +27,8 @@ from models import Model
 from ppl_vae.data import MNIST, Split
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.objectives import ELBO
-from ppl_vae.training.step import SVIStep, learning_rate_at
+from ppl_vae.training.schedules import learning_rate_at
+from ppl_vae.training.step import SVIStep
 
 TABLE = Path(__file__).with_suffix(".md")
 CPU = torch.device("cpu")
@@ -41,7 +42,7 @@ def main(data_root: Path, bound: float = -98.0, epochs: int = 60, most: int = 20
 
     Args:
         data_root: The folder that holds MNIST/raw.
-        bound: The test ELBO to pass, in nats_per_datum.
+        bound: The test ELBO to pass, in nats per datum.
         epochs: The length of our schedule, which decays to zero at its end.
         most: After so many epochs a contestant gives up.
     """
@@ -70,7 +71,7 @@ def main(data_root: Path, bound: float = -98.0, epochs: int = 60, most: int = 20
         "# Time to quality",
         "",
         "Made by `python benchmarks/time_to_quality.py`: seconds of training until the test ELBO",
-        f"of MNIST passes {bound} nats_per_datum; torch {torch.__version__},",
+        f"of MNIST passes {bound} nats per datum; torch {torch.__version__},",
         f"{torch.get_num_threads()} CPU threads. Ours is a schedule of {epochs} epochs, the others",
         "follow the recipes of their own examples with a constant step size. An epoch of each in",
         "turn; compiling is not in the seconds of training.",

@@ -83,7 +83,7 @@ def main(run: Path, images: int = 1000, particles: int = 1000) -> None:
         "hold on a machine that does other work too. The peak is that of the whole process, with",
         f"libraries, model and data, which were {before:.2f} GiB before the first row.",
         "",
-        "| | seconds | processor seconds | weights a processor second | bound, nats_per_datum "
+        "| | seconds | processor seconds | weights a processor second | bound, nats per datum "
         "| peak so far, GiB |",
         "|---|---|---|---|---|---|",
         *lines,

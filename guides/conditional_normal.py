@@ -45,11 +45,13 @@ class ConditionalNormal(Guide):
 
         Raises:
             NotImplementedError: If y is None.
+            ValueError: If x is outside of the bounds of the domain.
         """
         if y is None:
             raise NotImplementedError(
                 f"q(z|x) of {type(self).__name__} is not one distribution without the class y"
             )
+        self.check_range(x)
         return self._normal(self._features(x), y)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from typing import ClassVar
 
 from pyro.distributions import TorchDistribution
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
 from models.program import Program
@@ -74,8 +75,22 @@ class Guide(Program):
 
         Raises:
             NotImplementedError: Where it is not.
+            ValueError: If x is outside of the bounds of the domain.
         """
+        self.check_range(x)
         return self.posterior_of(self.encode(x))
+
+    def check_range(self, x: Tensor) -> None:
+        """Looks whether x lies between the bounds of the domain, where `posterior` is called alone.
+
+        The programs are given images that were converted, and looking at their values in each step
+        would wait for a GPU; while a graph is traced there are no values.
+
+        Raises:
+            ValueError: If it does not.
+        """
+        if type(x) is Tensor and not am_i_wrapped() and not self._pyro_context.active:
+            self.spec.check_range(x)
 
     def amortized_posterior(self, x: Tensor) -> TorchDistribution:
         """q(z|x) as networks alone give it, which is what a prior made of q(z|x) is made of.

@@ -40,6 +40,7 @@ class SemiSupervisedNormal(ConditionalNormal):
         """q(z|x, y), as in `ConditionalNormal`, or without y q(z|x) = sum_y q(y|x) q(z|x, y)."""
         if y is not None:
             return super().posterior(x, y)
+        self.check_range(x)
         every = torch.arange(self.classes, device=x.device)
         return dist.MixtureSameFamily(
             self.classify(x), self._normal(self._features(x).unsqueeze(-2), every)

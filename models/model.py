@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from math import prod
 from typing import Any, ClassVar
 
 from pyro.distributions import TorchDistribution
@@ -16,6 +17,7 @@ from models.spec import Spec
 __all__ = ["Model"]
 
 _MEAN_OF = 1000  # images
+_MEAN_VALUES = 2**28  # at most, in those images together: 1 GiB
 
 
 class Model(Program):
@@ -103,7 +105,8 @@ class Model(Program):
             prior.initialise(images)
         likelihood, decoder = getattr(self, "likelihood", None), getattr(self, "decoder", None)
         if isinstance(likelihood, Likelihood) and isinstance(decoder, Network):
-            features = likelihood.features_for_mean(images(_MEAN_OF).mean(0))
+            count = max(1, min(_MEAN_OF, _MEAN_VALUES // prod(self.spec.image_shape)))
+            features = likelihood.features_for_mean(images(count).mean(0))
             if features is not None:
                 decoder.initialise_output(features)
 

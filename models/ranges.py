@@ -22,6 +22,7 @@ def check_number(
     above: float | None = None,
     least: float | None = None,
     most: float | None = None,
+    below: float | None = None,
 ) -> None:
     """Raises ValueError where an option is not a finite number, or out of its range.
 
@@ -31,13 +32,15 @@ def check_number(
         above: It has to be larger.
         least: The least that is allowed.
         most: The most that is allowed.
+        below: It has to be smaller.
     """
-    bounds = ((" >", above), (" >=", least), (" <=", most))
+    bounds = ((" >", above), (" >=", least), (" <=", most), (" <", below))
     expected = " and".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
     if not _is_number(value) or not -inf < value < inf:
         raise ValueError(f"expected {name}{expected}, a finite number; got {value!r}")
     too_small = (above is not None and value <= above) or (least is not None and value < least)
-    if too_small or (most is not None and value > most):
+    too_large = (most is not None and value > most) or (below is not None and value >= below)
+    if too_small or too_large:
         raise ValueError(f"expected {name}{expected}; got {value}")
 
 

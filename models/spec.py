@@ -16,6 +16,9 @@ Shape = tuple[int, ...]
 
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
 
+_BOUNDS = {"binary": (0, 1), "unit": (0, 1), "bytes": (0, 255), "real": (-inf, inf)}
+_WHOLE = ("binary", "bytes")
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -65,18 +68,26 @@ class Spec:
             last = x.dim() == 4 and shape[1:] == (*sides, channels)
             remedy = "; x.permute(0, 3, 1, 2) puts the channels first" if last else ""
             raise ValueError(f"{expected}; got {shape}{remedy}")
-        least, most, whole = {
-            "binary": (0, 1, True),
-            "unit": (0, 1, False),
-            "bytes": (0, 255, True),
-            "real": (-inf, inf, False),
-        }[self.domain]
-        inside = x.isfinite() & (x >= least) & (x <= most)
-        if not (inside & (x == x.round()) if whole else inside).all():
-            raise ValueError(
-                f"expected {self.domain} images, as the pair was built for; got values from "
-                f"{x.min():g} to {x.max():g}; convert them as the data set of the pair does"
-            )
+        least, most = _BOUNDS[self.domain]
+        fits = x.isfinite() & (x >= least) & (x <= most)
+        if not (fits & (x == x.round()) if self.domain in _WHOLE else fits).all():
+            self._refuse(x)
+
+    def check_range(self, x: Tensor) -> None:
+        """Looks whether values lie between the bounds of the domain, whole numbers or not.
+
+        Raises:
+            ValueError: If some do not.
+        """
+        least, most = _BOUNDS[self.domain]
+        if most < inf and not bool((x >= least).all() & (x <= most).all()):
+            self._refuse(x)
+
+    def _refuse(self, x: Tensor) -> None:
+        raise ValueError(
+            f"expected {self.domain} images, as the pair was built for; got values from "
+            f"{x.min():g} to {x.max():g}; convert them as the data set of the pair does"
+        )
 
     def check_labels(self, y: Tensor) -> None:
         """Looks whether labels are classes of the data, or -1.

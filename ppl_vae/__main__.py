@@ -3,6 +3,7 @@
 import os
 import sys
 from importlib import import_module
+from importlib.metadata import version
 
 from ppl_vae.command_line.verbs import run_verb
 from ppl_vae.errors import InputError
@@ -30,6 +31,9 @@ def main() -> None:
         print("usage: ppl-vae VERB ...; ppl-vae VERB --help tells more\n")
         print("\n".join(f"  {verb:<11}{meaning}" for verb, meaning in VERBS.items()))
         sys.exit(0 if arguments else 2)
+    if arguments[0] == "--version":
+        print(f"ppl-vae {version('ppl-vae')}")
+        sys.exit(0)
     if arguments[0] not in VERBS:
         run_verb(lambda given: _refuse(given[0]), arguments)
     import_module(f"ppl_vae.{arguments[0]}").main(arguments[1:])

@@ -1,10 +1,9 @@
 """Measure a run: `python -m ppl_vae.evaluate RUN`."""
 
-import re
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,8 +18,9 @@ from ppl_vae.command_line.verbs import (
 )
 from ppl_vae.compiler.compiling import Engine, check_engine
 from ppl_vae.data import DataSet, Facts, Split
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, check_within
 from ppl_vae.machine.devices import check_seed
+from ppl_vae.machine.modes import called_anywhere
 from ppl_vae.machine.progress import Progress, table
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.classes import class_scores
@@ -28,9 +28,15 @@ from ppl_vae.measures.effort import MOST_PARTICLES, affordable_effort
 from ppl_vae.measures.encoding import decoded_mean, split_means
 from ppl_vae.measures.estimates import estimate
 from ppl_vae.measures.scores import active_units, bits_per_dim, collapse, quantity, scored
-from ppl_vae.pairs.pieces import describe
-from ppl_vae.runs.results import plain, writable, write_numbers, write_scores
-from ppl_vae.runs.run import Run
+from ppl_vae.runs.results import (
+    ending_of,
+    options_of,
+    plain,
+    writable,
+    write_numbers,
+    write_scores,
+)
+from ppl_vae.runs.run import Run, as_run
 
 __all__ = ["EVALUATION", "active_units", "bits_per_dim", "evaluate", "main"]
 
@@ -41,14 +47,15 @@ Choice = Literal["train", "validation", "test", "all"]
 _BATCH = 1000
 
 
+@called_anywhere
 def evaluate(
-    run: Run,
+    run: Run | Path | str,
     split: Choice | None = None,
     particles: int | None = None,
     data_points: int | Literal["all"] | None = None,
     seed: int = 0,
     engine: Engine = "auto",
-    out: Path | None = None,
+    out: Path | str | None = None,
     data: Any = None,
 ) -> dict[str, Any]:
     """Measures a trained pair and writes evaluation.json and, one line an image, scores.csv.
@@ -75,12 +82,12 @@ def evaluate(
     average, which covers the choice of the images and the draws of z.
 
     Args:
-        run: A trained run.
+        run: A trained run, or its path.
         split: The images to measure on; those of the test unless given, and all of other data.
-        particles: K, draws of z for each image. Unless given as many, from 100 to 5,000, as take
-            about a minute on this machine; numbers in papers mostly have 5,000.
-        data_points: Measure on the first so many images only, or on `all`. Unless given it is all,
-            or as many as take about a minute where `particles` is not given either.
+        particles: K, draws of z for each image. Without a number it is 100 to 5,000, so that all
+            takes about a minute on this machine; most papers have 5,000.
+        data_points: Measure on the first so many images only, or on `all`. Left out, it is all;
+            fewer only where `particles` is left out too and 100 for each take over a minute.
         seed: The seed of the draws of z.
         engine: `eager` runs the Pyro programs; `compiled` a graph of tensor operations that is
             compared with them, up to rounding; `auto` compiles where it pays, for 3,000,000 draws
@@ -100,19 +107,17 @@ def evaluate(
             run, or the folder cannot be written to; this is found out before anything is measured.
         OSError: If the file cannot be written at the end; the numbers are printed then.
     """
-    if particles is not None and particles < 1:
-        raise InputError(f"--particles: expected at least 1; got {particles}")
+    if particles is not None:
+        check_within("particles", particles, 1)
     check_seed(seed)
     check_engine(engine)
+    run = as_run(run)
     split = split or ("test" if data is None else "all")
     facts, images = _images(run, split, data)
-    wanted = len(images) if data_points in (None, "all") else int(data_points)
-    if not 1 <= wanted <= len(images):
-        of = f"the {split} split" if data is None or split != "all" else facts.name
-        raise InputError(
-            f"--data_points: expected 1 to {len(images):,}, the images of {of}; got {wanted:,}"
-        )
-    end = _ending(split, data)
+    wanted = len(images) if data_points is None or data_points == "all" else data_points
+    of = f"the {split} split" if data is None or split != "all" else facts.name
+    check_within("data_points", wanted, 1, len(images), f"the images of {of}")
+    end = ending_of(split, data)
     folder = writable(out or run.path)
     images = images.first(wanted)
     if not run.guide.has_density:
@@ -141,7 +146,7 @@ def evaluate(
         }
     result: dict[str, Any] = {
         "data": facts.name if data is None or isinstance(data, DataSet) else "new images",
-        **({"data_options": _options(data)} if isinstance(data, DataSet) else {}),
+        **({"data_options": options_of(data)} if isinstance(data, DataSet) else {}),
         "split": split,
         "reference_measure": facts.reference_measure,
         "quantity": quantity(run.model),
@@ -181,6 +186,8 @@ def evaluate(
 
 def _images(run: Run, split: Choice, data: Any) -> tuple[Facts, Split]:
     """The images to measure, and the facts of their data."""
+    if split not in get_args(Choice):
+        raise InputError(f"--split: expected one of {', '.join(get_args(Choice))}; got {split!r}")
     if data is None:
         return run.data, getattr(run.data, split)
     if isinstance(data, DataSet):
@@ -189,23 +196,6 @@ def _images(run: Run, split: Choice, data: Any) -> tuple[Facts, Split]:
     if split != "all":
         raise InputError(f"--split: images that are given are all measured; leave {split} out")
     return run.facts, run.split_of(data)
-
-
-def _options(data: DataSet) -> dict[str, Any]:
-    return (describe(data) or {})["init_args"]
-
-
-def _ending(split: str, data: Any) -> str:
-    """What the files of these images end in: nothing for the test images of the run."""
-    parts = []
-    if isinstance(data, DataSet):
-        place = getattr(data, "path", None)
-        parts = [type(data).__name__, *([Path(place).resolve().stem] if place else [])]
-    elif data is not None:
-        parts = ["images"]
-    if split != ("test" if data is None else "all"):
-        parts.append(split)
-    return "".join("-" + re.sub(r"[^\w.]+", "_", part) for part in parts)
 
 
 def _affordable(run: Run, images: Split, all_of_them: bool) -> tuple[int, int]:
@@ -257,7 +247,7 @@ def _main(arguments: list[str]) -> None:
         f"{run.path}: {name}, {result['data_points']:,} images{of}, "
         f"in {result['seconds']:.1f} seconds"
     )
-    folder, end = options["out"] or run.path, _ending(result["split"], data)
+    folder, end = Path(options["out"] or run.path), ending_of(result["split"], data)
     written = {"written": f"{folder / f'evaluation{end}.json'}, scores{end}.csv"}
     print(table(title, _rows(result) | written))
 
@@ -269,7 +259,7 @@ def _rows(result: dict[str, Any]) -> dict[str, str]:
         "rate": "rate_nats_per_datum",
         "distortion": "distortion_nats_per_datum",
         f"{log_p}, {result['particles']:,} particles": "log_likelihood_nats_per_datum",
-        "bits_per_dim": "bits_per_dim",
+        "bits per dim": "bits_per_dim",
         "active units": "active_units",
         "classification error": "classification_error_percent",
         "clustering accuracy": "clustering_accuracy_percent",
@@ -287,9 +277,8 @@ def _rows(result: dict[str, Any]) -> dict[str, str]:
         if name not in result:
             continue
         value, error = result[name], result[f"{name}_standard_error"]
-        unit = next(
-            (f" {u}" for u in ("nats_per_datum", "per_pixel", "percent") if name.endswith(u)), ""
-        )
+        units = (unit for unit in ("nats_per_datum", "per_pixel", "percent") if name.endswith(unit))
+        unit = f" {next(units, '')}".replace("_", " ").rstrip()
         fine = {"bits_per_dim": 4, "squared_error_per_pixel": 4, "active_units": 0}
         digits = fine.get(name, 2)
         spread = "" if error is None else f" +- {error:.2g}"

@@ -12,17 +12,18 @@ from torch import Tensor
 from ppl_vae.command_line.parser import Parser
 from ppl_vae.command_line.verbs import add_run, parse_with_run, pop_runs, run_verb
 from ppl_vae.data import Split
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, check_within
 from ppl_vae.latents.codes import Code, TwoSplits, codes_of, flat_input, scores_of
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.files import whole_file
+from ppl_vae.machine.modes import called_anywhere
 from ppl_vae.machine.progress import Progress
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.pictures import plots
 from ppl_vae.pictures.figures import literal
 from ppl_vae.runs.directory import PICTURES
 from ppl_vae.runs.results import plain, writable, write_numbers
-from ppl_vae.runs.run import Run
+from ppl_vae.runs.run import Run, as_run
 
 __all__ = ["FEATURES", "features", "main"]
 
@@ -43,13 +44,14 @@ _SCORES = {
 }
 
 
+@called_anywhere
 def features(
-    *runs: Run,
+    *runs: Run | Path | str,
     train_points: int = 10_000,
     data_points: int | None = None,
     clusters: int | None = None,
     seed: int = 0,
-    out: Path | None = None,
+    out: Path | str | None = None,
 ) -> dict[str, Any]:
     """Compares the features E[z|x] of runs with those of PCA and k-means, on the same images.
 
@@ -69,7 +71,7 @@ def features(
     RUN/features.npz.
 
     Args:
-        *runs: Trained runs on the same data.
+        *runs: Trained runs on the same data, or their paths.
         train_points: Fit to at most the first so many training images.
         data_points: Measure on the first so many test images only; all unless given.
         clusters: How many for k-means; as many as there are labels, or else 10, unless given.
@@ -86,34 +88,39 @@ def features(
             before anything is computed.
         OSError: If a file cannot be written at the end; the scores are printed then.
     """
-    _check_encoders(runs)
-    _check_same_data(runs)
+    check_within("train_points", train_points, 2)
     check_seed(seed)
-    first = runs[0]
+    loaded = tuple(map(as_run, runs))
+    _check_encoders(loaded)
+    _check_same_data(loaded)
+    first = loaded[0]
     train, test, classes = first.data.train, first.data.test, first.data.classes
+    if min(len(train), len(test)) < 2:
+        raise InputError(
+            "expected at least 2 training images and 2 test images; the data set has "
+            f"{len(train):,} and {len(test):,}"
+        )
     train_points = min(train_points, len(train))
     data_points = len(test) if data_points is None else data_points
     count = (classes or _CLUSTERS) if clusters is None else clusters
     for name, number, most in (
-        ("train_points", train_points, len(train)),
         ("data_points", data_points, len(test)),
         ("clusters", count, train_points),
     ):
-        if not 2 <= number <= most:
-            raise InputError(f"--{name}: expected 2 to {most:,}; got {number:,}")
+        check_within(name, number, 2, most)
     train, test = train.first(train_points), test.first(data_points)
-    places = _places(runs, out)
+    places = _places(loaded, None if out is None else writable(out))
     for place in places:
         writable(place.parent)
     began = time.monotonic()
     labels, skipped = _labels(train, test)
-    dimensions = sorted({run.spec.latent_dim for run in runs})
-    steps = 2 + len(dimensions) + len(runs)
+    dimensions = sorted({run.spec.latent_dim for run in loaded})
+    steps = 2 + len(dimensions) + len(loaded)
     codes, rows = [], []
     with Progress("comparing", steps, "representations") as progress, seeded(first.device, seed):
         x = _images(train), _images(test)
         flat = flat_input(first, x[0]), flat_input(first, x[1])
-        for code in codes_of(runs, x, flat, dimensions, count, seed):
+        for code in codes_of(loaded, x, flat, dimensions, count, seed):
             codes.append(code)
             rows.append(scores_of(code, flat[1], labels, count, seed))
             progress.advance(1, code.name)
@@ -132,9 +139,9 @@ def features(
         "device": str(first.device),
     }
     result = plain(result)
-    numbers, *pictures = places[: -len(runs)]
+    numbers, *pictures = places[: -len(loaded)]
     write_numbers(numbers, result)
-    for path, code in zip(places[-len(runs) :], codes[-len(runs) :], strict=True):
+    for path, code in zip(places[-len(loaded) :], codes[-len(loaded) :], strict=True):
         _save(path, code, labels)
     _draw(first, result, codes, x[1], labels, pictures)
     return result
@@ -235,6 +242,7 @@ def _draw(
         [plots.to_display(images, domain, like=originals)
          for images in (originals, *rebuilt.values())],
         pictures[1],
+        title="Images of the test split and what is left of them",
         row_labels=["original", *map(literal, rebuilt)],
     )  # fmt: skip
 
@@ -257,7 +265,8 @@ def _main(arguments: list[str]) -> None:
     print(_table(result["representations"]))
     if result["without_labels"]:
         print(f"  {result['without_labels']}")
-    for path in _places(runs, options["out"]):
+    out = options["out"]
+    for path in _places(runs, None if out is None else Path(out)):
         print(f"  written  {path}")
 
 

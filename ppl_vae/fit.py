@@ -8,14 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import torch
 
 from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Bernoulli, Gaussian, Likelihood, Model, NetworkFactory, Prior, Spec
-from ppl_vae.command_line.parser import Parser
+from ppl_vae.command_line.fit_parser import fit_parser
 from ppl_vae.command_line.pieces import (
-    add_pieces,
     allow_only,
     data_set_of,
     parse_with_pieces,
@@ -23,46 +21,59 @@ from ppl_vae.command_line.pieces import (
 )
 from ppl_vae.command_line.verbs import run_verb
 from ppl_vae.compiler.compiling import Engine
-from ppl_vae.data import DataSet, Digits
-from ppl_vae.errors import InputError
-from ppl_vae.latents.views import reconstruct, sample
+from ppl_vae.data import DataSet
+from ppl_vae.errors import InputError, as_path
+from ppl_vae.latents.live import Live
+from ppl_vae.latents.pictures import draw_pictures
 from ppl_vae.machine.devices import DeviceChoice
 from ppl_vae.machine.files import remove_unfinished
+from ppl_vae.machine.modes import called_anywhere
+from ppl_vae.machine.notebook import in_notebook
 from ppl_vae.machine.processes import join
+from ppl_vae.machine.progress import announced
 from ppl_vae.objectives import ELBO, Objective
-from ppl_vae.pairs.building import choose_domain
-from ppl_vae.pairs.pieces import ROLES, class_of, describe
-from ppl_vae.pictures import plots
-from ppl_vae.pictures.graphical_model import graphical_model
+from ppl_vae.pairs.building import check_pieces, choose_domain
+from ppl_vae.pairs.given import data_set, described, save_with_images, saved_in
+from ppl_vae.pairs.pieces import class_of, instance
 from ppl_vae.runs.config import CONFIG, CONFIG_VERSION, config_of
-from ppl_vae.runs.directory import PICTURES, create, free_path, locked, unused
+from ppl_vae.runs.directory import create, free_path, locked, unused
 from ppl_vae.runs.metrics import Row
-from ppl_vae.runs.run import Run, restore_pieces
+from ppl_vae.runs.restoring import restore_pieces
+from ppl_vae.runs.run import Run
+from ppl_vae.runs.settings import Optimizer, Precision, Schedule, Settings
 from ppl_vae.training.engine import start_engine
-from ppl_vae.training.loop import Training
-from ppl_vae.training.precision import Precision
-from ppl_vae.training.preparation import initialise, prepare
-from ppl_vae.training.settings import Settings
+from ppl_vae.training.loop import StopWhen, Training
+from ppl_vae.training.preparation import initialise, prepare, record_plan
 from ppl_vae.training.summary import report, write_summary
 
-__all__ = ["draw_pictures", "fit", "main", "resume"]
+__all__ = ["fit", "main", "resume"]
 
 
+@called_anywhere
 def fit(
-    data: DataSet | None = None,
+    data: Any = None,
     model: Callable[..., Model] = VAE,
     prior: Callable[[Spec], Prior] | None = None,
     likelihood: Callable[[Spec], Likelihood] | None = None,
     network: NetworkFactory = MLP,
     guide: Callable[..., Guide] = DiagonalNormal,
-    objective: Objective | None = None,
+    objective: Objective | Callable[..., Objective] | None = None,
     latent_dim: int = 10,
     epochs: int = 200,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     learning_rate: float = 1e-3,
-    weight_decay: float = 0.0,
+    schedule: Schedule = "cosine",
     warmup_epochs: float | None = None,
+    restart_epochs: list[int] | None = None,
+    optimizer: Optimizer = "Adam",
+    adam_beta1: float = 0.9,
+    adam_beta2: float = 0.999,
+    adam_epsilon: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    average: float | None = None,
     patience: int | None = None,
+    start_from: Run | Path | str | None = None,
     labels: int | None = None,
     label_repeats: int = 1,
     seed: int = 0,
@@ -70,12 +81,19 @@ def fit(
     engine: Engine = "auto",
     precision: Precision = "float32",
     run: Path | str | None = None,
+    overwrite: bool = False,
     checkpoint_seconds: float = 15.0,
+    on_epoch: Callable[[Run, Row], object] | None = None,
+    stop_when: StopWhen | None = None,
+    validation: Any = None,
+    test: Any = None,
 ) -> Run:
     """Trains a model/guide pair by stochastic variational inference and writes a run directory.
 
     Args:
-        data: The data set; the embedded digits unless given.
+        data: The data set, or images as `ppl_vae.data.Arrays.of` takes them: an array or a tensor
+            (N, H, W) or (N, C, H, W), a pair (images, labels), or a map-style torch `Dataset`. Of
+            images the run directory keeps a copy. The embedded digits unless given.
         model: p(x, z).
         prior: p(z), where the model has one to choose.
         likelihood: p(x|z), where the model has one to choose; unless given, Bernoulli for data
@@ -85,19 +103,37 @@ def fit(
         objective: What is minimised; the negative ELBO unless given.
         latent_dim: D, the dimension of z.
         epochs: Passes over the training images.
-        batch_size: Images in a minibatch, of all processes together where torchrun started several.
-        learning_rate: Adam's step size at its peak; it decays to zero along a cosine.
-        weight_decay: Adam's L2 term: this multiple of each parameter is added to its gradient.
+        batch_size: Images in a minibatch, of all processes together where torchrun started several;
+            100, or all training images where there are fewer, unless given.
+        learning_rate: The optimizer's step size at its peak.
+        schedule: How it goes on from there: `cosine` decays to zero, `constant` stays, `step` falls
+            to a tenth in the eight stages of Burda et al. (2016), each three times as long as the
+            one before.
         warmup_epochs: Epochs over which the learning rate rises to its peak; one, or a tenth of a
             run of fewer than ten, unless given.
+        restart_epochs: Epochs after which the schedule begins again at its peak, and patience
+            counts again; none unless given. Going on beyond the plan adds one.
+        optimizer: The rule of the updates, by its name in torch.optim.
+        adam_beta1: The part of the gradient's running mean that a step keeps.
+        adam_beta2: The part of the running mean (in Adamax, maximum) of its square that one keeps.
+        adam_epsilon: What is added to the denominator of an update.
+        weight_decay: This multiple of each parameter is added to its gradient; with AdamW the
+            parameter shrinks by it, times the learning rate, instead.
+        clip_norm: The largest norm of the gradient, over all parameters together; a larger one is
+            scaled down to it.
+        average: The decay, such as 0.999, of an exponential mean of the parameters over the steps,
+            which is then what is validated, kept and measured; none unless given.
         patience: Stop after this many epochs without a better validation ELBO, and keep the best
             parameters; unless given, train all epochs and keep the last.
+        start_from: The run, or its directory, with whose parameters the pair starts; their shapes
+            have to agree.
         labels: How many of the training images keep their labels, as many of each class, where
             the model is one of labelled images; all unless given.
         label_repeats: How often an epoch has each image that keeps its label, where `labels` is
             given. Without it, 100 labels among 50,000 images reach one batch in five.
         seed: The seed of all random numbers.
-        device: Where to compute; `auto` takes CUDA where there is one.
+        device: Where to compute: cpu, cuda or cuda:N, or a `torch.device`; `auto` takes CUDA where
+            there is one.
         engine: `eager` runs the Pyro programs in every step; `compiled` runs a graph of tensor
             operations that was traced from them, checked against them and compiled; `auto` compiles
             runs of 10,000 steps or more, which pays. A pair that has no such graph runs eager, with
@@ -106,10 +142,20 @@ def fit(
             measurements are float32.
         run: The run directory to write; the first free one of runs/DATA-MODEL-1, -2, ... unless
             given.
+        overwrite: Whether a run that is there already is replaced, once this one can start.
         checkpoint_seconds: Seconds between checkpoints.
+        on_epoch: Called as on_epoch(run, row) after each epoch, with its line of `metrics.csv`. The
+            pair is in evaluation mode then. It may measure, draw and write; random numbers that it
+            draws do not change the run. Where the process was killed, the epochs since the last
+            checkpoint come again.
+        stop_when: Called as stop_when(rows) after each epoch, with all lines so far; once it gives
+            true, the run is finished.
+        validation: Where `data` are images, those for validation; a tenth of `data` unless given.
+        test: Where `data` are images, those for the test; a tenth of `data` unless given.
 
     Returns:
-        The run, with the trained model and guide.
+        The run, with the trained model and guide. In a notebook its learning curves are shown as
+        they grow, and its pictures at the end.
 
     Raises:
         InputError: If something given is wrong; nothing is written then.
@@ -117,64 +163,81 @@ def fit(
         OSError: If the run directory cannot be written.
     """
     pieces: dict[str, Any] = {
-        "data": data or Digits(),
+        "data": data_set(data, validation, test),
         "model": model,
         "prior": prior,
         "likelihood": likelihood,
         "network": network,
         "guide": guide,
-        "objective": objective or ELBO(),
+        "objective": instance("objective", objective or ELBO),
     }
-    settings = Settings.of(locals())
-    ranks = join(device)
+    check_pieces(pieces)
+    start_from = start_from and str(start_from.path if isinstance(start_from, Run) else start_from)
+    settings = Settings.of(locals() | {"device": str(device)})
+    if overwrite and run is None:
+        raise InputError("--overwrite: expected --run too, the run to replace; got none")
+    ranks = join(settings.device)
     if likelihood is None and "likelihood" in inspect.signature(model).parameters:
         pieces["likelihood"] = Bernoulli if choose_domain(pieces) == "binary" else Gaussian
     name = "-".join(class_of(pieces[role]).__name__ for role in ("data", "model"))
     free = partial(free_path, name)
-    path = Path(ranks.text_of_first(lambda: str(unused(Path(run) if run else free()))))
-    config = {
-        "version": CONFIG_VERSION,
-        **{role: describe(piece) for role, piece in pieces.items()},
-        **dataclasses.asdict(settings),
-    }
+    wanted = as_path("--run", run) if run else None
+    path = Path(ranks.text_of_first(lambda: str(unused(wanted or free(), overwrite))))
+    config = {"version": CONFIG_VERSION, **described(pieces), **dataclasses.asdict(settings)}
     with ranks.quiet():
-        started, training = prepare(path, config, settings, pieces, ranks)
-        initialise(started)
+        with announced("preparing: the data, the pair and a trial on one batch"):
+            started, training = prepare(path, config, settings, pieces, ranks)
+            initialise(started, settings.start_from)
         start_engine(settings.engine, training)
         fallback = None if run else free
-        made = ranks.text_of_first(lambda: str(create(path, config, training.save, fallback)))
+        fill = partial(save_with_images, pieces["data"], training.save)
+        with announced("writing the first checkpoint"):
+            made = ranks.text_of_first(lambda: str(create(path, config, fill, fallback, overwrite)))
         started.path = Path(made)
+        started.pieces["data"] = saved_in(started.path, pieces["data"])
         with locked(started.path) if ranks.first else nullcontext():
-            return _train(started, training)
+            return _train(started, training, on_epoch, stop_when)
 
 
+@called_anywhere
 def resume(
-    run: Path | str,
-    device: DeviceChoice | None = None,
+    run: Run | Path | str,
+    device: DeviceChoice | torch.device | None = None,
     allow_code: bool = False,
     data: DataSet | None = None,
+    epochs: int | None = None,
+    on_epoch: Callable[[Run, Row], object] | None = None,
+    stop_when: StopWhen | None = None,
 ) -> Run:
     """Goes on with a run from its last checkpoint, as if it had never stopped.
 
-    On the same device the result is the same, bit for bit.
+    On the same device the result is the same, bit for bit. With more `epochs` than the run was
+    planned for, its schedule begins again at the end of the plan, or where the run ended before
+    it, and lasts for the epochs that are added: then it is the run that `fit` trains with these
+    `epochs` and `restart_epochs`, which its `config.yaml` has from now on.
 
     Args:
-        run: The run directory.
+        run: The run, or its directory.
         device: Where to compute; as the run's config says unless given.
         allow_code: Whether classes from outside the project that the config names may be imported.
         data: The data set of the run where its files have moved; that of its config unless given.
+        epochs: Passes over the training images, in all; as many as were planned unless given.
+        on_epoch: As `fit` takes it.
+        stop_when: As `fit` takes it.
 
     Returns:
         The run, with the trained model and guide.
 
     Raises:
-        InputError: If the run cannot be read.
+        InputError: If the run cannot be read, or has more epochs than are asked for.
         KeyboardInterrupt: After Ctrl-C, once a checkpoint is written.
         OSError: If the run directory cannot be written.
     """
-    path = Path(run)
+    if isinstance(run, Run):  # whose code is there already
+        allow_code, data, run = True, data or run.pieces["data"], run.path
+    path = as_path("a run", run)
     config = config_of(path)
-    config |= {"device": device} if device else {}
+    config |= {"device": str(device)} if device else {}
     try:
         settings = Settings.of(config)
     except InputError as error:
@@ -182,63 +245,46 @@ def resume(
     ranks = join(settings.device)
     with ranks.quiet(), locked(path) if ranks.first else nullcontext():
         pieces = restore_pieces(config, allow_code, data)
-        resumed, training = prepare(path, config, settings, pieces, ranks)
-        training.restore(path)
+        with announced("preparing: the data, the pair and its checkpoint"):
+            resumed, training = prepare(path, config, settings, pieces, ranks)
+            training.restore(path)
+        if epochs is not None:
+            training.extend(epochs)
         start_engine(settings.engine, training)
         if ranks.first:
             remove_unfinished(path)
-        return _train(resumed, training)
+            if training.settings != settings:
+                record_plan(resumed, training.settings)
+        return _train(resumed, training, on_epoch, stop_when)
 
 
-def _train(run: Run, training: Training) -> Run:
+def _train(
+    run: Run,
+    training: Training,
+    on_epoch: Callable[[Run, Row], object] | None,
+    stop_when: StopWhen | None,
+) -> Run:
     state = training.step.pair.state_dict().values()
     training.ranks.copy_from_first(*state)
-    training.run(run.path)
+    live = Live(run, training.rows) if in_notebook() else None
+
+    def after_epoch(row: Row) -> None:
+        if on_epoch:
+            on_epoch(run, row)
+        if live:
+            live()
+
+    training.run(run.path, after_epoch, stop_when)
     training.keep_best()
     run.model.eval()
     run.guide.eval()
     if training.ranks.first:
         write_summary(run, training)
-        draw_pictures(run, training.rows)
+        with announced("drawing pictures"):
+            draw_pictures(run, training.rows)
+        if live:
+            live.finish()
     return run
-
-
-def draw_pictures(run: Run, rows: list[Row]) -> None:
-    """Draws what a run learned, into RUN/pictures/.
-
-    Learning curves, test images beside their reconstructions, samples from the model, and the
-    graphical model that the two programs are.
-
-    Args:
-        run: A trained run, its pair in evaluation mode.
-        rows: The metrics of its epochs.
-
-    Raises:
-        OSError: If a picture cannot be written.
-    """
-    folder = run.path / PICTURES
-    folder.mkdir(exist_ok=True)
-    seed = run.config["seed"]
-    test = run.data.test
-    shown = test[slice(0, 256)].cpu().numpy()
-    rebuilt = reconstruct(run, count=min(16, len(test)), seed=seed)
-    drawn = sample(run, count=64, seed=seed)
-
-    def display(images: ArrayLike) -> NDArray[np.float64]:
-        return plots.to_display(images, run.spec.domain, like=shown)
-
-    point = not run.guide.has_density
-    given = run.model.labelled and not run.model.enumerated
-    place = folder / "learning_curves.png"
-    plots.learning_curves(rows, place, run.data.note, point=point, given_class=given)
-    plots.reconstructions(
-        display(rebuilt["original"]), display(rebuilt["mean"]), folder / "reconstructions.png"
-    )
-    plots.image_grid(
-        display(drawn["mean"]), folder / "samples.png", title=plots.sample_titles(run.model)[0]
-    )
-    x, *labels = test.batch(slice(0, 2), run.model.labelled)
-    graphical_model(run.model, run.guide, x, folder / "graphical_model.png", *labels)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -247,34 +293,20 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _main(arguments: list[str]) -> None:
-    parser = Parser.of_verb("fit", "Train a model/guide pair by stochastic variational inference.")
-    add_pieces(
-        parser,
-        {
-            "data": Digits,
-            "model": VAE,
-            "network": MLP,
-            "guide": DiagonalNormal,
-            "objective": ELBO,
-        },
-    )
-    parser.add_argument(
-        "--resume",
-        type=Path | None,
-        help="Go on with this run; only --device, --allow_code and, where its files have moved, "
-        "options of its data set (--data.path DIR) may stand beside it.",
-    )
-    parser.add_function_arguments(fit, skip=set(ROLES), as_group=False)
+    parser = fit_parser(fit)
     resumes = any(argument.partition("=")[0] == "--resume" for argument in arguments)
     data, arguments = piece_arguments("data", arguments) if resumes else ([], arguments)
     options = parse_with_pieces(parser, arguments)
     again = options.pop("resume")
     allow_code = options.pop("allow_code")
     if again is not None:
-        allow_only(arguments, "--resume", "--device", "--allow_code")
-        chosen = any(argument.startswith("--device") for argument in arguments)
+        allow_only(arguments, "--resume", "--epochs", "--device", "--allow_code")
+        chosen = {argument.partition("=")[0] for argument in arguments}
+        device, epochs = (
+            options[name] if f"--{name}" in chosen else None for name in ("device", "epochs")
+        )
         moved = data_set_of(again, data, allow_code)
-        run = resume(again, options["device"] if chosen else None, allow_code, moved)
+        run = resume(again, device, allow_code, moved, epochs)
     else:
         run = fit(**options)
     if join(run.config["device"]).first:

@@ -22,10 +22,13 @@ from ppl_vae.latents.views import (
 )
 from ppl_vae.latents.views_by_class import analogies, clusters
 from ppl_vae.machine.files import whole_file
+from ppl_vae.machine.modes import called_anywhere
+from ppl_vae.machine.notebook import Pictures
+from ppl_vae.machine.progress import announced
 from ppl_vae.pictures import plots
 from ppl_vae.pictures.figures import literal, tiled
 from ppl_vae.runs.results import writable
-from ppl_vae.runs.run import Run
+from ppl_vae.runs.run import Run, as_run
 
 __all__ = [
     "analogies",
@@ -44,8 +47,9 @@ What = Literal[
 _CHOICES = "sample, reconstruct, manifold, traverse, interpolate, analogies or clusters"
 
 
+@called_anywhere
 def generate(
-    run: Run,
+    run: Run | Path | str,
     what: What,
     count: int | None = None,
     images: list[int] | None = None,
@@ -54,12 +58,12 @@ def generate(
     latents: int = 10,
     label: int | str | None = None,
     seed: int = 0,
-    out: Path | None = None,
-) -> list[Path]:
+    out: Path | str | None = None,
+) -> Pictures:
     """Shows what a trained pair has learned, as a picture and as arrays in RUN/generated/.
 
     Args:
-        run: A trained run.
+        run: A trained run, or its path.
         what: `sample` draws from the prior; `reconstruct` encodes and decodes test images;
             `manifold` decodes a grid over a two-dimensional z; `traverse` moves one latent at a
             time over its range in the data, those with the largest effect first; `interpolate`
@@ -67,7 +71,8 @@ def generate(
             with every class, under a model of labelled images; `clusters` draws from each cluster
             of a `Mixture`.
         count: How many: 64 samples, 16 reconstructions, 1 image to traverse from, 8 pairs to
-            interpolate between, 10 styles or 10 images of each cluster unless given.
+            interpolate between, 10 styles or 10 images of each cluster unless given. The picture
+            shows at most 1,024 samples.
         images: Which test images, counted from 0, instead of the first `count`; for
             `interpolate` in pairs.
         rows: Images from bottom to top and from left to right of the manifold.
@@ -80,7 +85,7 @@ def generate(
 
     Returns:
         The files written: WHAT.png, WHAT.npz and, for `traverse`, traverse.gif; WHAT is
-        sample-label-Y for samples of the class Y.
+        sample-label-Y for samples of the class Y. It is a list, which a notebook shows as pictures.
 
     Raises:
         InputError: If something given is wrong; nothing is written then.
@@ -88,10 +93,11 @@ def generate(
     """
     if label is not None and what != "sample":
         raise InputError(f"--label is for sample; leave it out of {what}")
+    run = as_run(run)
     # Counts above the number of test images are refused only where they were asked for.
     size = len(run.data.test)
     usual = {"sample": 64, "reconstruct": min(16, size), "traverse": 1,
-             "interpolate": min(8, size // 2), "analogies": min(10, size)}  # fmt: skip
+             "interpolate": max(1, min(8, size // 2)), "analogies": min(10, size)}  # fmt: skip
     number = usual.get(what, 10) if count is None else count
     views: dict[str, Callable[[], Arrays]] = {
         "sample": lambda: sample(run, number, seed, label),
@@ -104,14 +110,25 @@ def generate(
     }
     if what not in views:
         raise InputError(f"expected {_CHOICES}; got {what!r}")
-    arrays = views[what]()
+    with announced(f"generate {what}: decoding"):
+        arrays = views[what]()
     folder = writable(out or run.path / "generated")
     name = what if label is None else f"{what}-label-{label}"
-    written = _draw(run, what, arrays, folder / f"{name}.png", label)
-    written.append(folder / f"{name}.npz")
-    with whole_file(written[-1]) as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    with announced(f"generate {what}: writing the picture and the arrays"):
+        written = Pictures(_draw(run, what, arrays, folder / f"{name}.png", label))
+        written.append(folder / f"{name}.npz")
+        with whole_file(written[-1]) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
     return written
+
+
+_SHOWN = 1024  # samples in the picture; of more one would see none
+_UNITS = {
+    "binary": "a probability",
+    "unit": "of grey levels from 0 to 1",
+    "bytes": "of grey levels from 0 to 255",
+    "real": "in units of $x$",
+}
 
 
 def _draw(run: Run, what: What, arrays: Arrays, path: Path, label: int | str | None) -> list[Path]:
@@ -123,8 +140,9 @@ def _draw(run: Run, what: What, arrays: Arrays, path: Path, label: int | str | N
     mean = display("mean")
     expectation = plots.sample_titles(run.model)[0].partition(",  ")[0]
     if what == "sample":
-        columns = ceil(sqrt(len(mean)))
-        halves = [tiled(images, columns) for images in (mean, display("draw"))]
+        shown = min(len(mean), _SHOWN)
+        columns = ceil(sqrt(shown))
+        halves = [tiled(images[:shown], columns) for images in (mean, display("draw"))]
         plots.image_grid(
             np.concatenate(halves, axis=1),
             path,
@@ -143,7 +161,8 @@ def _draw(run: Run, what: What, arrays: Arrays, path: Path, label: int | str | N
             axis_labels=("$z_0$", "$z_1$"),
         )
     elif what == "traverse":
-        return _draw_traversal(mean, display("original"), arrays, path, expectation)
+        change = f"RMS change of {expectation} a pixel, {_UNITS[run.spec.domain]}"
+        return _draw_traversal(mean, display("original"), arrays, path, change)
     elif what == "analogies":
         tiles = np.concatenate([display("original")[:, None], mean], axis=1)
         names = map(literal, run.data.class_names or map(str, range(mean.shape[1])))
@@ -164,7 +183,7 @@ def _draw(run: Run, what: What, arrays: Arrays, path: Path, label: int | str | N
 
 
 def _draw_traversal(
-    mean: NDArray, original: NDArray, arrays: Arrays, path: Path, expectation: str
+    mean: NDArray, original: NDArray, arrays: Arrays, path: Path, change: str
 ) -> list[Path]:
     latents, images = mean.shape[:2]
     order = arrays["order"][:latents]
@@ -182,8 +201,7 @@ def _draw_traversal(
     plots.image_grid(
         tiles.reshape(-1, *tiles.shape[2:]),
         paths[0],
-        title="One latent at a time over its quantiles under $q(z)$  "
-        f"(effect: RMS change of {expectation})",
+        title=f"One latent at a time over its quantiles under $q(z)$  (effect: {change})",
         row_labels=labels,
         column_labels=["image", *quantiles],
         blocks=(images if images > 1 else latents, tiles.shape[2]),

@@ -4,7 +4,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +16,8 @@ from ppl_vae.inference.datatree import to_datatree
 from ppl_vae.inference.netcdf import needs_arviz, write_datatree
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.files import whole_file
-from ppl_vae.machine.progress import Progress, table
+from ppl_vae.machine.modes import called_anywhere
+from ppl_vae.machine.progress import Progress, announced, table
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.scores import collapse
 from ppl_vae.report.calibrated import BINS, calibrated
@@ -29,8 +30,9 @@ from ppl_vae.report.latent import latent
 from ppl_vae.report.page import page, rendered
 from ppl_vae.report.section import Section, Unanswered
 from ppl_vae.report.true_posterior import true_posterior
+from ppl_vae.report.verdict import verdict
 from ppl_vae.runs.results import plain, writable, write_numbers
-from ppl_vae.runs.run import Run
+from ppl_vae.runs.run import Run, as_run
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -44,9 +46,10 @@ NUMBERS = "posterior.json"
 _CHAINS = 4
 
 
+@called_anywhere
 def posterior(
-    run: Run,
-    others: list[Run] | None = None,
+    run: Run | Path | str,
+    others: Sequence[Run | Path | str] | None = None,
     split: Literal["train", "validation", "test"] = "test",
     count: int = 500,
     choose: Choose = "random",
@@ -62,7 +65,7 @@ def posterior(
     temperatures: int = 400,
     simulations: int = 2000,
     seed: int = 0,
-    out: Path | None = None,
+    out: Path | str | None = None,
 ) -> dict[str, Any]:
     """Inspects the inference of a trained pair, in RUN/posterior.nc, .html and .json.
 
@@ -71,8 +74,8 @@ def posterior(
     written.
 
     Args:
-        run: A trained run.
-        others: Further runs, to compare with it on the same images.
+        run: A trained run, or its path.
+        others: Further runs or paths, to compare with it on the same images.
         split: Where the images are from.
         count: How many images.
         choose: How: at `random`, the `first`, or the `worst` by k-hat among four times as many.
@@ -91,7 +94,8 @@ def posterior(
         out: The folder to write to; the run directory unless given.
 
     Returns:
-        The content of `posterior.json`; the error of a section that failed is under its `failed`.
+        The content of `posterior.json`, a verdict first (see `ppl_vae.report.verdict.verdict`); the
+        error of a section that failed is under its `failed`.
 
     Raises:
         InputError: If something given is wrong, the guide has no density, or the folder cannot be
@@ -99,17 +103,20 @@ def posterior(
         OSError: If the files cannot be written at the end; the numbers are printed then.
     """
     check_seed(seed)
-    _check_once([run, *(others or [])])
     effort = Effort(particles, gap_images, gap_steps, shown, nuts_draws, temperatures, simulations)
     check_least(draws=(draws, 100), predictive_draws=(predictive_draws, 1), **_least(effort))
     if draws % _CHAINS:
         raise InputError(f"--draws: expected a multiple of {_CHAINS}; got {draws}")
+    if isinstance(others, (Run, Path, str)):
+        raise InputError(f"expected others as a list of runs; got {type(others).__name__}")
+    run, compared = as_run(run), [as_run(other) for other in others or []]
+    _check_once([run, *compared])
     if not getattr(run.guide, "has_density", True):
         raise InputError(
             f"{run.path}: {type(run.guide).__name__} has no density q(z|x), so that nothing can be "
             "said about it as a posterior; train a run with another guide"
         )
-    for each in (run, *(others or [])):
+    for each in (run, *compared):
         if each.model.labelled and each.model.enumerated:
             raise InputError(
                 f"{each.path}: {type(each.guide).__name__} has a discrete site, the class; the "
@@ -118,11 +125,11 @@ def posterior(
     needs_arviz()
     folder = writable(out or run.path)
     began = time.monotonic()
-    data = getattr(run.data, split)
+    data = run.split(split)
     chosen = choose_images(run, data, count, images, label, choose, seed)
     inspection = Inspection(
         run=run,
-        others=others or [],
+        others=compared,
         split_name=split,
         selection=chosen,
         tree=_draw(run, split, chosen, draws, predictive_draws, seed),
@@ -130,7 +137,14 @@ def posterior(
         seed=seed,
     )
     sections = [_answer(place, inspection) for place in range(len(_QUESTIONS))]
+    judged = verdict(
+        {section.name: section.content() for section in sections},
+        inspection.log_p,
+        f"{chosen.phrase()} of the {split} split",
+        type(run.guide).__name__,
+    )
     result = {
+        "verdict": judged,
         "run": str(run.path),
         "others": [str(other.path) for other in inspection.others],
         "data": run.data.name,
@@ -158,8 +172,9 @@ def posterior(
     netcdf, report, numbers = _paths(folder, result)
     write_numbers(numbers, result)
     write_datatree(inspection.tree, netcdf)
+    title = f"Inference of {run.path}"
     with whole_file(report) as file:
-        file.write(page(f"Inference of {run.path}", facts, sections, chosen.how, split).encode())
+        file.write(page(title, facts, judged["text"], sections, chosen.how, split).encode())
     return result
 
 
@@ -176,7 +191,7 @@ def _draw(
     run: Run, split: str, chosen: Selection, draws: int, predictive_draws: int, seed: int
 ) -> "DataTree":
     """Draws z and x for the images, which all sections share."""
-    labels = getattr(run.data, split).labels
+    labels = run.split(split).labels
     size = len(chosen.images)
     progress = Progress(f"drawing for {run.path}", draws * size, "draws")
     with progress, seeded(run.device, seed):
@@ -205,7 +220,12 @@ def _answer(place: int, inspection: Inspection) -> Section:
         "split": inspection.split_name,
     }
     try:
-        with seeded(inspection.run.device, inspection.seed), warnings.catch_warnings():
+        asked = f"{place + 1}/{len(_QUESTIONS)} {question}"
+        with (
+            announced(asked.rstrip("?")),
+            seeded(inspection.run.device, inspection.seed),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")  # of plots; the text says what is wrong with numbers
             answer(inspection, section)
         section.html = rendered(section, **said)
@@ -260,13 +280,15 @@ def _main(arguments: list[str]) -> None:
     options["runs"] = [options.pop("run"), *options.pop("others")]
     run, *others = pop_runs(options)
     result = posterior(run, others, **options)
-    paths = _paths(options["out"] or run.path, result)
+    paths = _paths(Path(options["out"] or run.path), result)
     chosen = "" if result["choose"] == "random" else f" ({result['choose']})"
     print(
         table(
             f"{run.path}: {result['data']}, {len(result['images']):,} images{chosen} of the "
             f"{result['split']} split, in {result['seconds']:.1f} seconds",
-            _rows(result) | {"written": ", ".join(map(str, paths))},
+            {"verdict": result["verdict"]["text"]}
+            | _rows(result)
+            | {"written": ", ".join(map(str, paths))},
         )
     )
     if any(result[name]["failed"] for name, *_ in _QUESTIONS):

@@ -23,19 +23,20 @@ from ppl_vae.command_line.verbs import (
     run_verb,
 )
 from ppl_vae.data.corrupted_images import listed_images
-from ppl_vae.errors import InputError, check_least, reason
+from ppl_vae.errors import InputError, as_path, check_least, reason
 from ppl_vae.inference.noise_level import infer_unknown
 from ppl_vae.inference.restoration import Method
 from ppl_vae.latents.restoring import diagnostics, restored, seen_of
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.files import check_writable, whole_file
+from ppl_vae.machine.modes import called_anywhere
 from ppl_vae.machine.progress import Progress, table
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.denoisers import METHODS, MISSING, SHORT, compare, installed
 from ppl_vae.measures.restorations import restoration_scores
 from ppl_vae.pictures.restorations import draw_restorations, write_images
 from ppl_vae.runs.results import plain, writable, write_numbers
-from ppl_vae.runs.run import Run
+from ppl_vae.runs.run import Run, as_run
 
 __all__ = ["RESTORATION", "Restoration", "main", "restore", "write"]
 
@@ -78,8 +79,9 @@ class Restoration:
         return {name: value for name, value in known.items() if value is not None} | self.others
 
 
+@called_anywhere
 def restore(
-    run: Run,
+    run: Run | Path | str,
     images: Any = None,
     *,
     corruption: Corruption,
@@ -101,7 +103,7 @@ def restore(
     p(z|y) is sampled: `ppl_vae.inference.restoration`.
 
     Args:
-        run: A trained run, whose guide is a density.
+        run: A trained run, or its path; its guide is a density.
         images: The corrupted images, as `Run.split_of` takes them; floating-point arrays are
             intensities, with NaN where a pixel is missing. With `corrupt` the originals; those of
             the run's data unless given.
@@ -126,6 +128,7 @@ def restore(
     check_seed(seed)
     if images is None and not corrupt:
         raise InputError("expected corrupted images (--images), or --corrupt true to make some")
+    run = as_run(run)
     began = time.monotonic()
     with seeded(run.device, seed), _input_errors():
         run.guide.check_density("a restoration")
@@ -202,7 +205,7 @@ def _described(corruption: Corruption) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write(restoration: Restoration, folder: Path) -> list[Path]:
+def write(restoration: Restoration, folder: Path | str) -> list[Path]:
     """Writes the numbers, arrays and pictures of a restoration.
 
     Args:
@@ -217,7 +220,7 @@ def write(restoration: Restoration, folder: Path) -> list[Path]:
         InputError: If the folder cannot be written to.
         OSError: If a file cannot be written.
     """
-    folder = writable(folder)
+    folder = writable(as_path("a folder", folder))
     paths = [folder / RESTORATION, folder / "restoration.npz", folder / "restoration.png"]
     write_numbers(paths[0], restoration.numbers)
     with whole_file(paths[1]) as file:

@@ -12,8 +12,8 @@ import scipy.special
 import torch
 from torch import Tensor, nn
 
-from guides import Guide
-from models import ProbabilisticPCA, Spec
+from guides import FullRankNormal, Guide
+from models import Linear, ProbabilisticPCA, Spec
 from ppl_vae.data import Split
 from ppl_vae.errors import InputError
 
@@ -64,6 +64,23 @@ class Posterior(Guide):
     def forward(self, x: Tensor) -> Tensor:
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("z", self.posterior(x))
+
+
+def exact_guide(model: ProbabilisticPCA) -> FullRankNormal:
+    """A guide with parameters that is the posterior of a probabilistic PCA of two latents."""
+    guide = FullRankNormal(model.spec, network=Linear).to(model.loadings)
+    with torch.no_grad():
+        variance = (2 * model.log_scale).exp()
+        precision = torch.eye(2) + model.loadings.mT @ model.loadings / variance
+        to_loc = torch.linalg.solve(precision, model.loadings.mT / variance)
+        triangle = torch.linalg.cholesky(torch.linalg.inv(precision))
+        layer = guide.encoder.linear
+        layer.weight.zero_()
+        layer.weight[:2] = to_loc
+        layer.bias[:2] = -to_loc @ model.mean
+        layer.bias[2:4] = 2 * triangle.diagonal().log()
+        layer.bias[4] = triangle[1, 0]
+    return guide
 
 
 class MeanField(Guide):

@@ -1,11 +1,14 @@
-"""Adam against torch's own."""
+"""Adam and its family against torch's own."""
+
+from itertools import combinations
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ppl_vae.errors import InputError
-from ppl_vae.training.adam import Adam
+from ppl_vae.training.adam import Adam, Optimizer, Rule
 
 SHAPE = (33, 40)
 GO, SKIP = torch.tensor(0.0), torch.tensor(1.0)
@@ -13,9 +16,10 @@ GO, SKIP = torch.tensor(0.0), torch.tensor(1.0)
 
 @pytest.fixture(params=[True, False], ids=["fused", "without the kernel"], autouse=True)
 def fused(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether torch has its fused kernel; everything holds without it."""
+    """Whether torch has its fused kernels; everything holds without them."""
     if not request.param:
         monkeypatch.delattr(torch, "_fused_adam_")
+        monkeypatch.delattr(torch, "_fused_adamw_")
     return request.param
 
 
@@ -36,9 +40,11 @@ def gradients(steps: int, dtype: torch.dtype = torch.float64) -> list[dict[str, 
     ]
 
 
-def torchs(steps: list[dict[str, Tensor | None]], **options: object) -> dict[str, nn.Parameter]:
+def torchs(
+    steps: list[dict[str, Tensor | None]], name: str = "Adam", **options: object
+) -> dict[str, nn.Parameter]:
     parameters = learned()
-    optimizer = torch.optim.Adam(parameters.values(), **options)  # type: ignore[arg-type]
+    optimizer = getattr(torch.optim, name)(parameters.values(), **options)
     for number, step in enumerate(steps):
         optimizer.param_groups[0]["lr"] = 0.1 / (1 + number)
         for name, parameter in parameters.items():
@@ -48,10 +54,10 @@ def torchs(steps: list[dict[str, Tensor | None]], **options: object) -> dict[str
 
 
 def ours(
-    steps: list[dict[str, Tensor | None]], weight_decay: float = 0.0
+    steps: list[dict[str, Tensor | None]], rule: Rule | None = None
 ) -> dict[str, nn.Parameter]:
     parameters = learned()
-    adam = Adam(parameters, weight_decay)
+    adam = Adam(parameters, rule)
     for number, step in enumerate(steps):
         adam.set_rate(0.1 / (1 + number))
         adam.update(step, GO)
@@ -64,9 +70,51 @@ def test_steps_are_those_of_torch(weight_decay: float, fused: bool) -> None:
     steps = gradients(5)
     expected = torchs(steps, weight_decay=weight_decay, fused=fused, foreach=False)
     in_python = torchs(steps, weight_decay=weight_decay, fused=False, foreach=False)
-    for name, parameter in ours(steps, weight_decay).items():
+    for name, parameter in ours(steps, Rule(weight_decay=weight_decay)).items():
         assert torch.equal(parameter, expected[name]), name
         torch.testing.assert_close(parameter, in_python[name])
+
+
+FAMILY = get_args(Optimizer)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_every_rule_is_that_of_torch(name: Optimizer, weight_decay: float, fused: bool) -> None:
+    """Over more steps than RAdam takes to trust its denominator, with constants of one's own."""
+    steps = gradients(12)
+    has_kernel = {"fused": True} if fused and name in ("Adam", "AdamW") else {}
+    expected = torchs(
+        steps, name, betas=(0.8, 0.95), eps=1e-3, weight_decay=weight_decay,
+        **(has_kernel or {"foreach": False}),
+    )  # fmt: skip
+    rule = Rule(name, 0.8, 0.95, 1e-3, weight_decay)
+    for parameter, value in ours(steps, rule).items():
+        assert torch.equal(value, expected[parameter]), parameter
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_what_a_captured_step_computes(
+    name: Optimizer, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to rounding the same, with tensors for the rate and the counts, here on the CPU."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # as no device is refused
+    steps, rule = gradients(12), Rule(name, weight_decay=0.1)
+    parameters = learned()
+    adam = Adam(parameters, rule)
+    adam._capturable, adam._rate = True, torch.zeros(())
+    for number, step in enumerate(steps):
+        adam.set_rate(0.1 / (1 + number))
+        adam.update(step, GO)
+    monkeypatch.undo()
+    for parameter, value in ours(steps, rule).items():
+        torch.testing.assert_close(parameters[parameter], value, rtol=1e-5, atol=1e-5)
+
+
+def test_the_rules_differ() -> None:
+    steps = gradients(12)
+    ends = [ours(steps, Rule(name, weight_decay=0.1))["weight"] for name in FAMILY]
+    assert all(not torch.allclose(a, b) for a, b in combinations(ends, 2))
 
 
 @pytest.mark.parametrize("layout", ["transposed", "expanded", "strided"])
@@ -101,11 +149,12 @@ def test_a_parameter_with_gaps_is_refused() -> None:
         Adam({"p": nn.Parameter(torch.zeros(3, 8)[:, ::2])})
 
 
-def test_a_skipped_step_leaves_everything() -> None:
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_skipped_step_leaves_everything(name: Optimizer) -> None:
     """Also the count, so that the next step is what it would have been."""
     first, second = gradients(2)
-    parameters = learned()
-    adam = Adam(parameters)
+    parameters, rule = learned(), Rule(name)
+    adam = Adam(parameters, rule)
     adam.set_rate(0.1)
     adam.update(first, GO)
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
@@ -117,23 +166,24 @@ def test_a_skipped_step_leaves_everything() -> None:
         assert torch.equal(adam.state()[name], value), name
     adam.set_rate(0.05)
     adam.update(second, GO)
-    expected = ours([first, second])
+    expected = ours([first, second], rule)
     for name in ("weight", "other"):
         assert torch.equal(parameters[name], expected[name]), name
 
 
-def test_a_saved_state_goes_on() -> None:
-    steps = gradients(4)
-    whole = ours(steps)
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_saved_state_goes_on(name: Optimizer) -> None:
+    steps, rule = gradients(4), Rule(name)
+    whole = ours(steps, rule)
     parameters = learned()
-    adam = Adam(parameters)
+    adam = Adam(parameters, rule)
     for number, step in enumerate(steps[:2]):
         adam.set_rate(0.1 / (1 + number))
         adam.update(step, GO)
     saved = {name: value.clone() for name, value in adam.state().items()}
     assert saved["step.unused"] == 0
     assert saved["step.weight"] == 2
-    other = Adam(parameters)
+    other = Adam(parameters, rule)
     other.restore(saved)
     for number, step in enumerate(steps[2:], start=2):
         other.set_rate(0.1 / (1 + number))
@@ -141,4 +191,5 @@ def test_a_saved_state_goes_on() -> None:
     for name, parameter in parameters.items():
         assert torch.equal(parameter, whole[name]), name
     other.restore({})
-    assert all((value == 0).all() for value in other.state().values())
+    for key, value in Adam(learned(), rule).state().items():
+        assert torch.equal(other.state()[key], value), key

@@ -19,6 +19,7 @@ from ppl_vae.fit import fit
 from ppl_vae.generate import generate
 from ppl_vae.objectives import ELBO, IWAE
 from ppl_vae.pairs.checks import check_objective, check_pair
+from ppl_vae.training.adam import Rule
 from ppl_vae.training.step import SVIStep
 
 SPEC = Spec((1, 28, 28), "real", 32)
@@ -104,7 +105,7 @@ def test_the_loss_is_the_mean_squared_error_up_to_a_constant_with_the_same_gradi
 def test_steps_of_adam_with_weight_decay_are_those_of_the_reference():
     model, guide, reference = _pair()
     optimizer = torch.optim.Adam(reference.parameters(), lr=1e-3, weight_decay=1e-5)
-    step = SVIStep(model, guide, ELBO(), weight_decay=1e-5)
+    step = SVIStep(model, guide, ELBO(), rule=Rule(weight_decay=1e-5))
     for _ in range(3):
         x = torch.rand(6, 1, 28, 28, dtype=torch.float64)
         step((x,), 1e-3)
@@ -118,7 +119,7 @@ def test_steps_of_adam_with_weight_decay_are_those_of_the_reference():
 def test_weight_decay_is_the_gradient_of_half_the_squared_norm():
     model, guide, by_hand = _pair()
     x = torch.rand(2, 1, 28, 28, dtype=torch.float64)
-    step = SVIStep(model, guide, ELBO(), weight_decay=0.3)
+    step = SVIStep(model, guide, ELBO(), rule=Rule(weight_decay=0.3))
     step((x,), 1e-2)
     optimizer = torch.optim.Adam(by_hand.parameters(), lr=1e-2)
     penalty = sum(parameter.square().sum() for parameter in by_hand.parameters())

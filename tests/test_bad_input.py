@@ -34,15 +34,18 @@ pytestmark = pytest.mark.usefixtures("no_pictures", "empty_folder")
         (["--likelihood", "Gaussian", "--likelihood.scal", "x"], ["did you mean scale?"]),
         (
             ["--likelihood", "Gaussian", "--likelihood.floor", "x"],
-            ["--likelihood.floor: expected float; got x"],
+            ["--likelihood.floor: expected a number; got x"],
         ),
-        (["--prior", "Flow", "--prior.flows", ""], ["--prior.flows: expected int; got ''"]),
+        (
+            ["--prior", "Flow", "--prior.flows", ""],
+            ["--prior.flows: expected a whole number; got ''"],
+        ),
         (["--prior", "Flow", "--prior.flows", "null"], ["expected flows >= 1, a whole number"]),
         (
             ["--likelihood", "BetaBinomial", "--likelihood.floor", "1e400"],
             ["BetaBinomial: expected floor > 0, a finite number; got inf"],
         ),
-        (["--patience", "x"], ["--patience: expected int; got x"]),
+        (["--patience", "x"], ["--patience: expected a whole number; got x"]),
         (
             ["--likelihood", "Gaussian", "--likelihood.scale", "foo"],
             ["--likelihood.scale: expected one of 'shared', 'pixel', 'network'; got foo"],
@@ -51,12 +54,12 @@ pytestmark = pytest.mark.usefixtures("no_pictures", "empty_folder")
         (["--likelihood", "Gaussian", "--likelihood.floor", "-1"], ["expected floor > 0"]),
         (["--guide.flows"], ["--guide.flows: expected a value; got none"]),
         (["--epochs"], ["--epochs: expected one argument; got none"]),
-        (["--warmup_epochs", "x"], ["--warmup_epochs: expected float; got x"]),
-        (["--allow_code", "maybe"], ["--allow_code: expected bool; got maybe"]),
+        (["--warmup_epochs", "x"], ["--warmup_epochs: expected a number; got x"]),
+        (["--allow_code", "maybe"], ["--allow_code: expected true or false; got maybe"]),
         (["--data", "Arrays"], ["expected --data.path; got none"]),
         (
             ["--guide", "SemiAmortized", "--guide.guide", "IAF", "--guide.guide.flows", "x"],
-            ["--guide.guide.flows: expected int; got x"],
+            ["--guide.guide.flows: expected a whole number; got x"],
         ),
         (
             ["--guide", "SemiAmortized", "--guide.guide", "IAF", "--guide.guide.flos", "2"],
@@ -66,18 +69,40 @@ pytestmark = pytest.mark.usefixtures("no_pictures", "empty_folder")
             ["--guide", "SemiAmortized", "--guide.guide.flows", "2"],
             ["--guide.guide: unknown option of DiagonalNormal: got 'flows'; it has none"],
         ),
-        (["--network.hidden", "[0]"], ["hidden", "0"]),
-        (["--network.hidden", "abc"], ["expected list, as in '[1, 2]'; got abc"]),
+        (["--network.hidden", "[0]"], ["--network MLP: expected hidden of sizes >= 1; got [0]"]),
+        (
+            ["--guide", "IAF", "--guide.flows", "0"],
+            ["--guide IAF: expected flows >= 1; got 0"],
+        ),
+        # An option without the class that has it
+        (
+            ["--likelihood.scale", "pixel"],
+            ["--likelihood.scale: expected a class that has this option beside it: --likelihood G"],
+        ),
+        (
+            ["--prior.components=5"],
+            ["class that has this option beside it: --prior MixtureOfNormals or --prior VampPrior"],
+        ),
+        (
+            ["--prior.component", "5"],
+            ["--prior: no class has this option: got 'component' (did you mean components?)"],
+        ),
+        (["--guide.help", "Nope"], ["--guide: got 'Nope'; expected one of ", "BottomUp, Condi"]),
+        (["--prior.help=Vamp"], ["--prior: got 'Vamp' (did you mean VampPrior?); expected one of"]),
+        (["--network.hidden", "abc"], ["expected a list, as '[1, 2]'; got abc"]),
         (["stray"], ["no more arguments", "stray"]),
         # Numbers
         (["--epochs", "0"], ["expected --epochs >= 1; got 0"]),
-        (["--epochs", "1.5"], ["--epochs: expected int; got 1.5"]),
+        (["--epochs", "1.5"], ["--epochs: expected a whole number; got 1.5"]),
         (["--batch_size", "1298"], ["--batch_size: expected at most 1,297", "got 1,298"]),
         (
             ["--objective", "MMD", "--batch_size", "1"],
             ["--batch_size: expected at least 2, 2 images for each process with --objective MMD"],
         ),
-        (["--learning_rate", "nan"], ["--learning_rate"]),
+        (["--learning_rate", "nan"], ["--learning_rate: expected a finite number; got nan"]),
+        (["--learning_rate", ".nan"], ["expected --learning_rate > 0, a finite number; got nan"]),
+        (["--epochs", "1e3"], ["--epochs: expected a whole number; got 1e3"]),
+        (["--objective.particles=1e3"], ["particles: expected a whole number; got 1e3"]),
         (["--warmup_epochs", "-1"], ["expected --warmup_epochs >= 0; got -1"]),
         (["--warmup_epochs", "3", "--epochs", "3"], ["--warmup_epochs < --epochs 3; got 3"]),
         (["--seed", "-1"], ["--seed: expected 0 <= seed < 2^32; got -1"]),
@@ -87,7 +112,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures", "empty_folder")
         ),
         (["--objective.particles", "0"], ["expected particles >= 1; got 0"]),
         # Places
-        (["--device", "tpu"], ["--device", "'cuda'", "tpu"]),
+        (["--device", "tpu"], ["--device: expected auto, cpu, cuda or cuda:N; got 'tpu'"]),
         (["--config", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
         (["--config", "."], ["expected a config file; Is a directory"]),
         (["--data", "Arrays", "--data.path", "a.npy"], ["expected a file at a.npy"]),
@@ -235,7 +260,7 @@ IMAGES = np.random.default_rng(0).random((200, 4, 4)).astype(np.float32)
         (np.where(IMAGES < 0.01, np.nan, IMAGES), [], ["NaN"]),
         (IMAGES[:, 0], [], ["(N, H, W)", "(200, 4)"]),
         (IMAGES, ["--likelihood", "Bernoulli"], ["--data.binarize dynamic"]),
-        (IMAGES[:100], [], ["--batch_size: expected at most 80", "got 100"]),
+        (IMAGES[:100], ["--batch_size", "100"], ["--batch_size: expected at most 80", "got 100"]),
     ],
     ids=range(4),
 )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pyro
 import pytest
@@ -22,6 +22,7 @@ from ppl_vae.data import Split
 from ppl_vae.data.conversion import bernoulli_draw
 from ppl_vae.objectives import Beta, Objective
 from ppl_vae.objectives.objective import PairLoss
+from ppl_vae.training.adam import Optimizer, Rule
 from ppl_vae.training.capturing import CapturedStep
 from ppl_vae.training.step import SVIStep
 
@@ -71,16 +72,25 @@ def test_stock_pyro_waits() -> None:
         Trace_ELBO().loss(model, guide, torch.ones(6, 1, 5, 4))
 
 
-def test_no_part_of_a_step_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the indices of images that are held as bytes to Adam's update of the parameters."""
+@pytest.mark.parametrize("name", get_args(Optimizer))
+def test_no_part_of_a_step_waits(name: Optimizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the indices of images that are held as bytes to the update of the parameters."""
     updated: list[tuple[Any, ...]] = []
 
     def fused(*lists: list[Tensor], **options: Any) -> None:
         updated.append((*lists, [options["lr"], options["found_inf"]]))
 
     monkeypatch.setattr(torch, "_fused_adam_", fused)
+    monkeypatch.setattr(torch, "_fused_adamw_", fused)
+    # Otherwise torch's own functions refuse to be captured on devices that they do not know.
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     step = SVIStep(
-        VAE(SPEC).to(DEVICE), DiagonalNormal(SPEC).to(DEVICE), Beta(beta=2.0, warmup_epochs=3)
+        VAE(SPEC).to(DEVICE),
+        DiagonalNormal(SPEC).to(DEVICE),
+        Beta(beta=2.0, warmup_epochs=3),
+        rule=Rule(name, weight_decay=0.1),
+        clip_norm=1.0,
+        average=0.9,
     )
     raw = torch.empty((64, 1, 5, 4), dtype=torch.uint8, device=DEVICE)
     images = Split(
@@ -93,6 +103,7 @@ def test_no_part_of_a_step_waits(monkeypatch: pytest.MonkeyPatch) -> None:
             step.set(1e-3, 0.5)
             step.update(images.batch(index, labelled=False))
             images.batch(index, labelled=True)
+    assert len(updated) == 2 * (name in ("Adam", "AdamW"))
     for parts in updated:
         assert {tensor.device for part in parts for tensor in part} == {DEVICE}
         assert len(parts[0]) == len(step.parameters)
@@ -161,14 +172,19 @@ def draw(index: Tensor) -> tuple[Tensor, ...]:
     return (bernoulli_draw(IMAGES[index] * 200, 255),)
 
 
-def new_step() -> SVIStep:
+def new_step(**options: Any) -> SVIStep:
     torch.manual_seed(3)
-    return SVIStep(VAE(SPEC), DiagonalNormal(SPEC), Beta(beta=2.0, warmup_epochs=3))
+    return SVIStep(VAE(SPEC), DiagonalNormal(SPEC), Beta(beta=2.0, warmup_epochs=3), **options)
 
 
-def test_replays_take_the_steps_that_the_step_takes(played: Played) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"rule": Rule("NAdam"), "clip_norm": 0.5, "average": 0.9}], ids=str
+)
+def test_replays_take_the_steps_that_the_step_takes(
+    played: Played, options: dict[str, Any]
+) -> None:
     """Each on its own images, at its own rate and weight; a capture takes none itself."""
-    plain, other = new_step(), new_step()
+    plain, other = new_step(**options), new_step(**options)
     states = []
     for step in (plain, other):
         torch.manual_seed(5)

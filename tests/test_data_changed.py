@@ -257,4 +257,4 @@ def test_the_rules_of_a_run_are_in_its_config(
 ) -> None:
     write(tmp_path / "pictures", 60)
     run: Run = load(tiny(ImageFolder(path=tmp_path / "pictures")))
-    assert run.pieces["data"].rules == 2
+    assert run.pieces["data"].rules == 3

@@ -244,6 +244,7 @@ def test_a_system_that_tells_no_cores_and_no_memory(
 ) -> None:
     """macOS has no `sched_getaffinity` and no free pages, Windows no `sysconf`."""
     from ppl_vae.data import own_files
+    from ppl_vae.machine import memory
 
     monkeypatch.delattr("os.sched_getaffinity")
     monkeypatch.setattr("os.cpu_count", lambda: 5)
@@ -256,10 +257,10 @@ def test_a_system_that_tells_no_cores_and_no_memory(
     assert data.train.raw.workers == (process_cpu_count or 5) - 1
     assert sum(len(x) for (x,) in data.train.batches([slice(None)], False)) == len(data.train)
     pages = own_files.os.sysconf("SC_PHYS_PAGES") * own_files.os.sysconf("SC_PAGE_SIZE")
-    monkeypatch.setattr(own_files, "Path", lambda path: tmp_path / "nowhere")
-    assert own_files._free_memory() == pages // 2
+    monkeypatch.setattr(memory, "Path", lambda path: tmp_path / "nowhere")
+    assert memory.free_memory() == pages // 2
     monkeypatch.delattr("os.sysconf")
-    assert own_files._free_memory() == 4 * 2**30
+    assert memory.free_memory() == 4 * 2**30
     monkeypatch.setattr("os.cpu_count", lambda: None)
     monkeypatch.delattr("os.process_cpu_count", raising=False)
     assert own_files._cores() == 1

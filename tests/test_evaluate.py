@@ -207,8 +207,10 @@ def test_the_command_prints_what_it_writes(run: Run, capsys: pytest.CaptureFixtu
     for name in TERMS:
         mean = result[f"{name}_nats_per_datum"]
         error = result[f"{name}_nats_per_datum_standard_error"]
-        assert f"{mean:.2f} +- {error:.2g} nats_per_datum" in printed
+        assert f"{mean:.2f} +- {error:.2g} nats per datum" in printed
+    assert "bits per dim  " in printed
     assert str(run.path / "evaluation.json") in printed
+    assert not any(f"{word}_per" in printed for word in ("nats", "bits", "error"))
 
 
 def test_what_is_given_the_class_says_so(tmp_path, capsys) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from math import sqrt
 
@@ -225,10 +226,17 @@ def test_a_run_that_is_told_the_class_is_refused(run, tmp_path):
         features(run, told)
 
 
+def test_one_test_image_is_too_few(run, monkeypatch):
+    monkeypatch.setattr(run, "data", replace(run.data, test=run.data.test.first(1)))
+    least = "expected at least 2 training images and 2 test images"
+    with refused(f"^{least}; the data set has 1,297 and 1$"):
+        features(run)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"train_points": 1}, "--train_points: expected 2 to 1,297; got 1"),
+        ({"train_points": 1}, "--train_points: expected at least 2; got 1"),
         ({"data_points": 301}, "--data_points: expected 2 to 300; got 301"),
         ({"data_points": 0}, "--data_points: expected 2 to 300; got 0"),
         ({"clusters": 0}, "--clusters: expected 2 to 1,297; got 0"),

@@ -3,6 +3,7 @@
 import warnings
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from models import MLP, VAE, Convolutional, Spec
 from ppl_vae.evaluate import evaluate
 from ppl_vae.fit import fit, resume
 from ppl_vae.objectives import ELBO
+from ppl_vae.training.adam import Optimizer, Rule
 from ppl_vae.training.capturing import CapturedStep
 from ppl_vae.training.step import SVIStep
 
@@ -72,9 +74,25 @@ def test_a_captured_step_is_dropped_where_a_program_follows_the_epochs(tmp_path:
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)  # float32, summed in another order
 
 
-def test_a_replayed_step_reads_nothing_from_the_device() -> None:
+@pytest.mark.parametrize("name", get_args(Optimizer))
+def test_a_captured_run_takes_the_updates_of_the_programs(tmp_path: Path, name: Optimizer) -> None:
+    options = {"optimizer": name, "weight_decay": 0.01, "clip_norm": 1.0, "average": 0.9}
+    runs = [
+        tiny(tmp_path / engine, engine=engine, device="cuda", **options)
+        for engine in ("eager", "compiled")
+    ]
+    assert runs[1].summary["engine"] == "captured"
+    losses = [[row["loss_nats_per_datum"] for row in metrics(run.path)] for run in runs]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)  # float32, summed in another order
+
+
+@pytest.mark.parametrize("name", get_args(Optimizer))
+def test_a_replayed_step_reads_nothing_from_the_device(name: Optimizer) -> None:
     spec = Spec((1, 5, 4), "binary", 3)
-    step = SVIStep(VAE(spec).cuda(), DiagonalNormal(spec).cuda(), ELBO())
+    step = SVIStep(
+        VAE(spec).cuda(), DiagonalNormal(spec).cuda(), ELBO(), rule=Rule(name), clip_norm=1.0,
+        average=0.9,
+    )  # fmt: skip
     images = torch.rand(64, 1, 5, 4, device="cuda").round()
     index = torch.arange(16, device="cuda")
     captured = CapturedStep(step, lambda i: (images[i],), index)

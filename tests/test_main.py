@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,11 @@ def test_the_verbs_are_listed(command: Run, capsys: Printed) -> None:
         printed = capsys.readouterr().out
         for verb in ppl_vae.__main__.VERBS:
             assert f"  {verb} " in printed
+
+
+def test_the_version(command: Run, capsys: Printed) -> None:
+    assert command("--version") == 0
+    assert capsys.readouterr().out == f"ppl-vae {version('ppl-vae')}\n"
 
 
 def test_a_verb_that_is_not_there(command: Run, capsys: Printed) -> None:

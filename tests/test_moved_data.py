@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from tiny_runs import OPTIONS, exit_code
 
 import ppl_vae.fit
 import ppl_vae.posterior
+from models import MLP
 from ppl_vae import evaluate, features, generate, load
-from ppl_vae.data import Digits
+from ppl_vae.data import Arrays, Digits
 from ppl_vae.errors import InputError
 
 TINY = [*OPTIONS, "--batch_size", "20"]
@@ -104,11 +106,15 @@ def test_only_options_of_the_own_data_set_are_replaced(
     cls = type(load("run").pieces["data"]).__name__
     for arguments, said in (
         (["--data.pat", "x"], f"--data: unknown option of {cls}: got 'pat' (did you mean path?)"),
-        (["--data.workers", "many"], "--data.workers: expected int; got many"),
+        (["--data.workers", "many"], "--data.workers: expected a whole number; got many"),
         (["--data.binarize", "x"], "--data.binarize: expected one of 'auto', "),
         (["--data.binarize", "threshold"], "--data.binarize: a run's data keep their conversion"),
         (["--data.dequantize", "none"], "--data.dequantize: a run's data keep their conversion"),
-        (["--data.rules", "1"], "only --data.path, --data.memory_gib, --data.workers may change"),
+        (
+            ["--data.rules", "1"],
+            "only --data.path, --data.validation, --data.test, --data.groups, --data.memory_gib, "
+            "--data.workers may change",
+        ),
         (["--data.path"], "--data.path"),
     ):
         capsys.readouterr()
@@ -163,3 +169,18 @@ def test_a_data_set_of_ones_own_needs_leave(
     assert "--allow_code true" in capsys.readouterr().err
     assert not Path("sprung").exists()
     assert exit_code(evaluate, "run", *FEW, *moved, "--allow_code", "true") == 0
+
+
+def test_a_place_that_is_given_as_text_is_found_from_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    saved_array()
+    options = {"network": partial(MLP, hidden=(8,)), "latent_dim": 2, "epochs": 1}
+    run = ppl_vae.fit.fit(Arrays("images.npy", test="images.npy"), run="run", **options)
+    here = Path.cwd()
+    monkeypatch.setenv("HOME", str(here))
+    for path in ("images.npy", "~/images.npy", Path("~/images.npy")):
+        assert Arrays(path).path.absolute() == here / "images.npy"
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert load(here / "run").data.sizes == run.data.sizes

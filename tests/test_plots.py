@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from ppl_vae.pictures import plots
+from ppl_vae.pictures.figures import _FRAME
 
 
 def pixels(path):
@@ -49,6 +50,27 @@ def test_image_grid_puts_rows_and_columns_where_they_are(tmp_path):
     np.testing.assert_array_equal(middles, np.rint(255 * values))
 
 
+@pytest.mark.parametrize("shade", [0.0, 0.63, 1.0])
+@pytest.mark.parametrize("axis_labels", [None, ("x", "y")])
+def test_images_of_any_grey_do_not_merge_with_what_is_around_them(tmp_path, shade, axis_labels):
+    images = np.full((2, 2, 1, 28, 28), shade)
+    plots.image_grid(images, tmp_path / "grid.png", axis_labels=axis_labels)
+    picture = pixels(tmp_path / "grid.png").astype(int)
+    inside = (picture == round(255 * shade)).all(-1)
+    framed = (picture == _FRAME).all(-1)
+    assert len(set(_FRAME)) == 3  # no shade of grey
+    middle = picture.shape[1] // 3
+    column, frame = inside[:, middle], framed[:, middle]
+    if shade < 1:
+        assert column.sum() == 2 * 112
+    starts = np.flatnonzero(np.diff(frame.astype(int)) == 1) + 1
+    ends = np.flatnonzero(np.diff(frame.astype(int)) == -1) + 1
+    assert len(starts) == (3 if axis_labels is None else 2)
+    between = [(begin, end) for begin, end in zip(ends[:-1], starts[1:], strict=True)]
+    assert all(column[begin:end].all() for begin, end in between)
+    assert sum(end - begin for begin, end in between) == 2 * 112
+
+
 def test_image_grid_leaves_missing_images_white_and_is_reproducible(tmp_path):
     images = np.zeros((3, 1, 8, 8))
     labels = {"row_labels": ["$z_0$  effect 0.12", "$z_1$"], "column_labels": ["a", "b"]}
@@ -71,10 +93,21 @@ def test_reconstructions_stand_below_their_originals(tmp_path):
     originals = np.full((20, 1, 8, 8), 0.2)
     plots.reconstructions(originals, originals + 0.4, tmp_path / "pairs.png")
     column = pixels(tmp_path / "pairs.png")[:, -60, 0]
-    shades = [shade for shade in column[np.flatnonzero(np.diff(column, prepend=0))] if shade < 255]
-    assert shades[:2] == [51, 153]
+    shades = column[np.flatnonzero(np.diff(column, prepend=0))]
+    assert [shade for shade in shades if shade not in (255, _FRAME[0])][:2] == [51, 153]
     with pytest.raises(ValueError, match="shape"):
         plots.reconstructions(originals, originals[:3], tmp_path / "pairs.png")
+
+
+def test_reconstructions_say_of_which_split(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+    images = np.full((3, 1, 8, 8), 0.2)
+    plots.reconstructions(images, images, tmp_path / "pairs.png")
+    plots.reconstructions(images, images, tmp_path / "pairs.png", split="validation")
+    for figure, split in zip(figures, ("test", "validation"), strict=True):
+        said = {text.get_text() for text in figure.texts}
+        assert f"Images of the {split} split above their reconstructions" in said
 
 
 def test_animation_runs_there_and_back(tmp_path):

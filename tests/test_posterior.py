@@ -154,23 +154,27 @@ def test_a_run_twice_is_refused(runs: list[Run]) -> None:
 def test_help_asks_for_one_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(main, "--help") == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "Runs to compare it with. (type" in told
-    assert "The run directory. (required" in told
+    assert "Runs to compare it with. (a list, as '[1, 2]'" not in told
+    assert "run The run directory. (a path)" in told
+    assert "others Runs to compare it with. (a path" in told
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--images", "[300]"], "expected images of 0 to 299; got 300"),
-        (["--images", "[-1]"], "expected images of 0 to 299; got -1"),
-        (["--images", "[]"], "at least one index"),
+        (["--images", "[300]"], "--images: expected 0 to 299; got 300"),
+        (["--images", "[-1]"], "--images: expected 0 to 299; got -1"),
+        (
+            ["--images", "[]"],
+            "--images: expected at least one index of an image; got an",
+        ),
         (["--images", "[1, 1]"], "each image once"),
         (["--images", "[1]", "--label", "2"], "got both"),
         (["--label", "12"], "--label: expected one of 0, 1, 2"),
-        (["--count", "0"], "expected count >= 1; got 0"),
-        (["--draws", "8"], "expected draws >= 100; got 8"),
+        (["--count", "0"], "expected --count >= 1; got 0"),
+        (["--draws", "8"], "expected --draws >= 100; got 8"),
         (["--draws", "102"], "multiple of 4"),
-        (["--simulations", "5"], "expected simulations >= 100; got 5"),
+        (["--simulations", "5"], "expected --simulations >= 100; got 5"),
         (["--choose", "best"], "random"),
     ],
 )

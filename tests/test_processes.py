@@ -17,7 +17,7 @@ from models import VAE, Gaussian, Spec
 from models.networks.mlp import MLP
 from ppl_vae.machine.processes import Ranks, claims_message
 from ppl_vae.objectives import ELBO
-from ppl_vae.training.step import learning_rate_at
+from ppl_vae.training.schedules import learning_rate_at
 
 # One exchange gives what one process would compute
 
@@ -34,7 +34,7 @@ from ppl_vae.compiler.compiling import trace_programs
 from ppl_vae.machine.processes import join
 from ppl_vae.training.engine import compile_steps
 from ppl_vae.objectives import ELBO
-from ppl_vae.training.settings import Settings
+from ppl_vae.runs.settings import Settings
 from ppl_vae.training.step import SVIStep
 from ppl_vae.training.loop import Training
 
@@ -50,7 +50,7 @@ torch.manual_seed(0)
 model = VAE(spec, likelihood=Gaussian(spec), network=lambda a, b: MLP(a, b, (4,))).double()
 guide = DiagonalNormal(spec, network=lambda a, b: MLP(a, b, (4,))).double()
 training = Training(
-    SVIStep(model, guide, ELBO(), ranks=ranks), data, {{}}, Settings(
+    SVIStep(model, guide, ELBO(), clip_norm=CLIP, ranks=ranks), data, {{}}, Settings(
         latent_dim=2, epochs={EPOCHS}, batch_size={BATCH}, learning_rate=0.1, warmup_epochs=None,
         patience=None, seed={SEED}, device="cpu", checkpoint_seconds=1000.0))
 if COMPILED:  # the graph itself, which inductor would take seconds for
@@ -63,7 +63,7 @@ np.savez(folder / f"{{ranks.rank}}.npz", loss=training.rows[-1]["loss_nats_per_d
 """
 
 
-def by_hand(x: Tensor, size: int) -> tuple[dict[str, Tensor], float]:
+def by_hand(x: Tensor, size: int, clip_norm: float | None) -> tuple[dict[str, Tensor], float]:
     """The same steps in one process: each share by itself, under its own noise."""
     spec = Spec((1, 2, 3), "real", 2)
     torch.manual_seed(0)
@@ -86,6 +86,8 @@ def by_hand(x: Tensor, size: int) -> tuple[dict[str, Tensor], float]:
                     total = ELBO().loss(model, guide, images) * len(share)
                     (total / len(index)).backward()
                     loss_sum += total.item()
+            if clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(pair.parameters(), clip_norm)
             rate = learning_rate_at(step, 0.1, round(min(1, EPOCHS / 10) * steps), EPOCHS * steps)
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
@@ -93,16 +95,20 @@ def by_hand(x: Tensor, size: int) -> tuple[dict[str, Tensor], float]:
     return dict(pair.named_parameters()), loss_sum / IMAGES
 
 
-@pytest.mark.parametrize(("size", "compiled"), [(2, False), (3, False), (2, True)])
+@pytest.mark.parametrize(
+    ("size", "compiled", "clip_norm"),
+    [(2, False, None), (3, False, None), (2, True, None), (3, False, 1.0), (2, True, 1.0)],
+)
 def test_together_they_take_the_steps_of_one(
-    processes: Processes, tmp_path: Path, size: int, compiled: bool
+    processes: Processes, tmp_path: Path, size: int, compiled: bool, clip_norm: float | None
 ) -> None:
     """Unequal shares, and of the last batch of two images nothing for a third process."""
     x = torch.randn(IMAGES, 1, 2, 3, dtype=torch.float64)
     np.save(tmp_path / "x.npy", x.numpy())
     program = TRAINING.replace("FOLDER", repr(str(tmp_path))).replace("COMPILED", str(compiled))
+    program = program.replace("CLIP", str(clip_norm))
     assert processes.run(size, program) == [0] * size, processes.said()
-    expected, loss = by_hand(x, size)
+    expected, loss = by_hand(x, size, clip_norm)
     first = np.load(tmp_path / "0.npz")
     for rank in range(size):
         with np.load(tmp_path / f"{rank}.npz") as got:

@@ -58,6 +58,7 @@ WRONG: dict[Any, list[Any]] = {
     bool: [0, 1, "false", None],
     Path: [5, None, ""],
     Sequence: [5, 2.5, "abc", None, [2.5], [nan], [True], [0], [-1], {}],
+    Sequence[int | str]: [5, 2.5, "abc", [2.5], [nan], [True], [None], [[]], {}],
     Literal: ["nonsense", "", None, 1, []],
 }
 
@@ -118,7 +119,7 @@ BOUNDS: list[tuple[Callable[[], Any], str]] = [
         (partial(kind, "x", memory_gib=-1.0), r"--data\.memory_gib >= 0; got -1\.0")
         for kind in (Arrays, ImageFolder)
     ),
-    (partial(ImageFolder, "x", rules=3), r"--data\.rules >= 1 and <= 2; got 3"),
+    (partial(ImageFolder, "x", rules=4), r"--data\.rules >= 1 and <= 3; got 4"),
     *(
         (partial(objective, particles=0), "expected particles >= 1; got 0")
         for objective in (ELBO, IWAE, Renyi, Beta, WakeSleep, SemiSupervisedELBO)

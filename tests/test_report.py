@@ -14,11 +14,13 @@ from reports import QUICK, first_images, inspection_of, train
 
 import ppl_vae.posterior as verb
 import ppl_vae.report.gap
+import ppl_vae.report.true_posterior
 from guides import ConditionalNormal
 from models import Conditional, Gaussian, Linear, ProbabilisticPCA
 from ppl_vae.data import Digits
 from ppl_vae.densities.joint import Joint
 from ppl_vae.inference.gaps import Gaps, gap_decomposition
+from ppl_vae.pictures.figures import INK, ORANGE
 from ppl_vae.posterior import posterior
 from ppl_vae.report.calibrated import verdict
 from ppl_vae.report.comparison import _arviz, comparable, comparison
@@ -100,6 +102,18 @@ def test_intervals_cover_a_likelihood_that_is_known(tmp_path, monkeypatch) -> No
     error = found["bidirectional_gap_nats_standard_error"]
     assert abs(found["bidirectional_gap_nats"]) < 4 * error + 0.05
     assert len(found["bidirectional_above_nats"]) == found["bidirectional_images"] == 10
+
+
+def test_the_marginals_have_a_legend(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(ppl_vae.report.true_posterior, "picture_of", figures.append)
+    draws = np.random.default_rng(0).normal(size=(2, 4, 100, 1, 2))
+    some: Any = SimpleNamespace(images=torch.tensor([3]))
+    ppl_vae.report.true_posterior._marginals(some, *draws, [0, 1])
+    (legend,) = figures[0].legends
+    lines = zip(legend.get_texts(), legend.get_lines(), strict=True)
+    said = {text.get_text(): line.get_color() for text, line in lines}
+    assert said == {"true posterior (NUTS)": INK, "guide": ORANGE}
 
 
 def test_a_gap_below_zero_hangs_down(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +262,7 @@ def test_unknown_labels_are_no_class_in_the_scatter(inspection, monkeypatch) -> 
 
 def test_text_is_escaped(inspection: Inspection) -> None:
     section = Section("guide", "a < b", unanswered="x < y & z")
-    text = page("<run>", ["<fact>"], [section], "worst", "<split>")
+    text = page("<run>", ["<fact>"], "<verdict>", [section], "worst", "<split>")
     assert "x &lt; y &amp; z" in text
     run = replace(inspection.run, path=Path("<other>"))
     section = Section("comparison", "?")

@@ -203,7 +203,7 @@ BAD = {
         "--corruption", "Masked", "--corruption.half", "left", "--corrupt", "true", "--count",
         "100000",
     ],
-    "expected draws >= 20": [
+    "expected --draws >= 20": [
         "--corruption", "Masked", "--corruption.half", "left", "--corrupt", "true", "--draws", "2",
     ],
     "nothing there": ["--corruption", "GaussianNoise", "--images", "nowhere.png"],

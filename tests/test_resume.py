@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from comparing import assert_same, assert_whole
-from tiny_runs import LAST, Crash, tiny, without_pictures
+from tiny_runs import LAST, Crash, at_step, crash, tiny, without_pictures
 from torch import Tensor
 
 import ppl_vae.fit
@@ -46,25 +46,6 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[int | None, 
     folder = tmp_path_factory.mktemp("uninterrupted")
     with without_pictures():
         return {p: small(folder / f"{p}", patience=p).path for p in (None, 1)}
-
-
-def at_step(number: int, what: Any) -> Any:
-    """`SVIStep.__call__` that does something once, before its step of this number."""
-    steps = 0
-    original = SVIStep.__call__
-
-    def call(self: SVIStep, *arguments: Any) -> Tensor:
-        nonlocal steps
-        steps += 1
-        if steps == number:
-            what()
-        return original(self, *arguments)
-
-    return call
-
-
-def crash() -> None:
-    raise Crash
 
 
 def ctrl_c() -> None:

@@ -67,7 +67,10 @@ def test_the_files_of_a_run(run: Run) -> None:
     assert names == {"config.yaml", "metrics.csv", "summary.json", LAST, "pictures"}
     config = yaml.safe_load((run.path / "config.yaml").read_text())
     assert config == run.config
-    assert config["data"]["init_args"] == {"binarize": "fixed", "dequantize": "auto"}
+    assert config["data"]["init_args"] == {
+        "binarize": "fixed", "dequantize": "auto",
+        "classes": None, "without_classes": None, "perturb": 0.0,
+    }  # fmt: skip
     assert config["network"]["init_args"]["hidden"] == [8]
     assert (config["seed"], config["epochs"], config["latent_dim"]) == (5, 2, 2)
 
@@ -178,6 +181,8 @@ def test_no_run_directory(tmp_path: Path) -> None:
         ({"guide": None}, ["it has no guide"]),
         ({"data": None}, ["it has no data"]),
         ({"seed": None}, ["it has no seed"]),
+        ({"liklihood": None}, ["config.yaml: got 'liklihood' (did you mean likelihood?)"]),
+        ({"epochz": 3}, ["config.yaml: got 'epochz' (did you mean epochs?)"]),
         ({"model": {"class_path": "VAE", "init_args": {"x": 1}}}, ["no option 'x'"]),
     ],
     ids=str,

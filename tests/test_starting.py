@@ -132,3 +132,20 @@ def test_a_model_begins_at_the_mean_of_its_images() -> None:
     mean = model.decode(torch.zeros(1, 3)).mean[0]
     torch.testing.assert_close(mean, torch.full((1, 8, 8), 0.5))
     assert torch.equal(model.decoder.linear.weight, weight)
+
+
+@pytest.mark.parametrize(("side", "count"), [(8, 1000), (512, 1000), (1024, 256), (2**15, 1)])
+def test_the_mean_of_large_images_is_that_of_fewer(side: int, count: int) -> None:
+    """At most 1 GiB of them: 2^28 pixels of float32."""
+    asked: list[int] = []
+
+    def images(wanted: int) -> Tensor:
+        asked.append(wanted)
+        return torch.full((wanted, 1, 2, 2), 0.25)
+
+    model = VAE(Spec((1, 2, 2), "binary", 1), network=Linear)
+    model.spec = Spec((1, side, side), "binary", 1)
+    model.initialise(images)
+    assert asked == [count]
+    start = model.decoder(torch.zeros(1, 1)).sigmoid()
+    torch.testing.assert_close(start, torch.full_like(start, 0.25))

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import resource
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +21,29 @@ from models import Bernoulli
 from ppl_vae import load
 from ppl_vae.runs.checkpoints import read_checkpoint
 from ppl_vae.training.step import SVIStep
+from ppl_vae.training.validation import validate
 
 CALLS_BEFORE_NAN = 20
+
+
+def test_a_stop_during_validation_goes_on_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of large images it takes long; the epoch's row is measured once the run goes on."""
+    assert fit("--run", "whole") == 0
+
+    def interrupted(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        measured = validate(*arguments)
+        assert measured is None
+        return measured
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ppl_vae.training.loop.validate", interrupted)
+        assert fit("--run", "stopped") == 130
+    assert len(Path("stopped/metrics.csv").read_text().splitlines()) <= 1
+    assert exit_code(ppl_vae.fit, "--resume", "stopped") == 0
+    for name in ("whole", "stopped"):
+        assert len(Path(name, "metrics.csv").read_text().splitlines()) == 3
+    assert Path("whole/metrics.csv").read_bytes() == Path("stopped/metrics.csv").read_bytes()
 
 
 class NanAfterAWhile(Bernoulli):

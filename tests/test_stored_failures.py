@@ -145,16 +145,16 @@ def test_images_are_held_where_they_fit(files: Path, monkeypatch: pytest.MonkeyP
         (8 * 2600, 2, torch.Tensor),
         (4 * 2600, 2, Stored),
     ):
-        monkeypatch.setattr("ppl_vae.data.own_files._free_memory", lambda free=free: free)
+        monkeypatch.setattr("ppl_vae.data.own_files.free_memory", lambda free=free: free)
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
         assert isinstance(data_set.load("unit", 0).train.raw, kind)
 
 
 def test_free_memory_is_less_than_there_is() -> None:
-    from ppl_vae.data.own_files import _free_memory
+    from ppl_vae.machine.memory import free_memory
 
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 2**20 < _free_memory() < there
+    assert 2**20 < free_memory() < there
 
 
 LEFT_ALONE = """

@@ -22,7 +22,8 @@ from ppl_vae.measures.estimates import estimate
 from ppl_vae.objectives import ELBO
 from ppl_vae.runs.checkpoints import read_checkpoint
 from ppl_vae.runs.run import Run
-from ppl_vae.training.step import SVIStep, learning_rate_at
+from ppl_vae.training.schedules import learning_rate_at
+from ppl_vae.training.step import SVIStep
 
 PATIENCE = 2
 

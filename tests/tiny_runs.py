@@ -23,10 +23,11 @@ from ppl_vae import load
 from ppl_vae.errors import InputError
 from ppl_vae.fit import fit
 from ppl_vae.runs.run import Run
+from ppl_vae.training.step import SVIStep
 
 __all__ = [
-    "LAST", "OPTIONS", "TINY", "Annealed", "Crash", "Tied", "exit_code", "load_refuses", "metrics",
-    "python", "tiny", "tree", "without_pictures",
+    "LAST", "OPTIONS", "TINY", "Annealed", "Crash", "Tied", "at_step", "crash", "exit_code",
+    "load_refuses", "metrics", "python", "tiny", "tree", "without_pictures",
 ]  # fmt: skip
 
 LAST = "checkpoint.safetensors"
@@ -40,6 +41,25 @@ class Crash(BaseException):
 
 def tiny(path: Path, **options) -> Run:
     return fit(**{"network": TINY, "latent_dim": 2, "epochs": 2, "run": path} | options)
+
+
+def at_step(number: int, what: Any) -> Any:
+    """`SVIStep.__call__` that does something once, before its step of this number."""
+    steps = 0
+    original = SVIStep.__call__
+
+    def call(self: SVIStep, *arguments: Any) -> Tensor:
+        nonlocal steps
+        steps += 1
+        if steps == number:
+            what()
+        return original(self, *arguments)
+
+    return call
+
+
+def crash() -> None:
+    raise Crash
 
 
 @contextmanager

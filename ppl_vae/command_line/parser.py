@@ -1,25 +1,39 @@
 """Errors of the command line on one line, with the nearest choice."""
 
 from argparse import SUPPRESS, ArgumentError
+from collections.abc import Sequence
 from difflib import get_close_matches
+from importlib.metadata import version
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import jsonargparse
 
+from ppl_vae.command_line.help import Formatter
 from ppl_vae.errors import InputError
 
-__all__ = ["Parser"]
+__all__ = ["Parser", "values_of"]
 
 
 class Parser(jsonargparse.ArgumentParser):
     """A parser whose errors are one line with the nearest choice."""
 
+    given: Sequence[str] = ()  # as typed: the parser's errors show what it read in them
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"formatter_class": Formatter, **options})
+
     @classmethod
-    def of_verb(cls, verb: str, description: str) -> "Parser":
+    def of_verb(cls, verb: str, description: str, **options: Any) -> "Parser":
         """The parser of `python -m ppl_vae.VERB`."""
-        return cls(prog=f"python -m ppl_vae.{verb}", description=description, allow_abbrev=False)
+        prog = f"python -m ppl_vae.{verb}"
+        parser = cls(prog=prog, description=description, allow_abbrev=False, **options)
+        own = f"ppl-vae {version('ppl-vae')}"
+        parser.add_argument("--version", action="version", version=own, help="Print the version.")
+        return parser
 
     def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+        self.given = args or ()
         shown = {action: action.option_strings for action in self._actions}
         known = [name for names in shown.values() for name in names]
         for word in args or []:
@@ -36,10 +50,16 @@ class Parser(jsonargparse.ArgumentParser):
             super().error(message, ex)
         if isinstance(ex, InputError):
             raise ex
-        raise InputError(_one_line(message, ex)) from ex
+        raise InputError(_one_line(message, ex, self.given)) from ex
 
 
-def _one_line(message: str, error: Exception | None) -> str:
+def values_of(option: str, arguments: Sequence[str]) -> list[str]:
+    """What was typed as the value of an option, each time that it was given."""
+    values = [value for name, value in pairwise(arguments) if name == option]
+    return values + [a.partition("=")[2] for a in arguments if a.startswith(f"{option}=")]
+
+
+def _one_line(message: str, error: Exception | None, given: Sequence[str]) -> str:
     """The option at fault, and what was expected and came.
 
     jsonargparse raises one exception for each level of nested options, each the cause of the next;
@@ -64,7 +84,11 @@ def _one_line(message: str, error: Exception | None) -> str:
         return f"expected {f'{option}.' if option else ''}{missing}; got none"
     expected, got, value = text.removeprefix(_EXPECTED).partition(_GOT)
     if got:
-        text = f"expected {_type_name(expected)}; got {value or repr(value)}"
+        typed = values_of(option, given)
+        value = typed[-1] if typed else value
+        finite = "finite " if value.strip("+-.").lower() in ("nan", "inf", "infinity") else ""
+        name = _type_name(expected).replace("a number", f"a {finite}number")
+        text = f"expected {name}; got {value or repr(value)}"
     return " ".join(f"{option}: {text}".split()) if option else text
 
 
@@ -79,8 +103,9 @@ _REQUIRED = "the following arguments are required: "
 def _type_name(text: str) -> str:
     """A type as a person would name it, from Python's text for it."""
     if text == "<class 'collections.abc.Sequence'>":
-        return "list, as in '[1, 2]'"
+        return "a list, as '[1, 2]'"
     choices = text.removeprefix("typing.Literal[")
     if choices != text:
         return f"one of {choices.removesuffix(']')}"
-    return text.removeprefix("<class '").removesuffix("'>")
+    name = text.removeprefix("<class '").removesuffix("'>")
+    return {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(name, name)

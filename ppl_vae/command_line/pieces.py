@@ -1,13 +1,17 @@
 """Pieces on the command line: a class by name, its options after a dot, a config below both."""
 
+import inspect
+import sys
 from argparse import SUPPRESS
-from itertools import islice, pairwise
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ppl_vae.command_line.parser import Parser
+from ppl_vae.command_line.help import PIECE, classes_of, first_line, piece_help
+from ppl_vae.command_line.parser import Parser, values_of
 from ppl_vae.data import DataSet
 from ppl_vae.errors import InputError
 from ppl_vae.pairs.pieces import (
@@ -19,9 +23,10 @@ from ppl_vae.pairs.pieces import (
     outside_classes,
     resolve_class,
     restore,
+    subclasses,
     suggest,
 )
-from ppl_vae.runs.config import CONFIG_VERSION, config_of, read_config
+from ppl_vae.runs.config import config_of, read_config
 
 __all__ = [
     "ALLOW_CODE_HELP",
@@ -37,25 +42,45 @@ __all__ = [
 ALLOW_CODE_HELP = "Whether classes from outside the project that a config names may be imported."
 
 
-def add_pieces(parser: Parser, defaults: dict[str, Any]) -> None:
-    """Adds --config and, for each piece, its class by name and the class's own options."""
+def add_pieces(
+    parser: Parser,
+    function: Callable[..., Any],
+    groups: Mapping[str, Sequence[str]],
+    defaults: Mapping[str, Any],
+) -> None:
+    """Adds --config, and the parameters of a function in groups.
+
+    A parameter that is a piece takes a class by name, and after a dot the class's own options.
+
+    Args:
+        parser: The verb's.
+        function: Its parameters become options.
+        groups: Names of parameters by the title of their group.
+        defaults: Classes by role.
+    """
     parser.add_argument("--config", action="config", help="A run's config.yaml, or one like it.")
-    parser.add_argument("--version", type=int, default=CONFIG_VERSION, help=SUPPRESS)
-    parser.add_argument(
-        "--allow_code",
-        type=bool,
-        default=False,
-        help=ALLOW_CODE_HELP,
-    )
-    for role, base in ROLES.items():
-        default = defaults.get(role)
-        parser.add_subclass_arguments(
-            base,
-            role,
-            skip=_skipped(),
-            default=None if default is None else {"class_path": class_of(default).__name__},
-            required=False,
-        )
+    for title, names in groups.items():
+        group = parser.add_argument_group(title)
+        for role in ROLES:
+            if role in names:
+                default = class_of(defaults[role]).__name__ if role in defaults else None
+                group.add_subclass_arguments(
+                    ROLES[role],
+                    role,
+                    as_group=False,
+                    skip=_skipped(),
+                    metavar=PIECE,
+                    help=piece_help(role, default),
+                    default=None if default is None else {"class_path": default},
+                )
+        others = set(inspect.signature(function).parameters) - set(names)
+        group.add_function_arguments(function, skip={*others, *ROLES}, as_group=False)
+    group.add_argument("--allow_code", type=bool, default=False, help=ALLOW_CODE_HELP)
+    for action in parser._actions:
+        if action.dest.endswith(".help"):
+            action.help = SUPPRESS  # of which the verb's last lines speak
+        elif "--print_config" in action.option_strings:
+            action.help = "Print the config that the other arguments make, and exit."
 
 
 def _skipped(depth: int = 2) -> set[str]:
@@ -74,10 +99,11 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
         InputError: If an argument is wrong.
     """
     arguments = _classes_first(arguments)
-    allowed = [value.lower() == "true" for value in _values_of("--allow_code", arguments)][-1:]
+    _print_help(parser, arguments)
+    allowed = [value.lower() == "true" for value in values_of("--allow_code", arguments)][-1:]
     names = (action.dest for action in parser._actions)
     known = [n for n in names if not n.endswith("help") and n not in ("config", "print_config")]
-    configs = {path: read_config(Path(path)) for path in _values_of("--config", arguments)}
+    configs = {path: read_config(Path(path)) for path in values_of("--config", arguments)}
     for path, config in configs.items():
         # Plain names only: a second config, or a dotted name, would reach the parser unchecked.
         unknown = [name for name in config if name not in known]
@@ -93,26 +119,22 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
     named = {
         role: resolve_class(role, value)
         for role in ROLES
-        for value in _values_of(f"--{role}", arguments)
+        for value in values_of(f"--{role}", arguments)
         if not value.startswith("{")
     }
     replaced = set(named)
     for path, config in configs.items():
         described = {role: config[role]["class_path"] for role in ROLES if config.get(role)}
         written = {role: resolve_class(role, name) for role, name in described.items()}
-        left = {n: v for n, v in config.items() if named.get(n) in (None, written.get(n))}
-        if left != config:
-            text = yaml.safe_dump(left)
-            given = {path: text, f"--config={path}": f"--config={text}"}
-            arguments = [given.get(argument, argument) for argument in arguments]
+        kept = {n: v for n, v in config.items() if n != "version"}  # which reading it has checked
+        left = {n: v for n, v in kept.items() if named.get(n) in (None, written.get(n))}
+        text = yaml.safe_dump(left)
+        given = {path: text, f"--config={path}": f"--config={text}"}
+        arguments = [given.get(argument, argument) for argument in arguments]
         replaced |= set(written)
     # The parser would keep those options of a class that the one in its place has too.
     parser.set_defaults(dict.fromkeys(replaced))
     options = parser.parse_args(arguments).as_dict()
-    if options.pop("version") != CONFIG_VERSION:
-        raise InputError(
-            f"--version: expected {CONFIG_VERSION}, the version of this program's configs"
-        )
     options.pop("config")
     for role in ROLES:
         options[role] = restore(role, options[role], allow_code=True)
@@ -136,7 +158,7 @@ def piece_of(role: str, arguments: list[str]) -> Any:
     Raises:
         InputError: If there is no such class, or an option is wrong.
     """
-    if not _values_of(f"--{role}", arguments):
+    if not values_of(f"--{role}", arguments):
         if any(argument in (f"--{role}", f"--{role}=") for argument in arguments):
             raise InputError(f"--{role}: expected a class; got none")
         return None
@@ -161,7 +183,7 @@ def data_set_of(run: Path, arguments: list[str], allow_code: bool) -> DataSet | 
     description = config_of(run)["data"]
     restore("data", description, allow_code)  # before the parser imports its class
     parser = Parser()
-    parser.add_subclass_arguments(DataSet, "data", default=description)
+    parser.add_subclass_arguments(DataSet, "data", default=description, skip=_skipped())
     _check_names(parser, arguments, {"data": description})
     return restore("data", parser.parse_args(arguments).as_dict()["data"], allow_code)
 
@@ -191,7 +213,7 @@ def _check_names(parser: Parser, arguments: list[str], *configs: dict[str, Any])
         for role in path:
             places = [(place.get("init_args") or {}).get(role) or {} for place in places]
         given: list[str] = [place["class_path"] for place in places if place]
-        given += _values_of(f"--{'.'.join(path)}", arguments)
+        given += values_of(f"--{'.'.join(path)}", arguments)
         if given:
             return resolve_class(path[-1], given[-1]) if not given[-1].startswith("{") else None
         if len(path) == 1:
@@ -208,6 +230,8 @@ def _check_names(parser: Parser, arguments: list[str], *configs: dict[str, Any])
         cls = class_at(path) if path else None
         if path and argument == option and (arguments[place + 1 :] or ["--"])[0].startswith("--"):
             raise InputError(f"{option}: expected a value; got none")
+        if path and not cls and not values_of(f"--{'.'.join(path)}", arguments):
+            raise InputError(_class_wanted(option, path[-1], name))
         if cls and name not in (*options_of(cls), "class_path"):
             choices = list(options_of(cls))
             hint = suggest(name, choices) if choices else f"got {name!r}; it has none"
@@ -216,9 +240,36 @@ def _check_names(parser: Parser, arguments: list[str], *configs: dict[str, Any])
             class_at([*path, name])
 
 
-def _values_of(option: str, arguments: list[str]) -> list[str]:
-    values = [value for name, value in pairwise(arguments) if name == option]
-    return values + [a.partition("=")[2] for a in arguments if a.startswith(f"{option}=")]
+def _class_wanted(option: str, role: str, name: str) -> str:
+    """An option was given, but not the class whose option it is."""
+    above = option.removesuffix(f".{name}")
+    classes = {cls.__name__: options_of(cls) for cls in subclasses(ROLES[role])}
+    having = [cls for cls, options in classes.items() if name in options]
+    if not having:
+        every = list(dict.fromkeys(each for options in classes.values() for each in options))
+        return f"{above}: no class has this option: {suggest(name, every)}"
+    named = " or ".join(f"{above} {cls}" for cls in having)
+    return f"{option}: expected a class that has this option beside it: {named}"
+
+
+def _print_help(parser: Parser, arguments: list[str]) -> None:
+    """Answers `--guide.help` with the classes, `--guide.help IAF` with the options of one."""
+    for place, argument in enumerate(arguments):
+        option, _, value = argument.partition("=")
+        *path, last = option.removeprefix("--").split(".")
+        if not option.startswith("--") or last != "help" or not path or not {*path} <= {*ROLES}:
+            continue
+        option = f"--{'.'.join(path)}"
+        value = value or next(iter(arguments[place + 1 :]), "")
+        if not value or value.startswith("--"):
+            print(classes_of(option, path[-1]))
+        else:
+            cls = resolve_class(path[-1], value)
+            typed = f"{parser.prog} {option} {value} [{option}.OPTION VALUE ...]"
+            inner = Parser(usage=typed, description=first_line(cls), add_help=False)
+            inner.add_class_arguments(cls, ".".join(path), as_group=False, skip=_skipped())
+            inner.print_help()
+        sys.exit(0)
 
 
 def _classes_first(arguments: list[str]) -> list[str]:

@@ -1,8 +1,11 @@
 """The shared entry point of the verbs: the run to read, one-line errors, exit codes."""
 
 import errno
+import os
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,10 +17,14 @@ from ppl_vae.data import DataSet
 from ppl_vae.errors import InputError, reason
 from ppl_vae.machine.devices import DeviceChoice
 from ppl_vae.machine.processes import claims_message
+from ppl_vae.machine.progress import announced
+from ppl_vae.pairs.own_code import own_piece
 from ppl_vae.runs.directory import SUMMARY
 from ppl_vae.runs.run import Run, load
 
 __all__ = ["add_run", "parse_with_run", "pop_other_data", "pop_run", "pop_runs", "run_verb"]
+
+_TRACEBACK = "--traceback"
 
 
 def add_run(parser: Parser, several: bool = False, other_data: bool = False) -> None:
@@ -32,7 +39,12 @@ def add_run(parser: Parser, several: bool = False, other_data: bool = False) -> 
         parser.add_argument("runs", type=Path, nargs="+", help="The run directories.")
     else:
         parser.add_argument("run", type=Path, help="The run directory.")
-    parser.add_argument("--device", type=DeviceChoice, default="auto", help="Where to compute.")
+    parser.add_argument(
+        "--device",
+        type=DeviceChoice,
+        default="auto",
+        help="Where to compute: auto, cpu, cuda or cuda:N.",
+    )
     parser.add_argument("--allow_code", type=bool, default=False, help=ALLOW_CODE_HELP)
     parser.epilog = (
         "--data.NAME VALUE replaces an option that says where or how the run's data are read, as "
@@ -87,7 +99,8 @@ def pop_runs(options: dict[str, Any]) -> list[Run]:
 
 
 def _load(path: Path, device: str, allow_code: bool, data: list[str]) -> Run:
-    run = load(path, device, allow_code, data_set_of(path, data, allow_code))
+    with announced(f"reading {path}"):
+        run = load(path, device, allow_code, data_set_of(path, data, allow_code))
     if not (run.path / SUMMARY).exists():
         print(
             f"note: the training of {run.path} has not finished; its last checkpoint is used",
@@ -99,10 +112,15 @@ def _load(path: Path, device: str, allow_code: bool, data: list[str]) -> Run:
 def run_verb(verb: Callable[[list[str]], None], arguments: list[str] | None = None) -> NoReturn:
     """Runs a verb as a program: bad input ends in one line on standard error and exit code 2.
 
-    Ctrl-C ends with 130. Everything else that is raised is a defect, and keeps its traceback.
+    An error in the user's own classes is bad input too. Ctrl-C ends with 130. Everything else that
+    is raised is a defect, and keeps its traceback. `--traceback true` among the arguments, or
+    PPL_VAE_TRACEBACK=1 in the environment, shows that of every error.
     """
     try:
-        verb(sys.argv[1:] if arguments is None else arguments)
+        given = sys.argv[1:] if arguments is None else arguments
+        shown, given = _pop_traceback(given)
+        with _traceback_of_errors() if shown else nullcontext():
+            verb(given)
     except InputError as error:
         _fail(str(error), 2)
     except KeyboardInterrupt as error:
@@ -118,11 +136,51 @@ def run_verb(verb: Callable[[list[str]], None], arguments: list[str] | None = No
         sys.exit(0)
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
-            raise
+            _fail_in_own_code(error)
         _fail(
             f"cannot write {error.filename or 'a file'}: {error.strerror}; choose another place", 2
         )
+    except Exception as error:
+        _fail_in_own_code(error)
     sys.exit(0)
+
+
+def _fail_in_own_code(error: Exception) -> NoReturn:
+    piece = own_piece(error)
+    if piece is None:
+        raise error
+    told = f": {reason(error)}" if str(error).strip() else ""
+    message = f"{piece}: {type(error).__name__}{told}"
+    _fail(f"{message}; {_TRACEBACK} true shows the whole traceback", 2)
+
+
+def _pop_traceback(arguments: list[str]) -> tuple[bool, list[str]]:
+    """Whether tracebacks are wanted, and the arguments without those that say so.
+
+    Raises:
+        InputError: If the option has another value than true or false.
+    """
+    shown = os.environ.get("PPL_VAE_TRACEBACK", "0") not in ("", "0")
+    others, words = [], iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name != _TRACEBACK:
+            others.append(word)
+            continue
+        value = value if equals else next(words, "none")
+        if value not in ("true", "false"):
+            raise InputError(f"{_TRACEBACK}: expected true or false; got {value}")
+        shown = value == "true"
+    return shown, others
+
+
+@contextmanager
+def _traceback_of_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        traceback.print_exc()
+        raise
 
 
 _DISK_ERRORS = (

@@ -1,29 +1,36 @@
 """A user's own arrays."""
 
-import zipfile
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from numpy.lib import format as npy
-from numpy.typing import NDArray
 from torch import Tensor
 
 from models.ranges import check_choice
 from models.spec import Domain
+from ppl_vae.data.array_file import read_groups, read_part
+from ppl_vae.data.array_part import Part, joint_labels
 from ppl_vae.data.conversion import Conversion
-from ppl_vae.data.levels import DEEPEST, grey_levels, two_values
+from ppl_vae.data.in_memory import part_of
+from ppl_vae.data.levels import grey_levels, two_values
 from ppl_vae.data.own_files import OwnFiles
-from ppl_vae.data.source import Images, classes_remark, split_tenths
+from ppl_vae.data.source import Images, Source, classes_remark, fixed_order
 from ppl_vae.data.split import Data
+from ppl_vae.data.splitting import tenths
 from ppl_vae.data.stored import Stored
-from ppl_vae.errors import InputError, unreadable
+from ppl_vae.machine.files import whole_file
 
-__all__ = ["Arrays"]
+__all__ = ["KEPT", "Arrays"]
 
-_RESAVE = "save it again with numpy.save or numpy.savez, as plain numbers"
+KEPT = "data"
+"""The folder of a run for images that a script has given."""
+
+_GIB = 2**30
+_SPLITS = {"path": 0, "validation": 1, "test": 2}
 
 
 @dataclass(frozen=True)
@@ -33,11 +40,14 @@ class Arrays(OwnFiles):
     Of shape (N, H, W) or (N, C, H, W), and of one of these types: bool; whole numbers of 0 to
     65,535, which are grey levels of as many bits (8, 10, 12, 14 or 16) as the largest needs; or
     finite floating-point numbers. Images of two values are binary. In a fixed order, eight tenths
-    are to train on, one for validation and one for the test. Files of any size are mapped into
-    memory piece by piece, except a `.npz` that is compressed.
+    are to train on, one for validation and one for the test; `validation` and `test` name files of
+    these instead. Files of any size are mapped into memory piece by piece, except a `.npz` that is
+    compressed.
 
     Labels are whole numbers, -1 where one is unknown; where they skip some, each that there is
-    names a class.
+    names a class. `groups` is a `.npy` file of N whole numbers or texts, for the images in `path`.
+
+    In Python, `Arrays.of` takes images in memory.
 
     Args:
         path: The file.
@@ -47,189 +57,136 @@ class Arrays(OwnFiles):
 
     path: Path
     scale: Literal["none", "standard"] = "none"
+    in_memory: Mapping[str, Part] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("--data.scale", self.scale, ("none", "standard"))
 
+    @classmethod
+    def of(cls, images: Any, validation: Any = None, test: Any = None, **options: Any) -> Self:
+        """The data set of images in memory, which `fit` keeps in the run directory.
+
+        Args:
+            images: A NumPy array or a tensor, (N, H, W) or (N, C, H, W); such images with their
+                labels, as a pair; or a map-style torch `Dataset` whose items are images, or images
+                with labels. An image there is an array, a tensor or a picture of Pillow's.
+            validation: The validation images, in the same way; cut from the others unless given.
+            test: The test images.
+            **options: Further ones of the data set.
+
+        Raises:
+            InputError: If they are no images.
+        """
+        given = {"path": images, "validation": validation, "test": test}
+        given = {name: value for name, value in given.items() if value is not None}
+        parts = {
+            name: part_of(value, "data" if name == "path" else name)
+            for name, value in given.items()
+        }
+        files: dict[str, Any] = {
+            name: Path(KEPT, "images.npz" if name == "path" else f"{name}.npz") for name in given
+        }
+        return cls(**files, **options, in_memory=parts)
+
     @property
     def default_domain(self) -> Domain:
-        array = self._read()[0]
-        if self.rules == 1 or array.dtype == np.bool_:
-            return "binary" if array.dtype == np.bool_ else "real"
-        _check(array, self._file)
-        return "binary" if two_values(self._pixels(array)) else "real"
+        parts = self._parts()
+        binary = parts[0].images.dtype == np.bool_
+        if self.rules == 1 or binary:
+            return "binary" if binary else "real"
+        return "binary" if two_values(*map(self._pixels, parts)) else "real"
 
     def load(self, domain: Domain, seed: int) -> Data:
-        array, given, left_out = self._read()
-        _check(array, self._file)
-        labels, names = (None, None) if given is None else _labels(given, self._file, self.rules)
-        pixels, levels, remark = self._held(self._pixels(array)), None, ""
-        if self.rules == 1 or array.dtype == np.bool_:
-            levels = {"b": 2, "u": 256}.get(array.dtype.kind)
-        elif not pixels.dtype.is_floating_point or (domain == "binary" and two_values(pixels)):
-            pixels, levels, remark = grey_levels(pixels, str(self._file))
+        parts = self._parts()
+        labels, names = joint_labels(parts, self.rules)
+        pixels = [self._held(self._pixels(part)) for part in parts]
+        dtype, levels, remark = parts[0].images.dtype, None, ""
+        if self.rules == 1 or dtype == np.bool_:
+            levels = {"b": 2, "u": 256}.get(dtype.kind)
+        elif dtype.kind in "iu" or (domain == "binary" and two_values(*pixels)):
+            pixels, levels, remark = grey_levels(pixels, " and ".join(p.where for p in parts))
         conversion = Conversion.choose(self, domain, levels)
-        source = split_tenths(Images(pixels, labels), names)
-        remarks = remark, classes_remark(labels, names), left_out
+        images = [Images(*each) for each in zip(pixels, labels, strict=True)]
+        every = (
+            None if labels[0] is None else torch.cat([each for each in labels if each is not None])
+        )
+        source = self._split(images, every, names)
+        remarks = remark, classes_remark(every, names), *(part.remark for part in parts)
         return conversion(replace(source, remarks=remarks), seed)
 
     @property
-    def _file(self) -> Path:
-        return Path(self.path).expanduser()
+    def files(self) -> dict[str, str]:
+        """The files of images in memory in a run directory, by the options that name them."""
+        return {name: getattr(self, name).as_posix() for name in self.in_memory or ()}
 
-    def _read(self) -> tuple[np.ndarray, np.ndarray | None, str]:
-        """The images, mapped where that can be, labels, and a remark on what else there is.
+    def save(self, folder: Path) -> None:
+        """Writes images in memory to files, where the same data set without them reads them.
 
-        Nothing pickled is ever read.
+        Args:
+            folder: The run directory.
+
+        Raises:
+            OSError: If they cannot be written.
         """
-        path = self._file
-        if path.suffix not in (".npy", ".npz"):
-            raise InputError(
-                f"expected a .npy or .npz file; got {path}; save the images with numpy.save"
+        parts = self.in_memory or {}
+        size = sum(part.images.nbytes for part in parts.values()) / _GIB
+        if size > 1:
+            print(
+                f"note: the run directory keeps a copy of the images, {size:.1f} GiB; to have "
+                "none, give ppl_vae.data.Arrays(path=FILE)",
+                file=sys.stderr,
             )
-        if not path.is_file():
-            raise InputError(
-                f"expected a file at {path}; there is none; name one with --data.path FILE"
-            )
-        try:
-            with open(path, "rb") as file:
-                if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
-                    return npy.open_memmap(path, mode="r"), None, ""
-                file.seek(0)
-                stored = np.load(file, allow_pickle=False)
-                names = stored.files
-                images = self._member(stored) if "images" in names else None
-                labels = stored["labels"] if "labels" in names else None
-        except InputError:
-            raise
-        except Exception as error:
-            if "allow_pickle" in str(error):  # numpy's advice would let a file run code
-                error = ValueError("it is no array of numbers")
-            raise unreadable(path, error, _RESAVE) from error
-        if images is None:
-            raise InputError(
-                f"expected an array named images in {path}; got {', '.join(names) or 'none'}; "
-                "save it with numpy.savez(FILE, images=...)"
-            )
-        others = [name for name in names if name not in ("images", "labels")]
-        return images, labels, f"left out {', '.join(others)}" if others else ""
+        if parts:
+            (folder / KEPT).mkdir()
+        for name, part in parts.items():
+            arrays: dict[str, Any] = {"images": np.ascontiguousarray(part.images)}
+            arrays |= {} if part.labels is None else {"labels": part.labels}
+            with whole_file(folder / getattr(self, name)) as file:
+                np.savez(file, **arrays)
 
-    def _member(self, stored: Any) -> np.ndarray:
-        """The images of an archive, held where they fit (their sum is checked), or mapped."""
-        entry = stored.zip.getinfo("images.npy")
-        if self._fits(entry.file_size):
-            return stored["images"]
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise InputError(
-                f"the images of {self._file} take {entry.file_size / 2**30:.3g} GiB, more than is "
-                "held in memory, and a compressed archive cannot be read in pieces; save them with "
-                "numpy.save or numpy.savez"
-            )
-        with open(self._file, "rb") as file:
-            file.seek(entry.header_offset + 26)
-            name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
-            file.seek(entry.header_offset + 30 + name + extra)
-            shape, columns_first, dtype = _header(file)
-            at = file.tell()
-        return np.memmap(self._file, dtype, "r", at, shape, "F" if columns_first else "C")
+    def saved_in(self, folder: Path) -> Self:
+        """The data set that reads what `save` wrote."""
+        paths: dict[str, Any] = {
+            name: folder.absolute() / file for name, file in self.files.items()
+        }
+        return replace(self, in_memory=None, **paths)
 
-    def _pixels(self, array: np.ndarray) -> Tensor | Stored:
-        """(N, C, H, W) uint8, int32 or float32."""
-        dtype = np.dtype({"b": np.uint8, "f": np.float32}.get(array.dtype.kind, np.int32))
-        dtype = np.dtype(np.uint8) if array.dtype == np.uint8 else dtype
-        count, *shape = array.shape if array.ndim == 4 else (len(array), 1, *array.shape[1:])
-        if isinstance(array, np.memmap) and array.flags.c_contiguous:
-            read = _Mapped(self._file, array.dtype, array.offset, array.shape, dtype)
-            image_shape = (shape[0], shape[1], shape[2])
-            kind = torch.from_numpy(np.empty(0, dtype)).dtype
-            return Stored(read, torch.arange(count), image_shape, kind, self._workers())
-        if not self._fits(array.size * dtype.itemsize):
-            raise InputError(
-                f"the images of {self._file} are more than is held in memory, and lie in it column "
-                "by column; save them again with numpy.save(FILE, numpy.ascontiguousarray(images))"
-            )
-        images = _cast(array.reshape(count, *shape), dtype)
-        return torch.from_numpy(np.array(images, order="C"))
+    def _parts(self) -> list[Part]:
+        """All images, or the training images and those of other splits that are given; checked."""
+        if self.in_memory is not None:
+            parts = [*self.in_memory.values()]
+        else:
+            paths = {name: getattr(self, name) for name in _SPLITS}
+            parts = [
+                read_part(path, f"--data.{name}", self._fits)
+                for name, path in paths.items()
+                if path is not None
+            ]
+        for part in parts:
+            part.check(like=parts[0])
+        return parts
 
+    def _pixels(self, part: Part) -> Tensor | Stored:
+        return part.pixels(self._fits, self._workers())
 
-def _cast(array: np.ndarray, dtype: np.dtype) -> NDArray[Any]:
-    """As the type; whole numbers beyond all grey levels stay beyond them."""
-    if dtype == np.int32:
-        array = array.clip(
-            max(-1, np.iinfo(array.dtype).min), min(DEEPEST, np.iinfo(array.dtype).max)
+    def _split(
+        self, images: list[Images], labels: Tensor | None, names: tuple[str, ...] | None
+    ) -> Source:
+        splits = [split for name, split in _SPLITS.items() if getattr(self, name) is not None]
+        given = np.repeat(splits, [len(each) for each in images])
+        count = len(images[0])
+        order = np.concatenate([fixed_order(count).numpy(), np.arange(count, len(given))])
+
+        def groups() -> list[bytes]:
+            assert self.groups is not None
+            named = [str(split).encode() for split in given[count:]]  # each split a group
+            return [b"group " + name for name in read_groups(self.groups, count)] + named
+
+        places = self._cut(tenths, order, given, labels, groups)
+        others = dict(zip(splits[1:], images[1:], strict=True))
+        train, validation, test = (
+            others[split] if split in others else images[0][where]
+            for split, where in enumerate(places)
         )
-    with np.errstate(over="ignore"):
-        return array.astype(dtype)
-
-
-@dataclass(frozen=True)
-class _Mapped:
-    """Reads images from an array in a file. It is opened each time, so that no page of it stays."""
-
-    path: Path
-    stored: np.dtype
-    offset: int
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    def __call__(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        try:
-            array = np.memmap(self.path, self.stored, "r", self.offset, self.shape)
-        except (OSError, ValueError) as error:
-            raise unreadable(self.path, error, "restore the file as it was") from error
-        images = _cast(array[rows], self.dtype)
-        return np.asarray(images if images.ndim == 4 else images[:, None])
-
-
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether the first index runs fastest, and type of the array that begins here."""
-    if npy.read_magic(file) == (1, 0):
-        return npy.read_array_header_1_0(file)
-    return npy.read_array_header_2_0(file)
-
-
-def _check(array: np.ndarray, path: Path) -> None:
-    """Raises the line for a wrong shape or type."""
-    if array.ndim not in (3, 4) or 0 in array.shape:
-        raise InputError(
-            f"expected images of shape (N, H, W) or (N, C, H, W), N >= 1; got {array.shape} in "
-            f"{path}; reshape them"
-        )
-    few = 1 if array.ndim == 4 and 2 in (array.shape[1], array.shape[3]) else 3
-    if array.ndim == 4 and array.shape[1] > 4 and array.shape[3] in (1, 2, 3, 4):
-        some = "" if array.shape[3] in (1, 3) else f"[:, :{few}]"
-        raise InputError(
-            f"expected images of shape (N, C, H, W); got {array.shape} in {path}, channels last; "
-            f"transpose them with images.transpose(0, 3, 1, 2){some}"
-        )
-    if array.ndim == 4 and array.shape[1] not in (1, 3):
-        raise InputError(
-            f"expected one channel (grey) or three (colour); got {array.shape[1]} in {path}, of "
-            f"shape {array.shape}; choose some with images[:, :{few}]"
-        )
-    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
-        raise InputError(
-            f"expected images of type bool, integer, float16, float32 or float64; got "
-            f"{array.dtype} in {path}; save them as one of these"
-        )
-
-
-def _labels(labels: np.ndarray, path: Path, rules: int) -> tuple[Tensor, tuple[str, ...] | None]:
-    """The labels, and the names of the classes where their numbers are not 0, 1, ..."""
-    if labels.ndim != 1 or labels.dtype.kind not in "iub":
-        raise InputError(
-            f"expected labels of shape (N,) and an integer type; got {labels.dtype} of shape "
-            f"{labels.shape} in {path}; number the classes 0, 1, ..."
-        )
-    if labels.size and not -1 <= labels.min() <= labels.max() < max(len(labels), 2):
-        raise InputError(
-            f"expected labels of 0, 1, ..., or -1 where one is unknown; got {labels.min()} to "
-            f"{labels.max()} for {len(labels):,} images in {path}; number the classes 0, 1, ..."
-        )
-    labels = labels.astype(np.int64)
-    there = np.unique(labels[labels >= 0])
-    if rules == 1 or np.array_equal(there, np.arange(len(there))):
-        return torch.from_numpy(labels), None
-    numbered = np.where(labels < 0, -1, there.searchsorted(labels))
-    return torch.from_numpy(numbered), tuple(map(str, there.tolist()))
+        return Source(train, validation, test, names)

@@ -13,8 +13,8 @@ Noise on training images is fresh in each batch. Validation and test images get 
 seed that is the same in every run, so that all runs are compared on the same images.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, cast
 
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from models.spec import Domain
+from ppl_vae.data.classes import some_classes
 from ppl_vae.data.data_set import DataSet
 from ppl_vae.data.fingerprint import images_fingerprint
 from ppl_vae.data.levels import at_least, check_values, mean_and_deviation, values_remark
@@ -30,7 +31,14 @@ from ppl_vae.data.split import Data, Split
 from ppl_vae.data.stored import Stored
 from ppl_vae.errors import InputError
 
-__all__ = ["EVALUATION_SEED", "Conversion", "bernoulli_draw", "dequantised", "standardised"]
+__all__ = [
+    "EVALUATION_SEED",
+    "Conversion",
+    "bernoulli_draw",
+    "dequantised",
+    "perturbed",
+    "standardised",
+]
 
 EVALUATION_SEED = 20140501
 """Seeds the noise of the validation images; the test images have the next number."""
@@ -59,6 +67,19 @@ def dequantised(raw: Tensor, levels: int, noise: Tensor | None = None) -> Tensor
     """
     noise = torch.rand(raw.shape, device=raw.device) if noise is None else noise
     return (raw.float() + noise * (1 - 2**-24 * max(levels, 256))) / levels
+
+
+def perturbed(raw: Tensor, levels: int, rate: float) -> Tensor:
+    """Each value replaced, at a rate, by a grey level 0, ..., levels - 1 drawn uniformly.
+
+    Ren et al. (2019), "Likelihood ratios for out-of-distribution detection", section 3.2.
+    """
+    drawn = torch.rand(raw.shape, device=raw.device) < rate
+    return torch.where(drawn, torch.randint_like(raw, levels), raw)
+
+
+def _in_turn(raw: Tensor, first: Callable[[Tensor], Tensor], then: Callable[..., Tensor]) -> Tensor:
+    return then(first(raw))
 
 
 def _as_float(raw: Tensor) -> Tensor:
@@ -90,6 +111,9 @@ class Conversion:
         dequantize: The dequantisation.
         scale: Whether floating-point images are standardised; None where that is no option.
         chosen: Which of the two was resolved from `auto`, for the note.
+        classes: The classes that are taken, or None for all.
+        without_classes: The classes that are left out, or None.
+        perturb: The rate at which values of training images are replaced.
     """
 
     name: str
@@ -99,6 +123,9 @@ class Conversion:
     dequantize: Literal["uniform", "none"]
     scale: Literal["none", "standard"] | None = None
     chosen: tuple[str, ...] = ()
+    classes: Sequence[int | str] | None = None
+    without_classes: Sequence[int | str] | None = None
+    perturb: float = 0.0
 
     @classmethod
     def choose(cls, data_set: DataSet, domain: Domain, levels: int | None) -> "Conversion":
@@ -125,7 +152,13 @@ class Conversion:
         if levels == 2:
             binarize = "none"  # they are binary already
         chosen = tuple(c for c in ("binarize", "dequantize") if getattr(data_set, c) == "auto")
-        return cls(name, domain, levels, binarize, dequantize, scale, chosen)
+        if data_set.perturb and levels is None:
+            raise InputError(
+                f"--data.perturb draws grey levels, and {name} has floating-point values; save "
+                "them as uint8 with (255 * images).round().astype('uint8'), or leave it out"
+            )
+        choices = data_set.classes, data_set.without_classes, data_set.perturb
+        return cls(name, domain, levels, binarize, dequantize, scale, chosen, *choices)
 
     def _prepare(self, moments: tuple[float, float] | None) -> Callable[..., Tensor]:
         """From stored pixels to the domain."""
@@ -186,6 +219,8 @@ class Conversion:
                 f"--data.binarize fixed draws the training images of {self.name} once, and they "
                 "are more than is held in memory; choose dynamic, or a larger --data.memory_gib"
             )
+        if self.classes is not None or self.without_classes:
+            source = some_classes(source, self.classes, self.without_classes)
         pixels = [images.pixels for images in source.splits]
         values = check_values(self.name, pixels, self.levels, self.domain, self.binarize)
         remark = values_remark(values, self.scale) if self.levels is None else ""
@@ -193,8 +228,13 @@ class Conversion:
         moments = mean_and_deviation(source.train.pixels) if standard else None
         prepare = self._prepare(moments)
         _, channels, height, width = source.train.pixels.shape
+        train = self._split(source.train, prepare, seed if self.binarize == "fixed" else None)
+        if self.perturb and self.levels is not None:
+            levels = 2 if self.binarize in ("fixed", "threshold") else self.levels
+            replaced = partial(perturbed, levels=levels, rate=self.perturb)
+            train = replace(train, prepare=partial(_in_turn, first=replaced, then=train.prepare))
         return Data(
-            train=self._split(source.train, prepare, seed if self.binarize == "fixed" else None),
+            train=train,
             validation=self._split(source.validation, prepare, EVALUATION_SEED),
             test=self._split(source.test, prepare, EVALUATION_SEED + 1),
             name=self.name,
@@ -220,6 +260,7 @@ class Conversion:
             if value != "none" or (option == "dequantize" and self.domain == "real")
         ]
         said += ["standardised"] if self.scale == "standard" else []
+        said += [f"perturb {self.perturb:g}"] if self.perturb else []
         shape = " x ".join(str(size) for size in source.train.pixels.shape[1:])
         parts = [f"{self.domain} data", *said, f"{sizes} training / validation / test images"]
         pixels, where = source.train.pixels, "in memory"

@@ -14,7 +14,7 @@ from models import Shape
 from ppl_vae.data.conversion import standardised
 from ppl_vae.data.folders import pictures_below
 from ppl_vae.data.new_images import new_split
-from ppl_vae.data.pictures import read_header, read_pixels
+from ppl_vae.data.pictures import read_header, read_pixels, suffixes
 from ppl_vae.data.split import Facts
 from ppl_vae.errors import InputError, unreadable
 
@@ -44,7 +44,7 @@ def listed_images(paths: Sequence[Path], skip_unreadable: bool = False) -> Any:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            names, _ = pictures_below(path)
+            names, _ = pictures_below(path, suffixes(), "--images")
             files += [path / name.decode(errors="surrogateescape") for name in names.tolist()]
         elif path.is_file():
             files.append(path)

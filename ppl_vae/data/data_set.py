@@ -1,12 +1,13 @@
 """The base class of data sets: options, and `load`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
 
-from models.ranges import check_choice, check_flag
+from models.ranges import check_choice, check_flag, check_number
 from models.spec import Domain
 from ppl_vae.data.split import Data
 
@@ -32,24 +33,40 @@ class DataSet(ABC):
             binary data and `none` otherwise.
         dequantize: How grey levels become real numbers: `uniform` adds noise within each level,
             `none` only scales them; `auto` is `uniform` under a likelihood for real data.
+        classes: Numbers or names of the classes whose images are taken, in every split; all
+            unless given. They keep their names, and are numbered 0, 1, ... in their order.
+        without_classes: Numbers or names of classes whose images are left out.
+        perturb: The rate at which values of the training images (each channel of each pixel) are
+            replaced by grey levels that are drawn uniformly, afresh in each batch: the background
+            of Ren et al. (2019), "Likelihood ratios for out-of-distribution detection".
+            Validation and test images stay as they are.
 
     Raises:
-        ValueError: If a choice is unknown, a flag is no truth value or a path no path.
+        ValueError: If a choice is unknown, a number out of its range, a flag no truth value, a
+            path no path or a list of classes no list.
     """
 
     binarize: Binarize = "auto"
     dequantize: Dequantize = "auto"
+    classes: Sequence[int | str] | None = None
+    without_classes: Sequence[int | str] | None = None
+    perturb: float = 0.0
     where_read: ClassVar[tuple[str, ...]] = ("path", "root", "download")
 
     def __post_init__(self) -> None:
         check_choice("--data.binarize", self.binarize, get_args(Binarize))
         check_choice("--data.dequantize", self.dequantize, get_args(Dequantize))
+        check_number("--data.perturb", self.perturb, least=0, most=1)
+        for name in ("classes", "without_classes"):
+            object.__setattr__(self, name, _classes(f"--data.{name}", getattr(self, name)))
         for field in fields(self):
             option, value = f"--data.{field.name}", getattr(self, field.name)
             if field.type is bool:
                 check_flag(option, value)
-            elif field.type is Path and (not isinstance(value, (str, Path)) or value == ""):
-                raise ValueError(f"expected {option} as a path; got {value!r}")
+            elif field.type in (Path, Path | None) and (value is not None or field.type is Path):
+                if not isinstance(value, (str, Path)) or value == "":
+                    raise ValueError(f"expected {option} as a path; got {value!r}")
+                object.__setattr__(self, field.name, Path(value).expanduser())
 
     @property
     @abstractmethod
@@ -78,3 +95,14 @@ class DataSet(ABC):
         Raises:
             InputError: If the files are missing or damaged, or the images do not fit the domain.
         """
+
+
+def _classes(option: str, value: Any) -> tuple[int | str, ...] | None:
+    """The classes in an option, as plain numbers and names."""
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)) or not all(
+        isinstance(each, (str, Integral)) and not isinstance(each, bool) for each in value
+    ):
+        raise ValueError(f"expected {option} as a list of numbers or names; got {value!r}")
+    return tuple(each if isinstance(each, str) else int(each) for each in value)

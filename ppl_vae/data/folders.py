@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl_vae.data.pictures import SUFFIXES
 from ppl_vae.errors import InputError, unreadable
 
 __all__ = ["Layout", "pictures_below"]
@@ -114,8 +113,15 @@ def natural_order(names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=key))
 
 
-def pictures_below(folder: Path) -> tuple[NDArray[np.bytes_], str]:
+def pictures_below(
+    folder: Path, suffixes: tuple[str, ...], option: str
+) -> tuple[NDArray[np.bytes_], str]:
     """The pictures in a folder and in the folders in it, as seen from it, (N,), in textual order.
+
+    Args:
+        folder: Where to look.
+        suffixes: Of the files that are pictures.
+        option: The one that names the folder.
 
     Returns:
         The names, and a remark on the files that are left out.
@@ -126,16 +132,15 @@ def pictures_below(folder: Path) -> tuple[NDArray[np.bytes_], str]:
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise InputError(
-            f"expected a folder of images at {folder}; there is {found}; name one with "
-            "--data.path DIR"
+            f"expected a folder of images at {folder}; there is {found}; name one with {option} DIR"
         )
-    left = _LeftOut()
+    left = _LeftOut(suffixes)
     # Bytes of one length: Python's own text would take several times as much, in each process.
     names = np.array([os.fsencode(name) for name in _below(folder, "", left)], dtype=np.bytes_)
     if not len(names):
         raise InputError(
-            f"expected images ({', '.join(SUFFIXES)}) in {folder}; found none; name another "
-            "folder with --data.path DIR"
+            f"expected images (PNG, JPEG, TIFF, ...) in {folder}; found none; name another folder "
+            f"with {option} DIR"
         )
     return names, left.remark
 
@@ -143,7 +148,8 @@ def pictures_below(folder: Path) -> tuple[NDArray[np.bytes_], str]:
 class _LeftOut:
     """Counts what is left out, by kind, and keeps the first name of each."""
 
-    def __init__(self) -> None:
+    def __init__(self, suffixes: tuple[str, ...]) -> None:
+        self.suffixes = frozenset(suffixes)
         self.counts: Counter[str] = Counter()
         self.first: dict[str, str] = {}
 
@@ -172,7 +178,7 @@ def _below(folder: Path, prefix: str, left: _LeftOut) -> Iterator[str]:
             yield from _below(folder, f"{prefix}{name}/", left)
         elif not is_file:
             left.add("links to no file", prefix + name)
-        elif suffix in SUFFIXES:
+        elif suffix in left.suffixes:
             yield prefix + name
         else:
             left.add(suffix or "without a suffix", prefix + name)

@@ -44,7 +44,7 @@ class FreyFace(DataSet):
         return conversion(Source(images[train], images[validation], images[test]), seed)
 
     def _read(self) -> Tensor:
-        root = Path(self.root).expanduser()
+        root = self.root
         path = next((p for p in (root / "FreyFace" / _FILE, root / _FILE) if p.is_file()), None)
         if path is None:
             raise InputError(

@@ -1,158 +1,183 @@
 """A user's own pictures."""
 
-import os
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from models.ranges import check_choice, check_sizes
 from models.spec import Domain
 from ppl_vae.data.conversion import Conversion
-from ppl_vae.data.fingerprint import mark_of
 from ppl_vae.data.folders import Layout, pictures_below
+from ppl_vae.data.groups import groups_of_files
 from ppl_vae.data.levels import grey_levels
-from ppl_vae.data.own_files import OwnFiles
-from ppl_vae.data.pictures import Header, read_header, read_pixels
-from ppl_vae.data.source import Images, Source, classes_remark, split_by_name, split_tenths
+from ppl_vae.data.own_files import OwnFiles, Splits
+from ppl_vae.data.picture_files import Files, Looks, PictureReader, pages_before, pages_of
+from ppl_vae.data.pictures import FIRST_SUFFIXES, Header, read_header, read_headers, suffixes
+from ppl_vae.data.resizing import Resizing
+from ppl_vae.data.source import (
+    Images,
+    Source,
+    classes_remark,
+    shares_of,
+    split_by_name,
+    split_tenths,
+)
 from ppl_vae.data.split import Data
 from ppl_vae.data.stored import Stored
 from ppl_vae.errors import InputError
-from ppl_vae.machine.progress import Progress
 
 __all__ = ["ImageFolder"]
 
-_MANY = 20_000  # images whose headers take long enough to say so
+_CHANNELS = {"grey": 1, "rgb": 3}
+_OPTIONS = ("path", "validation", "test")
 
 
 @dataclass(frozen=True)
 class ImageFolder(OwnFiles):
-    """The images in a folder, all of one size; the folders in it, if any, are the labels.
+    """The images in a folder; the folders in it, if any, are the labels.
 
-    PNG, JPEG, BMP, GIF, WebP, PGM and TIFF, of 8 or 16 bits, of which the first page or frame is
-    read. If all are grey they have one channel, else three. Transparency is laid over white. Images
-    of two values are binary.
+    Every format that Pillow reads, of 8 or 16 bits: PNG, JPEG, TIFF, WebP, BMP, GIF, PGM and many
+    more. If all are grey they have one channel, else three. Transparency is laid over white. Images
+    of two values are binary. Without `size` all have to be of one size.
 
     The label is the folder's place in natural order (2 before 10); images in `unlabeled` have none.
-    Eight tenths are to train on, one is for validation and one for the test, each image by a hash
-    of its name. Folders named `train`, `val` and `test` are the splits instead, and the folders in
-    them the labels; where `val` or `test` is missing it is cut from `train`.
+    Eight tenths are to train on, one is for validation and one for the test, each file by a hash of
+    its name. Folders named `train`, `val` and `test` are the splits instead, and the folders in
+    them the labels; where `val` or `test` is missing it is cut from `train`. `validation` and
+    `test` name folders elsewhere for these splits. `groups` is a CSV file with a line `file
+    name,group` for each file, its name as seen from the folder.
 
     Args:
         path: The folder.
+        size: Height and width that images are brought to, by Pillow's bilinear filter, which takes
+            all pixels into account where an image is made smaller.
+        crop: `center` takes the middle part of the proportions of `size` before, `none` stretches
+            an image of other proportions.
+        colour: `grey` makes one channel of all images, `rgb` three; `auto` one if all are grey.
+        pages: `first` takes the first page or frame of a file, `all` each of them as an image with
+            the file's label; those of one file are always in one split.
     """
 
     path: Path
+    size: Sequence[int] | None = None
+    crop: Literal["none", "center"] = "none"
+    colour: Literal["auto", "grey", "rgb"] = "auto"
+    pages: Literal["first", "all"] = "first"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("--data.crop", self.crop, ("none", "center"))
+        check_choice("--data.colour", self.colour, ("auto", *_CHANNELS))
+        check_choice("--data.pages", self.pages, ("first", "all"))
+        if self.size is not None:
+            check_sizes("--data.size", self.size, fewest=2)
+            if len(self.size) > 2:
+                raise ValueError(f"expected --data.size as height and width; got {[*self.size]}")
+            object.__setattr__(self, "size", tuple(map(int, self.size)))
+        elif self.crop != "none":
+            raise ValueError(f"--data.crop {self.crop}: expected --data.size too; got none")
 
     @property
     def default_domain(self) -> Domain:
         if self.rules == 1:
             return "real"
+        files, _ = self._files()
         values: NDArray[Any] = np.empty(0)
-        for name in pictures_below(self._folder)[0]:
-            file = self._folder / os.fsdecode(name)
-            header = read_header(file)
-            pixels = read_pixels(file, 3 if header.colour else 1, header.deep)
-            values = np.union1d(values, pixels)
-            if len(values) > 2:
-                break
+        for number in range(len(files)):
+            headers = self._headers(files[number])
+            read = self._reader(files, headers[0], headers[0].colour)
+            for page in range(len(headers)):
+                values = np.union1d(values, read.page(number, page))
+                if len(values) > 2:
+                    return "real"
         return "binary" if len(values) == 2 else "real"
 
     def load(self, domain: Domain, seed: int) -> Data:
-        names, left_out = pictures_below(self._folder)
-        layout = Layout.of_earlier_releases(names) if self.rules == 1 else Layout.of(names)
-        image_shape, deep, marks, pages = _look(self._folder, names)
-        deep = deep and self.rules > 1
-        read = _Files(self._folder, names, image_shape, deep)
-        dtype = torch.int32 if deep else torch.uint8
-        rows = torch.arange(len(names))
-        pixels = self._held(Stored(read, rows, image_shape, dtype, self._workers()))
+        files, left_out = self._files()
+        layout = self._layout(files)
+        looks = Looks.at(files, self._headers, any_size=self.size is not None)
+        read = self._reader(files, looks.first, looks.colour)
+        owners = np.repeat(np.arange(len(files)), looks.pages)  # the file of each image
+        if self.pages == "all":
+            pages = pages_of(np.arange(len(files)), looks.pages) - pages_before(looks.pages)[owners]
+            read = replace(read, rows=np.stack([owners, pages], axis=1))
+        dtype = torch.int32 if read.deep else torch.uint8
+        stored = Stored(read, torch.arange(len(owners)), read.image_shape, dtype, self._workers())
+        pixels = self._held(stored)
+        labels = None if layout.labels is None else layout.labels[owners]
         if self.rules == 1:
             conversion = Conversion.choose(self, domain, 256)
-            source = split_tenths(Images(pixels, layout.labels, marks, names), layout.classes)
-            return conversion(source, seed)
-        pixels, levels, found = grey_levels(pixels, str(self._folder))
+            images = Images(pixels, labels, looks.marks, files.names)
+            return conversion(split_tenths(images, layout.classes), seed)
+        (pixels,), levels, found = grey_levels([pixels], str(self.path))
         conversion = Conversion.choose(self, domain, levels)
-        images = Images(pixels, layout.labels, marks, names)
+        images = Images(pixels, labels, looks.marks[owners], files.names[owners])
         train, validation, test = (
-            images[places] for places in split_by_name(names.tolist(), layout.splits)
+            images[torch.from_numpy(pages_of(part.numpy(), looks.pages))]
+            for part in self._split(files, layout)
         )
-        remarks = found, classes_remark(layout.labels, layout.classes), left_out, pages
+        remarks = found, classes_remark(labels, layout.classes), left_out, looks.remark
         return conversion(Source(train, validation, test, layout.classes, remarks), seed)
 
-    @property
-    def _folder(self) -> Path:
-        return Path(self.path).expanduser()
+    def _files(self) -> tuple[Files, str]:
+        """The pictures in all folders, and a remark on what else is in them."""
+        known = FIRST_SUFFIXES if self.rules < 3 else suffixes()
+        folders = {0: self.path}
+        for split, folder in enumerate((self.validation, self.test), 1):
+            folders |= {} if folder is None else {split: folder}
+        found = {
+            split: pictures_below(folder, known, f"--data.{_OPTIONS[split]}")
+            for split, folder in folders.items()
+        }
+        names = [names for names, _ in found.values()]
+        owners = np.repeat([*found], [len(each) for each in names])
+        remark = ", ".join(remark for _, remark in found.values() if remark)
+        return Files(folders, np.concatenate(names), owners), remark
 
-
-def _look(
-    folder: Path, names: NDArray[np.bytes_]
-) -> tuple[tuple[int, int, int], bool, Tensor, str]:
-    """(C, H, W), whether there are 16 bits, the marks of all files, and a remark on their pages.
-
-    The headers of all images are read, so that a misfit is found at once.
-    """
-    many = len(names) >= _MANY
-    progress = Progress(f"looking at {folder}", len(names), "images") if many else None
-    marks = torch.empty(len(names), dtype=torch.int64)
-    first: tuple[Path, Header] | None = None
-    colour, pages, of = False, 0, ""
-    with progress or nullcontext():
-        for place, name in enumerate(names):
-            file = folder / os.fsdecode(name)
-            header = read_header(file)
-            marks[place] = mark_of(name, file)
-            colour = colour or header.colour
-            first = first or (file, header)
-            _check_alike(*first, file, header)
-            if header.pages > 1:
-                pages, of = pages + header.pages - 1, of or os.fsdecode(name)
-            if progress:
-                progress.advance(1)
-    assert first is not None
-    width, height = first[1].size
-    remark = f"left out {pages:,} further pages or frames ({of})" if pages else ""
-    return (3 if colour else 1, height, width), first[1].deep, marks, remark
-
-
-def _check_alike(first: Path, one: Header, file: Path, other: Header) -> None:
-    if one.size != other.size:
-        raise InputError(
-            f"expected images of one size; got {first} of {one.size[0]} x {one.size[1]} and {file} "
-            f"of {other.size[0]} x {other.size[1]} pixels; resize them"
-        )
-    if one.deep != other.deep:
-        eight, sixteen = (file, first) if one.deep else (first, file)
-        raise InputError(
-            f"expected images all of 8 bits or all of 16; got {eight} of 8 and {sixteen} of 16; "
-            "save them alike"
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class _Files:
-    """Reads images from their files."""
-
-    folder: Path
-    names: NDArray[np.bytes_]
-    image_shape: tuple[int, int, int]
-    deep: bool
-
-    def __call__(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        channels, height, width = self.image_shape
-        dtype = np.int32 if self.deep else np.uint8
-        pixels = np.empty((len(rows), *self.image_shape), dtype=dtype)
-        for place, row in enumerate(rows):
-            file = self.folder / os.fsdecode(self.names[row])
-            image = read_pixels(file, channels, self.deep)
-            if image.shape[1:] != (height, width):
+    def _layout(self, files: Files) -> Layout:
+        if self.rules == 1:
+            return Layout.of_earlier_releases(files.names)
+        if len(files.folders) == 1:
+            return Layout.of(files.names)
+        splits = Layout.of(files.names[files.owners == 0]).splits
+        for split in files.folders:
+            if split > 0 and splits is not None and (splits == split).any():
                 raise InputError(
-                    f"expected {file} of {width} x {height} pixels, as its header said; got "
-                    f"{image.shape[2]} x {image.shape[1]}; restore it, or save it again"
+                    f"--data.{_OPTIONS[split]}: {self.path} has a folder of such images "
+                    "already; leave it out, or move that folder"
                 )
-            pixels[place] = image
-        return pixels
+        # As if all were folders in one.
+        prefixes = (b"train/" if splits is None else b"", b"val/", b"test/")
+        names = zip(files.owners, files.names.tolist(), strict=True)
+        return Layout.of(np.array([prefixes[owner] + name for owner, name in names], np.bytes_))
+
+    def _headers(self, file: Path) -> list[Header]:
+        """Of the pages of a file that are images."""
+        return read_headers(file) if self.pages == "all" else [read_header(file)]
+
+    def _reader(self, files: Files, header: Header, colour: bool) -> PictureReader:
+        channels = _CHANNELS.get(self.colour, 3 if colour else 1)
+        height, width = self.size or header.size[::-1]
+        deep = header.deep and self.rules > 1
+        how = Resizing((height, width), self.crop == "center") if self.size else None
+        return PictureReader(files, (channels, height, width), deep, how)
+
+    def _split(self, files: Files, layout: Layout) -> Splits:
+        """The files of each split."""
+        names = files.names.tolist()
+        given = np.zeros(len(names), np.int64) if layout.splits is None else layout.splits
+        order = shares_of(names).argsort(kind="stable")
+
+        def groups() -> list[bytes]:
+            assert self.groups is not None
+            return groups_of_files(self.groups, files)
+
+        def plain(order: NDArray[np.int64], given: NDArray[np.int64]) -> Splits:
+            return split_by_name(names, given)
+
+        return self._cut(plain, order, given, layout.labels, groups)

@@ -167,39 +167,43 @@ def mean_and_deviation(pixels: Tensor | Stored) -> tuple[float, float]:
     return mean, sqrt(squares / count) or 1.0
 
 
-def two_values(pixels: Tensor | Stored) -> tuple[float, float] | None:
+def two_values(*parts: Tensor | Stored) -> tuple[float, float] | None:
     """The two values that all pixels have; None where there are more, or only one.
 
     int32 of `DEEPEST` stands for all that are larger, and so is no value.
     """
     found = np.empty(0)
-    for piece in pieces(pixels):
-        found = np.union1d(found, piece.numpy())
-        if len(found) > 2:
-            return None
-    known = pixels.dtype != torch.int32 or (abs(found) < DEEPEST).all()
+    for part in parts:
+        for piece in pieces(part):
+            found = np.union1d(found, piece.numpy())
+            if len(found) > 2:
+                return None
+    known = all(part.dtype != torch.int32 for part in parts) or (abs(found) < DEEPEST).all()
     return (float(found[0]), float(found[1])) if len(found) == 2 and known else None
 
 
-def grey_levels(pixels: Tensor | Stored, name: str) -> tuple[Tensor | Stored, int, str]:
+def grey_levels(
+    parts: Sequence[Tensor | Stored], name: str
+) -> tuple[list[Tensor | Stored], int, str]:
     """The same images as grey levels 0, ..., L - 1, with L and a remark on it.
 
     L is 2 where there are two values, and else 2 to the power of the fewest bits of 8, 10, 12, 14
     and 16 that hold the largest.
 
     Args:
-        pixels: Whole numbers (N, C, H, W), uint8 or int32.
+        parts: Whole numbers (N, C, H, W), all uint8 or all int32.
         name: What to call them in errors.
 
     Raises:
         InputError: If a value is below 0 or above 65,535.
     """
-    pair = two_values(pixels)
+    pair = two_values(*parts)
     if pair is not None:
-        return at_least(pixels, pair[1]), 2, f"two values ({pair[0]:g} and {pair[1]:g})"
-    if pixels.dtype == torch.uint8:
-        return pixels, 256, ""
-    values = values_of(pixels)
+        binary = [at_least(part, pair[1]) for part in parts]
+        return binary, 2, f"two values ({pair[0]:g} and {pair[1]:g})"
+    if parts[0].dtype == torch.uint8:
+        return [*parts], 256, ""
+    values = values_of(*parts)
     if not 0 <= values.least <= values.most < DEEPEST:
         raise InputError(
             f"expected grey levels of 0 to {DEEPEST - 1:,} in {name}; there are values outside of "
@@ -208,8 +212,8 @@ def grey_levels(pixels: Tensor | Stored, name: str) -> tuple[Tensor | Stored, in
         )
     bits = next(bits for bits in _BITS if values.most < 2**bits)
     if bits == 8:
-        return _mapped(pixels, _as_bytes), 256, ""
-    return pixels, 2**bits, f"grey levels of {bits} bits (the largest is {values.most:,.0f})"
+        return [_mapped(part, _as_bytes) for part in parts], 256, ""
+    return [*parts], 2**bits, f"grey levels of {bits} bits (the largest is {values.most:,.0f})"
 
 
 def at_least(pixels: Tensor | Stored, value: float) -> Tensor | Stored:

@@ -96,39 +96,41 @@ def _is_picture(image: Any) -> bool:
 
 
 def _tensor(images: Any) -> Tensor:
-    """An array, a tensor or a list of these as one tensor on the CPU."""
-    if isinstance(images, Sequence) and isinstance(images[0], Tensor):
-        shapes = {tuple(each.shape) for each in images}
-        if len(shapes) > 1:
-            raise InputError(f"expected images of one shape; got {sorted(shapes)}")
-        images = torch.stack([*images])
-    if isinstance(images, Tensor):
-        return images.detach().cpu()
-    try:
-        array = np.asarray(images)
-    except ValueError as error:
-        raise InputError(f"expected images of one shape; got {error}") from error
+    """An array, a tensor or a list of these as one tensor on the CPU: bool, int32 or float32."""
+    if isinstance(images, Sequence):
+        images = [each.cpu() if isinstance(each, Tensor) else each for each in images]
+        if len({np.shape(each) for each in images}) > 1:
+            raise InputError("expected images of one shape; got several; crop or resize them")
+    if isinstance(images, Tensor) and images.is_floating_point():
+        return images.detach().float().cpu()
+    array = np.asarray(images.cpu() if isinstance(images, Tensor) else images)
     if array.dtype.kind not in "biuf":
         raise InputError(
             "expected an array or a tensor of numbers, pictures, or paths of picture files; got "
             f"{type(images).__name__} of {array.dtype}"
         )
-    if array.dtype.kind in "ui" and array.dtype != np.uint8:
-        array = array.clip(-1, min(_DEEP, np.iinfo(array.dtype).max)) if array.size else array
-        array = array.astype(np.int32)
-    return torch.from_numpy(np.array(array, np.float32 if array.dtype.kind == "f" else None))
+    if array.dtype.kind in "iu":  # whole numbers beyond all grey levels stay beyond them
+        array = array.clip(
+            max(-1, np.iinfo(array.dtype).min), min(_DEEP, np.iinfo(array.dtype).max)
+        )
+    return torch.from_numpy(
+        np.array(array, {"b": bool, "f": np.float32}.get(array.dtype.kind, np.int32))
+    )
 
 
 def _check_shape(shape: Sequence[int], facts: Facts) -> None:
     channels, height, width = facts.image_shape
     if len(shape) == 4 and shape[0] and tuple(shape[1:]) == facts.image_shape:
         return
-    last = len(shape) >= 3 and tuple(shape[-3:]) == (height, width, channels)
-    axes = "0, 3, 1, 2" if len(shape) == 4 else "2, 0, 1"
+    remedy = "crop or resize them"
+    if tuple(shape[-3:-1]) == (height, width) and shape[-1] in (1, 3, 4):
+        axes = "0, 3, 1, 2" if len(shape) == 4 else "2, 0, 1"
+        remedy = f"transpose them with images.transpose({axes})"
+    if tuple(shape[-2:]) == (height, width) and len(shape) in (3, 4):
+        remedy = f"make them of {channels} channel{'s' if channels > 1 else ''}"
     raise InputError(
         f"expected images of {channels} x {height} x {width} (channels, height, width), as the "
-        f"run's are; got {tuple(shape)}; "
-        f"{f'transpose them with images.transpose({axes})' if last else 'crop or resize them'}"
+        f"run's are; got {tuple(shape)}; {remedy}"
     )
 
 
@@ -137,7 +139,7 @@ def _expected(facts: Facts) -> str:
     if facts.levels is None:
         return "floating-point values such as those of the run's data"
     if facts.levels == 2:
-        return "0s and 1s"
+        return "0 and 1"
     return f"whole grey levels of 0 to {facts.levels - 1:,}"
 
 
@@ -150,17 +152,17 @@ def _grey_levels(pixels: Tensor, facts: Facts) -> Tensor:
             "those were, to float32"
         )
     if not 0 <= least <= most < facts.levels:
-        remedy = "images >= images.max() / 2" if facts.levels == 2 else "numpy.round"
-        scaled = f"(images * {(facts.levels - 1) / 255:.4g}).round().astype('uint8')"
-        remedy = remedy if facts.levels == 2 or facts.levels > _BYTES else scaled
+        top = 255 if most <= 255 else _DEEP - 1
+        remedy = f"scale them, as with (images * ({facts.levels - 1} / {top})).round().astype(int)"
+        remedy = "choose a threshold, as with images > 127" if facts.levels == 2 else remedy
         raise InputError(
             f"expected {_expected(facts)}, as the run's data have; got whole numbers of {least} to "
-            f"{most:,}; convert them, as with {remedy}"
+            f"{most:,}; {remedy}"
         )
     if facts.domain == "binary" and facts.levels > 2 and most == 1:
         raise InputError(
-            f"0 and 1 of {facts.levels} grey levels are black; if the images are binary, give them "
-            "as truth values with images.astype(bool)"
+            f"expected {_expected(facts)}; got 0 and 1 alone, which is black; if the images are "
+            "binary, give them as truth values with images.astype(bool)"
         )
     return pixels.to(torch.uint8 if facts.levels <= _BYTES else torch.int32)
 
@@ -168,22 +170,25 @@ def _grey_levels(pixels: Tensor, facts: Facts) -> Tensor:
 def _check_floats(pixels: Tensor, facts: Facts) -> None:
     """Raises unless floating-point numbers are values of the domain, or those of the run's data."""
     whole = facts.domain == "bytes" or (facts.domain == "binary" and facts.levels is not None)
-    bounded = facts.domain != "real" or facts.levels is not None
     most = 255 if facts.domain == "bytes" else 1
     fits = pixels.isfinite()
-    if bounded:
+    if facts.domain != "real" or facts.levels is not None:
         fits &= (pixels >= 0) & (pixels <= most)
     if whole:
         fits &= pixels == pixels.round()
-    if not fits.all():
-        values = "values of " + (
-            f"{{0, ..., {most}}}" if whole else f"[0, {most}]" if bounded else "finite numbers"
-        )
-        other = "" if facts.levels is None else f", or {_expected(facts)} of an integer type"
-        raise InputError(
-            f"expected floating-point {values}{other}; got {pixels.min():g} to {pixels.max():g} of "
-            "a floating-point type; convert them"
-        )
+    if fits.all():
+        return
+    got = f"got {pixels.min():g} to {pixels.max():g}"
+    if facts.levels is None:
+        values = "finite" if facts.domain == "real" else "between 0 and 1"
+        raise InputError(f"expected floating-point values, {values}, as the run's data; {got}")
+    values = f"whole numbers of 0 to {most}" if whole else "values between 0 and 1"
+    top = facts.levels - 1
+    scaled = f"(images * {top}).round().astype(int)" if pixels.max() <= 1 else "images.astype(int)"
+    raise InputError(
+        f"expected {_expected(facts)} of an integer type, or floating-point {values}; {got} of a "
+        f"floating-point type; convert them, as with {scaled}"
+    )
 
 
 def _of_pictures(pictures: Sequence[Any], facts: Facts) -> tuple[Tensor, int]:
@@ -201,8 +206,9 @@ def _of_pictures(pictures: Sequence[Any], facts: Facts) -> tuple[Tensor, int]:
         picture = each if opened else Path(each).expanduser()
         name = f"picture {number}" if opened else str(picture)
         if not opened and not picture.is_file():
-            found = "a folder; list its files" if picture.is_dir() else "nothing there; name a file"
-            raise InputError(f"expected a picture file at {picture}; there is {found}")
+            remedy = "name a file, or give ImageFolder(path=...) for all images in a folder"
+            found = "a folder" if picture.is_dir() else "none"
+            raise InputError(f"expected a picture file at {picture}; there is {found}; {remedy}")
         header = read_header(picture)
         if header.size != (width, height):
             raise InputError(

@@ -2,21 +2,28 @@
 
 import os
 from abc import ABC
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.ranges import check_count, check_number
 from ppl_vae.data.data_set import DataSet
+from ppl_vae.data.splitting import split_by_group, stratified
 from ppl_vae.data.stored import Stored
+from ppl_vae.errors import InputError
+from ppl_vae.machine.memory import free_memory
 
 __all__ = ["OwnFiles"]
 
+Splits = tuple[Tensor, Tensor, Tensor]
+Splitter = Callable[[NDArray[np.int64], NDArray[np.int64]], Splits]
+
+_RULES = 3
 _GIB = 2**30
 _SHARE = 4  # loading takes up to three times what is then held
 
@@ -32,16 +39,31 @@ class OwnFiles(DataSet, ABC):
             throughout the run; by default a quarter of the free memory.
         workers: How many processes read images from disk ahead of their use, 0 for none but the
             run's own; by default one for each further core, at most 8.
-        rules: By which rules files are read and split: 2, or 1 as runs of earlier releases did.
+        validation: The validation images, in a file or folder of their own; unless given, they are
+            cut from the others. So is `test`.
+        test: The test images.
+        stratify: Whether each class has its share of the splits that are cut, up to one image.
+        groups: The group of each image; no group is in two splits. Each group is for training,
+            validation or the test by a hash of its name.
+        rules: By which rules files are read and split: 3, or 2 and 1 as runs of earlier releases
+            did.
 
     Raises:
-        ValueError: If a number is out of its range or of the wrong type.
+        ValueError: If a number is out of its range or of the wrong type, or both `stratify` and
+            `groups` are given.
     """
 
     memory_gib: float | None = None
     workers: int | None = None
-    rules: int = 2
-    where_read: ClassVar[tuple[str, ...]] = (*DataSet.where_read, "memory_gib", "workers")
+    validation: Path | None = None
+    test: Path | None = None
+    stratify: bool = False
+    groups: Path | None = None
+    rules: int = _RULES
+    where_read: ClassVar[tuple[str, ...]] = (
+        *DataSet.where_read,
+        *("validation", "test", "groups", "memory_gib", "workers"),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,16 +71,50 @@ class OwnFiles(DataSet, ABC):
             check_number("--data.memory_gib", self.memory_gib, least=0)
         if self.workers is not None:
             check_count("--data.workers", self.workers, least=0)
-        check_number("--data.rules", self.rules, least=1, most=2)
+        check_number("--data.rules", self.rules, least=1, most=_RULES)
+        check_count("--data.rules", self.rules)
+        if self.stratify and self.groups is not None:
+            raise ValueError(
+                "expected --data.stratify or --data.groups; got both; groups are cut by their "
+                "names, whatever classes they have"
+            )
 
     def of_run(self, options: Mapping[str, Any]) -> Self:
         return self if "rules" in options else replace(self, rules=1)
+
+    def _cut(
+        self,
+        plain: Splitter,
+        order: NDArray[np.int64],
+        given: NDArray[np.int64],
+        labels: Tensor | None,
+        groups: Callable[[], Sequence[bytes]],
+    ) -> Splits:
+        """The places of training, validation and test images.
+
+        Args:
+            plain: Cuts them where nothing else is asked for.
+            order: A permutation of the images; those of each split stand in it.
+            given: The split of each image, 0 where it is to be cut.
+            labels: Of the images, or None.
+            groups: Reads the name of the group of each image.
+
+        Raises:
+            InputError: If there are too few images, or no labels to stratify by.
+        """
+        if self.groups is not None:
+            return split_by_group(groups(), order, given)
+        if not self.stratify:
+            return plain(order, given)
+        if labels is None:
+            raise InputError("--data.stratify: expected images with labels; there are none")
+        return stratified(order, labels, given)
 
     def _fits(self, size: int) -> bool:
         """Whether so many bytes of images are to be held in memory."""
         if self.memory_gib is not None:
             return size <= self.memory_gib * _GIB
-        return size <= _free_memory() / _SHARE / _local_processes()
+        return size <= free_memory() / _SHARE / _local_processes()
 
     def _workers(self) -> int:
         if self.workers is not None:
@@ -81,22 +137,3 @@ def _cores() -> int:
 def _local_processes() -> int:
     """How many processes of this run share the machine, as torchrun says."""
     return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def _free_memory() -> int:
-    """Bytes that are free: of the machine, of the container, and of the GPU where there is one.
-
-    Half of the machine's where the system does not say more, and 4 GiB where it says nothing.
-    """
-    free = [4 * _GIB]
-    with suppress(AttributeError, ValueError, OSError):
-        free = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2]
-    with suppress(OSError):
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = [int(lines["MemAvailable"].split()[0]) * 1024]
-    group = Path("/sys/fs/cgroup")
-    if (group / "memory.max").exists() and (limit := (group / "memory.max").read_text()) != "max\n":
-        free.append(int(limit) - int((group / "memory.current").read_text()))
-    if torch.cuda.is_available():
-        free.append(torch.cuda.mem_get_info()[0])
-    return min(free)

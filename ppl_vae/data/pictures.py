@@ -1,9 +1,10 @@
 """Reading picture files: their headers, and their pixels as they are to be seen."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from warnings import catch_warnings, simplefilter
@@ -17,9 +18,21 @@ from ppl_vae.errors import InputError, unreadable
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["SUFFIXES", "Header", "read_header", "read_pixels"]
+__all__ = [
+    "FIRST_SUFFIXES",
+    "Header",
+    "read_header",
+    "read_headers",
+    "read_pages",
+    "read_pixels",
+    "suffixes",
+]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".pgm", ".tif", ".tiff")
+FIRST_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".pgm", ".tif", ".tiff")
+"""Those of pictures by the rules of earlier releases."""
+
+# EPS runs Ghostscript, WMF the drawing of the system; of the others Pillow knows but the header.
+_LEFT_OUT = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 
 _WHITE = DEEPEST - 1
 _OTHER_BYTE = {
@@ -46,6 +59,24 @@ class Header:
     pages: int
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats that the installed Pillow reads, without running any program."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(sorted(set(Image.OPEN) - _LEFT_OUT))
+
+
+@cache
+def suffixes() -> tuple[str, ...]:
+    """The suffixes of picture files that can be read."""
+    from PIL import Image
+
+    known, readable = Image.registered_extensions(), {*_formats(), "MPO"}  # which JPEG opens
+    return tuple(sorted(suffix for suffix, name in known.items() if name in readable))
+
+
 def read_header(file: "Path | Image.Image") -> Header:
     """Reads a header. Metadata such as Exif may be damaged.
 
@@ -56,6 +87,23 @@ def read_header(file: "Path | Image.Image") -> Header:
         InputError: If it cannot be read, or the pixels are floating-point numbers.
     """
     return _open(file, _header)
+
+
+def read_headers(file: Path) -> list[Header]:
+    """The headers of all pages or frames, as `read_header` reads the first.
+
+    Raises:
+        InputError: If one cannot be read, or the pixels are floating-point numbers.
+    """
+
+    def read(image: Any) -> list[Header]:
+        headers = [_header(image)]
+        for page in range(1, headers[0].pages):
+            image.seek(page)
+            headers.append(_header(image))
+        return headers
+
+    return _open(file, read)
 
 
 def read_pixels(file: "Path | Image.Image", channels: int, deep: bool) -> NDArray[Any]:
@@ -69,16 +117,41 @@ def read_pixels(file: "Path | Image.Image", channels: int, deep: bool) -> NDArra
     Raises:
         InputError: If they cannot be read.
     """
-    orientation, pixels = _open(
-        file, lambda image: (_orientation(image), _deep(image) if deep else _flat(image, channels))
-    )
+    return _open(file, partial(_upright, channels=channels, deep=deep))
+
+
+def read_pages(file: Path, pages: Sequence[int], channels: int, deep: bool) -> list[NDArray[Any]]:
+    """The pixels of some pages or frames, as `read_pixels` reads those of the first.
+
+    Raises:
+        InputError: If they cannot be read.
+    """
+
+    def read(image: Any) -> list[NDArray[Any]]:
+        found = []
+        for page in pages:
+            image.seek(page)
+            found.append(_upright(image, channels, deep))
+        return found
+
+    return _open(file, read)
+
+
+def _upright(image: Any, channels: int, deep: bool) -> NDArray[Any]:
+    """(C, H, W)."""
+    orientation = _orientation(image)
+    pixels = _deep(image) if deep else _flat(image, channels)
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     rows, columns = (slice(None, None, -1 if orientation in o else 1) for o in _FLIPPED)
     upright = pixels[rows, columns].reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
+    if len(upright) > channels:
+        upright = (upright * _LUMINANCE[:, None, None]).sum(0, keepdims=True) >> 16
+        upright = upright.astype(np.int32)
     return np.broadcast_to(upright, (channels, *upright.shape[1:]))
 
 
+_LUMINANCE = np.array([19595, 38470, 7471])  # ITU-R 601, in 2^-16, as Pillow's convert has it
 _FLIPPED = (3, 4, 7, 8), (2, 3, 6, 7)  # the orientations with rows, columns from the other end
 
 
@@ -91,7 +164,7 @@ def _open(file: "Path | Image.Image", read: Callable[[Any], Any]) -> Any:
             simplefilter("ignore")  # Pillow warns of what is damaged in Exif data
             if isinstance(file, Image.Image):
                 return read(file)
-            with Image.open(file) as image:
+            with Image.open(file, formats=_formats()) as image:
                 return read(image)
     except InputError:
         raise
@@ -161,7 +234,8 @@ def _deep(image: Any) -> NDArray[np.int32]:
         pixels = both[..., 0] * 256 + both[..., 1]
     else:
         name, order = raw[:-4], raw[-4:]
-        with Image.open(image.filename) as again:
+        with Image.open(image.filename, formats=_formats()) as again:
+            again.seek(image.tell())
             low = _read_as(again, name + _OTHER_BYTE[order])
         pixels = _read_as(image, raw) * 256 + low
     if pixels.shape[-1] in (2, 4):

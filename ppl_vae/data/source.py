@@ -12,7 +12,16 @@ from torch import Tensor
 from ppl_vae.data.stored import Stored, joined
 from ppl_vae.errors import InputError
 
-__all__ = ["Images", "Source", "classes_remark", "fixed_order", "split_by_name", "split_tenths"]
+__all__ = [
+    "Images",
+    "Source",
+    "check_enough",
+    "classes_remark",
+    "fixed_order",
+    "shares_of",
+    "split_by_name",
+    "split_tenths",
+]
 
 _NAMED = 12  # classes in a remark
 _ORDER_SEED = 20131220
@@ -99,7 +108,7 @@ class Source:
         )
         if images.names is None:
             return images
-        return images[torch.from_numpy(images.names.argsort())]
+        return images[torch.from_numpy(images.names.argsort(kind="stable"))]
 
 
 def classes_remark(labels: Tensor | None, names: tuple[str, ...] | None = None) -> str:
@@ -130,14 +139,14 @@ def split_tenths(images: Images, class_names: tuple[str, ...] | None = None) -> 
     Raises:
         InputError: If there are fewer than three images.
     """
-    _check_enough(len(images), 3)
+    check_enough(len(images), 3)
     tenth = max(1, len(images) // 10)
     test, validation, train = fixed_order(len(images)).tensor_split([tenth, 2 * tenth])
     return Source(images[train], images[validation], images[test], class_names)
 
 
 def split_by_name(
-    names: Sequence[bytes], given: NDArray[np.int64] | None = None
+    names: Sequence[bytes], given: NDArray[np.int64] | None = None, what: str = "images"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The places of training, validation and test images, each by a hash of its own name alone.
 
@@ -149,17 +158,17 @@ def split_by_name(
         names: Of N images.
         given: (N,), 0, 1 or 2 for training, validation and test images, where that is known. Of
             the training images a tenth each goes to those of the other two that have none.
+        what: What they are, for the error.
 
     Raises:
         InputError: If there are too few images.
     """
-    hashes = [hashlib.sha256(name).digest()[:8] for name in names]
-    share = np.frombuffer(b"".join(hashes), ">u8") / 2.0**64
+    share = shares_of(names)
     given = np.zeros(len(names), np.int64) if given is None else given
     order = share.argsort(kind="stable")
     parts = [order[given[order] == split] for split in range(3)]
     empty = [split for split in (2, 1) if not len(parts[split])]
-    _check_enough(len(parts[0]), 1 + len(empty))
+    check_enough(len(parts[0]), 1 + len(empty), what)
     for tenths, split in enumerate(empty, 1):
         left = len(empty) - tenths + 1
         count = int(share[parts[0]].searchsorted(tenths / 10))
@@ -169,9 +178,16 @@ def split_by_name(
     return train, validation, test
 
 
-def _check_enough(count: int, least: int) -> None:
+def shares_of(names: Sequence[bytes]) -> NDArray[np.float64]:
+    """A number in [0, 1) for each name, by a hash of it."""
+    hashes = [hashlib.sha256(name).digest()[:8] for name in names]
+    return np.frombuffer(b"".join(hashes), ">u8") / 2.0**64
+
+
+def check_enough(count: int, least: int, what: str = "images") -> None:
+    """Raises the line for too few images to cut into splits."""
     if count < least:
         raise InputError(
-            f"expected at least {least} images, one for each of training, validation and test; got "
-            f"{count}; add images"
+            f"expected at least {least} {what}, one for each of training, validation and test; got "
+            f"{count}; add {what}"
         )

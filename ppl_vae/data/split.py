@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.spec import Domain
+from ppl_vae.data.classes import class_number
 from ppl_vae.data.stored import Index, Stored
 from ppl_vae.errors import InputError
 
 __all__ = ["Data", "Facts", "Split"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """The images of one split; indexing gives them in the domain of the likelihood.
 
@@ -33,6 +34,11 @@ class Split:
     labels: Tensor | None
     prepare: Callable[[Tensor], Tensor]
     names: NDArray[np.bytes_] | None = None
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.raw.shape[1:]))
+        labels = "without" if self.labels is None else "with"
+        return f"Split of {len(self):,} images of {shape}, {labels} labels"
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -166,20 +172,12 @@ class Facts:
         return {field.name: getattr(self, field.name) for field in fields(Facts)}
 
     def label_of(self, label: int | str) -> int:
-        """The number of a class, given that or its name.
-
-        Where all names are numbers, as those of folders may be, a number is such a name.
+        """The number of a class, as `ppl_vae.data.classes.class_number` finds it.
 
         Raises:
             InputError: If there is no class of that name.
         """
-        names = self.class_names or ()
-        if str(label) in names:
-            return names.index(str(label))
-        if isinstance(label, str) or (names and all(name.isdecimal() for name in names)):
-            there = ", ".join(names[:20]) or "no names of classes"
-            raise InputError(f"--label: expected one of {there}; got {label}")
-        return label
+        return class_number("--label", label, self.class_names or ())
 
     @property
     def reference_measure(self) -> str:
@@ -203,7 +201,7 @@ class Facts:
         )
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Data(Facts):
     """A loaded data set.
 
@@ -222,6 +220,9 @@ class Data(Facts):
     note: str
     fingerprint: tuple[str, ...] = ()
     pooled: Callable[[], Split] | None = None
+
+    def __repr__(self) -> str:
+        return f"Data {self.note}"
 
     def __post_init__(self) -> None:
         if not self.fingerprint:

@@ -1,7 +1,8 @@
 """What the latents of a run hold: codes of images, and images of codes."""
 
 from ppl_vae.latents.quantiles import aggregate_quantiles, prior_quantiles
-from ppl_vae.latents.views import encode, interpolate, manifold, reconstruct, sample, traverse
+from ppl_vae.latents.viewing import encode
+from ppl_vae.latents.views import interpolate, manifold, reconstruct, sample, traverse
 from ppl_vae.latents.views_by_class import analogies, clusters
 from ppl_vae.measures.encoding import decoded_mean, posterior_draws, posterior_mean
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from models.corruptions import Corruption
 from ppl_vae.data import Split
 from ppl_vae.data.corrupted_images import corrupted_images
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, check_within
 from ppl_vae.inference.corrupted import restored_images
 from ppl_vae.inference.pareto import RELIABLE
 from ppl_vae.inference.restoration import (
@@ -117,9 +117,10 @@ def seen_of(
 
 
 def _checked(count: int | None, there: int) -> int:
-    if count is not None and not 1 <= count <= there:
-        raise InputError(f"--count: expected 1 to {there:,}, the images there are; got {count:,}")
-    return there if count is None else count
+    if count is None:
+        return there
+    check_within("count", count, 1, there, "the images there are")
+    return count
 
 
 def restored(

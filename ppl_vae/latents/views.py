@@ -1,29 +1,24 @@
 """What a trained pair has learned, as arrays: draws, reconstructions and ways through z."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pyro import poutine
 from torch import Tensor
 
 from models import Mixture
-from ppl_vae.errors import InputError, check_images, check_least
+from ppl_vae.errors import InputError, check_least
 from ppl_vae.latents.quantiles import aggregate_quantiles, prior_quantiles
-from ppl_vae.machine.devices import check_seed
-from ppl_vae.machine.randomness import seeded
-from ppl_vae.measures.encoding import decoded_mean, likely_classes, posterior_mean
-from ppl_vae.runs.run import Run
+from ppl_vae.latents.viewing import Arrays, arrays_of, choose_images, drawing, encode
+from ppl_vae.machine.modes import called_anywhere
+from ppl_vae.measures.encoding import decoded_mean
+from ppl_vae.runs.run import Run, as_run
 
 __all__ = [
-    "Arrays",
-    "arrays_of",
-    "choose_images",
-    "drawing",
-    "encode",
     "interpolate",
     "manifold",
     "reconstruct",
@@ -31,16 +26,17 @@ __all__ = [
     "traverse",
 ]
 
-Arrays = dict[str, NDArray[Any]]
-
 _ORDERING = 64  # test images whose traversals order the latents
 
 
-def sample(run: Run, count: int = 64, seed: int = 0, label: int | str | None = None) -> Arrays:
+@called_anywhere
+def sample(
+    run: Run | Path | str, count: int = 64, seed: int = 0, label: int | str | None = None
+) -> Arrays:
     """Draws images from the model: z ~ p(z), x ~ p(x|z).
 
     Args:
-        run: A trained run.
+        run: A trained run, or its path.
         count: How many images.
         seed: The seed of the draws.
         label: Of one class y only, by its number or name, for a model that has classes:
@@ -53,6 +49,7 @@ def sample(run: Run, count: int = 64, seed: int = 0, label: int | str | None = N
     Raises:
         InputError: If count < 1, the seed is out of range, or there is no such class.
     """
+    run = as_run(run)
     check_least(count=(count, 1))
     model = run.model
     with drawing(run, seed):
@@ -72,13 +69,14 @@ def sample(run: Run, count: int = 64, seed: int = 0, label: int | str | None = N
         return arrays_of(z=z, **given, mean=mean, draw=_value(trace, "x"))
 
 
+@called_anywhere
 def reconstruct(
-    run: Run, images: Sequence[int] | None = None, count: int = 16, seed: int = 0
+    run: Run | Path | str, images: Sequence[int] | None = None, count: int = 16, seed: int = 0
 ) -> Arrays:
     """Encodes test images to the posterior mean of z and decodes that.
 
     Args:
-        run: A trained run.
+        run: A trained run, or its path.
         images: Which test images, counted from 0; the first `count` unless given.
         count: How many images, where `images` is not given.
         seed: The seed of draws, where a mean has no closed form.
@@ -89,20 +87,22 @@ def reconstruct(
     Raises:
         InputError: If there is no such image, count < 1 or the seed is out of range.
     """
+    run = as_run(run)
     chosen = choose_images(run, images, count)
     with drawing(run, seed):
         x, y, z = encode(run, chosen)
         return arrays_of(images=chosen, original=x, z=z, mean=decoded_mean(run.model, z, y))
 
 
-def manifold(run: Run, rows: int = 20, seed: int = 0) -> Arrays:
+@called_anywhere
+def manifold(run: Run | Path | str, rows: int = 20, seed: int = 0) -> Arrays:
     """Decodes a grid over a two-dimensional z; Kingma and Welling (2014), figure 4.
 
     The grid is even in probability: z_d = F_d^-1((i + 1/2) / rows), F_d the distribution function
     of the prior's latent d. In the picture z_0 grows to the right and z_1 upwards.
 
     Args:
-        run: A trained run with latent_dim 2.
+        run: A trained run with latent_dim 2, or its path.
         rows: Images from bottom to top, and from left to right.
         seed: The seed of draws, where the prior's quantiles have no closed form.
 
@@ -113,6 +113,7 @@ def manifold(run: Run, rows: int = 20, seed: int = 0) -> Arrays:
     Raises:
         InputError: If z is not two-dimensional, rows < 2 or the seed is out of range.
     """
+    run = as_run(run)
     if run.spec.latent_dim != 2:
         raise InputError(
             f"the manifold is drawn for a two-dimensional z; this run has latent_dim "
@@ -126,8 +127,9 @@ def manifold(run: Run, rows: int = 20, seed: int = 0) -> Arrays:
         return arrays_of(probabilities=probabilities, z=z, mean=decoded_mean(run.model, z))
 
 
+@called_anywhere
 def traverse(
-    run: Run,
+    run: Run | Path | str,
     images: Sequence[int] | None = None,
     count: int = 1,
     steps: int = 11,
@@ -144,7 +146,7 @@ def traverse(
     first 64 test images. Latents are ordered by it, the largest first.
 
     Args:
-        run: A trained run.
+        run: A trained run, or its path.
         images: Which test images to start from, counted from 0; the first `count` unless given.
         count: How many images, where `images` is not given.
         steps: Positions of the latent.
@@ -160,6 +162,7 @@ def traverse(
         InputError: If there is no such image, count < 1, steps < 2, latents < 1 or the seed is out
             of range.
     """
+    run = as_run(run)
     chosen = choose_images(run, images, count)
     check_least(steps=(steps, 2), latents=(latents, 1))
     probabilities = (np.arange(steps) + 0.5) / steps
@@ -190,8 +193,9 @@ def traverse(
         )
 
 
+@called_anywhere
 def interpolate(
-    run: Run,
+    run: Run | Path | str,
     images: Sequence[int] | None = None,
     count: int = 8,
     steps: int = 11,
@@ -200,7 +204,7 @@ def interpolate(
     """Decodes the straight line z(t) = (1 - t) z_a + t z_b between pairs of test images.
 
     Args:
-        run: A trained run.
+        run: A trained run, or its path.
         images: Which test images, counted from 0, an even number: the first to the second, the
             third to the fourth, ...; the first 2 `count` unless given.
         count: How many pairs, where `images` is not given.
@@ -215,9 +219,15 @@ def interpolate(
         InputError: If there is no such image, their number is odd, count < 1, steps < 2 or
             the seed is out of range.
     """
+    run = as_run(run)
     if images is not None and len(images) % 2:
-        raise InputError(f"expected pairs of images, an even number; got {len(images)}")
+        raise InputError(f"--images: expected pairs, an even number of images; got {len(images)}")
     check_least(count=(count, 1), steps=(steps, 2))
+    size = len(run.data.test)
+    if images is None and 2 * count > size:
+        raise InputError(
+            f"expected {2 * count} test images, two for each pair; the data set has {size}"
+        )
     chosen = choose_images(run, images, 2 * count)
     t = np.linspace(0, 1, steps)
     with drawing(run, seed):
@@ -237,33 +247,6 @@ def interpolate(
         )
 
 
-@contextmanager
-def drawing(run: Run, seed: int) -> Iterator[None]:
-    """Random numbers from a seed, checked, on the run's device, and no gradients."""
-    check_seed(seed)
-    with seeded(run.device, seed), torch.no_grad():
-        yield
-
-
-def encode(run: Run, chosen: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Test images x, the class y to encode each with, where the model has any, and E[z|x, y]."""
-    x, *labels = run.data.test.batch(chosen, run.model.labelled)
-    y = likely_classes(run.model, run.guide, x, *labels)
-    return x, y, posterior_mean(run.model, run.guide, x, y)
-
-
-def choose_images(run: Run, images: Sequence[int] | None, count: int) -> Tensor:
-    """The indices of test images, checked."""
-    size = len(run.data.test)
-    if images is None:
-        check_least(count=(count, 1))
-        if count > size:
-            raise InputError(f"expected at most {size} test images, which is all; got {count}")
-        images = range(count)
-    check_images(images, size)
-    return torch.as_tensor(list(images), device=run.device)
-
-
 def _value(trace: Any, site: str) -> Tensor:
     return trace.nodes[site]["value"]
 
@@ -280,7 +263,7 @@ def _class(run: Run, label: int | str) -> Tensor:
         raise InputError(
             f"{type(run.model).__name__} has no classes to draw from; leave out the label"
         )
-    if isinstance(label, str) or not 0 <= label < classes:
+    if not isinstance(label, Integral) or not 0 <= label < classes:
         raise InputError(f"expected a label of 0 to {classes - 1}; got {label}")
     return torch.tensor(label, device=run.device)
 
@@ -295,11 +278,3 @@ def _move(z: Tensor, latent: int, quantiles: Tensor) -> Tensor:
     moved = z[:, None].repeat(1, len(quantiles), 1)
     moved[..., latent] = quantiles[:, latent]
     return moved
-
-
-def arrays_of(**values: Tensor | NDArray[Any]) -> Arrays:
-    """Tensors on any device as arrays."""
-    return {
-        name: value.cpu().numpy() if isinstance(value, Tensor) else value
-        for name, value in values.items()
-    }

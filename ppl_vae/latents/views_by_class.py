@@ -1,27 +1,30 @@
 """What a model knows of classes, as arrays: analogies and clusters."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from models import Mixture
 from ppl_vae.errors import InputError, check_least
-from ppl_vae.latents.views import Arrays, arrays_of, choose_images, drawing, encode
+from ppl_vae.latents.viewing import Arrays, arrays_of, choose_images, drawing, encode
+from ppl_vae.machine.modes import called_anywhere
 from ppl_vae.measures.encoding import decoded_mean
-from ppl_vae.runs.run import Run
+from ppl_vae.runs.run import Run, as_run
 
 __all__ = ["analogies", "clusters"]
 
 
+@called_anywhere
 def analogies(
-    run: Run, images: Sequence[int] | None = None, count: int = 10, seed: int = 0
+    run: Run | Path | str, images: Sequence[int] | None = None, count: int = 10, seed: int = 0
 ) -> Arrays:
     """Encodes test images to their style z and decodes it with every class.
 
     Kingma, Rezende, Mohamed and Welling (2014), figure 1 (b).
 
     Args:
-        run: A trained run of a model whose decoder takes a class.
+        run: A trained run of a model whose decoder takes a class, or its path.
         images: Which test images, counted from 0; the first `count` unless given.
         count: How many images, where `images` is not given.
         seed: The seed of draws, where a mean has no closed form.
@@ -34,6 +37,7 @@ def analogies(
         InputError: If the model's decoder takes no class, there is no such image, count < 1 or
             the seed is out of range.
     """
+    run = as_run(run)
     if not run.model.labelled:
         raise InputError(
             f"analogies need a decoder that takes a class; {type(run.model).__name__}'s does not: "
@@ -50,11 +54,12 @@ def analogies(
         return arrays_of(images=chosen, original=x, **given, z=z, mean=mean)
 
 
-def clusters(run: Run, count: int = 10, seed: int = 0) -> Arrays:
+@called_anywhere
+def clusters(run: Run | Path | str, count: int = 10, seed: int = 0) -> Arrays:
     """Draws images from each cluster: z ~ p(z|y).
 
     Args:
-        run: A trained run of `Mixture`.
+        run: A trained run of `Mixture`, or its path.
         count: How many images of each cluster.
         seed: The seed of the draws.
 
@@ -65,6 +70,7 @@ def clusters(run: Run, count: int = 10, seed: int = 0) -> Arrays:
     Raises:
         InputError: If the model has no clusters, count < 1 or the seed is out of range.
     """
+    run = as_run(run)
     if not isinstance(run.model, Mixture):
         raise InputError(
             f"{type(run.model).__name__} has no clusters to show: train with --model Mixture"

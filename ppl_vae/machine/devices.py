@@ -1,30 +1,49 @@
 """Where a run computes, and the one seed that everything random follows from."""
 
+import re
 from numbers import Integral
-from typing import Literal
 
 import pyro
 import torch
 
 from ppl_vae.errors import InputError
 
-__all__ = ["DeviceChoice", "check_seed", "choose_device", "seed_everything"]
+__all__ = ["DeviceChoice", "check_device", "check_seed", "choose_device", "seed_everything"]
 
-DeviceChoice = Literal["auto", "cpu", "cuda"]
+DeviceChoice = str  # auto, cpu, cuda or cuda:N
 
 
-def choose_device(choice: str) -> torch.device:
+def check_device(choice: str) -> None:
+    """Raises an InputError for a choice that is none of auto, cpu, cuda and cuda:N."""
+    if not isinstance(choice, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", choice):
+        raise InputError(f"--device: expected auto, cpu, cuda or cuda:N; got {choice!r}")
+
+
+def choose_device(choice: str | torch.device) -> torch.device:
     """The device that a choice means: `auto` is CUDA where there is one, else the CPU.
 
+    `cuda:N` is made the current device of the process, whose streams and generators torch takes.
+
     Raises:
-        InputError: If CUDA is asked for and there is none, or the choice is unknown.
+        InputError: If the choice is unknown, or the machine has no such device.
     """
-    if choice not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--device: expected auto, cpu or cuda; got {choice!r}")
-    if choice == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: this machine has no usable CUDA device; use --device cpu")
+    choice = str(choice)
+    check_device(choice)
     if choice == "auto":
         choice = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = choice.partition(":")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"--device {choice}: this machine has no usable CUDA device; use --device cpu"
+        )
+    if index:
+        count = torch.cuda.device_count()
+        if int(index) >= count:
+            raise InputError(
+                f"--device {choice}: expected at most cuda:{count - 1}, because this machine has "
+                f"{count} CUDA device{'s' * (count != 1)}"
+            )
+        torch.cuda.set_device(int(index))
     # cuDNN would convolve float32 with ten bits of mantissa.
     torch.backends.cudnn.allow_tf32 = False
     return torch.device(choice)

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,7 +10,7 @@ from typing import BinaryIO
 
 from ppl_vae.errors import InputError
 
-__all__ = ["check_writable", "remove_unfinished", "whole_file"]
+__all__ = ["check_writable", "remove_unfinished", "whole_file", "whole_folder"]
 
 _UNFINISHED = ".unfinished"
 
@@ -71,6 +72,34 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Gives a folder to fill that appears at `path` only when the block ends without an error.
+
+    Args:
+        path: Where the folder is to be; nothing, or an empty folder.
+
+    Raises:
+        InputError: If something is there, or it cannot be written.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"{path} exists, and is no empty folder; choose another place")
+    check_writable(path.parent)
+    absent = [parent for parent in path.parents if not parent.exists()]
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another place") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        for parent in absent:
+            with suppress(OSError):  # a parent that holds the folder is not empty
+                parent.rmdir()
 
 
 def remove_unfinished(folder: Path) -> None:

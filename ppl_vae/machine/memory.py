@@ -1,5 +1,8 @@
-"""The bound on the memory of one pass over data and draws, and a count of what a pass takes."""
+"""Memory that is free, the bound on that of one pass, and a count of what a pass takes."""
 
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["MEMORY_BYTES", "Allocations", "memory_bound"]
+__all__ = ["MEMORY_BYTES", "Allocations", "free_memory", "memory_bound"]
 
 # For the temporaries of one pass. If they take much more, the allocator returns their pages to the
 # system after each pass, and the system has to map them again.
@@ -18,6 +21,25 @@ _MEMORY_BYTES_ON_GPU = 2**30  # where even a short pass costs its launches
 def memory_bound(device: torch.device) -> int:
     """Bytes meant for the temporaries of one pass on a device."""
     return MEMORY_BYTES if device.type == "cpu" else _MEMORY_BYTES_ON_GPU
+
+
+def free_memory() -> int:
+    """Bytes that are free: of the machine, of the container, and of the GPU where there is one.
+
+    Half of the machine's where the system does not say more, and 4 GiB where it says nothing.
+    """
+    free = [4 * 2**30]
+    with suppress(AttributeError, ValueError, OSError):
+        free = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2]
+    with suppress(OSError):
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = [int(lines["MemAvailable"].split()[0]) * 1024]
+    group = Path("/sys/fs/cgroup")
+    if (group / "memory.max").exists() and (limit := (group / "memory.max").read_text()) != "max\n":
+        free.append(int(limit) - int((group / "memory.current").read_text()))
+    if torch.cuda.is_available():
+        free.append(torch.cuda.mem_get_info()[0])
+    return min(free)
 
 
 class Allocations(TorchDispatchMode):

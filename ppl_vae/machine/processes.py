@@ -169,10 +169,16 @@ def join(device: str) -> Ranks:
         device: `auto`, `cpu` or `cuda`; each process of a machine takes a GPU of its own.
 
     Raises:
-        InputError: If there are too few GPUs, or the others cannot be reached.
+        InputError: If there are too few GPUs, one of them is named, or the others cannot be
+            reached.
     """
     if not dist.is_available() or ("RANK" not in os.environ and not dist.is_initialized()):
         return Ranks()
+    if ":" in device:
+        raise InputError(
+            f"--device: expected auto, cpu or cuda with torchrun, which gives each process a GPU "
+            f"of its own; got {device}"
+        )
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
         local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()

@@ -1,16 +1,23 @@
-"""Progress of long work: a live line on a terminal, plain lines now and then elsewhere."""
+"""Progress of long work: a live line on a terminal or in a notebook, plain lines elsewhere."""
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING
+
+from ppl_vae.machine.notebook import Place, in_notebook
 
 if TYPE_CHECKING:
     import rich.progress
 
-__all__ = ["Progress", "table"]
+__all__ = ["Progress", "announced", "table"]
 
 _PLAIN_SECONDS = 10.0
+_PATIENCE_SECONDS = 2.0
+_NOTEBOOK_SECONDS = 0.25
 
 
 class Progress:
@@ -28,12 +35,17 @@ class Progress:
         self.total = total
         self.unit = unit
         self.first = self.done = done
+        self._advances = 0
         self.note = ""
-        self._bar = _terminal_bar(title, total, done) if sys.stderr.isatty() else None
+        self._notebook = Place() if in_notebook() else None
+        live = sys.stderr.isatty() or self._notebook
+        self._bar = _bar(title, total, done) if live else None
 
     def __enter__(self) -> "Progress":
         self._start = self._last_line = time.monotonic()
-        if self._bar:
+        if self._notebook:
+            self._notebook.show(self._bar)
+        elif self._bar:
             self._bar.start()
         return self
 
@@ -43,7 +55,9 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._bar:
+        if self._bar and self._notebook:
+            self._notebook.show(self._bar)
+        elif self._bar:
             self._bar.stop()
         elif kind is None:
             self._print_line()
@@ -51,17 +65,26 @@ class Progress:
     def advance(self, items: int, note: str | None = None) -> None:
         """Counts items as done; a note, such as the current bound, stays until the next one."""
         self.done += items
+        self._advances += 1
+        if self._advances == 1:
+            self._warm, self._warm_start = self.done, time.monotonic()
         if note is not None:
             self.note = note
         if self._bar:
             task = self._bar.task_ids[0]
             self._bar.update(task, completed=self.done, note=self.note, rate=self._rate_text())
+            if self._notebook and time.monotonic() - self._last_line >= _NOTEBOOK_SECONDS:
+                self._last_line = time.monotonic()
+                self._notebook.show(self._bar)
         elif time.monotonic() - self._last_line >= _PLAIN_SECONDS and self.done < self.total:
             self._print_line()
 
     def _rate(self) -> float:
-        elapsed = time.monotonic() - self._start
-        return (self.done - self.first) / elapsed if elapsed > 0 else 0.0
+        """Items a second; on the way without the first ones, whose time has in it what is once."""
+        warm = self._advances > 1 and self.done < self.total
+        done, start = (self._warm, self._warm_start) if warm else (self.first, self._start)
+        elapsed = time.monotonic() - start
+        return (self.done - done) / elapsed if elapsed > 0 else 0.0
 
     def _rate_text(self) -> str:
         return f"{self._rate():,.0f} {self.unit}/s"
@@ -69,7 +92,8 @@ class Progress:
     def _print_line(self) -> None:
         self._last_line = time.monotonic()
         rate = self._rate()
-        left = f", {(self.total - self.done) / rate:,.0f} s left" if rate > 0 else ""
+        known = rate > 0 and (self._advances > 1 or self.done == self.total)
+        left = f", {(self.total - self.done) / rate:,.0f} s left" if known else ""
         note = f"  {self.note}" if self.note else ""
         print(
             f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, "
@@ -79,7 +103,7 @@ class Progress:
         )
 
 
-def _terminal_bar(title: str, total: int, done: int) -> "rich.progress.Progress":
+def _bar(title: str, total: int, done: int) -> "rich.progress.Progress":
     from rich import progress
     from rich.console import Console
 
@@ -95,6 +119,30 @@ def _terminal_bar(title: str, total: int, done: int) -> "rich.progress.Progress"
     )
     bar.add_task(title, total=total, completed=done, note="", rate="")
     return bar
+
+
+@contextmanager
+def announced(work: str) -> Iterator[None]:
+    """Names work that is not counted on standard error, should it take over 2 seconds.
+
+    Args:
+        work: What is done, such as "drawing pictures".
+    """
+    done, began, place = Event(), time.monotonic(), sys.stderr
+
+    def tell() -> None:
+        wait = _PATIENCE_SECONDS
+        while not done.wait(wait):
+            print(f"{work}, {time.monotonic() - began:.0f} s so far", file=place, flush=True)
+            wait = _PLAIN_SECONDS
+
+    teller = Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
 
 
 def table(title: str, rows: dict[str, str]) -> str:

@@ -39,9 +39,9 @@ class Effort:
 def affordable_effort(model: Model, guide: Guide, images: Split, all_of_them: bool) -> Effort:
     """The most particles, up to 5,000, and images that take about a minute.
 
-    All images are preferred to more particles than 100; only where 100 for each take longer than a
-    minute there are fewer images. What an image takes, a + b K seconds, is measured with few images
-    at two numbers of particles K. The random states stay as they are.
+    All images are preferred to more particles than 100; there are fewer images only where 100
+    particles for each of them take longer than a minute. What an image takes, a + b K seconds, is
+    measured with few images at two numbers of particles K. The random states stay as they are.
 
     Args:
         model: p(x, z).
@@ -49,16 +49,17 @@ def affordable_effort(model: Model, guide: Guide, images: Split, all_of_them: bo
         images: The images to measure.
         all_of_them: Whether all are to be measured, however long that takes.
     """
-    few, many = _FEWEST_PARTICLES, 10 * _FEWEST_PARTICLES
+    few, many, count = _FEWEST_PARTICLES, 10 * _FEWEST_PARTICLES, len(images)
     with seeded(images.raw.device, 0):
-        _took(model, guide, images.first(1), few)  # what is slow the first time alone
-        least, more = (_seconds_per_image(model, guide, images, k) for k in (few, many))
-    each = max((more - least) / (many - few), least / many)
-    count = len(images)
-    if least * count > _SECONDS and not all_of_them:
-        count = min(count, max(few, _round(_SECONDS / least)))
-    left = _SECONDS / count - least
-    particles = min(MOST_PARTICLES, _round(few + max(0.0, left / each)))
+        _took(model, guide, images.first(1), few)  # the first time takes longer
+        least = _seconds_per_image(model, guide, images, few)
+        if count * least >= _SECONDS:
+            if not all_of_them:
+                count = min(count, max(few, _round(_SECONDS / least)))
+            return Effort(few, count, count * least)
+        more = _seconds_per_image(model, guide, images, many)
+    each = max((more - least) / (many - few), 1e-12)
+    particles = min(MOST_PARTICLES, _round(few + (_SECONDS / count - least) / each))
     return Effort(particles, count, count * (least + (particles - few) * each))
 
 

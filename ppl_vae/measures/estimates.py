@@ -63,7 +63,7 @@ def estimate(
         images: N images, with labels where the model takes them as given.
         particles: K, draws of z for each image.
         memory_bytes: Bound on the temporaries of one piece; by the device unless given.
-        advance: Called after each piece with the number of images in it.
+        advance: Called after each piece with the number of images in it, and between draws with 0.
         engine: `eager` runs the Pyro programs for every piece; `compiled` a graph of tensor
             operations, compared with them; `auto` compiles where there are 3,000,000 draws or more.
     """
@@ -94,6 +94,7 @@ def estimate(
                 result.log_likelihood[done] = torch.logaddexp(
                     result.log_likelihood[done], terms[3] + log(size)
                 )
+                advance(0)  # a piece of large images takes long
             result.log_likelihood[done] -= log(particles)
             advance(len(x))
     return result

@@ -16,7 +16,9 @@ from ppl_vae.data import Data
 from ppl_vae.errors import InputError, reason
 from ppl_vae.machine.randomness import isolated
 from ppl_vae.objectives import Objective
+from ppl_vae.pairs.own_code import in_own_code
 from ppl_vae.pairs.pieces import subclasses
+from ppl_vae.pairs.sites import OnlyDistributions, check_plates
 
 __all__ = ["check_labels", "check_objective", "check_pair", "find_not_finite"]
 
@@ -91,11 +93,15 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
             guide_trace, model_trace = _traces(model, guide, x, *labels)
         except NotImplementedError as error:
             if "pyro.param" not in str(error):
-                raise InputError(f"{pair} is not complete: {reason(error)}") from error
+                raise InputError(
+                    f"{pair} is not complete: {reason(error)}{in_own_code(error)}"
+                ) from error
             raise InputError(
                 f"{pair}: a pyro.param belongs to no module and would be neither trained nor "
                 "saved; make it an nn.Parameter or a PyroParam"
             ) from error
+        except InputError as error:  # to which Pyro appended its table
+            raise InputError(f"{pair}: {reason(error)}") from error
         except (ValueError, RuntimeError) as error:
             if sorted(guide.latents) != sorted(model.latents):
                 others = ", ".join(_guides_of(sorted(model.latents), x, *labels))
@@ -105,6 +111,7 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
                 ) from error
             raise InputError(
                 f"{pair} does not run on images {tuple(x.shape[1:])}: {reason(error)}"
+                f"{in_own_code(error)}"
             ) from error
     sites = {
         "model": sorted(model_trace.stochastic_nodes),
@@ -120,6 +127,7 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
             f"{sites['guide']}, the model samples {sites['model']} and declares "
             f"{every}" + (f"; guides for {sites['model']}: {', '.join(fitting)}" if fitting else "")
         )
+    check_plates(pair, [*every, "x"], {"guide": guide_trace, "model": model_trace})
     _check_enumeration(pair, model, guide_trace, model_trace)
     observed = model_trace.observation_nodes
     if "x" not in observed or (len(observed) > 1 and not labels):
@@ -261,8 +269,10 @@ def find_not_finite(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> s
 
 
 def _traces(model: Model, guide: Guide, *batch: Tensor) -> tuple[poutine.Trace, poutine.Trace]:
-    guide_trace = poutine.trace(guide).get_trace(*batch)
-    model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(*batch)
+    with OnlyDistributions("guide"):
+        guide_trace = poutine.trace(guide).get_trace(*batch)
+    with OnlyDistributions("model"):
+        model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(*batch)
     traces = prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
     with warnings.catch_warnings():
         # The callers report values that are not finite themselves.

@@ -9,6 +9,7 @@ An option of a piece may be a piece itself, of the role that the option is named
 import dataclasses
 import inspect
 import sys
+import traceback
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import partial
@@ -20,7 +21,7 @@ from guides import Guide
 from models import Likelihood, Model, Network, Prior
 from models.corruptions import Corruption
 from ppl_vae.data import DataSet
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, reason
 from ppl_vae.objectives import Objective
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "ROLES",
     "class_of",
     "describe",
+    "instance",
     "options_of",
     "outside_classes",
     "resolve_class",
@@ -50,7 +52,10 @@ ROLES: dict[str, type] = {
 BASES: dict[str, type] = {**ROLES, "corruption": Corruption}
 
 # Passed to a constructor that names them; every other parameter is an option of the class.
-INJECTED = frozenset({"spec", "prior", "likelihood", "network", "inputs", "outputs", "model"})
+# The images of a data set that are in memory are no option: a run has them in a file.
+INJECTED = frozenset(
+    {"spec", "prior", "likelihood", "network", "inputs", "outputs", "model", "in_memory"}
+)
 
 PROJECT_PACKAGES = ("models", "guides", "ppl_vae")
 
@@ -60,6 +65,34 @@ def class_of(piece: Any) -> type:
     while isinstance(piece, partial):
         piece = piece.func
     return piece if inspect.isclass(piece) else type(piece)
+
+
+def instance(role: str, piece: Any) -> Any:
+    """The instance that a class, or a partial of one, means; anything else as it is.
+
+    Args:
+        role: Which piece it is: `data` or `objective`.
+        piece: What was given.
+
+    Raises:
+        InputError: If it cannot be made.
+    """
+    if not (inspect.isclass(piece) or isinstance(piece, partial)):
+        return piece
+    cls = class_of(piece)
+    if not issubclass(cls, ROLES[role]) or inspect.isabstract(cls):
+        raise InputError(f"{role}: expected a concrete {ROLES[role].__name__}; got {cls.__name__}")
+    parameters = inspect.signature(piece).parameters
+    missing = [name for name, each in parameters.items() if each.default is each.empty]
+    if missing:
+        raise InputError(
+            f"{role}: {cls.__name__} needs {', '.join(missing)}; give an instance, as in "
+            f"{role}={cls.__name__}({missing[0]}=...)"
+        )
+    try:
+        return piece()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{role}: {cls.__name__}: {error}") from error
 
 
 def options_of(cls: type) -> dict[str, inspect.Parameter]:
@@ -196,6 +229,15 @@ def resolve_class(role: str, path: str) -> type:
         hint = "is its folder the current one, or on PYTHONPATH?" if missing else "mend the module"
         hint = _hidden(module) or hint
         raise InputError(f"--{role}: cannot import {path} ({error}); {hint}") from error
+    except Exception as error:  # raised by the lines of the module
+        where = list(traceback.walk_tb(error.__traceback__))[-1]
+        file, line = where[0].f_code.co_filename, where[1]
+        if isinstance(error, SyntaxError):
+            file, line = error.filename or file, error.lineno or line
+        raise InputError(
+            f"--{role}: cannot import {path} ({type(error).__name__} in {file}, line {line}: "
+            f"{reason(error)}); mend the module"
+        ) from error
     if found is None:
         hint = f"; {_hidden(module)}" if _hidden(module) else ""
         raise InputError(f"--{role}: the module {module} has no class {name}{hint}")

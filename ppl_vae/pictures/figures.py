@@ -33,6 +33,9 @@ INK = "#222222"
 FAINT = "#777777"
 # Colour-blind readers can tell these apart too (Okabe and Ito, 2008).
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
+# Around images on a sheet: no shade of grey, so that neither white nor black ones merge with it.
+_FRAME = (159, 179, 200)
+_SURFACE_FRAME = 2  # pixels, around images without gaps
 _SHEET_WIDTH = 1400  # pixels, to which a sheet of many small images is enlarged
 _LARGEST_TILE = 112  # pixels, to which one image on a sheet is enlarged
 _PAD = 16
@@ -124,7 +127,8 @@ def sheet(
         np.arange(count) * (side + gap) + np.arange(count) // block * wide
         for count, side, block in zip((rows, columns), size, per_block, strict=True)
     )
-    picture = _enlarged(tiles, scale, tops, lefts)
+    frame = gap or _SURFACE_FRAME
+    picture = _enlarged(tiles, scale, tops, lefts, frame)
 
     figure = new_figure(1, 1)
     label_line = _LINE + 8 if column_labels else 0
@@ -136,12 +140,12 @@ def sheet(
         below += label_line + _LINE + 8
     else:
         above += label_line
-    right = left + picture.shape[1]
-    bottom = above + picture.shape[0]
+    right = left + picture.shape[1] - 2 * frame
+    bottom = above + picture.shape[0] - 2 * frame
     needed = 2 * _PAD + (_width(figure, title, _TITLE) if title else 0)
     total = (bottom + below, max(right + _PAD, needed))
     figure.set_size_inches((total[1] + 1e-6) / _DPI, (total[0] + 1e-6) / _DPI)
-    figure.figimage(picture, xo=left, yo=below, origin="upper")
+    figure.figimage(picture, xo=left - frame, yo=below - frame, origin="upper")
 
     def write(x: float, y: float, text: str, size: float = _TEXT, **style: Any) -> None:
         style = {"ha": "center", "va": "center", "color": INK, "fontsize": size, **style}
@@ -172,19 +176,25 @@ def sheet(
 
 
 def _enlarged(
-    tiles: NDArray[np.float64], scale: int, tops: NDArray[np.int_], lefts: NDArray[np.int_]
+    tiles: NDArray[np.float64],
+    scale: int,
+    tops: NDArray[np.int_],
+    lefts: NDArray[np.int_],
+    frame: int,
 ) -> NDArray[np.uint8]:
-    """The tiles on white, each pixel a square; NaN is left out."""
+    """The tiles on white, each pixel a square, each tile in a frame; NaN is left out."""
     height, width = (scale * side for side in tiles.shape[3:])
-    picture = np.full((tops[-1] + height, lefts[-1] + width, 3), 255, dtype=np.uint8)
-    for row, column in np.ndindex(*tiles.shape[:2]):
-        tile = tiles[row, column]
-        if not np.isnan(tile).any():
-            small = np.rint(255 * np.clip(tile, 0, 1)).astype(np.uint8).transpose(1, 2, 0)
-            top, left = tops[row], lefts[column]
-            picture[top : top + height, left : left + width] = np.repeat(
-                np.repeat(small, scale, 0), scale, 1
-            )
+    size = (tops[-1] + height + 2 * frame, lefts[-1] + width + 2 * frame)
+    picture = np.full((*size, 3), 255, dtype=np.uint8)
+    shown = np.argwhere(~np.isnan(tiles).any((2, 3, 4)))
+    for row, column in shown:  # the frames first: without gaps they would cover other tiles
+        top, left = tops[row], lefts[column]
+        picture[top : top + height + 2 * frame, left : left + width + 2 * frame] = _FRAME
+    for row, column in shown:
+        small = np.rint(255 * np.clip(tiles[row, column], 0, 1)).astype(np.uint8)
+        large = small.transpose(1, 2, 0).repeat(scale, 0).repeat(scale, 1)
+        top, left = frame + tops[row], frame + lefts[column]
+        picture[top : top + height, left : left + width] = large
     return picture
 
 

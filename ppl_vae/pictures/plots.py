@@ -95,20 +95,24 @@ def sample_titles(model: Model, label: int | str | None = None) -> tuple[str, st
     return first, f"$x \\sim p(x|z{given})$,  the same $z$"
 
 
-def reconstructions(originals: ArrayLike, reconstructions: ArrayLike, path: Path) -> None:
+def reconstructions(
+    originals: ArrayLike, reconstructions: ArrayLike, path: Path, split: str = "test"
+) -> None:
     """Draws each original with its reconstruction below it.
 
     Args:
         originals: (N, C, H, W) in [0, 1].
         reconstructions: The same shape.
         path: The PNG to write.
+        split: Where the originals are from, for the title.
     """
     count = len(np.asarray(originals))
     columns = min(count, 8 if count <= 16 else 16)
     pairs = np.stack([tiled(part, columns) for part in (originals, reconstructions)], axis=1)
     rows = pairs.reshape(-1, *pairs.shape[2:])
     labels = ["original", "reconstruction"] * len(pairs)
-    save(sheet(rows, row_labels=labels, blocks=(2, columns)), path)
+    title = f"Images of the {split} split above their reconstructions"
+    save(sheet(rows, title, row_labels=labels, blocks=(2, columns)), path)
 
 
 def animation(

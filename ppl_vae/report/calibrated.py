@@ -11,7 +11,7 @@ from ppl_vae.report.inspection import Inspection
 from ppl_vae.report.predicted import predicted
 from ppl_vae.report.section import Picture, Section, picture_of, plain
 
-__all__ = ["BINS", "calibrated", "verdict"]
+__all__ = ["BINS", "beyond_chance", "calibrated", "verdict"]
 
 _RANKS = 99  # draws that a true latent is ranked among
 BINS = 20
@@ -56,17 +56,25 @@ def calibrated(inspection: Inspection, section: Section) -> None:
     predicted(inspection, section)
 
 
-def verdict(failed: int, active: int, simulations: int) -> str:
-    """Whether `failed` histograms outside their bands are more than chance would have."""
+def beyond_chance(failed: int, active: int) -> bool:
+    """Whether chance would seldom have `failed` of the active latents' histograms leave the band.
+
+    Each of them does so with probability 5 %, and so may as many of them as chance has.
+    """
     from scipy.stats import binom
 
+    return failed > 0 and bool(binom.sf(failed - 1, active, 1 - _LEVEL) < 1 - _LEVEL)
+
+
+def verdict(failed: int, active: int, simulations: int) -> str:
+    """Whether `failed` histograms outside their bands are more than chance would have."""
     if not failed:
         return (
             f"In all {active} active latents the ranks are uniform as far as {simulations:,} "
             "simulations can tell."
         )
     outside = f"of {active} active latents, the ranks of {failed} leave the band"
-    if binom.sf(failed - 1, active, 1 - _LEVEL) < 1 - _LEVEL:
+    if beyond_chance(failed, active):
         return f"No: {outside} that uniform ranks stay in."
     share = 100 * (1 - _LEVEL)
     return f"It may be: {outside}, as {share:.0f} % of calibrated latents would by chance."

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -187,8 +187,10 @@ def choose_images(
     The `worst` are those by k-hat of 200 draws, among four times as many taken at random.
 
     Raises:
-        InputError: If there is no such image or label.
+        InputError: If there is no such image or label, or no such way to choose.
     """
+    if choose not in get_args(Choose):
+        raise InputError(f"--choose: expected one of {', '.join(get_args(Choose))}; got {choose!r}")
     if images is not None:
         if label is not None:
             raise InputError("expected --images or --label; got both")

@@ -13,7 +13,12 @@ __all__ = ["number", "page", "rendered"]
 
 
 def page(
-    title: str, facts: Sequence[str], sections: Sequence[Section], how: str, split: str
+    title: str,
+    facts: Sequence[str],
+    verdict: str,
+    sections: Sequence[Section],
+    how: str,
+    split: str,
 ) -> str:
     """One HTML page: pictures inlined, no script, nothing from a network.
 
@@ -21,7 +26,7 @@ def page(
     warning.
     """
     return _template("page").render(
-        title=title, facts=facts, sections=sections, how=how, split=split
+        title=title, facts=facts, verdict=verdict, sections=sections, how=how, split=split
     )
 
 

@@ -16,11 +16,11 @@ from ppl_vae.report.inspection import Inspection
 from ppl_vae.report.page import number
 from ppl_vae.report.section import Picture, Section, panels, picture_of, plain
 
-__all__ = ["true_posterior"]
+__all__ = ["MIXED", "true_posterior"]
 
 _CHAINS = 4
 _WARMUP = 0.5  # of the draws that are kept
-_MIXED = 1.01  # R-hat up to which chains count as mixed; Vehtari et al. (2021)
+MIXED = 1.01  # R-hat up to which chains count as mixed; Vehtari et al. (2021)
 _PANELS = 5  # latents shown for each image
 _PAIRS = 2  # pairs of latents shown for each image
 _POINTS = 800
@@ -64,8 +64,8 @@ def true_posterior(inspection: Inspection, section: Section) -> None:
     section.facts = {
         "size": size,
         "first": names[0],
-        "mixing": _MIXED,
-        "mixed": int((largest <= _MIXED).sum()),
+        "mixing": MIXED,
+        "mixed": int((largest <= MIXED).sum()),
         "ratio": {
             "median": float(np.median(shown)),
             "least": float(shown.min()),
@@ -131,6 +131,7 @@ def _marginals(
     inspection: Inspection, exact: NDArray[Any], guide: NDArray[Any], active: list[int]
 ) -> Picture:
     from arviz_plots import plot_dist
+    from matplotlib.lines import Line2D
 
     size = exact.shape[2]
     chosen = active[:_PANELS]
@@ -152,6 +153,11 @@ def _marginals(
         **panels(len(chosen) * size, len(chosen), 1.9, 1.5),
     )
     figure = plot.viz["figure"].item()
+    lines = [
+        Line2D([], [], color=colour, label=label)
+        for colour, label in ((INK, "true posterior (NUTS)"), (ORANGE, "guide"))
+    ]
+    figure.legend(handles=lines, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
     return picture_of(figure)
 
 

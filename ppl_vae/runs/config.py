@@ -1,30 +1,39 @@
-"""The `config.yaml` of a run: reading it, and refusing one that is not safe to use."""
+"""The `config.yaml` of a run: writing, reading, and refusing one that is not safe to use."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ppl_vae.data.arrays import KEPT
 from ppl_vae.errors import InputError, reason
-from ppl_vae.pairs.pieces import ROLES
+from ppl_vae.machine.files import whole_file
+from ppl_vae.pairs.pieces import ROLES, suggest
+from ppl_vae.runs.settings import Settings
 
-__all__ = ["CONFIG", "CONFIG_VERSION", "config_of", "read_config"]
+__all__ = ["CONFIG", "CONFIG_VERSION", "config_of", "read_config", "write_config"]
 
 CONFIG = "config.yaml"
 CONFIG_VERSION = 1
+_ARRAYS = "ppl_vae.data.Arrays"
 
 
 def config_of(run: Path) -> dict[str, Any]:
     """Reads the config of a run directory.
 
     Raises:
-        InputError: If it is none, or its config cannot be read.
+        InputError: If it is none, or its config cannot be read or has an entry of another name.
     """
     if not run.is_dir():
         raise InputError(f"{run}: expected a run directory; there is no such folder")
     if not (run / CONFIG).is_file():
         raise InputError(f"{run}: expected a run directory; it has no {CONFIG}")
     config = read_config(run / CONFIG)
+    known = ["version", *ROLES, *(field.name for field in fields(Settings))]
+    for name in config:
+        if name not in known:
+            raise InputError(f"{run / CONFIG}: {suggest(str(name), known)}")
     for name in ("data", "model", "network", "guide", "objective", "seed"):
         if config.get(name) is None:
             raise InputError(f"{run / CONFIG}: expected the config of a run; it has no {name}")
@@ -54,7 +63,28 @@ def read_config(path: Path) -> dict[str, Any]:
         _check_pieces(path, config)
     except RecursionError as error:  # an alias inside of its own anchor
         raise InputError(f"{path}: expected pieces in pieces, but not without end") from error
+    _find_images(path.parent, config.get("data") or {})
     return config
+
+
+def _find_images(run: Path, data: dict[str, Any]) -> None:
+    """Images that a run keeps are in its directory, wherever that is by now."""
+    options = data.get("init_args") or {}
+    for name in ("path", "validation", "test"):
+        value = options.get(name) if data.get("class_path") == _ARRAYS else None
+        if isinstance(value, str) and Path(value).parent.name == KEPT:
+            kept = run / KEPT / Path(value).name
+            options |= {name: str(kept.absolute())} if kept.is_file() else {}
+
+
+def write_config(run: Path, config: dict[str, Any]) -> None:
+    """Writes the `config.yaml` of a run, whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    with whole_file(run / CONFIG) as file:
+        file.write(yaml.safe_dump(config, sort_keys=False).encode())
 
 
 def _check_pieces(path: Path, options: dict[str, Any], above: str = "") -> None:

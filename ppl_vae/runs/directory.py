@@ -9,12 +9,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from ppl_vae.errors import InputError
 from ppl_vae.machine.files import check_writable, whole_file
-from ppl_vae.runs.config import CONFIG
+from ppl_vae.runs.checkpoints import LAST, read_checkpoint
+from ppl_vae.runs.config import config_of, write_config
 
 __all__ = ["PICTURES", "SUMMARY", "create", "free_path", "locked", "unused", "write_json"]
 
@@ -36,6 +36,7 @@ def create(
     config: dict[str, Any],
     fill: Callable[[Path], None],
     fallback: Callable[[], Path] | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Makes a run directory that appears with its config and first checkpoint, or not at all.
 
@@ -44,6 +45,7 @@ def create(
         config: The content of `config.yaml`.
         fill: Writes the other first files into the folder that it is given.
         fallback: Gives another place if this one has been taken meanwhile.
+        overwrite: Whether it takes the place of a run that is there.
 
     Returns:
         Where it is.
@@ -52,16 +54,17 @@ def create(
         InputError: If the path exists or cannot be written.
     """
     if fallback is None:
-        unused(path)
+        unused(path, overwrite)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     absent = [parent for parent in path.parents if not parent.exists()]
     try:
         unfinished.mkdir(parents=True)
-        with whole_file(unfinished / CONFIG) as file:
-            file.write(yaml.safe_dump(config, sort_keys=False).encode())
+        write_config(unfinished, config)
         fill(unfinished)
         while True:
             try:
+                if overwrite and path.exists():
+                    return _replace(path, unfinished)
                 unfinished.rename(path)
                 return path
             except OSError as error:
@@ -75,6 +78,20 @@ def create(
         for parent in absent:
             with suppress(OSError):  # a parent that holds the run is not empty
                 parent.rmdir()
+
+
+def _replace(path: Path, new: Path) -> Path:
+    """Puts a folder in the place of a run, which nobody else may be training then."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.replaced")
+    with locked(path):
+        path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    return path
 
 
 @contextmanager
@@ -100,14 +117,38 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def unused(path: Path) -> Path:
-    """The path of a new run; raises an InputError if it is taken or cannot be written to."""
-    if path.exists():
+def unused(path: Path, overwrite: bool = False) -> Path:
+    """The path of a new run.
+
+    Args:
+        path: Where it is to be.
+        overwrite: Whether there may be a run that it replaces; never anything else.
+
+    Raises:
+        InputError: If it is taken or cannot be written to.
+    """
+    if path.exists() and not overwrite:
         raise InputError(
-            f"{path} exists; go on with --resume {path}, or choose another name with --run"
+            f"{path} exists; go on with --resume {path}, replace it with --overwrite true, or "
+            "choose another name with --run"
         )
+    if path.exists():
+        _check_replaceable(path)
     check_writable(path)
     return path
+
+
+def _check_replaceable(path: Path) -> None:
+    remedy = "--overwrite replaces runs only; choose another name with --run"
+    if path.is_symlink():
+        raise InputError(f"{path} is a symbolic link; {remedy}")
+    try:
+        config_of(path)
+        read_checkpoint(path / LAST)
+    except InputError as error:
+        raise InputError(f"{error}; {remedy}") from error
+    with locked(path):
+        pass
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -4,22 +4,57 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ppl_vae.data import Split
+from ppl_vae.data import DataSet, Split
+from ppl_vae.errors import as_path
 from ppl_vae.machine.files import check_writable, whole_file
 from ppl_vae.runs.directory import write_json
 
-__all__ = ["plain", "writable", "write_numbers", "write_scores"]
+__all__ = ["ending_of", "options_of", "plain", "writable", "write_numbers", "write_scores"]
 
 
-def writable(folder: Path) -> Path:
+def ending_of(split: str, data: Any = None) -> str:
+    """What the names of result files end in, so that those of other images stay.
+
+    Args:
+        split: The images that were measured.
+        data: The data set, or the images, where they are not the run's own.
+
+    Returns:
+        Nothing for the test images of the run, else such as `-train` or `-ImageFolder-cats`.
+    """
+    parts = []
+    if isinstance(data, DataSet):
+        place = getattr(data, "path", None)
+        parts = [type(data).__name__, *([Path(place).expanduser().resolve().stem] if place else [])]
+    elif data is not None:
+        parts = ["images"]
+    if split != ("test" if data is None else "all"):
+        parts.append(split)
+    return "".join("-" + re.sub(r"[^\w.]+", "_", part) for part in parts)
+
+
+def options_of(data: DataSet) -> dict[str, Any]:
+    """The options of a data set, for JSON; a path is absolute, anything else unknown is text."""
+    options = {field.name: getattr(data, field.name) for field in fields(data)}
+    options = {
+        n: v.expanduser().resolve() if isinstance(v, Path) else v for n, v in options.items()
+    }
+    known = bool | int | float | str | list | tuple | None
+    return {n: v if isinstance(v, known) else str(v) for n, v in options.items()}
+
+
+def writable(folder: Path | str) -> Path:
     """The folder, made if missing; raises an InputError if no file can be written there."""
+    folder = as_path("--out", folder)
     check_writable(folder, "name another folder with --out", make=True)
     return folder
 

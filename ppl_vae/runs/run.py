@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,27 @@ from ppl_vae.data import (
     fingerprint_in,
     new_split,
 )
-from ppl_vae.errors import InputError, check_least
+from ppl_vae.errors import InputError, as_path, check_least
 from ppl_vae.machine.devices import check_seed, choose_device
+from ppl_vae.machine.modes import called_anywhere, usual_modes
 from ppl_vae.machine.progress import Progress
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.encoding import reconstructions, split_means
 from ppl_vae.measures.estimates import Estimates, estimate
-from ppl_vae.pairs.building import build_pair, choose_domain
-from ppl_vae.pairs.pieces import ROLES, describe, restore
+from ppl_vae.pairs.building import build_pair, load_data
 from ppl_vae.runs.checkpoints import BEST, LAST, load_parameters, read_checkpoint
 from ppl_vae.runs.config import config_of
 from ppl_vae.runs.directory import SUMMARY
+from ppl_vae.runs.export import export
 from ppl_vae.runs.other_data import other_data
+from ppl_vae.runs.restoring import restore_pieces
 
-__all__ = ["Run", "load", "restore_pieces"]
+__all__ = ["Run", "as_run", "kept_parameters", "load"]
+
+_SPLITS = ("train", "validation", "test")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Run:
     """A trained pair, as `fit` returns it and `load` reads it.
 
@@ -61,17 +66,67 @@ class Run:
     device: torch.device
     fingerprint: Sequence[str] = ()
 
+    def __repr__(self) -> str:
+        facts = self._facts()
+        return f"Run {facts.pop('run')}: {', '.join(facts.values())}"
+
+    def _repr_html_(self) -> str:
+        rows = [f"<tr><th>{n}</th><td>{escape(v)}</td></tr>" for n, v in self._facts().items()]
+        return f"<table>{''.join(rows)}</table>"
+
+    def _facts(self) -> dict[str, str]:
+        """What a person wants to see of a run, without reading its data."""
+        facts = {
+            "run": str(self.path),
+            "data": f"{type(self.pieces['data']).__name__} as {self.spec.domain} data",
+            "pair": f"{type(self.model).__name__} with guide {type(self.guide).__name__}",
+            "latents": f"D = {self.spec.latent_dim}",
+            "training": f"epochs {self.config['epochs']:,}",
+            "device": f"on {self.device}",
+        }
+        if not (self.path / SUMMARY).is_file():
+            return facts | {"validation": "training has not finished"}
+        name = "elbo" if self.guide.has_density else "distortion"
+        value = self.summary[f"validation_{name}_nats_per_datum"]
+        shown = f"validation {name.replace('elbo', 'ELBO')} {value:.2f} nats per datum"
+        return facts | {"validation": shown}
+
     @cached_property
+    @usual_modes()
     def data(self) -> Data:
         """The data set that the run was trained on, on its device; read when first asked for.
 
         Raises:
             InputError: If it cannot be read, or is another one by now.
         """
-        data_set: DataSet = self.pieces["data"]
-        data = data_set.load(choose_domain(self.pieces), self.config["seed"])
+        data = load_data(self.pieces, self.config["seed"])
         check_same_data(data, self.fingerprint)
         return data.to(self.device)
+
+    def split(self, name: str) -> Split:
+        """The images of one split of the data.
+
+        Raises:
+            InputError: If there is no such split, or the data cannot be read.
+        """
+        if name not in _SPLITS:
+            raise InputError(f"--split: expected one of {', '.join(_SPLITS)}; got {name!r}")
+        return getattr(self.data, name)
+
+    def export(self, folder: str | Path) -> list[Path]:
+        """Writes encoder and decoder as ONNX and `torch.export` programs: `ppl_vae.runs.export`.
+
+        Args:
+            folder: Where to; it appears with all files or not at all.
+
+        Returns:
+            The files.
+
+        Raises:
+            InputError: If the folder has files already or cannot be written, the packages for ONNX
+                are missing, or q(z|x) or p(x|z) has no mean in closed form.
+        """
+        return export(self, folder)
 
     @cached_property
     def facts(self) -> Facts:
@@ -84,6 +139,7 @@ class Run:
         """
         return self.data
 
+    @called_anywhere
     def split_of(self, images: Any, labels: Any = None) -> Split:
         """New images as a split in the run's domain and on its device, for all that measures.
 
@@ -120,6 +176,7 @@ class Run:
             )
         return split.to(self.device)
 
+    @called_anywhere
     def other_data(self, data_set: DataSet) -> Data:
         """Loads a data set that the run was not trained on, in its domain and on its device.
 
@@ -130,6 +187,7 @@ class Run:
         """
         return other_data(data_set, self.facts, self.spec, self.model.labelled).to(self.device)
 
+    @called_anywhere
     def encode(self, images: Any, labels: Any = None) -> Tensor:
         """E[z|x] of new images, (N, D), or E[z|x, y] where the model has classes.
 
@@ -146,6 +204,7 @@ class Run:
         with seeded(self.device, 0):
             return split_means(self.model, self.guide, split)
 
+    @called_anywhere
     def reconstruct(self, images: Any, labels: Any = None) -> Tensor:
         """E[x|z] at z = E[z|x], (N, C, H, W), of new images.
 
@@ -160,13 +219,14 @@ class Run:
         with seeded(self.device, 0):
             return reconstructions(self.model, self.guide, split)
 
+    @called_anywhere
     def score(
         self, images: Any, labels: Any = None, particles: int = 1000, seed: int = 0
     ) -> Estimates:
         """The ELBO, rate, distortion and log p(x) of each of N new images, (N,) in nats.
 
         They are the numbers whose means `evaluate` reports, for the same images, particles and
-        seed. Where q(z|x) is a point, only the distortion has a meaning.
+        seed. Where q(z|x) is a point, which has no density, only the distortion is a number.
 
         Args:
             images: As `split_of` takes them.
@@ -182,8 +242,13 @@ class Run:
         check_seed(seed)
         split = self.split_of(images, labels)
         progress = Progress("scoring", len(split), "images")
+        particles = particles if self.guide.has_density else 1
         with progress, seeded(self.device, seed):
-            return estimate(self.model, self.guide, split, particles, advance=progress.advance)
+            scores = estimate(self.model, self.guide, split, particles, advance=progress.advance)
+        if self.guide.has_density:
+            return scores
+        none = torch.full_like(scores.elbo, torch.nan)
+        return dataclasses.replace(scores, elbo=none, rate=none, log_likelihood=none)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -191,9 +256,19 @@ class Run:
         return json.loads((self.path / SUMMARY).read_text())
 
 
+def as_run(run: Run | Path | str) -> Run:
+    """The run itself, or the one that is read from a path, as `load` does.
+
+    Raises:
+        InputError: If it is neither, or cannot be read.
+    """
+    return run if isinstance(run, Run) else load(as_path("a run", run))
+
+
+@called_anywhere
 def load(
     path: str | Path,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     allow_code: bool = False,
     data: DataSet | None = None,
 ) -> Run:
@@ -204,7 +279,7 @@ def load(
 
     Args:
         path: The run directory.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, or a `torch.device`.
         allow_code: Whether classes from outside the project that the config names may be imported.
         data: The data set of the run where its files have moved; that of its config unless given.
 
@@ -212,12 +287,11 @@ def load(
         InputError: If it is no run directory, or something in it is missing, damaged or of
             another version.
     """
-    path = Path(path)
+    path = as_path("a run", path)
     config = config_of(path)
     pieces = restore_pieces(config, allow_code, data)
     target = choose_device(device)
-    checkpoint = path / (BEST if (path / BEST).exists() else LAST)
-    tensors, state = read_checkpoint(checkpoint)
+    tensors, state, checkpoint = kept_parameters(path)
     spec = Spec(**{**state["spec"], "image_shape": tuple(state["spec"]["image_shape"])})
     model, guide = build_pair(spec, pieces)
     pair = nn.ModuleDict({"model": model, "guide": guide})
@@ -229,36 +303,15 @@ def load(
     return run
 
 
-def restore_pieces(
-    config: dict[str, Any], allow_code: bool, data: DataSet | None = None
-) -> dict[str, Any]:
-    """The pieces that a run's config names, by role; its data set elsewhere where one is given.
+def kept_parameters(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Path]:
+    """The best parameters of a run where it kept them, else the last ones; with other tensors.
+
+    Returns:
+        The tensors, the state beside them, and the checkpoint that has both.
 
     Raises:
-        InputError: If a piece cannot be restored, or the data set is converted in another way.
+        InputError: If there is no run, or the checkpoint cannot be read.
     """
-    pieces = {role: restore(role, config.get(role), allow_code) for role in ROLES}
-    written = config["data"].get("init_args") or {}
-    pieces["data"] = pieces["data"].of_run(written)
-    if data is not None:
-        moved = data.of_run(written)
-        _check_only_moved(moved, pieces["data"])
-        pieces["data"] = moved
-    return pieces
-
-
-def _check_only_moved(moved: DataSet, trained: DataSet) -> None:
-    """Refuses a data set that is converted in another way than the one of the run."""
-    if type(moved) is not type(trained):
-        raise InputError(
-            f"expected the run's data set, {type(trained).__name__}; got {type(moved).__name__}"
-        )
-    now, before = ((describe(each) or {})["init_args"] for each in (moved, trained))
-    for name, value in before.items():
-        if name not in moved.where_read and now[name] != value:
-            free = ", ".join(f"--data.{each}" for each in moved.where_read if each in before)
-            raise InputError(
-                f"--data.{name}: a run's data keep their conversion, here {value}; "
-                f"{f'only {free} may change' if free else 'no option may change'}; leave it out, "
-                "or train again"
-            )
+    config_of(path)
+    checkpoint = path / (BEST if (path / BEST).exists() else LAST)
+    return *read_checkpoint(checkpoint), checkpoint

@@ -1,52 +1,98 @@
-"""Adam by torch's fused kernel, called directly, or by torch's own function where it is missing.
+"""Adam and its family: by torch's fused kernels where there are any, called directly, or by
+torch's own functions.
 
 `torch.optim.Adam.step` sorts and checks its tensors in Python in every step, which for the network
 of Kingma and Welling (2014) takes as long as the kernel itself. And its kernel reads a gradient as
 if it lay in memory like its parameter, which `torch.autograd.grad` does not promise.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
+from torch.optim.adamax import adamax
+from torch.optim.adamw import adamw
+from torch.optim.nadam import nadam
+from torch.optim.radam import radam
 
 from ppl_vae.errors import InputError
+from ppl_vae.runs.settings import Optimizer
 
-__all__ = ["Adam"]
-
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # those of the paper
+__all__ = ["Adam", "Rule"]
 
 
-class _State(NamedTuple):
-    step: Tensor
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A rule of Adam's family, with the constants of Kingma and Ba (2015) unless given.
+
+    With g the gradient and t the updates done, m <- b1 m + (1 - b1) g, v <- b2 v + (1 - b2) g^2,
+    M = m / (1 - b1^t) and V = v / (1 - b2^t), a parameter p becomes
+
+    - Adam: p - rate * M / (sqrt(V) + e), with `weight_decay` times p added to g; Kingma and Ba
+      (2015), algorithm 1;
+    - AdamW: the same, but p shrinks by rate * weight_decay * p instead; Loshchilov and Hutter
+      (2019), algorithm 2;
+    - Adamax: p - rate * M / u with u <- max(b2 u, |g| + e); Kingma and Ba (2015), algorithm 2;
+    - NAdam: Adam with Nesterov's momentum; Dozat (2016);
+    - RAdam: Adam, and without its denominator while V is too uncertain; Liu et al. (2020).
+
+    Attributes:
+        optimizer: Its name, that of torch.optim.
+        beta1: b1, in [0, 1).
+        beta2: b2, in [0, 1).
+        epsilon: e, at least 0.
+        weight_decay: The L2 term, or for AdamW the decay, at least 0.
+    """
+
+    optimizer: Optimizer = "Adam"
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+
+
+class _Kind(NamedTuple):
+    """A function of torch, the names of its states in its order, and its further options."""
+
+    function: Callable[..., None]
+    states: tuple[str | None, ...]
+    options: dict[str, Any]
+    fused: str = "none"
+
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_PLAIN = {"amsgrad": False, "maximize": False}
+_KINDS: dict[Optimizer, _Kind] = {
+    "Adam": _Kind(adam, (*_MOMENTS, None, "step"), _PLAIN, "_fused_adam_"),
+    "AdamW": _Kind(adamw, (*_MOMENTS, None, "step"), _PLAIN, "_fused_adamw_"),
+    "Adamax": _Kind(adamax, ("exp_avg", "exp_inf", "step"), {}),
+    "NAdam": _Kind(nadam, (*_MOMENTS, "mu_product", "step"), {"momentum_decay": 0.004}),
+    "RAdam": _Kind(radam, (*_MOMENTS, "step"), {}),
+}
 
 
 class _Group(NamedTuple):
     """Parameters of one type that move together, and their states: the arguments of a kernel."""
 
     parameters: dict[str, nn.Parameter]
-    states: list[_State]
+    states: list[list[Tensor]]
 
 
 class Adam:
-    """Steps of rate * m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + e) against the gradient g, where
-
-    m <- b1 m + (1 - b1) g and v <- b2 v + (1 - b2) g^2: Kingma and Ba (2015), algorithm 1, with
-    `weight_decay` times the parameter added to g.
+    """Updates parameters by a rule of Adam's family, all in one call where torch has a kernel.
 
     Args:
         parameters: The parameters to update, by name; on one device.
-        weight_decay: The L2 term, at least 0.
+        rule: The rule; Adam's with its usual constants by default.
 
     Raises:
         InputError: If a parameter's elements do not fill its memory.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], weight_decay: float = 0.0) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], rule: Rule | None = None) -> None:
         for name, parameter in parameters.items():
             dense = torch.empty_like(parameter).stride() == parameter.stride()
             if not (dense or parameter.is_contiguous()):
@@ -55,18 +101,30 @@ class Adam:
                     "a part of a tensor: make it with .clone() or .contiguous()"
                 )
         self._parameters = dict(parameters)
-        self._weight_decay = weight_decay
+        rule = rule or Rule()
+        self._kind = _KINDS[rule.optimizer]
+        self._options: dict[str, Any] = {
+            "beta1": rule.beta1,
+            "beta2": rule.beta2,
+            "eps": rule.epsilon,
+            "weight_decay": rule.weight_decay,
+            **self._kind.options,
+        }
         device = next(iter(parameters.values())).device
         # One tensor, so that counting is one operation however many parameters there are.
         self._counts = torch.zeros(len(parameters), device=device)
         self._states = {
-            name: _State(self._counts[index], torch.zeros_like(p), torch.zeros_like(p))
-            for index, (name, p) in enumerate(parameters.items())
+            name: {
+                key: self._counts[index] if key == "step" else _initial(key, parameter)
+                for key in sorted(filter(None, self._kind.states))
+            }
+            for index, (name, parameter) in enumerate(parameters.items())
         }
         # Nearly always the same parameters move in every step, and sorting them takes time.
         self._moving: dict[tuple[str, ...], tuple[Tensor, list[_Group]]] = {}
-        # On a GPU the rate is a tensor, so that a captured step can change it.
-        self._rate: float | Tensor = 0.0 if device.type == "cpu" else torch.zeros((), device=device)
+        # On a GPU no count is read, and the rate is a tensor: a captured step can change both.
+        self._capturable = device.type != "cpu"
+        self._rate: float | Tensor = torch.zeros((), device=device) if self._capturable else 0.0
 
     def set_rate(self, rate: float) -> None:
         """Sets the step size."""
@@ -88,57 +146,61 @@ class Adam:
         if names not in self._moving:
             self._moving[names] = self._groups(names)
         moves, groups = self._moving[names]
-        fused = hasattr(torch, "_fused_adam_")  # which torch need not keep
-        if fused:
+        kernel = getattr(torch, self._kind.fused, None)  # which torch need not keep
+        if kernel:
             self._counts.addcmul_(moves, 1 - skip)
-        for group in groups:
-            parameters = list(group.parameters.values())
-            found = [_laid_out_as(p, gradients[name]) for name, p in group.parameters.items()]
-            steps, averages, squares = map(list, zip(*group.states, strict=True))
-            options: dict[str, Any] = {
-                "lr": self._rate,
-                "beta1": _BETA1,
-                "beta2": _BETA2,
-                "eps": _EPSILON,
-                "weight_decay": self._weight_decay,
-                "amsgrad": False,
-                "maximize": False,
-            }
-            lists: Any = (parameters, found, averages, squares, [], steps)
-            if fused:
-                torch._fused_adam_(*lists, **options, found_inf=skip)
+        for parameters, states in groups:
+            moved = list(parameters.values())
+            found = [_laid_out_as(p, gradients[name]) for name, p in parameters.items()]
+            arguments, options = (moved, found, *states), {"lr": self._rate, **self._options}
+            if kernel:
+                kernel(*arguments, **options, found_inf=skip)
                 continue
-            moved = [*parameters, *averages, *squares, *steps]
-            before = [tensor.clone() for tensor in moved]
-            adam(*lists, foreach=False, capturable=self._counts.is_cuda, **options)  # type: ignore[misc]
-            for tensor, old in zip(moved, before, strict=True):
+            changed = [*moved, *(tensor for tensors in states for tensor in tensors)]
+            before = [tensor.clone() for tensor in changed]
+            options |= {"foreach": False, "capturable": self._capturable}
+            self._kind.function(*arguments, **options)
+            for tensor, old in zip(changed, before, strict=True):
                 tensor.copy_(torch.where(skip > 0, old, tensor))
 
     def _groups(self, names: tuple[str, ...]) -> tuple[Tensor, list[_Group]]:
         """1 for each parameter of these names and 0 for the others, and their groups."""
-        groups: dict[torch.dtype, _Group] = {}
+        alike: dict[torch.dtype, list[str]] = {}
         for name in names:
-            group = groups.setdefault(self._parameters[name].dtype, _Group({}, []))
-            group.parameters[name] = self._parameters[name]
-            group.states.append(self._states[name])
+            alike.setdefault(self._parameters[name].dtype, []).append(name)
+        groups = [
+            _Group(
+                {name: self._parameters[name] for name in group},
+                [
+                    [self._states[name][key] for name in group] if key else []
+                    for key in self._kind.states
+                ],
+            )
+            for group in alike.values()
+        ]
         moves = torch.tensor([float(name in names) for name in self._parameters])
-        return moves.to(self._counts.device), list(groups.values())
+        return moves.to(self._counts.device), groups
 
     def state(self) -> dict[str, Tensor]:
-        """The moments and counts as `step.NAME`, `exp_avg.NAME` and `exp_avg_sq.NAME`."""
+        """The moments and counts, as `step.NAME` and `exp_avg.NAME` and so on."""
         return {
             f"{key}.{name}": value
             for name, state in self._states.items()
-            for key, value in state._asdict().items()
+            for key, value in state.items()
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Copies a result of `state` into the present tensors; those that it lacks become 0."""
-        for name, present in self.state().items():
-            if name in state:
-                present.copy_(state[name])
-            else:
-                present.zero_()
+        """Copies a result of `state` into the present tensors; those that it lacks begin again."""
+        for name, states in self._states.items():
+            for key, present in states.items():
+                there = state.get(f"{key}.{name}")
+                present.copy_(_initial(key, self._parameters[name]) if there is None else there)
+
+
+def _initial(key: str, parameter: nn.Parameter) -> Tensor:
+    if key in ("step", "mu_product"):  # scalars; the second is a product
+        return torch.full((), float(key == "mu_product"), device=parameter.device)
+    return torch.zeros_like(parameter)
 
 
 def _laid_out_as(parameter: nn.Parameter, gradient: Tensor | None) -> Tensor:

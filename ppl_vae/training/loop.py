@@ -1,96 +1,50 @@
 """The training loop: epochs over the data, validation, checkpoints, and exact resume."""
 
-import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import pyro
 import torch
 from torch import Tensor
 
-from ppl_vae.data import Data, check_same_data, fingerprint_in
 from ppl_vae.errors import InputError
 from ppl_vae.machine.interrupts import asked_to_stop
 from ppl_vae.machine.processes import LostProcess
 from ppl_vae.machine.progress import Progress
 from ppl_vae.machine.randomness import isolated
 from ppl_vae.pairs.checks import find_not_finite
-from ppl_vae.runs.checkpoints import (
-    BEST,
-    LAST,
-    load_parameters,
-    random_state,
-    read_checkpoint,
-    restore_random_state,
-    write_checkpoint,
-)
-from ppl_vae.runs.metrics import Row, epochs_since_best, events, write_metrics
+from ppl_vae.runs.metrics import Row, epochs_since_best, events
 from ppl_vae.training.capturing import CapturedStep
-from ppl_vae.training.settings import Settings
-from ppl_vae.training.step import SVIStep, learning_rate_at
+from ppl_vae.training.state import State
+from ppl_vae.training.step import SVIStep
 from ppl_vae.training.validation import TERMS, validate
 
-__all__ = ["Training"]
+__all__ = ["StopWhen", "Training"]
+
+OnRow = Callable[[Row], object]
+StopWhen = Callable[[list[Row]], object]
 
 
-class Training:
-    """Trains a pair on a data set; the whole of its state goes into one checkpoint.
+class Training(State):
+    """Trains a pair on a data set; the whole of its state goes into one checkpoint."""
 
-    Args:
-        step: One update of the pair.
-        data: Training and validation images, on the device.
-        spec: The spec of the pair as plain data, for the checkpoints.
-        settings: How to train.
-    """
-
-    def __init__(
+    def run(
         self,
-        step: SVIStep,
-        data: Data,
-        spec: dict[str, Any],
-        settings: Settings,
+        folder: Path,
+        on_epoch: OnRow | None = None,
+        stop_when: StopWhen | None = None,
     ) -> None:
-        self.step = step
-        self.ranks = step.ranks
-        self.data = data
-        self.spec = spec
-        self.settings = settings
-        self.batch_size = settings.batch_size
-        self.steps_per_epoch = math.ceil(len(data.train) / settings.batch_size)
-        self.total_steps = settings.epochs * self.steps_per_epoch
-        warmup = settings.warmup_epochs
-        self.warmup_steps = round(
-            (min(1.0, settings.epochs / 10) if warmup is None else warmup) * self.steps_per_epoch
-        )
-        self.steps = 0
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=data.train.raw.device)
-        self.rows: list[Row] = []
-        self.best: dict[str, Tensor] = {}
-        self.captured: dict[int, CapturedStep] = {}  # by the size of their batches
-        self.engine_before: str | None = None
-        self.seconds = 0.0
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing is left to train."""
-        waited = self.settings.patience and epochs_since_best(self.rows) >= self.settings.patience
-        return bool(waited) or len(self.rows) >= self.settings.epochs
-
-    @property
-    def engine(self) -> str:
-        """How steps are taken: eager, compiled or captured."""
-        return "captured" if self.captured else "compiled" if self.step.compiled else "eager"
-
-    def run(self, folder: Path) -> None:
         """Trains to the end, or until a signal asks to stop.
 
         Args:
             folder: The run directory, for checkpoints and `metrics.csv`.
+            on_epoch: Called in the first process with the metrics of each epoch that ends.
+            stop_when: Called after it with those of all epochs so far: whether to end here.
 
         Raises:
             InputError: If a loss is not finite; the last good checkpoint stays.
@@ -99,12 +53,10 @@ class Training:
             OSError: If a checkpoint cannot be written; the last good one stays.
         """
         started = saved = time.monotonic()
-        before = self.seconds
+        before, images = self.seconds, len(self.data.train)
         title = f"training on {self.data.name}"
-        images = len(self.data.train)
-        done = len(self.rows) * images
         begun = self.steps - len(self.rows) * self.steps_per_epoch
-        done += min(images, begun * self.batch_size)
+        done = len(self.rows) * images + min(images, begun * self.batch_size)
         self.to_training_mode()
         with (
             asked_to_stop() as asked,
@@ -124,18 +76,44 @@ class Training:
                     if asked():
                         break
                 else:
-                    self._end_epoch()
+                    if not self._end_epoch(asked):
+                        break
                     log_event(self.rows[-1])
-                    elbo = self.rows[-1]["validation_elbo_nats_per_datum"]
                     name = "ELBO" if self.step.guide.has_density else "log p(x, z)"
-                    progress.advance(0, f"epoch {len(self.rows)}  {name} {elbo:.2f} nats_per_datum")
+                    elbo = f"{self.rows[-1]['validation_elbo_nats_per_datum']:.2f} nats per datum"
+                    progress.advance(0, f"epoch {len(self.rows)}  {name} {elbo}")
+                    self._call(folder, on_epoch, stop_when)
+                    self.to_training_mode()
                     self._check_engine()
         self.seconds = before + time.monotonic() - started
         self.save(folder)
         if asked():
-            raise KeyboardInterrupt(
-                f"stopped, with a checkpoint; go on with: python -m ppl_vae.fit --resume {folder}"
-            )
+            again = f"python -m ppl_vae.fit --resume {folder}"
+            raise KeyboardInterrupt(f"stopped, with a checkpoint; go on with: {again}")
+
+    def _call(
+        self,
+        folder: Path,
+        on_epoch: OnRow | None,
+        stop_when: StopWhen | None,
+    ) -> None:
+        """Calls the caller's functions, under random numbers of their own.
+
+        Where one of them raises an error, a checkpoint is written first.
+        """
+        stop = torch.zeros((), device=self.loss_sum.device)
+        try:
+            with self.step.averaged(), isolated(stop.device):
+                if on_epoch and self.ranks.first:
+                    on_epoch(dict(self.rows[-1]))
+                if stop_when and self.ranks.first:
+                    stop.fill_(bool(stop_when([dict(row) for row in self.rows])))
+        except BaseException:
+            self.save(folder)
+            raise
+        if stop_when:
+            self.ranks.copy_from_first(stop)
+            self.stopped = len(self.rows) if stop else 0
 
     def _check_engine(self) -> None:
         """Programs that follow the epochs in Python leave the graph behind."""
@@ -197,9 +175,7 @@ class Training:
         """Takes a step, and returns the size of its batch."""
         place = (self.steps % self.steps_per_epoch) * self.batch_size
         size = min(self.batch_size, len(self.data.train) - place)
-        rate = learning_rate_at(
-            self.steps, self.settings.learning_rate, self.warmup_steps, self.total_steps
-        )
+        rate = self.learning_rate(self.steps)
         epoch, weight = self.steps / self.steps_per_epoch, self.ranks.weight(size)
         loss = step(batch, rate, epoch, weight)
         self.loss_sum += loss * size
@@ -221,20 +197,22 @@ class Training:
             "checkpoint is kept; try a smaller --learning_rate"
         )
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, asked: Callable[[], bool]) -> bool:
+        """Validates; False where it was asked to stop before that was done."""
         images = self.data.validation
-        means, bad = validate(self.step, images)
+        with self.step.averaged():
+            measured = validate(self.step, images, asked)
+        if measured is None:
+            return False
+        means, bad = measured
         if not means.isfinite().all():
             self._stop(
                 "the validation ELBO is not finite", images.batch(bad, self.step.model.labelled)
             )
-        self.to_training_mode()
         row: Row = {
             "epoch": len(self.rows) + 1,
             "steps": self.steps,
-            "learning_rate": learning_rate_at(
-                self.steps - 1, self.settings.learning_rate, self.warmup_steps, self.total_steps
-            ),
+            "learning_rate": self.learning_rate(self.steps - 1),
             "loss_nats_per_datum": (self.loss_sum / len(self.data.train)).item(),
         }
         for term, mean in zip(TERMS, means.tolist(), strict=True):
@@ -242,77 +220,7 @@ class Training:
         self.rows.append(row)
         self.loss_sum.zero_()
         if self.settings.patience and epochs_since_best(self.rows) == 0:
-            self.best = {name: value.clone() for name, value in self.step.pair.state_dict().items()}
-
-    def kept_row(self) -> Row:
-        """The metrics of the parameters that are kept: the best epoch's under patience."""
-        return self.rows[-1 - (epochs_since_best(self.rows) if self.settings.patience else 0)]
-
-    def keep_best(self) -> None:
-        """Puts the best parameters into the pair where patience asks for them."""
-        if self.best:
-            self.step.pair.load_state_dict(self.best)
-
-    def save(self, folder: Path) -> None:
-        """Writes the checkpoint, the best parameters where patience asks for them, and the metrics.
-
-        Of several processes the first one does; their states are the same.
-
-        Raises:
-            InputError: If a parameter is not finite: such a state is not kept.
-            OSError: If a file cannot be written; the last good one stays.
-        """
-        if not self.ranks.first:
-            return
-        values = {f"the parameter {name}": value for name, value in self.step.parameters.items()}
-        for name, value in {**values, "the loss": self.loss_sum}.items():
-            if not value.isfinite().all():
-                raise InputError(
-                    f"training stopped: {name} is not finite; the last good checkpoint is kept; "
-                    "try a smaller --learning_rate"
-                )
-        random_tensors, random_data = random_state()
-        tensors = {
-            **self.step.pair.state_dict(),
-            **{f"optimizer.{name}": value for name, value in self.step.state().items()},
-            **random_tensors,
-            "loss_sum": self.loss_sum,
-        }
-        state = {
-            "spec": self.spec,
-            "fingerprint": self.data.fingerprint,
-            "data": self.data.plain(),
-            "engine": self.engine,
-            "steps": self.steps,
-            "seconds": self.seconds,
-            "rows": self.rows,
-            "random": random_data,
-        }
-        if self.best:
-            known = {name: state[name] for name in ("spec", "fingerprint", "data")}
-            write_checkpoint(folder / BEST, self.best, known)
-        write_checkpoint(folder / LAST, tensors, state)
-        write_metrics(folder, self.rows)
-
-    def restore(self, folder: Path) -> None:
-        """Goes back to the state that `save` wrote, random numbers included.
-
-        Raises:
-            InputError: If a checkpoint is damaged or of another pair.
-        """
-        tensors, state = read_checkpoint(folder / LAST)
-        if "steps" not in state:
-            raise InputError(f"{folder / LAST} has parameters only; training cannot go on from it")
-        check_same_data(self.data, fingerprint_in(state))
-        if self.settings.patience and state["rows"]:
-            self.best = read_checkpoint(folder / BEST)[0]
-            load_parameters(self.step.pair, self.best, folder / BEST)
-        load_parameters(self.step.pair, tensors, folder / LAST)
-        prefix = "optimizer."
-        self.step.restore(
-            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        )
-        self.loss_sum.copy_(tensors["loss_sum"])
-        self.steps, self.rows, self.seconds = state["steps"], state["rows"], state["seconds"]
-        self.engine_before = state.get("engine") if self.steps else None
-        restore_random_state(tensors, state["random"])
+            with self.step.averaged():
+                pair = self.step.pair.state_dict()
+                self.best = {name: value.clone() for name, value in pair.items()}
+        return True

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import nn
@@ -10,9 +9,7 @@ from torch import nn
 from models import Network
 from ppl_vae.compiler.onednn import onednn_computes
 
-__all__ = ["PRECISIONS", "Precision", "matrix_precision", "slow_precision"]
-
-Precision = Literal["float32", "bfloat16"]
+__all__ = ["PRECISIONS", "matrix_precision", "slow_precision"]
 
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
 

@@ -12,19 +12,27 @@ from torch import Tensor, nn
 
 from models import Model, Network, Spec
 from ppl_vae.data import Data
-from ppl_vae.errors import InputError, reason
+from ppl_vae.errors import InputError, kind, reason
 from ppl_vae.machine.devices import choose_device, seed_everything
 from ppl_vae.machine.processes import Ranks
 from ppl_vae.machine.randomness import isolated, seeded
-from ppl_vae.pairs.building import build_pair, choose_domain
+from ppl_vae.objectives import Objective
+from ppl_vae.pairs.building import build_pair, load_data
 from ppl_vae.pairs.checks import check_labels, check_objective, check_pair
-from ppl_vae.runs.run import Run
+from ppl_vae.pairs.own_code import in_own_code
+from ppl_vae.runs.config import config_of, write_config
+from ppl_vae.runs.directory import SUMMARY
+from ppl_vae.runs.run import Run, kept_parameters
+from ppl_vae.runs.settings import Precision, Settings
+from ppl_vae.training.adam import Rule
 from ppl_vae.training.loop import Training
-from ppl_vae.training.precision import PRECISIONS, Precision, matrix_precision, slow_precision
-from ppl_vae.training.settings import Settings
+from ppl_vae.training.precision import PRECISIONS, matrix_precision, slow_precision
+from ppl_vae.training.size import check_size
 from ppl_vae.training.step import SVIStep
 
-__all__ = ["check_step", "initialise", "prepare"]
+__all__ = ["check_step", "initialise", "prepare", "record_plan"]
+
+_BATCH_SIZE = 100
 
 
 def prepare(
@@ -34,7 +42,7 @@ def prepare(
 
     Args:
         path: The run directory.
-        config: The content of `config.yaml`.
+        config: The content of `config.yaml`; the batch size goes into it where none was given.
         settings: How to train.
         pieces: The data set, the objective and the classes of the pair, by role.
         ranks: The processes that train together.
@@ -44,22 +52,12 @@ def prepare(
     """
     device = choose_device(settings.device)
     seed_everything(settings.seed)
-    domain = choose_domain(pieces)
-    data: Data = pieces["data"].load(domain, settings.seed).to(device)
-    batch_size = settings.batch_size
-    if len(data.train) < batch_size:
-        raise InputError(
-            f"--batch_size: expected at most {len(data.train):,}, the number of training images; "
-            f"got {batch_size:,}"
-        )
-    least = pieces["objective"].smallest_batch
-    if batch_size < least * ranks.size:
-        each = "an image" if least == 1 else f"{least} images"
-        raise InputError(
-            f"--batch_size: expected at least {least * ranks.size}, {each} for each process with "
-            f"--objective {type(pieces['objective']).__name__}; got {batch_size}"
-        )
-    spec = Spec(data.image_shape, domain, settings.latent_dim, data.classes)
+    data = load_data(pieces, settings.seed).to(device)
+    batch_size = _batch_size(settings, len(data.train), pieces["objective"], ranks.size)
+    config["batch_size"] = batch_size
+    settings = dataclasses.replace(settings, batch_size=batch_size)
+    spec = Spec(data.image_shape, data.domain, settings.latent_dim, data.classes)
+    check_size(spec, pieces)
     model, guide = build_pair(spec, pieces)
     model.to(device)
     guide.to(device)
@@ -78,7 +76,15 @@ def prepare(
         guide,
         pieces["objective"],
         precision=precision,
-        weight_decay=settings.weight_decay,
+        rule=Rule(
+            settings.optimizer,
+            settings.adam_beta1,
+            settings.adam_beta2,
+            settings.adam_epsilon,
+            settings.weight_decay,
+        ),
+        clip_norm=settings.clip_norm,
+        average=settings.average,
         ranks=ranks,
     )
     check_step(step, *smallest)
@@ -87,6 +93,26 @@ def prepare(
     run.data = data
     print(data.note, file=sys.stderr)
     return run, training
+
+
+def _batch_size(settings: Settings, images: int, objective: Objective, processes: int) -> int:
+    """The one that was given, else 100 or, where there are fewer, all training images."""
+    least = objective.smallest_batch * processes
+    each = "an image" if least == processes else f"{objective.smallest_batch} images"
+    why = f"{each} for each process with --objective {type(objective).__name__}"
+    if settings.batch_size is None and images < least:
+        raise InputError(
+            f"expected at least {least} training images, {why}; got {images}; add images"
+        )
+    batch_size = settings.batch_size or min(_BATCH_SIZE, images)
+    if images < batch_size:
+        raise InputError(
+            f"--batch_size: expected at most {images:,}, the number of training images; "
+            f"got {batch_size:,}"
+        )
+    if batch_size < least:
+        raise InputError(f"--batch_size: expected at least {least}, {why}; got {batch_size}")
+    return batch_size
 
 
 def _precision(
@@ -114,12 +140,50 @@ def _keep_labels(data: Data, model: Model, settings: Settings) -> Data:
     return dataclasses.replace(data, train=train.repeat_labelled(settings.label_repeats))
 
 
-def initialise(run: Run) -> None:
-    """Lets the model start from training images; the random numbers of the run stay as they are."""
+def initialise(run: Run, start_from: str | None = None) -> None:
+    """Lets the model start from training images; the random numbers of the run stay as they are.
+
+    Args:
+        run: A run whose pair has just been built.
+        start_from: Another run, with whose parameters the pair starts instead.
+
+    Raises:
+        InputError: If that run cannot be read, or its parameters are not those of this pair.
+    """
+    if start_from is not None:
+        _take_parameters(run, Path(start_from))
+        return
     train = run.data.train
     with seeded(run.device, run.config["seed"]):
         order = torch.randperm(len(train)).to(run.device)
         run.model.initialise(lambda count: train[order[torch.arange(count) % len(train)]])
+
+
+def _take_parameters(run: Run, other: Path) -> None:
+    pair = nn.ModuleDict({"model": run.model, "guide": run.guide})
+    own, theirs = pair.state_dict(), kept_parameters(other)[0]
+    theirs = {n: value for n, value in theirs.items() if n.startswith(("model.", "guide."))}
+    for name in (*own, *theirs):
+        shapes = [
+            str(tuple(there[name].shape)) if name in there else "none" for there in (own, theirs)
+        ]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"--start_from {other}: expected the parameters of this pair, with {name} of shape "
+                f"{shapes[0]}; got {shapes[1]}; choose the pieces of that run"
+            )
+    pair.load_state_dict(theirs)
+
+
+def record_plan(run: Run, settings: Settings) -> None:
+    """Writes how many epochs a run has from now on, and where its schedule begins again.
+
+    Its summary goes: it is that of a run at its end.
+    """
+    plan = {"epochs": settings.epochs, "restart_epochs": settings.restart_epochs}
+    run.config |= plan
+    write_config(run.path, config_of(run.path) | plan)
+    (run.path / SUMMARY).unlink(missing_ok=True)
 
 
 def check_step(step: SVIStep, *batch: Tensor) -> None:
@@ -134,18 +198,34 @@ def check_step(step: SVIStep, *batch: Tensor) -> None:
         InputError: If the pair cannot do that.
     """
     modes = [(module, module.training) for module in step.pair.modules()]
-    with torch.no_grad(), isolated(batch[0].device, step.pair), pyro.validation_enabled(True):
+    with torch.enable_grad(), isolated(batch[0].device, step.pair), pyro.validation_enabled(True):
         step.pair.train()
         try:
             with matrix_precision(step.precision, step.pair):
-                step.pair(*batch, **step.scheduled)
+                _check_loss(step.objective, step.pair(*batch, **step.scheduled))
+        except InputError:
+            raise
         except (ValueError, RuntimeError) as error:
             lower = "" if step.precision is None else f" in {step.precision}".replace("torch.", "")
             raise InputError(
                 f"{type(step.model).__name__} with guide {type(step.guide).__name__} cannot be "
-                f"trained on a batch of {len(batch[0])}{lower}: {reason(error)}; choose another "
+                f"trained on a batch of {len(batch[0])}{lower}: {reason(error)}"
+                f"{in_own_code(error)}; choose another "
                 f"{'--precision' if lower else '--batch_size'}"
             ) from error
         finally:
             for module, mode in modes:
                 module.training = mode
+
+
+def _check_loss(objective: Objective, loss: Any) -> None:
+    """Refuses a loss that no gradient comes from."""
+    name = f"objective {type(objective).__name__}"
+    if not isinstance(loss, Tensor) or loss.dim():
+        got = f"one of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else kind(loss)
+        raise InputError(f"{name}: expected its loss as a scalar tensor; got {got}")
+    if not loss.requires_grad:
+        raise InputError(
+            f"{name}: its loss has no gradient for any parameter; compute it from the programs, "
+            "without detach, item or torch.no_grad"
+        )

@@ -1,6 +1,6 @@
 """One step of stochastic variational inference."""
 
-from math import cos, pi
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,16 +13,18 @@ from ppl_vae.compiler.compiling import compile_programs, parted
 from ppl_vae.machine.processes import Ranks
 from ppl_vae.objectives import Objective
 from ppl_vae.objectives.objective import PairLoss
-from ppl_vae.training.adam import Adam
+from ppl_vae.training.adam import Adam, Rule
+from ppl_vae.training.averaging import Average
+from ppl_vae.training.clipping import clipped
 from ppl_vae.training.precision import matrix_precision
 
-__all__ = ["SVIStep", "learning_rate_at"]
+__all__ = ["SVIStep"]
 
 
 class SVIStep:
-    """Follows the gradient of an objective for all parameters of a pair, with Adam.
+    """Follows the gradient of an objective for all parameters of a pair, with Adam or its family.
 
-    Kingma and Welling (2014), algorithm 1, with the optimizer of Kingma and Ba (2015).
+    Kingma and Welling (2014), algorithm 1, with the optimizer of Kingma and Ba (2015) by default.
 
     Args:
         model: p(x, z).
@@ -30,7 +32,9 @@ class SVIStep:
         objective: The loss.
         precision: Of the networks' matrix products during a step; by default, and in everything
             else, that of the parameters.
-        weight_decay: Adam's L2 term: the part of a parameter that is added to its gradient.
+        rule: Of the updates; Adam's with its usual constants by default.
+        clip_norm: The largest norm of the gradient, over all parameters; none by default.
+        average: The decay of the parameters' running mean; none by default.
         ranks: The processes that take each step together; by default this one alone.
     """
 
@@ -40,7 +44,9 @@ class SVIStep:
         guide: Guide,
         objective: Objective,
         precision: torch.dtype | None = None,
-        weight_decay: float = 0.0,
+        rule: Rule | None = None,
+        clip_norm: float | None = None,
+        average: float | None = None,
         ranks: Ranks | None = None,
     ) -> None:
         self.model = model
@@ -50,7 +56,9 @@ class SVIStep:
         self.ranks = ranks or Ranks()
         self.pair = PairLoss(model, guide, objective)
         self.parameters = dict(self.pair.named_parameters())
-        self._adam = Adam(self.parameters, weight_decay)
+        self._adam = Adam(self.parameters, rule)
+        self._clip_norm = clip_norm
+        self._average = None if average is None else Average(self.parameters, average)
         # Scheduled scalars are tensors, so that the graph need not change with them.
         self.scheduled = objective.first_scheduled(next(self.pair.parameters()).device)
         self._eager = with_gradients(self.pair)
@@ -145,9 +153,23 @@ class SVIStep:
             with matrix_precision(self.precision, self.pair):
                 loss, gradients = self._eager(*batch, **self.scheduled)
         loss, gradients = self.ranks.mean(loss, gradients, self.parameters, weight)
+        if self._clip_norm is not None:
+            gradients = clipped(gradients, self._clip_norm)
         # Where the loss is not finite the parameters stay, so that the reason can be found.
-        self._adam.update(gradients, skip=(loss - loss).ne(0).float())  # NaN where it is not finite
+        skip = (loss - loss).ne(0).float()  # NaN where it is not finite
+        self._adam.update(gradients, skip)
+        if self._average:
+            self._average.update(skip)
         return loss
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Where a mean of the parameters is kept, the pair has that mean meanwhile."""
+        return self._average.in_place() if self._average else nullcontext()
+
+    def keep_average(self) -> None:
+        """Where a mean of the parameters is kept, the pair has it from now on."""
+        if self._average:
+            self._average.keep()
 
     def fingerprint(self) -> tuple[Any, ...]:
         """The state of the pair that a graph holds for: modes, learned parameters, addresses."""
@@ -159,30 +181,15 @@ class SVIStep:
         return modes, learned, places
 
     def state(self) -> dict[str, Tensor]:
-        """Adam's moments and counts by parameter."""
-        return self._adam.state()
+        """The optimizer's moments and counts by parameter, and the averages where they are kept."""
+        return self._adam.state() | (self._average.state() if self._average else {})
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Copies a result of `state` into the present tensors."""
         self._adam.restore(state)
+        if self._average:
+            self._average.restore(state)
 
 
 def _kinds(batch: tuple[Tensor, ...]) -> list[Any]:
     return [(part.shape, part.dtype) for part in batch]
-
-
-def learning_rate_at(step: int, peak: float, warmup_steps: int, total_steps: int) -> float:
-    """Linear warm-up to the peak, then cosine decay to zero at the end of the run.
-
-    Loshchilov and Hutter (2017), equation (5), for one cycle.
-
-    Args:
-        step: Updates done so far.
-        peak: The largest learning rate.
-        warmup_steps: Updates over which it is reached.
-        total_steps: Updates in the whole run.
-    """
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return peak * (1 + cos(pi * done)) / 2

@@ -62,12 +62,12 @@ def report(run: Run) -> str:
     summary = run.summary
     bounded = run.guide.has_density  # a point has a distortion but no ELBO
     rows = {
-        term: f"{summary[f'validation_{term.lower()}_nats_per_datum']:.2f} nats_per_datum"
+        term: f"{summary[f'validation_{term.lower()}_nats_per_datum']:.2f} nats per datum"
         for term in (("ELBO", "rate", "distortion") if bounded else ("distortion",))
     }
     rows["training"] = (
         f"{summary['steps']:,} steps in {summary['training_seconds']:.1f} seconds "
-        f"({summary['images_per_second']:,.0f} images_per_second)"
+        f"({summary['images_per_second']:,.0f} images per second)"
     )
     pictures = sorted((run.path / PICTURES).iterdir())
     rows |= {picture.stem.replace("_", " "): str(picture) for picture in pictures}

@@ -2,17 +2,30 @@
 
 import dataclasses
 from collections.abc import Mapping
+from itertools import pairwise
 from math import inf
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
-from models.ranges import check_choice, check_count, check_number
+from models.ranges import check_choice, check_count, check_number, check_sizes
 from ppl_vae.compiler.compiling import Engine
 from ppl_vae.errors import InputError
-from ppl_vae.machine.devices import DeviceChoice, check_seed
-from ppl_vae.training.precision import Precision
+from ppl_vae.machine.devices import DeviceChoice, check_device, check_seed
 
-__all__ = ["Settings"]
+__all__ = ["Optimizer", "Precision", "Schedule", "Settings"]
+
+Optimizer = Literal["Adam", "AdamW", "Adamax", "NAdam", "RAdam"]
+Precision = Literal["float32", "bfloat16"]
+Schedule = Literal["cosine", "constant", "step"]
+
+_RANGES: dict[str, dict[str, float]] = {
+    "learning_rate": {"above": 0},
+    "clip_norm": {"above": 0},
+    "adam_beta1": {"least": 0, "below": 1},
+    "adam_beta2": {"least": 0, "below": 1},
+    "average": {"above": 0, "below": 1},
+}
+_NOT_NEGATIVE: dict[str, float] = {"least": 0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,11 +41,20 @@ class Settings:
 
     latent_dim: int
     epochs: int
-    batch_size: int
+    batch_size: int | None  # until the data are there
     learning_rate: float
-    weight_decay: float = 0.0
+    schedule: Schedule = "cosine"
     warmup_epochs: float | None
+    restart_epochs: list[int] | None = None
+    optimizer: Optimizer = "Adam"
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    average: float | None = None
     patience: int | None
+    start_from: str | None = None
     labels: int | None = None
     label_repeats: int = 1
     seed: int
@@ -56,6 +78,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        check_device(self.device)
         try:
             for field in dataclasses.fields(self):
                 value, types = getattr(self, field.name), (field.type, *get_args(field.type))
@@ -66,9 +89,14 @@ class Settings:
                     check_count(f"--{field.name}", value, least=int(field.name != "seed"))
                     object.__setattr__(self, field.name, int(value))
                 elif float in types:
-                    bound = "above" if field.name == "learning_rate" else "least"
-                    check_number(f"--{field.name}", value, **{bound: 0})
+                    check_number(f"--{field.name}", value, **_RANGES.get(field.name, _NOT_NEGATIVE))
                     object.__setattr__(self, field.name, float(value))
+                elif list[int] in types:
+                    check_sizes(f"--{field.name}", value, fewest=1)
+                    object.__setattr__(self, field.name, [*map(int, value)])
+                elif str in types:
+                    if not isinstance(value, str):
+                        raise ValueError(f"expected --{field.name} as text; got {value!r}")
                 else:
                     check_choice(f"--{field.name}", value, get_args(field.type))
         except ValueError as error:
@@ -76,6 +104,12 @@ class Settings:
         if self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
             raise InputError(
                 f"expected --warmup_epochs < --epochs {self.epochs}; got {self.warmup_epochs:g}"
+            )
+        ends = [0, *(self.restart_epochs or ()), self.epochs]
+        if any(end <= begin for begin, end in pairwise(ends)):
+            raise InputError(
+                f"expected --restart_epochs to ascend, and to be below --epochs {self.epochs}; got "
+                f"{self.restart_epochs}"
             )
         if self.label_repeats > 1 and self.labels is None:
             raise InputError(f"--label_repeats: expected --labels too; got {self.label_repeats}")

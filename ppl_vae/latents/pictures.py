@@ -1,0 +1,67 @@
+"""The pictures of what a run learned."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ppl_vae.latents.views import reconstruct, sample
+from ppl_vae.pictures import plots
+from ppl_vae.pictures.graphical_model import graphical_model
+from ppl_vae.runs.directory import PICTURES
+from ppl_vae.runs.metrics import Row
+from ppl_vae.runs.run import Run
+
+__all__ = ["CURVES", "draw_curves", "draw_pictures"]
+
+CURVES = "learning_curves.png"
+
+
+def draw_pictures(run: Run, rows: list[Row]) -> None:
+    """Draws what a run learned, into RUN/pictures/.
+
+    Learning curves, test images beside their reconstructions, samples from the model, and the
+    graphical model that the two programs are.
+
+    Args:
+        run: A trained run, its pair in evaluation mode.
+        rows: The metrics of its epochs.
+
+    Raises:
+        OSError: If a picture cannot be written.
+    """
+    folder = run.path / PICTURES
+    folder.mkdir(exist_ok=True)
+    seed = run.config["seed"]
+    test = run.data.test
+    shown = test[slice(0, 256)].cpu().numpy()
+    rebuilt = reconstruct(run, count=min(16, len(test)), seed=seed)
+    drawn = sample(run, count=64, seed=seed)
+
+    def display(images: ArrayLike) -> NDArray[np.float64]:
+        return plots.to_display(images, run.spec.domain, like=shown)
+
+    draw_curves(run, rows)
+    plots.reconstructions(
+        display(rebuilt["original"]), display(rebuilt["mean"]), folder / "reconstructions.png"
+    )
+    plots.image_grid(
+        display(drawn["mean"]), folder / "samples.png", title=plots.sample_titles(run.model)[0]
+    )
+    x, *labels = test.batch(slice(0, 2), run.model.labelled)
+    graphical_model(run.model, run.guide, x, folder / "graphical_model.png", *labels)
+
+
+def draw_curves(run: Run, rows: list[Row]) -> None:
+    """Draws the metrics of each epoch into RUN/pictures/.
+
+    Args:
+        run: The run.
+        rows: The metrics of its epochs.
+
+    Raises:
+        OSError: If the picture cannot be written.
+    """
+    folder = run.path / PICTURES
+    folder.mkdir(exist_ok=True)
+    point = not run.guide.has_density
+    given = run.model.labelled and not run.model.enumerated
+    plots.learning_curves(rows, folder / CURVES, run.data.note, point=point, given_class=given)

@@ -1,0 +1,193 @@
+"""Can the ELBO, log p(x) and q(z|x) of a run be trusted? One paragraph, from the sections."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ppl_vae.inference.pareto import RELIABLE
+from ppl_vae.measures.scores import collapse
+from ppl_vae.report.calibrated import beyond_chance
+from ppl_vae.report.page import number
+from ppl_vae.report.true_posterior import MIXED
+
+__all__ = ["verdict"]
+
+_FEW = 0.05  # the share of images whose k-hat may be above 0.7
+_CLOSE = 0.5  # nats: a mean gap up to which the ELBO may stand for log p(x), and q for p(z|x)
+_RISING = 0.1  # nats that the longest bound may be above the one before it
+_SURE = 2.0  # standard errors
+
+_RICHER = {
+    "BottomUp": ", such as --guide Ladder",
+    "DiagonalNormal": ", such as --guide FullRankNormal or IAF",
+    "FullRankNormal": ", such as --guide IAF",
+    "IAF": ", such as IAF with more --guide.flows",
+}
+
+Numbers = Mapping[str, Any]
+
+
+def verdict(sections: Mapping[str, Numbers], log_p: str, which: str, guide: str) -> dict[str, Any]:
+    """What the numbers of the sections allow to say of a run, and what to do about it.
+
+    - log p(x), by importance sampling, is trusted where k-hat is at most 0.7 on 95 % of the images.
+    - The ELBO is trusted in its place where the gap between them, which is KL(q || p(z|x)), is at
+      most 0.5 nats on average, two standard errors included.
+    - q(z|x) is trusted where both hold and the ranks of true latents are uniform.
+
+    A section without an answer leaves open what rests on it.
+
+    Args:
+        sections: The numbers of each section by its name, as in `posterior.json`.
+        log_p: The log-likelihood, log p(x) or log p(x|y).
+        which: The images, in words.
+        guide: The name of the guide's class.
+
+    Returns:
+        `elbo`, `log_likelihood` and `posterior`, each true, false or null where it is not known;
+        `images` and those `with_k_hat_at_most_0_7`; and the `text`.
+    """
+    k_hat, gap, ranks = sections["guide"].get("k_hat"), _gap(sections["gap"]), _ranks(sections)
+    images = len(k_hat or [])
+    good = sum(value <= RELIABLE for value in k_hat or [])
+    sampled = images - good <= _FEW * images if images else None
+    close = None if gap is None else gap[0] + _SURE * gap[1] <= _CLOSE
+    reasons = (sampled, close, None if ranks is None else not ranks)
+    found = {"elbo": close, "log_likelihood": sampled, "posterior": _all(reasons)}
+    x = "x" if log_p == "log p(x)" else "x, y"
+    names = {"elbo": "the ELBO", "log_likelihood": log_p, "posterior": f"q(z|{x})"}
+    latent = sections["latent"]
+    collapsed = collapse(
+        latent.get("rate_nats_per_datum"), latent.get("active_units"), images or None
+    )
+    sentences = [
+        _head({names[name]: trusted for name, trusted in found.items()}, which),
+        _sampling(good, images, log_p, sections) if images else "",
+        "" if ranks is None else ranks or "In simulations the ranks of the latents are uniform.",
+        _mixing(sections["posterior"]),
+        "" if gap is None else _below(gap, sections["gap"]["images"], log_p),
+        _advice(sections, found, gap, guide, log_p, bool(collapsed)),
+        f"{collapsed[0].upper()}{collapsed[1:]}." if collapsed else "",
+    ]
+    return {
+        **found,
+        "images": images,
+        "with_k_hat_at_most_0_7": good,
+        "text": " ".join(filter(None, sentences)),
+    }
+
+
+def _all(reasons: tuple[bool | None, ...]) -> bool | None:
+    """Whether all hold; one that does not decides, and else one that is not known."""
+    return False if False in reasons else None if None in reasons else True
+
+
+def _gap(section: Numbers) -> tuple[float, float] | None:
+    """The mean gap and its standard error, in nats; of a single image no error is known."""
+    gap = section.get("gap_nats_per_datum")
+    error = section.get("gap_nats_per_datum_standard_error")
+    return None if gap is None or error is None else (gap, error)
+
+
+def _ranks(sections: Mapping[str, Numbers]) -> str | None:
+    """How the guide fails its calibration; empty where it does not, None where it is not known."""
+    section = sections["calibration"]
+    if section.get("latents_outside_the_band") is None:
+        return None
+    active = section["active_latents"]
+    failed = len(section["latents_outside_the_band"])
+    if not beyond_chance(failed, len(active)):
+        return ""
+    ends = sum(section["ends_over_uniform"][latent] for latent in active) / len(active)
+    shape = "too narrow" if ends > 1.1 else "too wide" if ends < 0.9 else "shifted or skewed"
+    return (
+        f"In simulations the ranks of {failed} of {len(active)} active latents are not uniform: "
+        f"the guide is {shape}."
+    )
+
+
+def _head(trusted: dict[str, bool | None], which: str) -> str:
+    said = []
+    for answer, words in ((True, "can be trusted"), (False, "cannot"), (None, "not known")):
+        names = [name for name, value in trusted.items() if value is answer]
+        listed = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+        if names and answer is None:
+            said.append(f"of {listed} it is not known")
+        elif names:
+            words = "cannot be trusted" if answer is False and not said else words
+            said.append(f"{listed} {words}")
+    text = "; ".join(said)
+    return f"{text[0].upper() if text.startswith('the') else text[0]}{text[1:]}, on {which}."
+
+
+def _sampling(good: int, images: int, log_p: str, sections: Mapping[str, Numbers]) -> str:
+    said = f"k-hat is at most 0.7 on {good:,} of {images:,} images"
+    if images - good <= _FEW * images:
+        return f"{said}."
+    section = sections["log_likelihood"]
+    gap, error = (section.get(f"bidirectional_gap_nats{e}") for e in ("", "_standard_error"))
+    said += f"; on the others take {log_p} from annealing"
+    if gap is None:
+        return f"{said}."
+    off = max(gap, 0) + _SURE * (error or 0)
+    return f"{said}, off by at most about {number(off)} nats on simulated images."
+
+
+def _below(gap: tuple[float, float], images: int, log_p: str) -> str:
+    return (
+        f"The ELBO is a bound, {number(gap[0])} nats (± {number(gap[1])}) below {log_p} on "
+        f"{images:,} images, which is also how far the guide is from the true posterior."
+    )
+
+
+def _mixing(section: Numbers) -> str:
+    r_hat = [round(value, 3) for value in section.get("r_hat_largest") or []]
+    failed = sum(not value <= MIXED for value in r_hat)
+    if not failed:
+        return ""
+    return (
+        f"NUTS has not mixed on {failed} of {len(r_hat)} images, so that the true posterior there "
+        "is not known: raise --nuts_draws."
+    )
+
+
+def _advice(
+    sections: Mapping[str, Numbers],
+    found: dict[str, bool | None],
+    gap: tuple[float, float] | None,
+    guide: str,
+    log_p: str,
+    collapsed: bool,
+) -> str:
+    """What to do, the most useful first."""
+    if None in found.values():
+        return ""
+    if not found["elbo"] and gap is not None:
+        return _larger_gap(sections["gap"], guide)
+    if not found["log_likelihood"]:
+        return "The tails of the guide are too light: try another --guide."
+    bounds = sections["guide"].get("iwae_gain_nats_per_datum") or []
+    if len(bounds) > 1 and bounds[-1] - bounds[-2] > _RISING:
+        return f"The bound still rises with the number of draws: more --particles for {log_p}."
+    if not found["posterior"]:
+        return "Weight draws from the guide by their importance weights, or try another --guide."
+    return "" if collapsed else "Nothing needs to be done."
+
+
+def _larger_gap(section: Numbers, guide: str) -> str:
+    """The remedy for the larger part of the gap; for both where they cannot be told apart."""
+    family, network = (
+        section[f"{n}_gap_nats_per_datum"] for n in ("approximation", "amortization")
+    )
+    errors = (
+        section[f"{name}_gap_nats_per_datum_standard_error"] or 0.0
+        for name in ("approximation", "amortization")
+    )
+    unsure = _SURE * sum(error**2 for error in errors) ** 0.5
+    richer = f"another family than {guide}{_RICHER.get(guide, '')}"
+    better = "a larger --network or more --epochs"
+    parts = f"{number(family)} nats are the family's, {number(network)} the network's"
+    if family > network + unsure:
+        return f"Of these {parts}: try {richer}."
+    if network > family + unsure:
+        return f"Of these {parts}: try {better}, or --guide SemiAmortized."
+    return f"Of these {parts}: try {richer}, and {better}."

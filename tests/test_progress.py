@@ -1,0 +1,66 @@
+"""The time left follows from the pieces done after the first; what has no pieces is named."""
+
+import threading
+import time
+
+import pytest
+
+from ppl_vae.machine import progress
+from ppl_vae.machine.progress import Progress, announced
+
+
+def test_what_is_done_once_is_no_part_of_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first piece waits 40 s for a compiler; all others take 1 s an image."""
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with Progress("measuring", 100, "images") as shown:
+        for wait, items in ((41, 1), (12, 12), (87, 87)):
+            now += wait
+            shown.advance(items)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "measuring: 1/100 images, 0 images/s",
+        "measuring: 13/100 images, 1 images/s, 87 s left",
+        "measuring: 100/100 images, 1 images/s, 0 s left",
+    ]
+
+
+def test_work_that_goes_on_counts_its_own_items(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with Progress("training", 100, "images", done=50) as shown:
+        for _ in range(2):
+            now += 10
+            shown.advance(20)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "training: 70/100 images, 2 images/s",
+        "training: 90/100 images, 2 images/s, 5 s left",
+        "training: 90/100 images, 2 images/s, 5 s left",
+    ]
+
+
+def stopped_after(seconds: float) -> None:
+    time.sleep(seconds)
+    raise KeyboardInterrupt
+
+
+def test_work_that_takes_long_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with announced("quick"):
+        pass
+    monkeypatch.setattr("ppl_vae.machine.progress._PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("ppl_vae.machine.progress._PLAIN_SECONDS", 0.1)
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt), announced("drawing pictures"):
+        stopped_after(0.5)
+    assert threading.active_count() == before
+    lines = capsys.readouterr().err.splitlines()
+    assert 1 <= len(lines) <= 6
+    assert {line.rpartition(", ")[0] for line in lines} == {"drawing pictures"}
+    assert all(line.endswith(" s so far") for line in lines)

@@ -1,0 +1,298 @@
+"""Splits of one's own, with a share of each class, and with groups together."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from own_images import SPLITS, noise, save_pictures, sizes
+from PIL import Image
+from tiny_runs import OPTIONS, exit_code
+
+import ppl_vae.fit
+from ppl_vae.data import Arrays, Data, ImageFolder
+from ppl_vae.data.source import Images, fixed_order, split_tenths
+from ppl_vae.data.splitting import split_by_group, stratified, tenths
+
+RNG = np.random.default_rng(0)
+
+
+def numbered(count: int) -> np.ndarray:
+    """Images that say their number."""
+    images = np.zeros((count, 2, 2), np.uint8)
+    images[:, 0, 0], images[:, 0, 1], images[:, 1, 1] = *np.divmod(np.arange(count), 256), 9
+    return images
+
+
+def numbers(data: Data) -> list[list[int]]:
+    splits = (getattr(data, split).raw.int() for split in SPLITS)
+    return [(256 * raw[:, 0, 0, 0] + raw[:, 0, 0, 1]).tolist() for raw in splits]
+
+
+def test_without_more_the_tenths_are_those_of_always() -> None:
+    for count in (3, 10, 99, 1000):
+        images = Images(torch.arange(count).reshape(-1, 1, 1, 1).to(torch.int32))
+        source = split_tenths(images)
+        places = tenths(fixed_order(count).numpy(), np.zeros(count, np.int64))
+        for before, after in zip(source.splits, places, strict=True):
+            assert torch.equal(before.pixels.flatten(), after.int())
+
+
+@pytest.mark.parametrize(
+    ("counts", "test", "validation"),
+    [
+        # 100 images in 10 intervals of 10; test seats 2, 12, ..., validation seats 7, 17, ...
+        ((50, 30, 20), (5, 3, 2), (5, 3, 2)),
+        ((95, 5), (10, 0), (9, 1)),  # seats 92 and 97
+        ((3,), (1,), (1,)),  # seats 0 and 2
+        ((1, 1, 1), (1, 0, 0), (0, 0, 1)),
+        ((4,) * 10, (1, 0, 0, 1, 0, 1, 0, 0, 1, 0), (0, 1, 0, 0, 1, 0, 1, 0, 0, 1)),
+    ],
+)
+def test_each_class_has_its_share_as_counted_by_hand(counts, test, validation) -> None:
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels))]
+    order = RNG.permutation(len(labels))
+    splits = stratified(order, labels, np.zeros(len(labels), np.int64))
+    found = [labels[split].bincount(minlength=len(counts)).tolist() for split in splits]
+    train = [n - t - v for n, t, v in zip(counts, test, validation, strict=True)]
+    assert found == [train, [*validation], [*test]]
+    assert sorted(torch.cat(splits).tolist()) == [*range(len(labels))]
+    place = order.argsort()
+    for split in splits:  # in the order; in each class the first of it are for the test
+        assert (np.diff(place[split.numpy()]) > 0).all()
+    for label in range(len(counts)):
+        first, last = (place[s[labels[s] == label].numpy()] for s in (splits[2], splits[0]))
+        assert first.max(initial=-1) < last.min(initial=len(labels))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shares_are_within_an_image_of_a_tenth(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = torch.from_numpy(rng.choice(7, size=500, p=rng.dirichlet(np.ones(7))) - 1)
+    given = rng.choice([0, 0, 0, 2], size=500)
+    for cut, splits in (
+        (np.zeros(500, np.int64), stratified(np.arange(500), labels, np.zeros(500, np.int64))),
+        (given, stratified(np.arange(500), labels, given)),
+    ):
+        free = cut == 0
+        interval = free.sum() / (free.sum() // 10)
+        for split in (1, 2) if free.all() else (1,):
+            for label in labels.unique():
+                exact = ((labels == label).numpy() & free).sum() / interval
+                assert abs((labels[splits[split]] == label).sum() - exact) < 1
+        if not free.all():
+            assert sorted(splits[2].tolist()) == (cut == 2).nonzero()[0].tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_group_is_in_two_splits_and_others_stay_when_one_goes(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    groups = np.array([b"g%d" % g for g in rng.integers(60, size=400)])
+    order, given = rng.permutation(400), np.zeros(400, np.int64)
+    splits = split_by_group([*groups], order, given)
+    members = [set(groups[split.numpy()]) for split in splits]
+    assert sum(map(len, members)) == len(set(groups))
+    assert sorted(torch.cat(splits).tolist()) == [*range(400)]
+    gone = groups != groups[0]
+    left = split_by_group([*groups[gone]], np.arange(gone.sum()), given[gone])
+    for before, after in zip(members, left, strict=True):
+        assert set(groups[gone][after.numpy()]) == before - {groups[0]}
+
+
+# Arrays
+
+
+def test_a_file_for_each_split(tmp_path: Path) -> None:
+    images, labels = numbered(300), np.arange(300) % 4
+    parts = {"train": slice(0, 200), "validation": slice(200, 240), "test": slice(240, 300)}
+    for name, part in parts.items():
+        np.savez(tmp_path / f"{name}.npz", images=images[part], labels=labels[part])
+    files = {name: tmp_path / f"{name}.npz" for name in ("validation", "test")}
+    train, validation, test = numbers(Arrays(tmp_path / "train.npz", **files).load("bytes", 0))
+    assert (sorted(train), validation, test) == (
+        [*range(200)],
+        [*range(200, 240)],
+        [*range(240, 300)],
+    )
+    data = Arrays(tmp_path / "train.npz", test=files["test"]).load("bytes", 0)
+    assert sizes(data) == (180, 20, 60)
+    assert numbers(data)[2] == [*range(240, 300)]
+    assert numbers(data)[1] == fixed_order(200)[:20].tolist()
+    held, stored = (
+        Arrays(tmp_path / "train.npz", **files, memory_gib=gib).load("bytes", 0) for gib in (1, 0)
+    )
+    assert held.fingerprint == stored.fingerprint
+    np.savez(tmp_path / "test.npz", images=images.astype(np.uint16))
+    with pytest.raises(ValueError, match=r"uint8 of 1 x 2 x 2 in .*train.npz and uint16 of 1 x 2"):
+        Arrays(tmp_path / "train.npz", **files).load("bytes", 0)
+    with pytest.raises(ValueError, match=r"expected a file at nowhere.npy; .* --data.test FILE"):
+        Arrays(tmp_path / "train.npz", test=Path("nowhere.npy")).load("bytes", 0)
+
+
+def test_levels_are_those_of_all_splits_together(tmp_path: Path) -> None:
+    np.save(tmp_path / "train.npy", np.eye(40, dtype=np.uint8)[:, :36].reshape(40, 6, 6))
+    np.save(tmp_path / "test.npy", noise(9, 6, 6))
+    data_set = Arrays(tmp_path / "train.npy")
+    assert data_set.default_domain == "binary"
+    both = Arrays(tmp_path / "train.npy", test=tmp_path / "test.npy")
+    assert both.default_domain == "real"
+    assert both.load("bytes", 0).levels == 256
+
+
+def test_arrays_with_shares_and_groups(tmp_path: Path) -> None:
+    labels = np.repeat([0, 1, 2], [200, 60, 40])
+    np.savez(tmp_path / "images.npz", images=numbered(300), labels=labels)
+    data = Arrays(tmp_path / "images.npz", stratify=True).load("bytes", 0)
+    assert [getattr(data, s).labels.bincount().tolist() for s in SPLITS] == [
+        [160, 48, 32], [20, 6, 4], [20, 6, 4],
+    ]  # fmt: skip
+    for groups in (np.arange(300) // 10, np.array([f"patient {n // 10}" for n in range(300)])):
+        np.save(tmp_path / "groups.npy", groups)
+        data_set = Arrays(tmp_path / "images.npz", groups=tmp_path / "groups.npy")
+        members = [set(groups[split]) for split in numbers(data_set.load("bytes", 0))]
+        assert sum(map(len, members)) == 30
+        np.save(tmp_path / "test.npy", numbered(7))
+        tested = Arrays(
+            tmp_path / "images.npz", groups=tmp_path / "groups.npy", test=tmp_path / "test.npy"
+        ).load("bytes", 0)
+        assert numbers(tested)[2] == [*range(7)]
+        train, validation, _ = (set(groups[split]) for split in numbers(tested))
+        assert len(train) + len(validation) == 30
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        (np.arange(5), "expected a group for each of 30 images; got 5"),
+        (np.zeros(30), "whole numbers or text; got float64"),
+        (np.zeros(30, int), "expected at least 3 groups, one for each .* got 1; add groups"),
+        (np.array([None] * 30), "Python objects"),
+    ],
+)
+def test_bad_groups_of_an_array(tmp_path: Path, groups: np.ndarray, said: str) -> None:
+    np.save(tmp_path / "images.npy", numbered(30))
+    np.save(tmp_path / "groups.npy", groups)
+    with pytest.raises(ValueError, match=said):
+        Arrays(tmp_path / "images.npy", groups=tmp_path / "groups.npy").load("bytes", 0)
+
+
+def test_shares_need_labels_and_go_without_groups(refused, arrays) -> None:
+    refused(arrays(numbered(30), stratify=True), "real", "--data.stratify: expected images with")
+    with pytest.raises(ValueError, match=r"expected --data.stratify or --data.groups; got both"):
+        arrays(numbered(30), stratify=True, groups=Path("groups.npy"))
+
+
+# Folders
+
+
+@pytest.fixture
+def animals(tmp_path: Path) -> ImageFolder:
+    for shade, (name, count) in enumerate({"ant": 200, "bee": 60, "cat": 40}.items()):
+        images = noise(count, 5, 4, seed=shade)
+        images[:, 0, 0] = shade
+        save_pictures(tmp_path / "all" / name, images)
+    return ImageFolder(tmp_path / "all")
+
+
+def test_folders_with_shares(animals: ImageFolder, tmp_path: Path) -> None:
+    data = ImageFolder(animals.path, stratify=True).load("bytes", 0)
+    counts = [getattr(data, s).labels.bincount().tolist() for s in SPLITS]
+    assert counts == [[160, 48, 32], [20, 6, 4], [20, 6, 4]]
+    before = [set(map(bytes, getattr(data, s).raw.numpy())) for s in SPLITS]
+    (animals.path / "ant" / "007.png").unlink()
+    data = ImageFolder(animals.path, stratify=True).load("bytes", 0)
+    after = [set(map(bytes, getattr(data, s).raw.numpy())) for s in SPLITS]
+    moved = [len(new - old) for old, new in zip(before, after, strict=True)]
+    assert max(moved) <= 2  # at most those beside the borders between the splits
+
+
+def test_folders_elsewhere_for_validation_and_test(animals: ImageFolder, tmp_path: Path) -> None:
+    for folder, shade in (("later/bee", 1), ("later/dog", 7), ("flat", 8)):
+        images = noise(8, 5, 4, seed=shade)
+        images[:, 0, 0] = shade
+        save_pictures(tmp_path / folder, images)
+    data = ImageFolder(animals.path, validation=tmp_path / "later", test=tmp_path / "flat")
+    data = data.load("bytes", 0)
+    assert data.class_names == ("ant", "bee", "cat", "dog")
+    assert sizes(data) == (300, 16, 8)
+    assert data.train.labels.bincount().tolist() == [200, 60, 40]
+    assert sorted(data.validation.labels.tolist()) == [1] * 8 + [3] * 8
+    for image, label in zip(data.validation.raw[:, 0, 0, 0], data.validation.labels, strict=True):
+        assert image == {1: 1, 3: 7}[int(label)]
+    assert data.test.labels.tolist() == [-1] * 8
+    assert set(data.test.raw[:, 0, 0, 0].tolist()) == {8}
+    whole = animals.load("bytes", 0)
+    tested = ImageFolder(animals.path, test=tmp_path / "flat").load("bytes", 0)
+    first = set(map(bytes, whole.test.raw.numpy()))  # the first tenth, now for validation
+    assert first == set(map(bytes, tested.validation.raw.numpy()))
+    (animals.path.parent / "outer").mkdir()
+    os.rename(animals.path, tmp_path / "outer" / "train")
+    os.rename(tmp_path / "flat", tmp_path / "outer" / "val")
+    outer = ImageFolder(tmp_path / "outer", test=tmp_path / "later").load("bytes", 0)
+    assert sizes(outer) == (300, 8, 16)
+    with pytest.raises(ValueError, match=r"--data.validation: .*outer has a folder of such images"):
+        ImageFolder(tmp_path / "outer", validation=tmp_path / "later").load("bytes", 0)
+    with pytest.raises(ValueError, match=r"there is nothing; name one with --data.test DIR"):
+        ImageFolder(tmp_path / "outer", test=tmp_path / "nowhere").load("bytes", 0)
+
+
+def test_groups_of_files(animals: ImageFolder, tmp_path: Path) -> None:
+    files = sorted(path.relative_to(animals.path) for path in animals.path.rglob("*.png"))
+    group = {str(file): f"tier {number % 25}" for number, file in enumerate(files)}
+    table = tmp_path / "groups.csv"
+    table.write_text(
+        "file name,group\nmore/x.png,a\n" + "".join(f'{f},"{g}"\n' for f, g in group.items())
+    )
+    data = ImageFolder(animals.path, groups=table).load("bytes", 0)
+    by_image = {
+        np.asarray(Image.open(animals.path / file)).tobytes(): name for file, name in group.items()
+    }
+    members = [{by_image[bytes(i)] for i in getattr(data, s).raw.numpy()} for s in SPLITS]
+    assert sum(map(len, members)) == 25
+    assert sum(sizes(data)) == 300
+    (animals.path / "ant" / "new.png").write_bytes((animals.path / "ant" / "000.png").read_bytes())
+    with pytest.raises(ValueError, match=r"a line for each file in .*; ant/new.png has none; add"):
+        ImageFolder(animals.path, groups=table).load("bytes", 0)
+
+
+def test_a_group_in_two_folders_of_splits(tmp_path: Path, refused) -> None:
+    for split, count in (("train", 6), ("test", 2)):
+        save_pictures(tmp_path / "p" / split, noise(count, 5, 4))
+    table = tmp_path / "groups.csv"
+    table.write_text(
+        "".join(f"train/{n:03}.png,{n}\n" for n in range(6)) + "test/000.png,8\ntest/001.png,5\n"
+    )
+    said = "--data.groups: expected each group in one split; group 5 is in", "training", "test"
+    refused(ImageFolder(tmp_path / "p", groups=table), "bytes", *said)
+    table.write_text(table.read_text().replace("test/001.png,5", "test/001.png,9"))
+    assert sizes(ImageFolder(tmp_path / "p", groups=table).load("bytes", 0)) == (5, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("000.png\n", "expected lines of file name,group"),
+        ("000.png,a,b\n", "got '000.png,a,b' in line 1"),
+        ("000.png,a\n000.png,b\n", "000.png is in .* with a and b; remove a line"),
+        ('"000.png,a\n', "could not read .*--data.groups FILE"),
+        ("\xff\xfe\n", "expected lines of file name,group"),
+    ],
+)
+def test_bad_tables_of_groups(tmp_path: Path, text: str, said: str) -> None:
+    save_pictures(tmp_path / "p", noise(5, 5, 4))
+    (tmp_path / "groups.csv").write_text(text, encoding="utf-8")
+    for table in (tmp_path / "groups.csv", tmp_path / "no.csv"):
+        match = said if table.exists() else r"could not read .*no.csv"
+        with pytest.raises(ValueError, match=match):
+            ImageFolder(tmp_path / "p", groups=table).load("bytes", 0)
+
+
+@pytest.mark.usefixtures("no_pictures", "empty_folder")
+def test_on_the_command_line() -> None:
+    np.savez("images.npz", images=numbered(60), labels=np.arange(60) % 2)
+    np.savez("test.npz", images=numbered(9), labels=np.arange(9) % 2)
+    options = ["--data", "Arrays", "--data.path", "images.npz", "--data.test", "test.npz"]
+    assert exit_code(ppl_vae.fit, *OPTIONS, *options, "--data.stratify", "true", "--run", "r") == 0
+    assert ppl_vae.load("r").data.sizes == [54, 6, 9]

@@ -1,0 +1,160 @@
+"""New runs that begin with the parameters of another, or take its place."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_runs import exit_code, metrics, tiny, tree
+from torch import Tensor
+
+import ppl_vae.fit
+from models import MLP, VampPrior
+from ppl_vae import load
+from ppl_vae.errors import InputError
+from ppl_vae.fit import resume
+from ppl_vae.objectives import IWAE
+from ppl_vae.runs.directory import locked
+from ppl_vae.training.step import SVIStep
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+small = partial(tiny, epochs=1, batch_size=400)
+
+
+@pytest.fixture
+def first_steps(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
+    """The parameters and the optimizer's state before each step."""
+    states: list[dict[str, Tensor]] = []
+    original = SVIStep.__call__
+
+    def call(self: SVIStep, *arguments) -> Tensor:
+        state = self.pair.state_dict() | self.state()
+        states.append({name: value.detach().clone() for name, value in state.items()})
+        return original(self, *arguments)
+
+    monkeypatch.setattr(SVIStep, "__call__", call)
+    return states
+
+
+@pytest.mark.parametrize("options", [{}, {"patience": 1}, {"average": 0.9}], ids=str)
+def test_a_run_begins_where_another_ended(
+    tmp_path: Path, first_steps: list[dict[str, Tensor]], options: dict
+) -> None:
+    """With an optimizer, a seed and an objective of its own; a prior does not begin again."""
+    other = small(tmp_path / "other", prior=partial(VampPrior, components=3), **options)
+    first_steps.clear()
+    run = small(
+        tmp_path / "run", prior=partial(VampPrior, components=3), start_from=other,
+        objective=IWAE(particles=2), seed=5, learning_rate=0.01, batch_size=100,
+    )  # fmt: skip
+    kept = load(other.path)
+    for program in (kept.model, kept.guide):
+        role = "model" if program is kept.model else "guide"
+        for name, value in program.state_dict().items():
+            assert torch.equal(first_steps[0][f"{role}.{name}"], value), name
+    counts = [value for name, value in first_steps[0].items() if name.startswith("step.")]
+    assert counts
+    assert all(count == 0 for count in counts)
+    assert run.config["start_from"] == str(other.path)
+    assert yaml.safe_load((run.path / "config.yaml").read_text()) == run.config
+    assert run.summary["steps"] == 13
+
+
+def test_it_goes_on_without_the_other_run(tmp_path: Path) -> None:
+    other = small(tmp_path / "other").path
+    path = small(tmp_path / "run", start_from=other).path
+    shutil.rmtree(other)
+    resume(path, epochs=2)
+    assert len(metrics(path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"latent_dim": 3}, r"\.weight of shape \(8, 3\); got \(8, 2\)"),
+        ({"network": MLP}, r"weight of shape \(500, 2\); got \(8, 2\)"),
+        ({"prior": VampPrior}, r"model\.prior\.\w+ of shape .*; got none"),
+        ({"start_from": "nowhere"}, "nowhere: expected a run directory"),
+    ],
+)
+def test_a_pair_of_another_shape_is_refused(tmp_path: Path, options: dict, said: str) -> None:
+    other = small(tmp_path / "other").path
+    with pytest.raises(InputError, match=said) as caught:
+        small(tmp_path / "run", **({"start_from": other} | options))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_parameter_too_many_is_refused(tmp_path: Path) -> None:
+    other = small(tmp_path / "other", prior=VampPrior).path
+    with pytest.raises(InputError, match=r"model\.prior\.\w+ of shape none; got \(500"):
+        small(tmp_path / "run", start_from=other)
+
+
+# A run in the place of another
+
+
+def test_a_run_takes_the_place_of_another(tmp_path: Path) -> None:
+    path = small(tmp_path / "run", epochs=2).path
+    (path / "evaluation.json").write_text("{}")
+    small(path, overwrite=True, start_from=path)
+    assert len(metrics(path)) == 1
+    assert not (path / "evaluation.json").exists()
+    assert [each.name for each in tmp_path.iterdir()] == ["run"]
+    assert small(tmp_path / "new", overwrite=True).path == tmp_path / "new"
+
+
+def test_the_old_run_stays_where_the_new_one_cannot_start(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = small(Path("run")).path
+    before = tree()
+    for wrong in ({"batch_size": 5000}, {"start_from": path, "latent_dim": 3}):
+        with pytest.raises(InputError):
+            small(path, overwrite=True, **wrong)
+        assert tree() == before
+    with locked(path), pytest.raises(InputError, match="trained by another process"):
+        small(path, overwrite=True)
+    assert tree() == before
+    with pytest.raises(InputError, match=r"run exists; .* replace it with --overwrite true"):
+        small(path)
+
+    def full(*arguments) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ppl_vae.training.state.write_metrics", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        small(path, overwrite=True)
+    assert tree() == before
+
+
+def test_only_a_run_is_replaced(empty_folder: Path) -> None:
+    run = small(Path("run")).path
+    Path("photos").mkdir()
+    Path("photos/one.png").write_bytes(b"1")
+    Path("mine").mkdir()
+    shutil.copy(run / "config.yaml", "mine")
+    Path("file").write_text("1")
+    Path("link").symlink_to(run)
+    before = tree()
+    for name in ("photos", "mine", "file", "link"):
+        with pytest.raises(InputError, match="--overwrite replaces runs only") as caught:
+            small(Path(name), overwrite=True)
+        assert "\n" not in str(caught.value)
+        assert tree() == before
+
+
+def test_on_the_command_line(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small(Path("run"))
+    same = ["--network.hidden", "[8]", "--latent_dim", "2", "--epochs", "2"]
+    place = ["--run", "run", "--overwrite", "true"]
+    assert exit_code(ppl_vae.fit, *same, *place, "--start_from", "run") == 0
+    assert load("run").config["start_from"] == "run"
+    assert len(metrics(Path("run"))) == 2
+    assert exit_code(ppl_vae.fit, *same, "--overwrite", "true") == 2
+    assert "--overwrite: expected --run too" in capsys.readouterr().err
+    assert exit_code(ppl_vae.fit, "--resume", "run", "--start_from", "run") == 2
+    assert "leave out --start_from" in capsys.readouterr().err
