@@ -84,11 +84,11 @@ def main(data_root: Path, runs: Path, images: int = 30, timed: int = 100) -> Non
         "set, corrupted in ten ways and restored from p(x|y) under one run each, by importance",
         "resampling, beside the method of scikit-image that has the highest PSNR there: total",
         "variation (TV), non-local means (NLM) or wavelets, calibrated; a median filter; the",
-        "biharmonic equation. PSNR is in decibels, at most 100. Of a method that gives one image the",
-        "CRPS is the absolute error. Coverage is that of the central 90 % of the draws, by ranks",
-        "with ties broken at random, over the pixels whose standard deviation is above 0.01. k-hat",
-        "is of the importance weights: for how many images it is above 0.7. Standard errors are over",
-        "images.",
+        "biharmonic equation. PSNR is in decibels, at most 100. Of a method that gives one image",
+        "the CRPS is the absolute error. Coverage is that of the central 90 % of the draws, by",
+        "ranks with ties broken at random, over the pixels whose standard deviation is above 0.01.",
+        "k-hat is of the importance weights: for how many images it is above 0.7. Standard errors",
+        "are over images.",
     ]
     for name, title in RUNS.items():
         lines += [

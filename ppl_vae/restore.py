@@ -1,15 +1,14 @@
 """Restore corrupted images by the model as their prior: `python -m ppl_vae.restore RUN`."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from models.corruptions import Corruption
@@ -26,7 +25,7 @@ from ppl_vae.data.corrupted_images import listed_images
 from ppl_vae.errors import InputError, as_path, check_least, reason
 from ppl_vae.inference.noise_level import infer_unknown
 from ppl_vae.inference.restoration import Method
-from ppl_vae.latents.restoring import diagnostics, restored, seen_of
+from ppl_vae.latents.restoring import Images, Restoration, diagnostics, restored, seen_of
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.files import check_writable, whole_file
 from ppl_vae.machine.modes import called_anywhere
@@ -43,40 +42,6 @@ __all__ = ["RESTORATION", "Restoration", "main", "restore", "write"]
 RESTORATION = "restoration.json"
 
 _USUAL = 100  # images of the run's own data
-
-Images = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Restoration:
-    """N restored images in units of intensity, black 0 and white 1.
-
-    Attributes:
-        corrupted: y, (N, C, H, W), or smaller where pixels were joined; NaN where one is missing.
-        mean: E[x|y], (N, C, H, W).
-        standard_deviation: Of p(x_i|y), (N, C, H, W).
-        draws: From p(x|y), (N, K, C, H, W).
-        original: x, (N, C, H, W), where it is known.
-        others: What scikit-image makes of y, by method, (N, C, H, W) each.
-        names: Of the images.
-        numbers: The content of `restoration.json`.
-    """
-
-    corrupted: Images
-    mean: Images
-    standard_deviation: Images
-    draws: Images
-    original: Images | None
-    others: dict[str, Images]
-    names: list[str]
-    numbers: dict[str, Any]
-
-    @property
-    def arrays(self) -> dict[str, Images]:
-        """The arrays by name, as `restoration.npz` has them."""
-        named = ("corrupted", "mean", "standard_deviation", "draws", "original")
-        known = {name: getattr(self, name) for name in named}
-        return {name: value for name, value in known.items() if value is not None} | self.others
 
 
 @called_anywhere
@@ -225,16 +190,12 @@ def write(restoration: Restoration, folder: Path | str) -> list[Path]:
     write_numbers(paths[0], restoration.numbers)
     with whole_file(paths[1]) as file:
         np.savez(file, **restoration.arrays)  # type: ignore[arg-type]
-    best = _best(restoration.numbers.get("others") or {})
+    scores = restoration.numbers.get("others") or {}
+    best = max(scores, key=lambda name: scores[name]["psnr_decibels"], default=None)
     other = {SHORT[best]: restoration.others[best]} if best else {}
     draw_restorations(restoration.arrays, other, paths[2])
     write_images(restoration.mean, restoration.names, writable(folder / "images"))
     return [*paths, folder / "images"]
-
-
-def _best(others: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The method of scikit-image with the highest PSNR."""
-    return max(others, key=lambda name: others[name]["psnr_decibels"], default=None)
 
 
 def _report(run: Run, numbers: dict[str, Any]) -> str:

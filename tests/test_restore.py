@@ -67,6 +67,18 @@ def test_one_seed_gives_one_restoration(run, halves: Restoration) -> None:
         np.testing.assert_array_equal(again.arrays[name], values)
 
 
+def test_without_scikit_image_a_note_says_what_is_left_out(run: Run, monkeypatch) -> None:
+    for module in ("ppl_vae.restore", "ppl_vae.measures.restorations"):
+        monkeypatch.setattr(f"{module}.installed", lambda: False)
+    few = FEW | {"compare_with_others": True}
+    found = restore(run, corruption=Masked(half="left"), corrupt=True, count=2, **few)
+    assert found.numbers["note"] == (
+        "scikit-image is not installed; pip install 'ppl-vae[restore]' adds it"
+    )
+    assert found.others == found.numbers["others"] == {}
+    assert "ssim" not in found.numbers["restoration"]
+
+
 def test_what_is_written_is_what_was_restored(halves: Restoration, tmp_path) -> None:
     paths = write(replace(halves, names=["b", "a", "b", "c/d"]), tmp_path / "out")
     assert [path.name for path in paths] == [

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.corruptions import Corruption
@@ -26,10 +28,45 @@ from ppl_vae.machine.progress import Progress
 from ppl_vae.measures.scores import scored
 from ppl_vae.runs.run import Run
 
-__all__ = ["Restored", "Seen", "diagnostics", "restored", "seen_of"]
+__all__ = ["Images", "Restoration", "Restored", "Seen", "diagnostics", "restored", "seen_of"]
 
 _TOGETHER = 50  # images whose posterior is sampled side by side
 _DRAWS_BYTES = 2**28  # for the draws of those
+
+
+Images = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """N restored images in units of intensity, black 0 and white 1.
+
+    Attributes:
+        corrupted: y, (N, C, H, W), or smaller where pixels were joined; NaN where one is missing.
+        mean: E[x|y], (N, C, H, W).
+        standard_deviation: Of p(x_i|y), (N, C, H, W).
+        draws: From p(x|y), (N, K, C, H, W).
+        original: x, (N, C, H, W), where it is known.
+        others: What scikit-image makes of y, by method, (N, C, H, W) each.
+        names: Of the images.
+        numbers: The content of `restoration.json`.
+    """
+
+    corrupted: Images
+    mean: Images
+    standard_deviation: Images
+    draws: Images
+    original: Images | None
+    others: dict[str, Images]
+    names: list[str]
+    numbers: dict[str, Any]
+
+    @property
+    def arrays(self) -> dict[str, Images]:
+        """The arrays by name, as `restoration.npz` has them."""
+        named = ("corrupted", "mean", "standard_deviation", "draws", "original")
+        known = {name: getattr(self, name) for name in named}
+        return {name: value for name, value in known.items() if value is not None} | self.others
 
 
 @dataclass(frozen=True)
