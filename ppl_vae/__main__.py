@@ -17,6 +17,7 @@ VERBS = {
     "posterior": "inspect the inference: gaps, the true posterior, calibration, comparison",
     "generate": "sample, reconstruct, interpolate; manifold and traversals of the latent space",
     "detect": "find images of another kind than a run was trained on, with a guarantee",
+    "restore": "remove noise and fill in missing pixels, with the model as the prior",
     "features": "compare what runs learned with PCA and k-means, on the same images",
     "compress": "compress images without loss, with the model of a run",
     "decompress": "write the images of an archive again",

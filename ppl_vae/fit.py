@@ -15,9 +15,9 @@ from models import MLP, VAE, Bernoulli, Gaussian, Likelihood, Model, NetworkFact
 from ppl_vae.command_line.fit_parser import fit_parser
 from ppl_vae.command_line.pieces import (
     allow_only,
-    data_arguments,
     data_set_of,
     parse_with_pieces,
+    piece_arguments,
 )
 from ppl_vae.command_line.verbs import run_verb
 from ppl_vae.compiler.compiling import Engine
@@ -307,7 +307,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _main(arguments: list[str]) -> None:
     parser = fit_parser(fit)
     resumes = any(argument.partition("=")[0] == "--resume" for argument in arguments)
-    data, arguments = data_arguments(arguments) if resumes else ([], arguments)
+    data, arguments = piece_arguments("data", arguments) if resumes else ([], arguments)
     options = parse_with_pieces(parser, arguments)
     again = options.pop("resume")
     allow_code = options.pop("allow_code")

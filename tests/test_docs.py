@@ -25,7 +25,7 @@ import pytest
 
 from ppl_vae import __main__
 from ppl_vae.data import DataSet
-from ppl_vae.pairs.pieces import PROJECT_PACKAGES, ROLES, options_of, subclasses
+from ppl_vae.pairs.pieces import BASES, PROJECT_PACKAGES, options_of, subclasses
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -44,6 +44,7 @@ OPTIONS = {
     "features": [],
     "compress": [],
     "decompress": [],
+    "restore": ["--count", "2", "--draws", "20", "--particles", "25"],
 }
 REAL_DATA_OPTIONS = {"MNIST": ["--batch_size", "1000"]}
 SHORTER = {
@@ -262,7 +263,7 @@ def test_the_table_of_pieces_is_complete() -> None:
     shared = {"data": {field.name for field in fields(DataSet)}}  # of every class in that role
     there = {
         (role, cls.__name__): [o for o in options_of(cls) if o not in shared.get(role, ())]
-        for role, base in ROLES.items()
+        for role, base in BASES.items()
         for cls in subclasses(base)
         if cls.__module__.split(".")[0] in PROJECT_PACKAGES
     }

@@ -15,6 +15,7 @@ from ppl_vae.command_line.parser import Parser, values_of
 from ppl_vae.data import DataSet
 from ppl_vae.errors import InputError
 from ppl_vae.pairs.pieces import (
+    BASES,
     INJECTED,
     ROLES,
     class_of,
@@ -31,10 +32,10 @@ __all__ = [
     "ALLOW_CODE_HELP",
     "add_pieces",
     "allow_only",
-    "data_arguments",
     "data_set_of",
-    "other_data_set",
     "parse_with_pieces",
+    "piece_arguments",
+    "piece_of",
 ]
 
 
@@ -140,33 +141,32 @@ def parse_with_pieces(parser: Parser, arguments: list[str]) -> dict[str, Any]:
     return options
 
 
-def data_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The class and options of a data set among the arguments of a verb that reads a run, and all
-    others."""
-    data, others, words = [], [], iter(arguments)
+def piece_arguments(role: str, arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The class and options of one piece among the arguments of a verb, and all others."""
+    own, others, words = [], [], iter(arguments)
     for word in words:
-        if word.partition("=")[0] != "--data" and not word.startswith("--data."):
+        if word.partition("=")[0] != f"--{role}" and not word.startswith(f"--{role}."):
             others.append(word)
         else:
-            data += [word] if "=" in word else [word, *islice(words, 1)]
-    return data, others
+            own += [word] if "=" in word else [word, *islice(words, 1)]
+    return own, others
 
 
-def other_data_set(arguments: list[str]) -> DataSet | None:
-    """The data set that `--data CLASS` and its options name; None where no class is named.
+def piece_of(role: str, arguments: list[str]) -> Any:
+    """The piece that `--ROLE CLASS` and its options name; None where no class is named.
 
     Raises:
         InputError: If there is no such class, or an option is wrong.
     """
-    if not values_of("--data", arguments):
-        if any(argument in ("--data", "--data=") for argument in arguments):
-            raise InputError("--data: expected the class of a data set; got none")
+    if not values_of(f"--{role}", arguments):
+        if any(argument in (f"--{role}", f"--{role}=") for argument in arguments):
+            raise InputError(f"--{role}: expected a class; got none")
         return None
     parser = Parser()
-    parser.add_subclass_arguments(DataSet, "data", skip=_skipped())
+    parser.add_subclass_arguments(BASES[role], role, skip=_skipped())
     _check_names(parser, arguments)
     options = parser.parse_args(_classes_first(arguments)).as_dict()
-    return restore("data", options["data"], allow_code=True)
+    return restore(role, options[role], allow_code=True)
 
 
 def data_set_of(run: Path, arguments: list[str], allow_code: bool) -> DataSet | None:
@@ -225,7 +225,7 @@ def _check_names(parser: Parser, arguments: list[str], *configs: dict[str, Any])
     for place, argument in enumerate(arguments):
         option = argument.partition("=")[0]
         *path, name = option.removeprefix("--").split(".")
-        if not option.startswith("--") or not {*path} <= {*ROLES} or name == "help":
+        if not option.startswith("--") or not {*path} <= {*BASES} or name == "help":
             continue
         cls = class_at(path) if path else None
         if path and argument == option and (arguments[place + 1 :] or ["--"])[0].startswith("--"):
@@ -236,7 +236,7 @@ def _check_names(parser: Parser, arguments: list[str], *configs: dict[str, Any])
             choices = list(options_of(cls))
             hint = suggest(name, choices) if choices else f"got {name!r}; it has none"
             raise InputError(f"--{'.'.join(path)}: unknown option of {cls.__name__}: {hint}")
-        if name in ROLES:
+        if name in BASES:
             class_at([*path, name])
 
 

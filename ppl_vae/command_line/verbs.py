@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 
 from ppl_vae.command_line.parser import Parser
-from ppl_vae.command_line.pieces import ALLOW_CODE_HELP, data_arguments, data_set_of, other_data_set
+from ppl_vae.command_line.pieces import ALLOW_CODE_HELP, data_set_of, piece_arguments, piece_of
 from ppl_vae.data import DataSet
 from ppl_vae.errors import InputError, reason
 from ppl_vae.machine.devices import DeviceChoice
@@ -64,7 +64,7 @@ def parse_with_run(parser: Parser, arguments: list[str]) -> dict[str, Any]:
         Every option by name, for `pop_run` or `pop_runs`. Under `data` are the arguments for the
         run's data set, since its options are known only once the run is read.
     """
-    data, others = data_arguments(arguments)
+    data, others = piece_arguments("data", arguments)
     return parser.parse_args(others).as_dict() | {"data": data}
 
 
@@ -74,7 +74,7 @@ def pop_other_data(options: dict[str, Any]) -> DataSet | None:
     Returns:
         The data set, or None where `--data CLASS` was not given: then the run's own is meant.
     """
-    data_set = other_data_set(options["data"])
+    data_set: DataSet | None = piece_of("data", options["data"])
     if data_set is not None:
         options["data"] = []
     return data_set

@@ -109,7 +109,7 @@ class Joint:
                     "expected one log-probability for one datum; got more: a mask of all data in "
                     "the programs? Hand it over with the data, x = (images, mask)"
                 )
-            nodes, _ = part._run_model(latents)
+            nodes, _ = part.model_sites(latents)
             priors = {name: nodes[name]["fn"] for name in joint.sites}
             joint = replace(joint, priors=priors, bytes_per_row=max(1, allocations.total))
             joint._check_auxiliary()
@@ -156,8 +156,7 @@ class Joint:
 
     def observe(self) -> dict[str, tuple[Tensor, Any]]:
         """What the model observes, by site: the value, (B, ...), and the support."""
-        latents, _ = self.draw(1)
-        nodes, _ = self._run_model(latents)
+        nodes, _ = self.model_sites(self.draw(1)[0])
         names = self.structure.observed
         values = self._values(nodes, names, 1, len(self.batch[0]))
         return {name: (values[name][0], nodes[name]["fn"].support) for name in names}
@@ -167,14 +166,20 @@ class Joint:
 
         Where the model observes more than x, the second is of all that it observes.
         """
-        nodes, particles = self._run_model(latents)
+        nodes, particles = self.model_sites(latents)
         given = (*self.sites, *self.summed)
         return self._terms(nodes, [name for name in nodes if name not in given], particles)
 
     def log_likelihoods(self, latents: Latents) -> Latents:
         """log p(x|z) of each observed site x alone, (K, B) in nats."""
-        nodes, particles = self._run_model(latents)
+        nodes, particles = self.model_sites(latents)
         return {name: self._terms(nodes, [name], particles)[1] for name in self.structure.observed}
+
+    def model_sites(self, latents: Latents) -> tuple[Nodes, int]:
+        """The model's sites at latents (K, B, ...), and K; summed ones have values at dim -3."""
+        program = poutine.condition(self.model, data=self._inside(latents))
+        particles = len(next(iter(latents.values())))
+        return self._run(program, self.batch, particles, bool(self.summed)), particles
 
     def log_guide(self, latents: Latents) -> Tensor:
         """log q(z|x), (K, B) in nats, at latents (K, B, ...)."""
@@ -248,11 +253,6 @@ class Joint:
             return self._run(self.guide, self._guide_batch, particles)
         program = poutine.condition(self.guide, data=given)
         return self._run(program, self._guide_batch, particles, bool(self.structure.in_guide))
-
-    def _run_model(self, latents: Latents) -> tuple[Nodes, int]:
-        program = poutine.condition(self.model, data=self._inside(latents))
-        particles = len(next(iter(latents.values())))
-        return self._run(program, self.batch, particles, bool(self.summed)), particles
 
     def _values(self, nodes: Nodes, names: Iterable[str], particles: int, size: int) -> Latents:
         """Values of sites, (K, B, ...)."""

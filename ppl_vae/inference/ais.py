@@ -39,6 +39,7 @@ class AIS:
         upper: The other end.
         level: The coverage that the interval aims at.
         acceptance: Mean acceptance of the transitions, (B,).
+        latents: Where the chains ended, by site, (C, B, ...): with the weights a sample of p(z|x).
         backwards: Log-weights of chains from exact draws back to the start, (C, B), where there
             were such draws; the mean of their exponentials has expectation 1 / p(x).
     """
@@ -50,6 +51,7 @@ class AIS:
     upper: Tensor
     level: float
     acceptance: Tensor
+    latents: Latents
     backwards: Tensor | None = None
 
 
@@ -157,21 +159,23 @@ def ais(
         raise InputError(f"expected 0 < level < 1; got {level}")
     whole = Unconstrained.of(joint)
     columns: list[tuple[Tensor, ...]] = []
+    ends: list[Tensor] = []
     for rows in joint.slices(3 * chains):
         path = Annealing.between(whole[rows], start, temperatures, leapfrog_steps, chains)
         sizes = path.find_step_sizes(chains)
-        columns.append(path.anneal(path.begin(chains), sizes, advance))
+        *column, end = path.anneal(path.begin(chains), sizes, advance)
         if exact is not None:
             u = whole[rows].pack({name: exact[name][None, rows] for name in joint.sites})
-            back, _ = path.anneal(u.expand(chains, -1, -1), sizes, advance, backwards=True)
-            columns[-1] = (*columns[-1], back)
+            column.append(path.anneal(u.expand(chains, -1, -1), sizes, advance, backwards=True)[0])
+        columns.append(tuple(column))
+        ends.append(end)
     log_weights, acceptance, *others = (torch.cat(each, -1) for each in zip(*columns, strict=True))
     # The terms of log w are sums over pixels in the type of the data.
     rounding = _ROUNDINGS * torch.finfo(joint.batch[0].dtype).eps
     error, lower, upper = interval(log_weights, level, rounding)
-    return AIS(
-        log_weights, log_mean(log_weights)[0], error, lower, upper, level, acceptance, *others
-    )
+    latents = whole.unpack(torch.cat(ends, 1))
+    estimate = log_mean(log_weights)[0]
+    return AIS(log_weights, estimate, error, lower, upper, level, acceptance, latents, *others)
 
 
 @torch.no_grad()

@@ -112,8 +112,8 @@ class Annealing:
         sizes: Tensor,
         advance: Callable[[int], None],
         backwards: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """log w, (C, B) float64, and the mean acceptance (B,) of a run along the path."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """log w, (C, B) float64, the mean acceptance (B,) of a run along the path, and its end."""
         values, slopes = self.ends(u)
         log_weights = torch.zeros_like(values[0], dtype=torch.float64)
         acceptance = torch.zeros_like(log_weights[0])
@@ -130,4 +130,4 @@ class Annealing:
                 )
                 acceptance += probability.mean(0) / max(1, count - 1)
             advance(1)
-        return log_weights, acceptance
+        return log_weights, acceptance, u

@@ -17,7 +17,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.inference.families import Family, Features, family_by, family_of
 from ppl_vae.inference.pareto import RELIABLE, pareto_k
 
-__all__ = ["Gaps", "gap_decomposition"]
+__all__ = ["Gaps", "fit_family", "gap_decomposition"]
 
 _WINDOW = 40  # steps between two looks at the bound of a datum
 _PATIENCE = 2  # looks without improvement before its learning rate falls
@@ -125,7 +125,7 @@ def gap_decomposition(
         else:
             ((name, event),) = part.sites.items()
             free = family_by(family, features[rows], name, event)
-        fitted, converged = _fit(part, free, steps, fit_particles, learning_rate)
+        fitted, converged = fit_family(part, free, steps, fit_particles, learning_rate)
         best = part.log_weights(particles, partial(_draw, free, fitted))
         parts.append((part.log_weights(particles), best, converged))
         advance(len(part))
@@ -172,10 +172,18 @@ def _draw(family: Family, fitted: Features, piece: slice, size: int) -> tuple[La
     return family.draw(values, torch.arange(piece.start, piece.stop, device=device), size)
 
 
-def _fit(
+def fit_family(
     joint: Joint, family: Family, steps: int, particles: int, learning_rate: float
 ) -> tuple[Features, Tensor]:
-    """The features that maximise each datum's ELBO, and whether they have settled."""
+    """The features that maximise each datum's ELBO, and whether they have settled.
+
+    Args:
+        joint: The pair with its data.
+        family: Where the fit starts, and how to draw.
+        steps: Of Adam, at most.
+        particles: Draws in each step.
+        learning_rate: Of Adam at the beginning, in units of the features.
+    """
     count, device = len(joint), joint.batch[0].device
     active = torch.arange(count, device=device)
     result = {name: value.clone() for name, value in family.features.items()}

@@ -19,11 +19,13 @@ from typing import Any
 
 from guides import Guide
 from models import Likelihood, Model, Network, Prior
+from models.corruptions import Corruption
 from ppl_vae.data import DataSet
 from ppl_vae.errors import InputError, reason
 from ppl_vae.objectives import Objective
 
 __all__ = [
+    "BASES",
     "INJECTED",
     "ROLES",
     "class_of",
@@ -45,6 +47,9 @@ ROLES: dict[str, type] = {
     "guide": Guide,
     "objective": Objective,
 }
+
+# The pieces of a run, and those that a verb takes beside it.
+BASES: dict[str, type] = {**ROLES, "corruption": Corruption}
 
 # Passed to a constructor that names them; every other parameter is an option of the class.
 # The images of a data set that are in memory are no option: a run has them in a file.
@@ -169,7 +174,7 @@ def restore(role: str, description: Mapping[str, Any] | None, allow_code: bool =
     """The piece that `describe` described.
 
     Args:
-        role: Which piece it is, a key of `ROLES`.
+        role: Which piece it is, a key of `BASES`.
         description: Its class path and options, or None for none.
         allow_code: Whether a class from outside the project may be imported.
 
@@ -208,7 +213,7 @@ def resolve_class(role: str, path: str) -> type:
     Raises:
         InputError: If there is none, or it is not of the role's kind.
     """
-    base = ROLES[role]
+    base = BASES[role]
     # Of two classes with one name the project's own is meant; the other has its dotted path.
     ranked = sorted(subclasses(base), key=lambda cls: not is_outside(f"{cls.__module__}."))
     known = {cls.__name__: cls for cls in ranked}
