@@ -13,18 +13,13 @@ import torch
 from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Bernoulli, Gaussian, Likelihood, Model, NetworkFactory, Prior, Spec
 from ppl_vae.command_line.fit_parser import fit_parser
-from ppl_vae.command_line.pieces import (
-    allow_only,
-    data_set_of,
-    parse_with_pieces,
-    piece_arguments,
-)
+from ppl_vae.command_line.pieces import allow_only, data_set_of, parse_with_pieces, piece_arguments
 from ppl_vae.command_line.verbs import run_verb
 from ppl_vae.compiler.compiling import Engine
 from ppl_vae.data import DataSet
 from ppl_vae.errors import InputError, as_path, check_flags
 from ppl_vae.latents.live import Live
-from ppl_vae.latents.pictures import draw_pictures
+from ppl_vae.latents.pictures import draw_pictures, named_if_interrupted
 from ppl_vae.machine.devices import DeviceChoice
 from ppl_vae.machine.files import remove_unfinished
 from ppl_vae.machine.modes import called_anywhere
@@ -286,14 +281,8 @@ def _train(
     if not training.ranks.first:
         return run
     write_summary(run, training)
-    try:
-        with announced("drawing pictures"):
-            draw_pictures(run, training.rows)
-    except KeyboardInterrupt as error:
-        again = f"python -m ppl_vae.fit --resume {run.path}"
-        raise KeyboardInterrupt(
-            f"trained, but without all pictures; draw them with: {again}"
-        ) from error
+    with announced("drawing pictures"), named_if_interrupted(run):
+        draw_pictures(run, training.rows)
     if live:
         live.finish()
     return run

@@ -1,5 +1,8 @@
 """The pictures of what a run learned."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -10,7 +13,7 @@ from ppl_vae.runs.directory import PICTURES
 from ppl_vae.runs.metrics import Row
 from ppl_vae.runs.run import Run
 
-__all__ = ["CURVES", "draw_curves", "draw_pictures"]
+__all__ = ["CURVES", "draw_curves", "draw_pictures", "named_if_interrupted"]
 
 CURVES = "learning_curves.png"
 
@@ -48,6 +51,21 @@ def draw_pictures(run: Run, rows: list[Row]) -> None:
     )
     x, *labels = test.batch(slice(0, 2), run.model.labelled)
     graphical_model(run.model, run.guide, x, folder / "graphical_model.png", *labels)
+
+
+@contextmanager
+def named_if_interrupted(run: Run) -> Iterator[None]:
+    """Says after Ctrl-C that the run is trained, and how its pictures are drawn.
+
+    Raises:
+        KeyboardInterrupt: With that line.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        again = f"python -m ppl_vae.fit --resume {run.path}"
+        line = f"trained, but without all pictures; draw them with: {again}"
+        raise KeyboardInterrupt(line) from error
 
 
 def draw_curves(run: Run, rows: list[Row]) -> None:
