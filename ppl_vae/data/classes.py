@@ -34,8 +34,9 @@ def class_number(option: str, label: int | str, names: Sequence[str]) -> int:
         if str(label) in known:
             return known.index(str(label))
     if isinstance(label, str) or numbered:
-        there = ", ".join(names[:_NAMED]) or "no names of classes"
-        raise InputError(f"{option}: expected one of {there}; got {label}")
+        there = ", ".join(names[:_NAMED])
+        expected = f"one of {there}" if names else "the number of a class, since they have no names"
+        raise InputError(f"{option}: expected {expected}; got {label}")
     return label
 
 
