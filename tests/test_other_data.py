@@ -50,7 +50,9 @@ def test_the_command_measures_a_folder(run: Run, folder: Path, capsys: Any) -> N
     printed = capsys.readouterr()
     assert f"{run.path}: ImageFolder {folder}, 30 images, in " in printed.out
     assert "evaluation-ImageFolder-some_pictures.json" in printed.out
-    assert printed.err.startswith("ImageFolder: binary data, binarize dynamic, ")
+    assert printed.err.startswith(
+        "ImageFolder: binary data, binarize dynamic, 30 images of 1 x 8 x 8, in memory"
+    )
     result = json.loads((run.path / "evaluation-ImageFolder-some_pictures.json").read_text())
     assert (result["data"], result["split"], result["data_points"]) == ("ImageFolder", "all", 30)
     assert result["data_options"]["path"] == str(folder)

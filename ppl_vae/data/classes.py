@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from ppl_vae.data.source import Source
+from ppl_vae.data.source import Source, classes_remark
 from ppl_vae.errors import InputError
 
 __all__ = ["class_number", "some_classes"]
@@ -78,9 +78,10 @@ def some_classes(
         some = images[rows.nonzero().flatten()]
         splits.append(replace(some, labels=place[labels[rows]]))
     kept_names = tuple(names[number] for number in numbers)
-    remark = f"only {', '.join(kept_names)} of {len(names)} classes"
+    labels = torch.cat([images.labels for images in splits if images.labels is not None])
+    remarks = f"only {len(kept_names)} of {len(names)} classes", classes_remark(labels, kept_names)
     train, validation, test = splits
-    return Source(train, validation, test, kept_names, (*source.remarks, remark))
+    return Source(train, validation, test, kept_names, (*source.remarks, *remarks))
 
 
 def _there(option: str, label: int | str, names: Sequence[str]) -> int:
