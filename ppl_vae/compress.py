@@ -21,6 +21,7 @@ from ppl_vae.machine.files import check_writable, whole_file
 from ppl_vae.machine.progress import Progress, table
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.estimates import estimate
+from ppl_vae.pairs.pieces import instance
 from ppl_vae.runs.results import write_numbers
 from ppl_vae.runs.run import Run
 
@@ -42,8 +43,8 @@ def compress(run: Run, images: Any, embed_model: bool = False, batch_size: int =
         run: A run of binary images or of bytes whose pair can code, as
             `ppl_vae.coding.integer_pair` says.
         images: An array, a tensor or a `Split`, (N, C, H, W), of 0 and 1 or of bytes as the run has
-            them; a `DataSet`, of which all images are taken; the path of a `.npy` file, of a
-            picture or a folder, or a list of paths of pictures.
+            them; a `DataSet` or its class, of which all images are taken; the path of a `.npy`
+            file, of a picture or a folder, or a list of paths of pictures.
         embed_model: Whether the archive has the model too, so that it decodes without the run.
         batch_size: How many images are coded together, at most.
 
@@ -66,6 +67,7 @@ def _originals(run: Run, pair: IntegerPair, images: Any) -> Originals:
     levels = pair.pixels.levels
     if isinstance(images, str | Path):
         images = [images]
+    images = instance("data", images)
     if isinstance(images, DataSet):
         images = run.other_data(images).all
     if isinstance(images, list | tuple) and all(isinstance(each, str | Path) for each in images):

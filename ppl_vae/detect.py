@@ -37,6 +37,7 @@ from ppl_vae.measures.conformal import (
 )
 from ppl_vae.measures.detection import Detection
 from ppl_vae.measures.pixel_maps import pixel_maps, usual_map
+from ppl_vae.pairs.pieces import instance
 from ppl_vae.pictures.detection import draw_curves, draw_extremes, draw_histograms
 from ppl_vae.pictures.plots import to_display
 from ppl_vae.runs.results import plain, writable, write_numbers, write_scores
@@ -115,6 +116,7 @@ def detect(
     check_seed(seed)
     check_engine(engine)
     run, background = as_run(run), None if background is None else as_run(background)
+    data = instance("data", data)
     if data is None and split not in (None, "test"):
         raise InputError(
             f"--split: of the run's own images those of the test are judged; got {split}"

@@ -28,6 +28,7 @@ from ppl_vae.measures.effort import MOST_PARTICLES, affordable_effort
 from ppl_vae.measures.encoding import decoded_mean, split_means
 from ppl_vae.measures.estimates import estimate
 from ppl_vae.measures.scores import active_units, bits_per_dim, collapse, quantity, scored
+from ppl_vae.pairs.pieces import instance
 from ppl_vae.runs.results import (
     ending_of,
     options_of,
@@ -101,7 +102,7 @@ def evaluate(
             compared with them, up to rounding; `auto` compiles where it pays, for 3,000,000 draws
             or more, and the encoder for 1,000,000 images or more.
         out: The folder to write to; the run directory unless given.
-        data: Other images than the run's own: a `DataSet`, or whatever `Run.split_of` takes.
+        data: Other images than the run's own, as `Run.split_of` takes them.
 
     Returns:
         The content of the file: the above with `..._nats_per_datum` and `..._standard_error`,
@@ -119,7 +120,7 @@ def evaluate(
         check_within("particles", particles, 1)
     check_seed(seed)
     check_engine(engine)
-    run = as_run(run)
+    run, data = as_run(run), instance("data", data)
     split = split or ("test" if data is None else "all")
     facts, images = chosen_images(run, split, data)
     wanted = len(images) if data_points is None or data_points == "all" else data_points

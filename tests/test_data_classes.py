@@ -45,7 +45,10 @@ def test_every_split_has_the_chosen_classes_in_their_order(options, kept: list[i
         assert kept[some.label_of(number)] == kept[some.label_of(str(number))] == number
     with pytest.raises(ValueError, match=f"expected one of {', '.join(map(str, kept))}; got 12"):
         some.label_of(12)
-    assert some.note.endswith(f"only {', '.join(map(str, kept))} of 10 classes")
+    labels = torch.cat([getattr(some, split).labels for split in SPLITS])
+    counts = zip(kept, labels.bincount().tolist(), strict=True)
+    listed = ", ".join(f"{number} {count}" for number, count in counts)
+    assert some.note.endswith(f"; only {len(kept)} of 10 classes; classes {listed}")
 
 
 def test_classes_are_named_by_folders_and_images_without_one_are_only_in_the_rest(tmp_path) -> None:

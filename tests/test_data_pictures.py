@@ -234,8 +234,8 @@ def test_images_of_many_sizes_are_told_how_to_be_one(tmp_path: Path, refused) ->
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"size": [8]}, "expected --data.size of at least 2"),
-        ({"size": [8, 8, 3]}, "expected --data.size as height and width; got [8, 8, 3]"),
+        ({"size": [8]}, "expected --data.size as height and width, as '[64, 64]'; got [8]"),
+        ({"size": [8, 8, 3]}, "as height and width, as '[64, 64]'; got [8, 8, 3]"),
         ({"size": [8, 0]}, "expected --data.size of sizes >= 1"),
         ({"size": "8"}, "expected --data.size as a list of whole numbers"),
         ({"crop": "center"}, "--data.crop center: expected --data.size too"),

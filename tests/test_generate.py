@@ -299,6 +299,11 @@ def test_the_command_line_lists_what_can_be_generated(tmp_path, capsys, given, g
             "--images: expected pairs, an even number .*; got 3",
         ),
         ("interpolate", {"steps": 0}, "expected --steps >= 2; got 0"),
+        (
+            "interpolate",
+            {"count": 900},
+            "two for each pair; the data set has 300; choose --count 150",
+        ),
         ("interpolate", {"count": 0}, "expected --count >= 1; got 0"),
         ("dream", {}, "expected sample, reconstruct, .*; got 'dream'"),
     ],

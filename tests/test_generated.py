@@ -28,5 +28,7 @@ def test_the_picture_shows_as_many_samples_as_one_can_see(runs, tmp_path, monkey
 def test_a_pair_of_images_needs_two(runs, tmp_path, monkeypatch):
     run = runs[0]
     monkeypatch.setattr(run, "data", replace(run.data, test=run.data.test.first(1)))
-    with refused("^expected 2 test images, two for each pair; the data set has 1$"):
+    with refused(
+        "^--count: expected 2 test images, two for each pair; the data set has 1; add test images$"
+    ):
         generate(runs[0], "interpolate", out=tmp_path)

@@ -238,6 +238,10 @@ def test_a_large_copy_is_said_before_it_is_made(tmp_path, capsys) -> None:
         ({"data": IMAGES, "test": IMAGES[:, :2]}, "expected images of one size and type in all"),
         ({"data": IMAGES, "test": IMAGES / 2}, "uint8 of 1 x 5 x 4 in data and float64 of"),
         ({"data": Digits, "test": IMAGES}, "test: Digits has its own test images"),
+        (
+            {"data": Arrays.of(IMAGES), "validation": IMAGES},
+            "validation: Arrays has its own validation images; give it there, as in Arrays.of(",
+        ),
         ({"validation": IMAGES}, "validation: Digits has its own validation images"),
         (
             {"data": IMAGES[:2]},
@@ -252,6 +256,26 @@ def test_what_are_no_images_is_refused_in_one_line(tmp_path, options, said: str)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"groups": LABELS}, "groups: expected the path of a .npy file; got ndarray; save them"),
+        ({"binarize": "always"}, "data: expected --data.binarize of"),
+    ],
+)
+def test_wrong_options_beside_images(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Arrays.of((IMAGES, LABELS), **options)
+    assert said in str(caught.value)
+
+
+def test_groups_of_images_in_memory_are_a_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "groups.npy", LABELS)
+    data = Arrays.of((IMAGES, LABELS), groups=tmp_path / "groups.npy").load("bytes", 0)
+    labels = [{*getattr(data, split).labels.tolist()} for split in SPLITS]
+    assert sorted(map(list, labels)) == [[0], [1], [2]]
 
 
 def test_the_command_line_takes_files_only(capsys) -> None:

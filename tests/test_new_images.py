@@ -14,6 +14,7 @@ from PIL import Image
 from reports import train
 from sklearn.datasets import load_digits
 from tiny_runs import TINY
+from torch.utils.data import DataLoader, TensorDataset
 
 from guides import ConditionalNormal, Delta, SemiSupervisedNormal
 from models import Autoencoder, Conditional, Gaussian, SemiSupervised
@@ -183,17 +184,27 @@ def test_axes_that_are_left_out(image: Any, facts: Facts, shape: tuple[int, ...]
 
 REFUSED: dict[str, tuple[Any, Facts, str]] = {
     "levels": (GREY, replace(FACTS, levels=17), "0 to 16, as the run's data have; got whole"),
-    "below": (GREY.astype(int) - 300, FACTS, "got whole numbers of -1 to"),
+    "below": (GREY.astype(int) - 300, FACTS, "got negative ones; no grey level is below 0"),
     "0 and 255": (255 * (GREY > 9), BITS, "choose a threshold, as with images > 127"),
     "0 and 1": ((GREY > 9) * 1, FACTS, "truth values with images.astype(bool)"),
     "whole": (GREY, FLOATS, "expected floating-point values such as those of the run's data"),
     "truth": (GREY > 9, UNIT, "truth values are binary images, and the run's are unit images"),
     "fractions": (GREY / 255, FACTS, "with (images * 255).round().astype(int)"),
-    "large": (GREY / 1.0, FACTS, "floating-point whole numbers of 0 to 1; got 0 to 255 of a"),
-    "unit": (GREY / 1.0, UNIT, "or floating-point values between 0 and 1; got 0 to 255"),
-    "real": (GREY / 1.0, REAL, "or floating-point values between 0 and 1; got 0 to 255"),
-    "bytes": (GREY / 255, BYTES, "floating-point whole numbers of 0 to 255"),
-    "not finite": (np.full((6, 5), np.nan), FLOATS, "expected floating-point values, finite"),
+    "large": (GREY / 1.0, FACTS, "or 0 and 1 alone of a floating-point type; got floating"),
+    "unit": (GREY / 1.0, UNIT, "or values between 0 and 1 of a floating-point type; got"),
+    "real": (GREY / 1.0, REAL, "with images.round().astype(int)"),
+    "bytes": (GREY / 255, BYTES, "or whole numbers of 0 to 255 of a floating-point type"),
+    "not finite": (
+        np.full((6, 5), np.nan),
+        FLOATS,
+        "expected finite values; 30 of 30 are infinite or NaN",
+    ),
+    "not finite, binary": (GREY * np.nan, FACTS, "replace them, as with numpy.nan_to_num"),
+    "negative floats": (GREY / -2.0, UNIT, "no grey level is below 0"),
+    "grey floats of bits": (GREY / 255, BITS, "as with images > 0.5"),
+    "of fewer levels": (GREY / 1.0, replace(UNIT, levels=17), "(images * (16 / 255)).round()"),
+    "nothing": (None, FACTS, "or paths of picture files; got None"),
+    "a loader": (DataLoader(TensorDataset(torch.from_numpy(GREY))), FACTS, "give its .dataset"),
     "size": (GREY[:, 1:], FACTS, "expected images of 1 x 6 x 5 (channels, height, width)"),
     "last": (noise(2, 6, 5, 3), COLOUR, "transpose them with images.transpose(0, 3, 1, 2)"),
     "colour": (noise(2, 3, 6, 5), FACTS, "make them of 1 channel"),
@@ -238,10 +249,41 @@ def test_labels_by_number_and_by_name() -> None:
     for labels, said in (
         (["bird"], "expected one of cat, dog; got bird"),
         ([-2], "expected labels of 0, 1, ..., or -1 for none; got -2"),
-        ([0.5], "the number of its class or its name; got float64"),
+        ([0.5], "the number of its class or its name; got labels of float64"),
+        ([0.5, 1], "one label for each of 1 images, the number"),
     ):
-        with pytest.raises(InputError, match=re.escape(said)):
+        with pytest.raises(InputError, match=re.escape(said)) as caught:
             new_split(GREY[0], named, labels)
+        assert "--" not in str(caught.value)
+    with pytest.raises(InputError, match=r"^labels: expected the number of a class, since they"):
+        new_split(GREY[0], FACTS, "dog")
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor", "list", "paths"])
+def test_images_with_their_labels_as_a_pair(tmp_path: Path, kind: str) -> None:
+    held = {"array": GREY, "tensor": torch.from_numpy(GREY), "list": [*GREY]}
+    images = held[kind] if kind in held else pictures(tmp_path)
+    labels = np.arange(20) % 3
+    for given in (labels, labels.tolist(), torch.from_numpy(labels)):
+        split = new_split((images, given), FACTS)
+        assert torch.equal(split[:], new_split(GREY, FACTS)[:])
+        assert split.labels.tolist() == labels.tolist()
+    assert new_split((images, None), FACTS).labels is None
+    with pytest.raises(InputError, match="expected labels once"):
+        new_split((images, labels), FACTS, labels)
+
+
+def test_two_images_are_no_pair() -> None:
+    assert torch.equal(new_split((GREY[0], GREY[1]), FACTS)[:], new_split(GREY[:2], FACTS)[:])
+    image, label = GREY[0], 2
+    assert new_split((image, label), FACTS).labels.tolist() == [2]
+
+
+def test_a_data_set_of_torch() -> None:
+    labels = torch.arange(20) % 3
+    split = new_split(TensorDataset(torch.from_numpy(GREY), labels), FACTS)
+    assert torch.equal(split[:], new_split(GREY, FACTS)[:])
+    assert torch.equal(split.labels, labels)
 
 
 @pytest.fixture(scope="module")
@@ -316,15 +358,15 @@ def test_probabilistic_pca_scores_log_p_exactly(tmp_path: Path, exact_pair: Any)
 
 
 def test_a_run_of_an_earlier_release_reads_its_data(digits: Run, monkeypatch: Any) -> None:
-    from ppl_vae.runs import run as runs
+    from ppl_vae.runs import restoring
 
-    read = runs.read_checkpoint
+    read = restoring.read_checkpoint
 
     def earlier(path: Path) -> Any:
         tensors, state = read(path)
         return tensors, {name: value for name, value in state.items() if name != "data"}
 
-    monkeypatch.setattr(runs, "read_checkpoint", earlier)
+    monkeypatch.setattr(restoring, "read_checkpoint", earlier)
     old = load(digits.path, device="cpu")
     assert old.facts is old.data
     assert torch.equal(old.encode(digits.data.test), digits.encode(digits.data.test))
@@ -357,7 +399,7 @@ def test_models_with_classes(tmp_path: Path) -> None:
         run.score(test[:9], test.labels[:9], particles=2).elbo,
         run.score(test.first(9), particles=2).elbo,
     )
-    with pytest.raises(InputError, match="one label for each of 3 images; got 2"):
+    with pytest.raises(InputError, match=r"one label for each of 3 images.* of shape \(2,\)"):
         run.encode(test[:3], test.labels[:2])
     with pytest.raises(InputError, match="expected one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9; got 11"):
         run.encode(test[:1], [11])

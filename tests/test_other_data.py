@@ -50,7 +50,9 @@ def test_the_command_measures_a_folder(run: Run, folder: Path, capsys: Any) -> N
     printed = capsys.readouterr()
     assert f"{run.path}: ImageFolder {folder}, 30 images, in " in printed.out
     assert "evaluation-ImageFolder-some_pictures.json" in printed.out
-    assert printed.err.startswith("ImageFolder: binary data, binarize dynamic, ")
+    assert printed.err.startswith(
+        "ImageFolder: binary data, binarize dynamic, 30 images of 1 x 8 x 8, in memory"
+    )
     result = json.loads((run.path / "evaluation-ImageFolder-some_pictures.json").read_text())
     assert (result["data"], result["split"], result["data_points"]) == ("ImageFolder", "all", 30)
     assert result["data_options"]["path"] == str(folder)
@@ -183,8 +185,21 @@ def test_images_in_python(run: Run) -> None:
     assert (given["data"], given["split"]) == ("new images", "all")
     assert (run.path / "evaluation-images.json").exists()
     assert table(run.path / "scores-images.csv") == table(run.path / "scores.csv")
+    pair = evaluate(run, data=(test[:].numpy(), test.labels.numpy()), particles=2)
+    assert pair["elbo_nats_per_datum"] == own["elbo_nats_per_datum"]
+    assert table(run.path / "scores-images.csv") == table(run.path / "scores.csv")
     with pytest.raises(InputError, match="--split: images that are given are all measured"):
         evaluate(run, data=test[:5], split="test")
+
+
+def test_a_class_stands_for_its_instance(run: Run) -> None:
+    own = evaluate(run, particles=2)
+    result = evaluate(run, data=Digits, split="test", particles=2)
+    assert result["elbo_nats_per_datum"] == own["elbo_nats_per_datum"]
+    assert (run.path / "evaluation-Digits-test.json").exists()
+    assert torch.equal(run.split_of(Digits)[:], run.split_of(Digits())[:])
+    with pytest.raises(InputError, match="data: Arrays needs path"):
+        run.score(Arrays)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +207,7 @@ def test_images_in_python(run: Run) -> None:
     [
         (["--data", "ImageFoldr"], "--data: got 'ImageFoldr' (did you mean ImageFolder?)"),
         (["--data", "ImageFolder"], "expected --data.path; got none"),
-        (["--data"], "--data: expected the class of a data set; got none"),
+        (["--data"], "--data: expected a class; got none"),
         (["--data", "ImageFolder", "--data.pth", "x"], "--data: unknown option of ImageFolder"),
         (["--data", "ImageFolder", "--data.path", "nowhere"], "expected a folder of images at"),
         (["--data", "Arrays", "--data.path", "{small}"], "those of Arrays are of 1 x 5 x 4"),

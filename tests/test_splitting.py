@@ -1,6 +1,7 @@
 """Splits of one's own, with a share of each class, and with groups together."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -190,8 +191,20 @@ def test_fewer_than_three_leave_splits_empty_which_no_run_can_have(tmp_path: Pat
         assert sorted(sizes(ImageFolder(tmp_path / f"{count}").load("bytes", 0))) == sorted(left)
     np.save(tmp_path / "images.npy", numbered(30))
     np.save(tmp_path / "groups.npy", np.zeros(30, int))
+    (tmp_path / "stacks").mkdir()
+    for name in ("one.tif", "two.tif"):
+        first, *others = map(Image.fromarray, noise(6, 5, 4))
+        first.save(tmp_path / "stacks" / name, save_all=True, append_images=others)
     for data, said in (
-        (ImageFolder(tmp_path / "2"), "test images; got 1 / 1 / 0; add images"),
+        (
+            ImageFolder(tmp_path / "2"),
+            "test images; got 1 / 1 / 0; add images, or name others with --data.val",
+        ),
+        (
+            ImageFolder(tmp_path / "stacks", pages="all"),
+            "got 6 / 6 / 0, as all pages of one file are in one split; add files, or name others "
+            "with --data.validation and --data.test",
+        ),
         (
             Arrays(tmp_path / "images.npy", groups=tmp_path / "groups.npy"),
             "got 30 / 0 / 0; add images in further groups",
@@ -206,6 +219,26 @@ def test_shares_need_labels_and_go_without_groups(refused, arrays) -> None:
     refused(arrays(numbered(30), stratify=True), "real", "--data.stratify: expected images with")
     with pytest.raises(ValueError, match=r"expected --data.stratify or --data.groups; got both"):
         arrays(numbered(30), stratify=True, groups=Path("groups.npy"))
+
+
+@pytest.mark.parametrize("kind", ["files", "folders"])
+def test_shares_of_splits_that_are_all_given_are_remarked_on(tmp_path: Path, kind: str) -> None:
+    names = ("train", "validation", "test")
+    for seed, name in enumerate(names):
+        images = noise(8, 5, 4, seed=seed)
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=np.arange(8) % 2)
+        for label in range(2):
+            save_pictures(tmp_path / "pictures" / name / f"{label}", images[label::2])
+    path, *others = (tmp_path / f"{name}.npz" for name in names)
+    given = dict(zip(names[1:], others, strict=True))
+    data_set = Arrays(path, **given) if kind == "files" else ImageFolder(tmp_path / "pictures")
+    plain, shared = (replace(data_set, stratify=s).load("bytes", 0) for s in (False, True))
+    assert shared.fingerprint == plain.fingerprint
+    said = "; --data.stratify has nothing to do, as all three splits are given"
+    assert shared.note == plain.note + said
+    if kind == "files":
+        one_left = Arrays(path, test=given["test"], stratify=True).load("bytes", 0)
+        assert "nothing to do" not in one_left.note
 
 
 # Folders

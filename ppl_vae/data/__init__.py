@@ -18,7 +18,7 @@ from ppl_vae.data.mnist import EMNIST, KMNIST, MNIST, FashionMNIST
 from ppl_vae.data.new_images import new_split
 from ppl_vae.data.omniglot import Omniglot
 from ppl_vae.data.source import Images, Source, split_tenths
-from ppl_vae.data.split import Data, Facts, Split
+from ppl_vae.data.split import Data, Facts, Split, sizes_phrase
 from ppl_vae.data.stored import Stored
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "class_number",
     "fingerprint_in",
     "new_split",
+    "sizes_phrase",
     "split_tenths",
     "standardised",
 ]

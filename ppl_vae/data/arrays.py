@@ -18,10 +18,11 @@ from ppl_vae.data.conversion import Conversion
 from ppl_vae.data.in_memory import part_of
 from ppl_vae.data.levels import grey_levels, two_values
 from ppl_vae.data.own_files import OwnFiles
-from ppl_vae.data.source import Images, Source, classes_remark, fixed_order
+from ppl_vae.data.source import Images, Source, fixed_order
 from ppl_vae.data.split import Data
 from ppl_vae.data.splitting import tenths
 from ppl_vae.data.stored import Stored
+from ppl_vae.errors import InputError, kind
 from ppl_vae.machine.files import whole_file
 
 __all__ = ["KEPT", "Arrays"]
@@ -73,11 +74,17 @@ class Arrays(OwnFiles):
                 with labels. An image there is an array, a tensor or a picture of Pillow's.
             validation: The validation images, in the same way; cut from the others unless given.
             test: The test images.
-            **options: Further ones of the data set.
+            **options: Further ones of the data set; `groups` is a file here too.
 
         Raises:
-            InputError: If they are no images.
+            InputError: If they are no images, or an option has a bad value.
         """
+        groups = options.get("groups")
+        if groups is not None and not isinstance(groups, str | Path):
+            raise InputError(
+                f"groups: expected the path of a .npy file; got {kind(groups)}; save them with "
+                "numpy.save(FILE, groups), and give groups=FILE"
+            )
         given = {"path": images, "validation": validation, "test": test}
         given = {name: value for name, value in given.items() if value is not None}
         parts = {
@@ -87,7 +94,10 @@ class Arrays(OwnFiles):
         files: dict[str, Any] = {
             name: Path(KEPT, "images.npz" if name == "path" else f"{name}.npz") for name in given
         }
-        return cls(**files, **options, in_memory=parts)
+        try:
+            return cls(**files, **options, in_memory=parts)
+        except ValueError as error:
+            raise InputError(f"data: {error}") from error
 
     @property
     def default_domain(self) -> Domain:
@@ -112,7 +122,9 @@ class Arrays(OwnFiles):
             None if labels[0] is None else torch.cat([each for each in labels if each is not None])
         )
         source = self._split(images, every, names)
-        remarks = remark, classes_remark(every, names), *(part.remark for part in parts)
+        counts = self._classes_remark(every, names)
+        unused = self._stratify_remark(len(parts))
+        remarks = remark, counts, *(part.remark for part in parts), unused
         return conversion(replace(source, remarks=remarks), seed)
 
     @property

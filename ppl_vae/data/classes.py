@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from ppl_vae.data.source import Source
+from ppl_vae.data.source import Source, classes_remark
 from ppl_vae.errors import InputError
 
 __all__ = ["class_number", "some_classes"]
@@ -34,8 +34,9 @@ def class_number(option: str, label: int | str, names: Sequence[str]) -> int:
         if str(label) in known:
             return known.index(str(label))
     if isinstance(label, str) or numbered:
-        there = ", ".join(names[:_NAMED]) or "no names of classes"
-        raise InputError(f"{option}: expected one of {there}; got {label}")
+        there = ", ".join(names[:_NAMED])
+        expected = f"one of {there}" if names else "the number of a class, since they have no names"
+        raise InputError(f"{option}: expected {expected}; got {label}")
     return label
 
 
@@ -77,9 +78,10 @@ def some_classes(
         some = images[rows.nonzero().flatten()]
         splits.append(replace(some, labels=place[labels[rows]]))
     kept_names = tuple(names[number] for number in numbers)
-    remark = f"only {', '.join(kept_names)} of {len(names)} classes"
+    labels = torch.cat([images.labels for images in splits if images.labels is not None])
+    remarks = f"only {len(kept_names)} of {len(names)} classes", classes_remark(labels, kept_names)
     train, validation, test = splits
-    return Source(train, validation, test, kept_names, (*source.remarks, remark))
+    return Source(train, validation, test, kept_names, (*source.remarks, *remarks))
 
 
 def _there(option: str, label: int | str, names: Sequence[str]) -> int:

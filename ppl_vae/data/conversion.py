@@ -27,7 +27,7 @@ from ppl_vae.data.data_set import DataSet
 from ppl_vae.data.fingerprint import images_fingerprint
 from ppl_vae.data.levels import at_least, check_values, mean_and_deviation, values_remark
 from ppl_vae.data.source import Images, Source
-from ppl_vae.data.split import Data, Split
+from ppl_vae.data.split import Data, Split, sizes_phrase
 from ppl_vae.data.stored import Stored
 from ppl_vae.errors import InputError
 
@@ -252,7 +252,6 @@ class Conversion:
         )
 
     def _note(self, source: Source) -> str:
-        sizes = " / ".join(f"{len(images):,}" for images in source.splits)
         choices = {"binarize": self.binarize, "dequantize": self.dequantize}
         said = [
             f"{option} {value}{' (auto)' if option in self.chosen else ''}"
@@ -262,7 +261,7 @@ class Conversion:
         said += ["standardised"] if self.scale == "standard" else []
         said += [f"perturb {self.perturb:g}"] if self.perturb else []
         shape = " x ".join(str(size) for size in source.train.pixels.shape[1:])
-        parts = [f"{self.domain} data", *said, f"{sizes} training / validation / test images"]
+        parts = [f"{self.domain} data", *said, sizes_phrase(*source.splits)]
         pixels, where = source.train.pixels, "in memory"
         if isinstance(pixels, Stored):
             readers = "1 process" if pixels.workers == 1 else f"{pixels.workers} processes"

@@ -23,7 +23,6 @@ from ppl_vae.data.resizing import Resizing
 from ppl_vae.data.source import (
     Images,
     Source,
-    classes_remark,
     shares_of,
     split_by_name,
     split_tenths,
@@ -79,9 +78,11 @@ class ImageFolder(OwnFiles):
         check_choice("--data.colour", self.colour, ("auto", *_CHANNELS))
         check_choice("--data.pages", self.pages, ("first", "all"))
         if self.size is not None:
-            check_sizes("--data.size", self.size, fewest=2)
-            if len(self.size) > 2:
-                raise ValueError(f"expected --data.size as height and width; got {[*self.size]}")
+            check_sizes("--data.size", self.size)
+            if len(self.size) != 2:
+                raise ValueError(
+                    f"expected --data.size as height and width, as '[64, 64]'; got {[*self.size]}"
+                )
             object.__setattr__(self, "size", tuple(map(int, self.size)))
         elif self.crop != "none":
             raise ValueError(f"--data.crop {self.crop}: expected --data.size too; got none")
@@ -125,7 +126,9 @@ class ImageFolder(OwnFiles):
             images[torch.from_numpy(pages_of(part.numpy(), looks.pages))]
             for part in self._split(files, layout)
         )
-        remarks = found, classes_remark(labels, layout.classes), left_out, looks.remark
+        counts = self._classes_remark(labels, layout.classes)
+        unused = self._stratify_remark(0 if layout.splits is None else len({*layout.splits}))
+        remarks = found, counts, left_out, looks.remark, unused
         data = conversion(Source(train, validation, test, layout.classes, remarks), seed)
         return replace(data, crop=self.crop if self.size else None)
 

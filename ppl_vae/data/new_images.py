@@ -17,14 +17,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from ppl_vae.data.classes import class_number
 from ppl_vae.data.conversion import Conversion
+from ppl_vae.data.in_memory import part_of
 from ppl_vae.data.levels import DEEPEST, as_int32
 from ppl_vae.data.pictures import read_header, read_pixels
 from ppl_vae.data.resizing import Resizing
 from ppl_vae.data.source import Images
 from ppl_vae.data.split import Facts, Split
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, kind
 
 __all__ = ["new_split"]
 
@@ -37,29 +40,52 @@ def new_split(images: Any, facts: Facts, labels: Any = None) -> Split:
     Args:
         images: A `Split` of that domain; an array or a tensor, (N, C, H, W), (N, H, W) of one
             channel, or one image without N; a picture that Pillow has opened or the path of one;
-            or a list of these. Pictures are read as `ImageFolder` reads them, and become grey, and
-            of another size, where the run's data did.
+            a list of these; any of them with labels, as a pair (images, labels); or a map-style
+            torch `Dataset`. Pictures are read as `ImageFolder` reads them, and become grey, and of
+            another size, where the run's data did.
         facts: Of the run's data.
         labels: For each image the number of its class or its name, -1 where it is not known.
 
     Raises:
         InputError: If the images, or the labels, are none that the run's data could have.
     """
+    if _is_pair(images):
+        if labels is not None:
+            raise InputError("expected labels once; got a pair (images, labels) and labels")
+        images, labels = images
+    elif isinstance(images, Dataset | DataLoader):
+        part = part_of(images, "images")
+        images, labels = part.images, part.labels if labels is None else labels
+    split = _converted(images, facts)
+    return split if labels is None else replace(split, labels=_labels(labels, facts, len(split)))
+
+
+def _is_pair(images: Any) -> bool:
+    """Whether it is images with their labels, and not two images."""
+    if not isinstance(images, tuple) or len(images) != 2:
+        return False
+    first, second = images
+    if not isinstance(first, np.ndarray | Tensor | list):
+        return False
+    return second is None or (not _is_picture(second) and np.ndim(second) <= 1)
+
+
+def _converted(images: Any, facts: Facts) -> Split:
+    """The images without labels, but for those that a split has."""
     if isinstance(images, Split):
         _check_shape(images.raw.shape, facts)
-        return images if labels is None else replace(images, labels=_labels(labels, facts))
+        return images
     if isinstance(images, str | Path) or _is_picture(images):
         images = [images]
     if isinstance(images, Sequence) and not len(images):
         raise InputError("expected at least one image; got none")
-    given = None if labels is None else _labels(labels, facts)
     if isinstance(images, Sequence) and (
         isinstance(images[0], str | Path) or _is_picture(images[0])
     ):
         pixels, levels = _of_pictures(images, facts)
         paths = [os.fsencode(each) for each in images if isinstance(each, str | Path)]
         names = np.array(paths) if len(paths) == len(images) else None
-        return _conversion(facts, levels).once(Images(pixels, given, names=names))
+        return _conversion(facts, levels).once(Images(pixels, names=names))
     pixels = _tensor(images)
     shape = facts.image_shape
     if pixels.dim() == 2 and shape[0] == 1:
@@ -73,14 +99,14 @@ def new_split(images: Any, facts: Facts, labels: Any = None) -> Split:
                 f"truth values are binary images, and the run's are {facts.domain} images; give "
                 f"{_expected(facts)}"
             )
-        return _conversion(facts, 2).once(Images(pixels.to(torch.uint8), given))
+        return _conversion(facts, 2).once(Images(pixels.to(torch.uint8)))
     if not pixels.is_floating_point():
-        return _conversion(facts, facts.levels).once(Images(_grey_levels(pixels, facts), given))
+        return _conversion(facts, facts.levels).once(Images(_grey_levels(pixels, facts)))
     pixels = pixels.float()
     _check_floats(pixels, facts)
     if facts.levels is None:
-        return _conversion(facts, None).once(Images(pixels, given), facts.moments)
-    return Split(pixels, given, torch.Tensor.float)
+        return _conversion(facts, None).once(Images(pixels), facts.moments)
+    return Split(pixels, None, torch.Tensor.float)
 
 
 def _conversion(facts: Facts, levels: int | None) -> Conversion:
@@ -107,9 +133,10 @@ def _tensor(images: Any) -> Tensor:
         return images.detach().float().cpu()
     array = np.asarray(images.cpu() if isinstance(images, Tensor) else images)
     if array.dtype.kind not in "biuf":
+        of = "" if images is None else f" of {array.dtype}"
         raise InputError(
             "expected an array or a tensor of numbers, pictures, or paths of picture files; got "
-            f"{type(images).__name__} of {array.dtype}"
+            f"{kind(images)}{of}"
         )
     if array.dtype.kind in "iu":
         return torch.from_numpy(as_int32(array))
@@ -150,12 +177,10 @@ def _grey_levels(pixels: Tensor, facts: Facts) -> Tensor:
             "those were, to float32"
         )
     if not 0 <= least <= most < facts.levels:
-        top = 255 if most <= 255 else DEEPEST - 1
-        remedy = f"scale them, as with (images * ({facts.levels - 1} / {top})).round().astype(int)"
-        remedy = "choose a threshold, as with images > 127" if facts.levels == 2 else remedy
+        got = "negative ones" if least < 0 else f"whole numbers of {least} to {most:,}"
         raise InputError(
-            f"expected {_expected(facts)}, as the run's data have; got whole numbers of {least} to "
-            f"{most:,}; {remedy}"
+            f"expected {_expected(facts)}, as the run's data have; got {got}; "
+            f"{_remedy(least, most, facts.levels - 1)}"
         )
     if facts.domain == "binary" and facts.levels > 2 and most == 1:
         raise InputError(
@@ -167,26 +192,47 @@ def _grey_levels(pixels: Tensor, facts: Facts) -> Tensor:
 
 def _check_floats(pixels: Tensor, facts: Facts) -> None:
     """Raises unless floating-point numbers are values of the domain, or those of the run's data."""
+    if not pixels.isfinite().all():
+        count = int((~pixels.isfinite()).sum())
+        raise InputError(
+            f"expected finite values; {count:,} of {pixels.numel():,} are infinite or NaN; replace "
+            "them, as with numpy.nan_to_num(images)"
+        )
+    if facts.domain == "real" and facts.levels is None:
+        return
     whole = facts.domain == "bytes" or (facts.domain == "binary" and facts.levels is not None)
     most = 255 if facts.domain == "bytes" else 1
-    fits = pixels.isfinite()
-    if facts.domain != "real" or facts.levels is not None:
-        fits &= (pixels >= 0) & (pixels <= most)
+    fits = (pixels >= 0) & (pixels <= most)
     if whole:
         fits &= pixels == pixels.round()
     if fits.all():
         return
-    got = f"got {pixels.min():g} to {pixels.max():g}"
+    got = f"got floating-point values of {pixels.min():g} to {pixels.max():g}"
     if facts.levels is None:
-        values = "finite" if facts.domain == "real" else "between 0 and 1"
-        raise InputError(f"expected floating-point values, {values}, as the run's data; {got}")
-    values = f"whole numbers of 0 to {most}" if whole else "values between 0 and 1"
-    top = facts.levels - 1
-    scaled = f"(images * {top}).round().astype(int)" if pixels.max() <= 1 else "images.astype(int)"
-    raise InputError(
-        f"expected {_expected(facts)} of an integer type, or floating-point {values}; {got} of a "
-        f"floating-point type; convert them, as with {scaled}"
-    )
+        raise InputError(f"expected values between 0 and 1, as the run's data; {got}; scale them")
+    values = {"binary": "0 and 1 alone", "bytes": "whole numbers of 0 to 255"}
+    expected = "0 and 1"
+    if facts.levels > 2:
+        floats = values.get(facts.domain, "values between 0 and 1")
+        expected = f"{_expected(facts)} of an integer type, or {floats} of a floating-point type"
+    remedy = _remedy(pixels.min().item(), pixels.max().item(), facts.levels - 1, floating=True)
+    raise InputError(f"expected {expected}; {got}; {remedy}")
+
+
+def _remedy(least: float, most: float, top: int, floating: bool = False) -> str:
+    """How numbers become grey levels 0, ..., `top`, as a phrase."""
+    if least < 0:
+        return "no grey level is below 0: convert them as the run's data were"
+    fractions = floating and most <= 1
+    if top == 1:
+        return f"choose a threshold, as with images > {0.5 if fractions else 127}"
+    factor = ""
+    if fractions:
+        factor = f" * {top}"
+    elif most > top:
+        factor = f" * ({top} / {_BYTES - 1 if most < _BYTES else DEEPEST - 1})"
+    scaled = f"(images{factor})" if factor else "images"
+    return f"convert them, as with {scaled}.round().astype(int)"
 
 
 def _of_pictures(pictures: Sequence[Any], facts: Facts) -> tuple[Tensor, int]:
@@ -249,17 +295,20 @@ def _as_the_run(raw: Tensor, levels: int, facts: Facts) -> tuple[Tensor, int]:
     )
 
 
-def _labels(labels: Any, facts: Facts) -> Tensor:
-    """The numbers of the classes."""
+def _labels(labels: Any, facts: Facts, count: int) -> Tensor:
+    """The numbers of the classes of so many images."""
     if isinstance(labels, Tensor):
         labels = labels.cpu().numpy()
     array = np.atleast_1d(np.asarray(labels))
-    if array.ndim != 1 or array.dtype.kind not in "iuU":
+    if array.shape != (count,) or array.dtype.kind not in "iuU":
         raise InputError(
-            "expected one label for each image, the number of its class or its name; got "
-            f"{array.dtype} of shape {array.shape}"
+            f"expected one label for each of {count:,} images, the number of its class or its "
+            f"name; got labels of {array.dtype} and of shape {array.shape}"
         )
-    if array.dtype.kind != "U" and array.size and array.min() < -1:
+    if array.dtype.kind != "U" and array.min() < -1:
         raise InputError(f"expected labels of 0, 1, ..., or -1 for none; got {array.min()}")
-    numbers = {each: -1 if each == -1 else facts.label_of(each) for each in set(array.tolist())}
+    numbers = {
+        each: -1 if each == -1 else class_number("labels", each, facts.class_names or ())
+        for each in set(array.tolist())
+    }
     return torch.tensor([numbers[each] for each in array.tolist()], dtype=torch.int64)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.ranges import check_count, check_number
 from ppl_vae.data.data_set import DataSet
+from ppl_vae.data.source import classes_remark
 from ppl_vae.data.splitting import split_by_group, stratified
 from ppl_vae.data.stored import Stored
 from ppl_vae.errors import InputError
@@ -109,6 +110,17 @@ class OwnFiles(DataSet, ABC):
         if labels is None:
             raise InputError("--data.stratify: expected images with labels; there are none")
         return stratified(order, labels, given)
+
+    def _classes_remark(self, labels: Tensor | None, names: tuple[str, ...] | None) -> str:
+        """The classes and their images, where all are taken; else those that are left are said."""
+        some = self.classes is not None or self.without_classes
+        return "" if some else classes_remark(labels, names)
+
+    def _stratify_remark(self, given: int) -> str:
+        """A remark where so many splits that are given leave none to cut with `stratify`."""
+        if not self.stratify or given < 3:
+            return ""
+        return "--data.stratify has nothing to do, as all three splits are given"
 
     def _fits(self, size: int) -> bool:
         """Whether so many bytes of images are to be held in memory."""

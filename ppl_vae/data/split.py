@@ -1,6 +1,6 @@
 """The images that a run works on: three splits, stored as bytes, converted batch by batch."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
 
@@ -14,7 +14,7 @@ from ppl_vae.data.classes import class_number
 from ppl_vae.data.stored import Index, Stored
 from ppl_vae.errors import InputError
 
-__all__ = ["Data", "Facts", "Split"]
+__all__ = ["Data", "Facts", "Split", "sizes_phrase"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -130,6 +130,11 @@ class Split:
         """The same split with its images and labels on a device."""
         labels = None if self.labels is None else self.labels.to(device)
         return replace(self, raw=self.raw.to(device), labels=labels)
+
+
+def sizes_phrase(*splits: Sized) -> str:
+    """How many images the three splits have, as the first line of a run says it."""
+    return f"{' / '.join(f'{len(each):,}' for each in splits)} training / validation / test images"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -227,8 +227,10 @@ def interpolate(
     check_within("steps", steps, 2)
     size = len(run.data.test)
     if images is None and 2 * count > size:
+        remedy = f"choose --count {size // 2}" if size > 1 else "add test images"
         raise InputError(
-            f"expected {2 * count} test images, two for each pair; the data set has {size}"
+            f"--count: expected {2 * count} test images, two for each pair; the data set has "
+            f"{size}; {remedy}"
         )
     chosen = choose_images(run, images, 2 * count)
     t = np.linspace(0, 1, steps)

@@ -85,10 +85,17 @@ def load_data(pieces: Pieces, seed: int) -> Data:
         )
     counts = [len(split) for split in (data.train, data.validation, data.test)]
     if not all(counts):
-        among = " in further groups" if getattr(pieces["data"], "groups", None) else ""
+        together, add = "", "images"
+        if getattr(pieces["data"], "groups", None):
+            add = "images in further groups"
+        elif getattr(pieces["data"], "pages", None) == "all":
+            together, add = ", as all pages of one file are in one split", "files"
+        others = ""
+        if hasattr(pieces["data"], "validation"):
+            others = ", or name others with --data.validation and --data.test"
         raise InputError(
             f"{name}: expected training, validation and test images; got {counts[0]:,} / "
-            f"{counts[1]:,} / {counts[2]:,}; add images{among}"
+            f"{counts[1]:,} / {counts[2]:,}{together}; add {add}{others}"
         )
     return data
 

@@ -18,10 +18,10 @@ def data_set(data: Any, validation: Any, test: Any) -> DataSet:
         return Arrays.of(data, validation, test)
     for name, images in {"validation": validation, "test": test}.items():
         if images is not None:
-            raise InputError(
-                f"{name}: {type(data).__name__} has its own {name} images; give images as data "
-                "too, or leave it out"
-            )
+            remedy = "give images as data too, or leave it out"
+            if isinstance(data, Arrays) and data.in_memory is not None:
+                remedy = f"give it there, as in Arrays.of(images, {name}=...)"
+            raise InputError(f"{name}: {type(data).__name__} has its own {name} images; {remedy}")
     return data
 
 

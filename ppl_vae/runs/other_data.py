@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from models import Spec
-from ppl_vae.data import Data, DataSet, Facts, ImageFolder, Split, standardised
+from ppl_vae.data import Data, DataSet, Facts, ImageFolder, Split, sizes_phrase, standardised
 from ppl_vae.errors import InputError
 
 __all__ = ["other_data"]
@@ -18,10 +18,10 @@ __all__ = ["other_data"]
 def other_data(data_set: DataSet, facts: Facts, spec: Spec, labelled: bool) -> Data:
     """Loads a data set for a run that was trained on another one.
 
-    What its options leave open is as the run has it, also the size and colour of
-    pictures. Floating-point values are standardised by
-    the training images of the run, and where the model takes labels, classes are those of the run
-    that have their names.
+    What its options leave open is as the run has it, also the size and colour of pictures.
+    Floating-point values are standardised by the training images of the run, and where the model
+    takes labels, classes are those of the run that have their names. A line on standard error says
+    how the images were read, and how many there are in all splits.
 
     Args:
         data_set: The other data set.
@@ -48,7 +48,10 @@ def other_data(data_set: DataSet, facts: Facts, spec: Spec, labelled: bool) -> D
         _adapted, facts=facts, classes=_classes(data, facts, spec) if labelled else None
     )
     whole: Callable[[], Split] | None = data.pooled
-    print(data.note, file=sys.stderr)
+    splits = data.train, data.validation, data.test
+    count = sum(map(len, splits))
+    every = "1 image" if count == 1 else f"{count:,} images"
+    print(data.note.replace(sizes_phrase(*splits), every), file=sys.stderr)
     return replace(
         data,
         train=adapt(data.train),

@@ -30,6 +30,7 @@ from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.encoding import reconstructions, split_means
 from ppl_vae.measures.estimates import Estimates, estimate
 from ppl_vae.pairs.building import build_pair, load_data
+from ppl_vae.pairs.pieces import instance
 from ppl_vae.runs.checkpoints import load_parameters
 from ppl_vae.runs.config import config_of
 from ppl_vae.runs.directory import SUMMARY
@@ -146,24 +147,23 @@ class Run:
         Whole numbers are grey levels of the run's data, truth values are binary images, pictures
         and their files have 256 levels or 65,536, and floating-point numbers are taken as values
         of the domain: see `ppl_vae.data.new_images`. The noise of binarisation and dequantisation
-        is that of the test images, so that the same images always become the same.
+        is that of the test images: the same images in the same order always become the same.
 
         Args:
             images: An array, a tensor, a picture opened with Pillow, the path of a picture, a list
-                of pictures or of paths, a `Split`, or a `DataSet`, of which all images are taken.
-            labels: For each image the number of its class or its name, -1 where it is not known.
+                of pictures or of paths, a pair (images, labels), a map-style torch `Dataset`, a
+                `Split`, or a `DataSet` or its class, of which all images are taken.
+            labels: For each image the number of its class or its name, -1 where it is not known. A
+                model without classes does not use them.
 
         Raises:
             InputError: If they are none that the run's data could have, or the model takes the
                 class as given and there are no labels.
         """
+        images = instance("data", images)
         if isinstance(images, DataSet):
             images = self.other_data(images).all
         split = new_split(images, self.facts, labels)
-        if split.labels is not None and len(split.labels) != len(split):
-            raise InputError(
-                f"expected one label for each of {len(split):,} images; got {len(split.labels):,}"
-            )
         try:
             self.spec.check_images(split[:1])
             if self.model.labelled and split.labels is not None:
@@ -226,7 +226,9 @@ class Run:
         """The ELBO, rate, distortion and log p(x) of each of N new images, (N,) in nats.
 
         They are the numbers whose means `evaluate` reports, for the same images, particles and
-        seed. Where q(z|x) is a point, which has no density, only the distortion is a number.
+        seed. The draws of z depend on the place of an image and on the others, and so do its
+        numbers; with more particles they differ less. Where q(z|x) is a point, which has no
+        density, only the distortion is a number.
 
         Args:
             images: As `split_of` takes them.
