@@ -47,7 +47,7 @@ OTHERS = "others.json"
 SLOW = "slow.json"
 PERTURB = 0.2
 LATENT_DIM = 20
-ONE_EPOCHS, OUT_EPOCHS, ALL_EPOCHS = 40, 5, 12
+ONE_EPOCHS, OUT_EPOCHS, ALL_EPOCHS = 40, 15, 12
 PARTICLES = 10
 KINDS_POINTS = 1000
 FEW = 20
@@ -232,7 +232,6 @@ Where this falls short, and why:
 
 - Table 1: a run of nine digits decodes much of the tenth from codes between those that it knows. A
   9 lies between 4 and 7, and stays hard. One run for each digit, which takes labels, does better.
-- Five epochs are few; longer training is not measured here.
 - Digits upside down: 0, 1, 3 and 8 look the same or nearly so. The row of the six others leaves
   them out; 2 and 5, and 6 and 9, still resemble each other.
 - `black` images are what plain log p(x) likes best of all."""

@@ -13,6 +13,7 @@ import ppl_vae.fit
 from guides import ConditionalNormal
 from models import MLP, Conditional
 from ppl_vae.data import ImageFolder
+from ppl_vae.errors import InputError
 from ppl_vae.fit import fit
 from ppl_vae.generate import generate
 from ppl_vae.latents.views import sample
@@ -132,12 +133,15 @@ def test_images_beside_folders_of_classes_in_a_split(refused, tmp_path: Path) ->
     assert ImageFolder(path=tmp_path).load("unit", 0).class_names == ("cat", "dog")
 
 
-def test_too_few_training_images_to_cut_from(refused, tmp_path: Path) -> None:
+def test_too_few_training_images_to_cut_from(tmp_path: Path) -> None:
     write(tmp_path / "train", 2)
     write(tmp_path / "test", 5)
     assert ImageFolder(path=tmp_path).load("unit", 0).sizes == [1, 1, 5]
     (tmp_path / "train" / "001.png").unlink()
-    refused(ImageFolder(path=tmp_path), "unit", "at least 2 images", "add images")
+    assert ImageFolder(path=tmp_path).load("unit", 0).sizes == [1, 0, 5]
+    with pytest.raises(InputError, match="got 1 / 0 / 5; add images"):
+        fit(data=ImageFolder(path=tmp_path), run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_classes_are_in_natural_order(tmp_path: Path) -> None:

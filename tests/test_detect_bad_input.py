@@ -60,12 +60,9 @@ def test_unreadable_images_are_named(run: Run, refuses, tmp_path: Path) -> None:
     refuses(run, arguments, "none of the 5 images can be read", "000.png")
 
 
-@pytest.mark.parametrize(("shape", "got"), [((5, 9, 8), "1 x 9 x 8"), ((5, 8, 8, 3), "3 x 8 x 8")])
-def test_other_sizes_and_channels(
-    run: Run, refuses, tmp_path: Path, shape: tuple[int, ...], got: str
-) -> None:
-    save_pictures(tmp_path / "images", noise(*shape))
-    refuses(run, images_of(tmp_path / "images"), "1 x 8 x 8", got)
+def test_other_sizes(run: Run, refuses, tmp_path: Path) -> None:
+    save_pictures(tmp_path / "images", noise(5, 9, 8))
+    refuses(run, images_of(tmp_path / "images"), "1 x 8 x 8", "1 x 9 x 8")
 
 
 def test_another_domain(run: Run, refuses, tmp_path: Path) -> None:
