@@ -136,11 +136,11 @@ def detect(
     check_writable(folder, "name another folder with --out")
     began = time.monotonic()
     with seeded(run.device, seed):
-        known = scoring("calibration", calibration, run.data)
-        values = scoring("scores", images, facts)
+        known = scoring("calibration", calibration)
+        values = scoring("scores", images)
         if anomalous is None or anomalous.all():
             test = run.data.test.first(min(len(run.data.test), data_points or len(run.data.test)))
-            fresh = scoring("fresh normal images", test, run.data)
+            fresh = scoring("fresh normal images", test)
         else:
             fresh = {name: each[~anomalous] for name, each in values.items()}
         order = np.argsort(-values[scores[0]], kind="stable")
