@@ -63,7 +63,7 @@ def detect(
     split: Choice | None = None,
     scores: Sequence[Score] | None = None,
     background: Run | Path | str | None = None,
-    false_alarms: float = 0.05,
+    false_alarms: float | None = None,
     false_discoveries: float | None = None,
     normal_classes: Sequence[int | str] | None = None,
     particles: int = 50,
@@ -91,7 +91,7 @@ def detect(
             Unless given, the first of exemplar_complexity, complexity and log_likelihood that the
             run has.
         background: For `likelihood_ratio`, a run on the same images with `--data.perturb`.
-        false_alarms: The share of normal images that may be flagged.
+        false_alarms: The share of normal images that may be flagged; 0.05 unless given.
         false_discoveries: The share of flags that may be wrong on average, by the procedure of
             Benjamini and Hochberg; instead of `false_alarms`.
         normal_classes: Numbers or names of the classes that are normal among the images to judge,
@@ -125,11 +125,9 @@ def detect(
     scores = (best_score(run, facts),) if scores is None else tuple(scores)
     scoring = Scoring(run, scores, particles, background, engine)
     check_grey_levels(scores, facts, run.data)
+    option, rate = _wanted(false_alarms, false_discoveries)
     images = _first("data_points", images, data_points)
     calibration = _first("calibration_points", run.data.validation, calibration_points)
-    option, rate = "false_alarms", false_alarms
-    if false_discoveries is not None:
-        option, rate = "false_discoveries", false_discoveries
     check_calibration(option, rate, len(calibration))
     anomalous = _anomalous(images, facts, normal_classes, data is None)
     folder = Path(out or run.path / DETECTION)
@@ -143,14 +141,14 @@ def detect(
             fresh = scoring("fresh normal images", test)
         else:
             fresh = {name: each[~anomalous] for name, each in values.items()}
-        order = np.argsort(-values[scores[0]], kind="stable")
+        order = np.argsort(-np.nan_to_num(values[scores[0]], nan=np.inf), kind="stable")
         places = np.concatenate([order[:shown], order[::-1][:shown]])
         maps = _maps(run, calibration, images, places)
     p_values = {name: conformal_p_values(known[name], each) for name, each in values.items()}
     decides = p_values[scores[0]]
     if option == "false_alarms":
         reached = exact_false_alarm_rate(rate, len(calibration))
-        flagged = decides <= rate
+        flagged = decides <= reached
     else:
         flagged = discoveries(decides, rate)
         reached = float(decides[flagged].max(initial=0.0))
@@ -178,6 +176,15 @@ def detect(
     )
     _write(found, writable(folder), run, images, facts)
     return found
+
+
+def _wanted(false_alarms: float | None, false_discoveries: float | None) -> tuple[str, float]:
+    """The option that decides what is flagged, and its rate."""
+    if false_discoveries is None:
+        return "false_alarms", 0.05 if false_alarms is None else false_alarms
+    if false_alarms is None:
+        return "false_discoveries", false_discoveries
+    raise InputError("expected --false_alarms or --false_discoveries; got both; leave one out")
 
 
 def _first(option: str, images: Split, count: int | None) -> Split:

@@ -193,6 +193,16 @@ def test_false_discoveries_are_those_of_benjamini_and_hochberg(run: Run, tmp_pat
     assert found.summary["false_discoveries"] == 0.5
 
 
+def test_a_rate_just_below_a_rank_is_that_rank(run: Run, tmp_path: Path) -> None:
+    """1 - 0.9 is below 0.1 as a floating-point number; p-values are multiples of 1 / 100."""
+    options = {"calibration_points": 99, "scores": ["distortion"], "out": tmp_path, **QUICK}
+    found = detect(run, false_alarms=1 - 0.9, **options)
+    assert found.summary["false_alarm_rate_expected"] == 0.1
+    assert np.array_equal(found.flagged, found.p_values["distortion"] <= 0.1)
+    assert np.array_equal(found.flagged, found.scores["distortion"] > found.threshold)
+    assert (found.p_values["distortion"] == 0.1).any()
+
+
 def test_the_other_scores(run: Run, tmp_path: Path) -> None:
     """Typicality, the ratio with a background run, and the regret, each by its definition."""
     data = Digits(without_classes=[8], perturb=0.3)

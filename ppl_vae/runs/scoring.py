@@ -162,6 +162,11 @@ class Scoring:
 
 
 def _check_background(run: Run, background: Run) -> None:
+    if background.path.resolve() == run.path.resolve():
+        raise InputError(
+            f"--background: expected another run than {run.path}; name one on the same images that "
+            "was trained with --data.perturb 0.2"
+        )
     same = (run.spec.domain, run.spec.image_shape) == (
         background.spec.domain,
         background.spec.image_shape,
