@@ -39,7 +39,7 @@ from ppl_vae.measures.detection import Detection
 from ppl_vae.measures.pixel_maps import pixel_maps, usual_map
 from ppl_vae.pictures.detection import draw_curves, draw_extremes, draw_histograms
 from ppl_vae.pictures.plots import to_display
-from ppl_vae.runs.results import plain, writable, write_numbers, write_scores
+from ppl_vae.runs.results import options_of, plain, writable, write_numbers, write_scores
 from ppl_vae.runs.run import Run, as_run, load
 from ppl_vae.runs.scoring import Scoring, best_score
 
@@ -121,7 +121,8 @@ def detect(
         )
     if skip_unreadable and isinstance(data, ImageFolder):
         data = replace(data, skip_unreadable=True)
-    facts, images = chosen_images(run, split or ("test" if data is None else "all"), data)
+    split = split or ("test" if data is None else "all")
+    facts, images = chosen_images(run, split, data)
     scores = (best_score(run, facts),) if scores is None else tuple(scores)
     scoring = Scoring(run, scores, particles, background, engine)
     check_grey_levels(scores, facts, run.data)
@@ -159,6 +160,10 @@ def detect(
     found.summary.update(
         {
             "data": facts.name if data is None or isinstance(data, DataSet) else "new images",
+            **({"data_options": options_of(data)} if isinstance(data, DataSet) else {}),
+            "split": split,
+            "normal_classes": None if normal_classes is None else list(normal_classes),
+            "background": None if background is None else str(background.path),
             "data_points": len(images),
             "score": scores[0],
             option: rate,
