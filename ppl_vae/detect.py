@@ -40,7 +40,7 @@ from ppl_vae.measures.pixel_maps import pixel_maps, usual_map
 from ppl_vae.pairs.pieces import instance
 from ppl_vae.pictures.detection import draw_curves, draw_extremes, draw_histograms
 from ppl_vae.pictures.plots import to_display
-from ppl_vae.runs.results import plain, writable, write_numbers, write_scores
+from ppl_vae.runs.results import options_of, plain, writable, write_numbers, write_scores
 from ppl_vae.runs.run import Run, as_run, load
 from ppl_vae.runs.scoring import Scoring, best_score
 
@@ -64,7 +64,7 @@ def detect(
     split: Choice | None = None,
     scores: Sequence[Score] | None = None,
     background: Run | Path | str | None = None,
-    false_alarms: float = 0.05,
+    false_alarms: float | None = None,
     false_discoveries: float | None = None,
     normal_classes: Sequence[int | str] | None = None,
     particles: int = 50,
@@ -92,7 +92,7 @@ def detect(
             Unless given, the first of exemplar_complexity, complexity and log_likelihood that the
             run has.
         background: For `likelihood_ratio`, a run on the same images with `--data.perturb`.
-        false_alarms: The share of normal images that may be flagged.
+        false_alarms: The share of normal images that may be flagged; 0.05 unless given.
         false_discoveries: The share of flags that may be wrong on average, by the procedure of
             Benjamini and Hochberg; instead of `false_alarms`.
         normal_classes: Numbers or names of the classes that are normal among the images to judge,
@@ -123,36 +123,35 @@ def detect(
         )
     if skip_unreadable and isinstance(data, ImageFolder):
         data = replace(data, skip_unreadable=True)
-    facts, images = chosen_images(run, split or ("test" if data is None else "all"), data)
+    split = split or ("test" if data is None else "all")
+    facts, images = chosen_images(run, split, data)
     scores = (best_score(run, facts),) if scores is None else tuple(scores)
     scoring = Scoring(run, scores, particles, background, engine)
     check_grey_levels(scores, facts, run.data)
+    option, rate = _wanted(false_alarms, false_discoveries)
     images = _first("data_points", images, data_points)
     calibration = _first("calibration_points", run.data.validation, calibration_points)
-    option, rate = "false_alarms", false_alarms
-    if false_discoveries is not None:
-        option, rate = "false_discoveries", false_discoveries
     check_calibration(option, rate, len(calibration))
     anomalous = _anomalous(images, facts, normal_classes, data is None)
     folder = Path(out or run.path / DETECTION)
     check_writable(folder, "name another folder with --out")
     began = time.monotonic()
     with seeded(run.device, seed):
-        known = scoring("calibration", calibration, run.data)
-        values = scoring("scores", images, facts)
+        known = scoring("calibration", calibration)
+        values = scoring("scores", images)
         if anomalous is None or anomalous.all():
             test = run.data.test.first(min(len(run.data.test), data_points or len(run.data.test)))
-            fresh = scoring("fresh normal images", test, run.data)
+            fresh = scoring("fresh normal images", test)
         else:
             fresh = {name: each[~anomalous] for name, each in values.items()}
-        order = np.argsort(-values[scores[0]], kind="stable")
+        order = np.argsort(-np.nan_to_num(values[scores[0]], nan=np.inf), kind="stable")
         places = np.concatenate([order[:shown], order[::-1][:shown]])
         maps = _maps(run, calibration, images, places)
     p_values = {name: conformal_p_values(known[name], each) for name, each in values.items()}
     decides = p_values[scores[0]]
     if option == "false_alarms":
         reached = exact_false_alarm_rate(rate, len(calibration))
-        flagged = decides <= rate
+        flagged = decides <= reached
     else:
         flagged = discoveries(decides, rate)
         reached = float(decides[flagged].max(initial=0.0))
@@ -163,6 +162,10 @@ def detect(
     found.summary.update(
         {
             "data": facts.name if data is None or isinstance(data, DataSet) else "new images",
+            **({"data_options": options_of(data)} if isinstance(data, DataSet) else {}),
+            "split": split,
+            "normal_classes": None if normal_classes is None else list(normal_classes),
+            "background": None if background is None else str(background.path),
             "data_points": len(images),
             "score": scores[0],
             option: rate,
@@ -180,6 +183,15 @@ def detect(
     )
     _write(found, writable(folder), run, images, facts)
     return found
+
+
+def _wanted(false_alarms: float | None, false_discoveries: float | None) -> tuple[str, float]:
+    """The option that decides what is flagged, and its rate."""
+    if false_discoveries is None:
+        return "false_alarms", 0.05 if false_alarms is None else false_alarms
+    if false_alarms is None:
+        return "false_discoveries", false_discoveries
+    raise InputError("expected --false_alarms or --false_discoveries; got both; leave one out")
 
 
 def _first(option: str, images: Split, count: int | None) -> Split:

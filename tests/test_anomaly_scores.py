@@ -7,6 +7,7 @@ import pytest
 import torch
 from cases import COVERING, Case, with_labels
 from oracles import Posterior, ppca, split_of
+from own_images import save_pictures
 from pyro.distributions import Normal
 from scipy.optimize import minimize
 from scipy.stats import spearmanr
@@ -15,7 +16,7 @@ from torch.distributions import kl_divergence
 
 from guides import DiagonalNormal
 from models import Linear
-from ppl_vae.data import Digits
+from ppl_vae.data import Digits, Split
 from ppl_vae.densities.weights import log_terms
 from ppl_vae.inference.gaps import gap_decomposition
 from ppl_vae.measures.anomaly_scores import SCORES, Evidence, code_lengths, log_volume
@@ -73,6 +74,29 @@ def test_code_lengths_are_of_the_grey_levels_before_the_conversion(domain) -> No
     assert lengths.keys() == {"context"}
     torch.testing.assert_close(lengths["context"], context_code_length(levels, count))
     assert log_volume(data) == (64 * log(17) if domain == "real" else 0)
+
+
+@pytest.mark.parametrize("domain", ["real", "unit"])
+def test_code_lengths_of_files_with_more_levels_are_those_of_the_run(domain, tmp_path) -> None:
+    """The same digits, stored with 256 grey levels in the place of 17."""
+    data = Digits().load(domain, 0)
+    images = Digits().load("bytes", 0).test[:20, 0].numpy().astype(np.uint8)
+    files = save_pictures(tmp_path, images).load(domain, 0)
+    assert (data.levels, files.levels) == (17, 256)
+    own, other = (
+        code_lengths(["complexity"], images, data)["context"]
+        for images in (data.test.first(20), files.all)
+    )
+    torch.testing.assert_close(own, other, rtol=0, atol=0)
+
+
+def test_values_beyond_the_grey_levels_count_as_the_nearest() -> None:
+    data = Digits().load("real", 0)
+    x = torch.tensor([-0.5, 0.0, 1.0, 7.0]).expand(1, 1, 4, 4)
+    split = Split(x, None, torch.Tensor.float)
+    lengths = code_lengths(["complexity"], split, data)["context"]
+    levels = torch.tensor([0, 0, 16, 16]).expand(1, 1, 4, 4)
+    torch.testing.assert_close(lengths, context_code_length(levels, 17))
 
 
 MAPPED = [

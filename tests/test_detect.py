@@ -134,6 +134,8 @@ def test_curves_where_labels_say_what_is_normal(run: Run, tmp_path: Path) -> Non
         precision = average_precision_score(eights, found.scores[name])
         assert scores["average_precision"] == pytest.approx(precision)
     it = found.summary
+    assert (it["data"], it["split"]) == ("Digits", "test")
+    assert it["normal_classes"] == [0, "1", 2, 3, 4, 5, 6, 7, 9]
     assert it["false_alarm_rate"] == found.flagged[~eights].mean()
     assert it["found_rate"] == found.flagged[eights].mean()
     assert it["false_discovery_rate"] == pytest.approx((~eights)[found.flagged].mean())
@@ -158,6 +160,7 @@ def test_a_folder_beside_the_normal_images_of_the_run(
     alarms = conformal_p_values(found.calibration[DEFAULT], fresh) <= 0.05
     assert np.array_equal(alarms, fresh > found.threshold)
     assert found.summary["false_alarm_rate"] == alarms.mean()
+    assert found.summary["data_options"]["path"] == str(folder.path)
     assert found.summary["false_alarm_rate_expected"] == 8 / 179  # of 178 calibration images
     assert files(tmp_path) == FILES | {"curves.png"}
 
@@ -191,6 +194,16 @@ def test_false_discoveries_are_those_of_benjamini_and_hochberg(run: Run, tmp_pat
     assert np.array_equal(found.flagged, discoveries(p_values, 0.5))
     assert np.array_equal(found.flagged, found.scores["distortion"] > found.threshold)
     assert found.summary["false_discoveries"] == 0.5
+
+
+def test_a_rate_just_below_a_rank_is_that_rank(run: Run, tmp_path: Path) -> None:
+    """1 - 0.9 is below 0.1 as a floating-point number; p-values are multiples of 1 / 100."""
+    options = {"calibration_points": 99, "scores": ["distortion"], "out": tmp_path, **QUICK}
+    found = detect(run, false_alarms=1 - 0.9, **options)
+    assert found.summary["false_alarm_rate_expected"] == 0.1
+    assert np.array_equal(found.flagged, found.p_values["distortion"] <= 0.1)
+    assert np.array_equal(found.flagged, found.scores["distortion"] > found.threshold)
+    assert (found.p_values["distortion"] == 0.1).any()
 
 
 def test_the_other_scores(run: Run, tmp_path: Path) -> None:

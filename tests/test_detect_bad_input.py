@@ -60,9 +60,13 @@ def test_unreadable_images_are_named(run: Run, refuses, tmp_path: Path) -> None:
     refuses(run, arguments, "none of the 5 images can be read", "000.png")
 
 
-def test_other_sizes(run: Run, refuses, tmp_path: Path) -> None:
-    save_pictures(tmp_path / "images", noise(5, 9, 8))
-    refuses(run, images_of(tmp_path / "images"), "1 x 8 x 8", "1 x 9 x 8")
+@pytest.mark.parametrize(("shape", "got"), [((5, 9, 8), "1 x 9 x 8"), ((5, 8, 8, 3), "3 x 8 x 8")])
+def test_other_sizes_and_channels(
+    run: Run, refuses, tmp_path: Path, shape: tuple[int, ...], got: str
+) -> None:
+    save_pictures(tmp_path / "images", noise(*shape))
+    as_they_are = [*images_of(tmp_path / "images"), "--data.colour", "rgb" if shape[3:] else "grey"]
+    refuses(run, as_they_are, "1 x 8 x 8", got)
 
 
 def test_another_domain(run: Run, refuses, tmp_path: Path) -> None:
@@ -81,6 +85,8 @@ def test_too_few_calibration_images(run: Run, refuses) -> None:
     few = ["--calibration_points", 18]
     refuses(run, few, "--false_alarms 0.05", "at least 19 calibration images")
     refuses(run, ["--false_alarms", 1.5], "above 0 and below 1")
+    both = ["--false_alarms", 0.1, "--false_discoveries", 0.1]
+    refuses(run, both, "--false_alarms or --false_discoveries", "got both")
 
 
 def test_a_guide_without_an_aggregate_posterior(refuses, tmp_path: Path) -> None:
@@ -95,6 +101,7 @@ def test_a_background_of_other_data(run: Run, refuses, tmp_path: Path) -> None:
     refuses(run, [*ratio, "--background", other.path], str(other.path), "binary images of 1 x 8")
     real = train(tmp_path / "real", likelihood=Gaussian, epochs=1)
     refuses(run, [*ratio, "--background", real.path], str(real.path), "real images")
+    refuses(run, [*ratio, "--background", run.path], "another run", "--data.perturb")
     same = train(tmp_path / "same", data=Digits(perturb=0.2), epochs=1)
     refuses(run, ["--background", same.path], "add likelihood_ratio to --scores")
     refuses(run, [*ratio, "--background", tmp_path / "none"], str(tmp_path / "none"))

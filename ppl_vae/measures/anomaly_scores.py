@@ -169,11 +169,12 @@ def code_lengths(
     Args:
         names: Of scores; those without a code are left out.
         images: N images.
-        data: How they were converted.
+        data: Of the run. Its levels L are those of every v, also where the images were stored with
+            more or fewer, so that the lengths of calibration images compare with all others.
         advance: Called after each piece with the number of images in it.
 
     Raises:
-        InputError: If the images have no grey levels.
+        InputError: If the run's images have no grey levels.
     """
     codes = sorted({CODED[name] for name in names if name in CODED})
     if not codes:
@@ -213,12 +214,12 @@ def _levels(data: Facts) -> int:
 
 
 def _grey_levels(x: Tensor, data: Facts) -> Tensor:
-    """The grey levels v of images x in their domain, int64: what the conversion started from."""
+    """The nearest grey levels v of images x in the domain, int64."""
     if data.domain in ("binary", "bytes"):
         return x.long()
-    if data.dequantize == "uniform":
-        return (x * _levels(data)).floor().long()
-    return (x * (_levels(data) - 1)).round().long()
+    top = _levels(data) - 1
+    nearest = (x * (top + 1)).floor() if data.dequantize == "uniform" else (x * top).round()
+    return nearest.clamp(0, top).long()
 
 
 def log_volume(data: Facts) -> float:

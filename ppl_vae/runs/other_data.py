@@ -18,10 +18,10 @@ __all__ = ["other_data"]
 def other_data(data_set: DataSet, facts: Facts, spec: Spec, labelled: bool) -> Data:
     """Loads a data set for a run that was trained on another one.
 
-    What its options leave open is as the run has it, also the size and colour of pictures.
-    Floating-point values are standardised by the training images of the run, and where the model
-    takes labels, classes are those of the run that have their names. A line on standard error says
-    how the images were read, and how many there are in all splits.
+    Options that are left open follow the run, also the size and colour of pictures. Floating-point
+    values are standardised by the training images of the run, and where the model takes labels,
+    classes are those of the run that have their names. A line on standard error says how the images
+    were read, and how many there are in all splits.
 
     Args:
         data_set: The other data set.

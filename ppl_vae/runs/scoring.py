@@ -95,17 +95,16 @@ class Scoring:
         with progress:
             return self._estimates(self.run, some, progress.advance).log_likelihood.mean().item()
 
-    def __call__(self, title: str, images: Split, facts: Facts) -> Arrays:
+    def __call__(self, title: str, images: Split) -> Arrays:
         """The scores of N images, (N,) each, in nats.
 
         Args:
             title: What to call the images while they are scored.
             images: N images of the run's domain.
-            facts: How they were converted.
 
         Raises:
-            InputError: If a score needs grey levels, and the images have none, or the guide has no
-                family to fit to one image.
+            InputError: If a score needs grey levels, and the run's images have none, or the guide
+                has no family to fit to one image.
         """
         passes = 1 + any(name in CODED for name in self.names)
         passes += len(_SLOWER & {*self.names})
@@ -117,8 +116,8 @@ class Scoring:
                 background = self._estimates(self.background, images, progress.advance)
             evidence = Evidence(
                 estimates,
-                log_volume(facts),
-                code_lengths(self.names, images, facts, progress.advance),
+                log_volume(self.run.data),
+                code_lengths(self.names, images, self.run.data, progress.advance),
                 background,
                 usual,
                 self._regret(images, progress.advance),
@@ -163,6 +162,11 @@ class Scoring:
 
 
 def _check_background(run: Run, background: Run) -> None:
+    if background.path.resolve() == run.path.resolve():
+        raise InputError(
+            f"--background: expected another run than {run.path}; name one on the same images that "
+            "was trained with --data.perturb 0.2"
+        )
     same = (run.spec.domain, run.spec.image_shape) == (
         background.spec.domain,
         background.spec.image_shape,
