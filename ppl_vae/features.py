@@ -16,9 +16,9 @@ from ppl_vae.errors import InputError, check_within
 from ppl_vae.latents.codes import Code, TwoSplits, codes_of, flat_input, scores_of
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.files import whole_file
-from ppl_vae.machine.modes import called_anywhere
 from ppl_vae.machine.progress import Progress
 from ppl_vae.machine.randomness import seeded
+from ppl_vae.pairs.calls import called_anywhere
 from ppl_vae.pictures import plots
 from ppl_vae.pictures.figures import literal
 from ppl_vae.runs.directory import PICTURES

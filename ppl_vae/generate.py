@@ -22,9 +22,9 @@ from ppl_vae.latents.views import (
 )
 from ppl_vae.latents.views_by_class import analogies, clusters
 from ppl_vae.machine.files import whole_file
-from ppl_vae.machine.modes import called_anywhere
 from ppl_vae.machine.notebook import Pictures
 from ppl_vae.machine.progress import announced
+from ppl_vae.pairs.calls import called_anywhere
 from ppl_vae.pictures import plots
 from ppl_vae.pictures.figures import literal, tiled
 from ppl_vae.runs.results import writable

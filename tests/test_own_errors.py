@@ -250,8 +250,10 @@ def test_the_whole_traceback_on_request(
 
 
 def test_in_python_the_exception_is_the_users_own() -> None:
-    with pytest.raises(KeyError, match="missing"):
+    with pytest.raises(KeyError, match="missing") as raised:
         fit(guide=MissingKey)
+    place = f"guide MissingKey, {Path(__file__)}, line {line_of(MissingKey)}"
+    assert raised.value.__notes__ == [f"{place}: KeyError: 'missing'"]
     with pytest.raises(InputError, match=r"in no plate") as caught:
         fit(guide=NoPlate)
     assert "\n" not in str(caught.value)

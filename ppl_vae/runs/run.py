@@ -24,12 +24,13 @@ from ppl_vae.data import (
 )
 from ppl_vae.errors import InputError, as_path, check_within
 from ppl_vae.machine.devices import check_seed, choose_device
-from ppl_vae.machine.modes import called_anywhere, usual_modes
+from ppl_vae.machine.modes import usual_modes
 from ppl_vae.machine.progress import Progress
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.encoding import reconstructions, split_means
 from ppl_vae.measures.estimates import Estimates, estimate
 from ppl_vae.pairs.building import build_pair, load_data
+from ppl_vae.pairs.calls import called_anywhere
 from ppl_vae.runs.checkpoints import load_parameters
 from ppl_vae.runs.config import config_of
 from ppl_vae.runs.directory import SUMMARY
