@@ -90,6 +90,8 @@ def features(
     """
     check_within("train_points", train_points, 2)
     check_seed(seed)
+    if any(isinstance(run, (list, tuple)) for run in runs):
+        raise InputError("expected each run by itself, as in features(run, other); got a list")
     loaded = tuple(map(as_run, runs))
     _check_encoders(loaded)
     _check_same_data(loaded)

@@ -191,7 +191,7 @@ def test_images_in_python(run: Run) -> None:
     ("arguments", "said"),
     [
         (["--data", "ImageFoldr"], "--data: got 'ImageFoldr' (did you mean ImageFolder?)"),
-        (["--data", "ImageFolder"], "expected --data.path; got none"),
+        (["--data", "ImageFolder"], "expected --data.path PATH; got none"),
         (["--data"], "--data: expected the class of a data set; got none"),
         (["--data", "ImageFolder", "--data.pth", "x"], "--data: unknown option of ImageFolder"),
         (["--data", "ImageFolder", "--data.path", "nowhere"], "expected a folder of images at"),
