@@ -192,7 +192,7 @@ def test_images_in_python(run: Run) -> None:
     [
         (["--data", "ImageFoldr"], "--data: got 'ImageFoldr' (did you mean ImageFolder?)"),
         (["--data", "ImageFolder"], "expected --data.path PATH; got none"),
-        (["--data"], "--data: expected the class of a data set; got none"),
+        (["--data"], "--data: expected a class; got none"),
         (["--data", "ImageFolder", "--data.pth", "x"], "--data: unknown option of ImageFolder"),
         (["--data", "ImageFolder", "--data.path", "nowhere"], "expected a folder of images at"),
         (["--data", "Arrays", "--data.path", "{small}"], "those of Arrays are of 1 x 5 x 4"),
