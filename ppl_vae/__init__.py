@@ -1,6 +1,7 @@
 """Variational autoencoders as probabilistic programs: Pyro model/guide pairs, by name."""
 
 import sys
+import warnings
 from typing import Any
 
 __all__ = ["guides", "load", "models"]
@@ -47,6 +48,9 @@ def _check_not_shadowed() -> None:
 
 
 _check_not_shadowed()
+
+# Pyro's own progress bars, which nothing here shows, miss ipywidgets in a notebook without it.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 import guides  # noqa: E402
 import models  # noqa: E402

@@ -24,7 +24,6 @@ from ppl_vae.errors import InputError, check_within
 from ppl_vae.evaluate import Choice, chosen_images
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.files import check_writable
-from ppl_vae.machine.modes import called_anywhere
 from ppl_vae.machine.progress import Progress, table
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.anomaly_scores import Score, check_grey_levels
@@ -37,6 +36,7 @@ from ppl_vae.measures.conformal import (
 )
 from ppl_vae.measures.detection import Detection
 from ppl_vae.measures.pixel_maps import pixel_maps, usual_map
+from ppl_vae.pairs.calls import called_anywhere
 from ppl_vae.pairs.pieces import instance
 from ppl_vae.pictures.detection import draw_curves, draw_extremes, draw_histograms
 from ppl_vae.pictures.plots import to_display

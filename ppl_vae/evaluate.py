@@ -20,7 +20,6 @@ from ppl_vae.compiler.compiling import Engine, check_engine
 from ppl_vae.data import DataSet, Facts, Split
 from ppl_vae.errors import InputError, check_within
 from ppl_vae.machine.devices import check_seed
-from ppl_vae.machine.modes import called_anywhere
 from ppl_vae.machine.progress import Progress, table
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.classes import class_scores
@@ -28,6 +27,7 @@ from ppl_vae.measures.effort import MOST_PARTICLES, affordable_effort
 from ppl_vae.measures.encoding import decoded_mean, split_means
 from ppl_vae.measures.estimates import estimate
 from ppl_vae.measures.scores import active_units, bits_per_dim, collapse, quantity, scored
+from ppl_vae.pairs.calls import called_anywhere
 from ppl_vae.pairs.pieces import instance
 from ppl_vae.runs.results import (
     ending_of,

@@ -16,9 +16,9 @@ from ppl_vae.errors import InputError, check_within
 from ppl_vae.latents.codes import Code, TwoSplits, codes_of, flat_input, scores_of
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.files import whole_file
-from ppl_vae.machine.modes import called_anywhere
 from ppl_vae.machine.progress import Progress
 from ppl_vae.machine.randomness import seeded
+from ppl_vae.pairs.calls import called_anywhere
 from ppl_vae.pictures import plots
 from ppl_vae.pictures.figures import literal
 from ppl_vae.runs.directory import PICTURES
@@ -90,6 +90,8 @@ def features(
     """
     check_within("train_points", train_points, 2)
     check_seed(seed)
+    if any(isinstance(run, (list, tuple)) for run in runs):
+        raise InputError("expected each run by itself, as in features(run, other); got a list")
     loaded = tuple(map(as_run, runs))
     _check_encoders(loaded)
     _check_same_data(loaded)

@@ -22,12 +22,12 @@ from ppl_vae.latents.live import Live
 from ppl_vae.latents.pictures import draw_pictures, named_if_interrupted
 from ppl_vae.machine.devices import DeviceChoice
 from ppl_vae.machine.files import remove_unfinished
-from ppl_vae.machine.modes import called_anywhere
 from ppl_vae.machine.notebook import in_notebook
 from ppl_vae.machine.processes import join
 from ppl_vae.machine.progress import announced
 from ppl_vae.objectives import ELBO, Objective
 from ppl_vae.pairs.building import check_pieces, choose_domain
+from ppl_vae.pairs.calls import called_anywhere
 from ppl_vae.pairs.given import data_set, described, save_with_images, saved_in
 from ppl_vae.pairs.pieces import class_of, instance
 from ppl_vae.runs.config import CONFIG, CONFIG_VERSION, config_of

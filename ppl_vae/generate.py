@@ -22,9 +22,9 @@ from ppl_vae.latents.views import (
 )
 from ppl_vae.latents.views_by_class import analogies, clusters
 from ppl_vae.machine.files import whole_file
-from ppl_vae.machine.modes import called_anywhere
 from ppl_vae.machine.notebook import Pictures
 from ppl_vae.machine.progress import announced
+from ppl_vae.pairs.calls import called_anywhere
 from ppl_vae.pictures import plots
 from ppl_vae.pictures.figures import literal, tiled
 from ppl_vae.runs.results import writable
@@ -161,7 +161,7 @@ def _draw(run: Run, what: What, arrays: Arrays, path: Path, label: int | str | N
             axis_labels=("$z_0$", "$z_1$"),
         )
     elif what == "traverse":
-        change = f"RMS change of {expectation} a pixel, {_UNITS[run.spec.domain]}"
+        change = f"root mean square change of {expectation} per pixel ({_UNITS[run.spec.domain]})"
         return _draw_traversal(mean, display("original"), arrays, path, change)
     elif what == "analogies":
         tiles = np.concatenate([display("original")[:, None], mean], axis=1)
@@ -201,7 +201,7 @@ def _draw_traversal(
     plots.image_grid(
         tiles.reshape(-1, *tiles.shape[2:]),
         paths[0],
-        title=f"One latent at a time over its quantiles under $q(z)$  (effect: {change})",
+        title=f"One latent at a time over its quantiles under $q(z)$; effect: {change}",
         row_labels=labels,
         column_labels=["image", *quantiles],
         blocks=(images if images > 1 else latents, tiles.shape[2]),

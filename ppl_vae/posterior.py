@@ -16,10 +16,10 @@ from ppl_vae.inference.datatree import to_datatree
 from ppl_vae.inference.netcdf import needs_arviz, write_datatree
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.files import whole_file
-from ppl_vae.machine.modes import called_anywhere
 from ppl_vae.machine.progress import Progress, announced, table
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.scores import collapse
+from ppl_vae.pairs.calls import called_anywhere
 from ppl_vae.report.calibrated import BINS, calibrated
 from ppl_vae.report.comparison import comparison
 from ppl_vae.report.gap import gap

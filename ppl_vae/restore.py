@@ -28,11 +28,11 @@ from ppl_vae.inference.restoration import Method
 from ppl_vae.latents.restoring import Images, Restoration, diagnostics, restored, seen_of
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.files import check_writable, whole_file
-from ppl_vae.machine.modes import called_anywhere
 from ppl_vae.machine.progress import Progress, table
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.denoisers import METHODS, MISSING, SHORT, compare, installed
 from ppl_vae.measures.restorations import restoration_scores
+from ppl_vae.pairs.calls import called_anywhere
 from ppl_vae.pictures.restorations import draw_restorations, write_images
 from ppl_vae.runs.results import plain, writable, write_numbers
 from ppl_vae.runs.run import Run, as_run

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from tiny_runs import OPTIONS, exit_code
 
 import ppl_vae.fit
+from ppl_vae import evaluate, features, posterior
 
 pytestmark = pytest.mark.usefixtures("no_pictures", "empty_folder")
 
@@ -30,7 +32,10 @@ pytestmark = pytest.mark.usefixtures("no_pictures", "empty_folder")
         # Options
         (["--latentdim", "3"], ["--latentdim", "did you mean --latent_dim?"]),
         (["--latent", "3"], ["no option --latent"]),
-        (["--guide.flows", "3"], ["DiagonalNormal", "'flows'"]),
+        (
+            ["--guide.flows", "3"],
+            ["option of DiagonalNormal: got 'flows'; it has none; classes with this option: IAF"],
+        ),
         (["--likelihood", "Gaussian", "--likelihood.scal", "x"], ["did you mean scale?"]),
         (
             ["--likelihood", "Gaussian", "--likelihood.floor", "x"],
@@ -56,7 +61,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures", "empty_folder")
         (["--epochs"], ["--epochs: expected one argument; got none"]),
         (["--warmup_epochs", "x"], ["--warmup_epochs: expected a number; got x"]),
         (["--allow_code", "maybe"], ["--allow_code: expected true or false; got maybe"]),
-        (["--data", "Arrays"], ["expected --data.path; got none"]),
+        (["--data", "Arrays"], ["expected --data.path PATH; got none"]),
         (
             ["--guide", "SemiAmortized", "--guide.guide", "IAF", "--guide.guide.flows", "x"],
             ["--guide.guide.flows: expected a whole number; got x"],
@@ -277,3 +282,11 @@ def test_a_damaged_file(fit_refuses: Callable[..., str]) -> None:
     Path("pictures").mkdir()
     Path("pictures/1.png").write_bytes(b"no picture")
     fit_refuses(["--data", "ImageFolder", "--data.path", "pictures"], "pictures/1.png")
+
+
+@pytest.mark.parametrize("verb", [evaluate, features, posterior])
+def test_a_verb_without_a_run(verb: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(verb) == 2
+    example = f"python -m {verb.__name__} runs/Digits-VAE-1"
+    said = f"error: expected the run directory, as in {example}; got none\n"
+    assert capsys.readouterr().err == said

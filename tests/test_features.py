@@ -226,6 +226,11 @@ def test_a_run_that_is_told_the_class_is_refused(run, tmp_path):
         features(run, told)
 
 
+def test_a_list_of_runs_is_refused(run):
+    with refused(r"^expected each run by itself, as in features\(run, other\); got a list$"):
+        features([run, run.path])
+
+
 def test_one_test_image_is_too_few(run, monkeypatch):
     monkeypatch.setattr(run, "data", replace(run.data, test=run.data.test.first(1)))
     least = "expected at least 2 training images and 2 test images"

@@ -197,9 +197,9 @@ def test_a_wrong_value_is_refused_in_one_line(
 def test_a_run_and_its_data_are_shown_in_a_line(run: Run) -> None:
     elbo = run.summary["validation_elbo_nats_per_datum"]
     assert repr(run) == (
-        f"Run {run.path}: Digits as binary data, VAE with guide DiagonalNormal, D = 2, "
-        f"epochs 2, on cpu, validation ELBO {elbo:.2f} nats per datum"
+        f"Run {run.path}: Digits as binary data, VAE with guide DiagonalNormal, latent_dim 2, "
+        f"epochs 2, device cpu, validation ELBO {elbo:.2f} nats per datum"
     )
     assert repr(run.data) == f"Data {run.data.note}"
     assert repr(run.data.test) == "Split of 300 images of 1 x 8 x 8, with labels"
-    assert f"<td>validation ELBO {elbo:.2f} nats per datum</td>" in run._repr_html_()
+    assert f"<th>validation ELBO</th><td>{elbo:.2f} nats per datum</td>" in run._repr_html_()

@@ -14,7 +14,9 @@ def test_the_picture_of_a_traversal_gives_the_unit_of_its_effect(runs, tmp_path,
     monkeypatch.setattr(plots, "image_grid", lambda *_, title, **__: titles.append(title))
     monkeypatch.setattr(plots, "animation", lambda *_, **__: None)
     generate(runs[0], "traverse", steps=3, latents=1, out=tmp_path)
-    assert titles[0].endswith("(effect: RMS change of $E[x|z]$ a pixel, a probability)")
+    assert titles[0].endswith(
+        "; effect: root mean square change of $E[x|z]$ per pixel (a probability)"
+    )
 
 
 def test_the_picture_shows_as_many_samples_as_one_can_see(runs, tmp_path, monkeypatch):

@@ -67,8 +67,11 @@ def no_pieces_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             ppl_vae.fit,
-            ["--guide.help", "DiagonalNormal"],
-            ["usage: python -m ppl_vae.fit --guide DiagonalNormal [--guide.OPTION VALUE ...]"],
+            ["--guide.help", "IAF"],
+            [
+                "usage: python -m ppl_vae.fit --guide IAF [--guide.OPTION VALUE ...] IAF: N(mu, ",
+                "--guide.flows FLOWS T, how many maps",
+            ],
         ),
         (
             ppl_vae.fit,

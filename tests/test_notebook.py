@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tiny_runs import tiny
+from tiny_runs import python, tiny
 
 from ppl_vae.generate import generate
 from ppl_vae.latents import live, pictures
@@ -145,3 +145,20 @@ def test_progress_is_replaced_now_and_then(notebook: Shown, monkeypatch) -> None
 
 def test_names_are_text(tmp_path: Path) -> None:
     assert Pictures([tmp_path / "<b>.npz"])._repr_html_() == f"<div>{tmp_path}/&lt;b&gt;.npz</div>"
+
+
+_WITHOUT_WIDGETS = """
+import sys, types
+kernel = types.ModuleType("IPython")
+kernel.version_info = (9, 0)
+kernel.get_ipython = lambda: types.SimpleNamespace(kernel=object())
+sys.modules |= {"IPython": kernel, "ipykernel.zmqshell": kernel, "ipywidgets": None}
+import ppl_vae
+"""
+
+
+def test_importing_it_does_not_ask_for_widgets() -> None:
+    imported = python("-c", _WITHOUT_WIDGETS)
+    assert (imported.returncode, imported.stderr) == (0, "")
+    pyro = python("-c", _WITHOUT_WIDGETS.replace("ppl_vae", "pyro"))
+    assert "IProgress not found" in pyro.stderr  # what it would say otherwise

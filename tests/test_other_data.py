@@ -206,7 +206,7 @@ def test_a_class_stands_for_its_instance(run: Run) -> None:
     ("arguments", "said"),
     [
         (["--data", "ImageFoldr"], "--data: got 'ImageFoldr' (did you mean ImageFolder?)"),
-        (["--data", "ImageFolder"], "expected --data.path; got none"),
+        (["--data", "ImageFolder"], "expected --data.path PATH; got none"),
         (["--data"], "--data: expected a class; got none"),
         (["--data", "ImageFolder", "--data.pth", "x"], "--data: unknown option of ImageFolder"),
         (["--data", "ImageFolder", "--data.path", "nowhere"], "expected a folder of images at"),

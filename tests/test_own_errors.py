@@ -168,6 +168,40 @@ class BadFeatures(ReturnsTensor):
         return self.spec.size
 
 
+class TensorPrior(Prior):
+    def forward(self):
+        return torch.zeros(self.spec.latent_dim)
+
+
+class PriorWithoutEvent(Prior):
+    def forward(self):
+        return dist.Normal(torch.zeros(self.spec.latent_dim), 1)
+
+
+class LikelihoodWithoutEvent(ReturnsTensor):
+    def forward(self, features):
+        return dist.Normal(features, 1)
+
+
+class GuideWithoutEvent(DiagonalNormal):
+    def posterior(self, x):
+        return super().posterior(x).base_dist
+
+
+class WrongSize(Network):
+    def __init__(self, inputs, outputs, hidden: Sequence[int] = ()) -> None:
+        super().__init__(inputs, outputs)
+        self.layer = torch.nn.Linear(inputs[-1], 3)
+
+    def compute(self, x):
+        return self.layer(x.flatten(1)[:, : self.inputs[-1]])
+
+
+class AlwaysNan(Objective):
+    def loss(self, model, guide, x):
+        return ELBO().loss(model, guide, x) * torch.nan
+
+
 class WithoutGradient(Objective):
     def loss(self, model, guide, x):
         with torch.no_grad():
@@ -202,10 +236,25 @@ class GreyByDefault(LoadsTensor):
         ("model", ModelWithoutPlate, "site 'z' of the model is in no plate"),
         ("guide", Pointless, "distribution at site 'z' of the guide; got None"),
         ("likelihood", ReturnsTensor, "distribution at site 'x' of the model; got Tensor"),
+        ("prior", TensorPrior, "site 'z' of the model; got Tensor from prior TensorPrior"),
+        ("prior", PriorWithoutEvent, "from prior PriorWithoutEvent; end it with .to_event(1)"),
+        ("guide", GuideWithoutEvent, "from guide GuideWithoutEvent; end it with .to_event(1)"),
+        (
+            "likelihood",
+            LikelihoodWithoutEvent,
+            "for each of 100 images at site 'x' of the model; got 8 at dim -1 from likelihood "
+            "LikelihoodWithoutEvent; end it with .to_event(3)",
+        ),
+        ("network", WrongSize, "return the values of (100, 4); got (100, 3) (encoder WrongSize, "),
         ("likelihood", GreyDomain, "domain as one of binary, unit, bytes, real; got 'grey'"),
         ("likelihood", NoDomain, "domain as one of binary, unit, bytes, real; got None"),
         ("likelihood", BadFeatures, f"likelihood BadFeatures, {Path(__file__)}: AttributeError"),
         ("objective", WithoutGradient, "its loss has no gradient"),
+        (
+            "objective",
+            AlwaysNan,
+            "objective AlwaysNan: expected a finite loss before training; got",
+        ),
         ("objective", PerImage, "its loss as a scalar tensor; got one of shape (97,)"),
         ("data", LoadsTensor, "expected load to return ppl_vae.data.Data; got Tensor"),
         ("data", LoadsOther, "data of the domain binary, which it was asked for; got real"),
@@ -250,8 +299,10 @@ def test_the_whole_traceback_on_request(
 
 
 def test_in_python_the_exception_is_the_users_own() -> None:
-    with pytest.raises(KeyError, match="missing"):
+    with pytest.raises(KeyError, match="missing") as raised:
         fit(guide=MissingKey)
+    place = f"guide MissingKey, {Path(__file__)}, line {line_of(MissingKey)}"
+    assert raised.value.__notes__ == [f"{place}: KeyError: 'missing'"]
     with pytest.raises(InputError, match=r"in no plate") as caught:
         fit(guide=NoPlate)
     assert "\n" not in str(caught.value)

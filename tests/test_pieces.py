@@ -4,8 +4,10 @@ import ast
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from oracles import refused
 from torch import nn
 
 import models
@@ -14,6 +16,7 @@ from guides import DiagonalNormal, Guide
 from models import MLP, VAE, Bernoulli, Gaussian, Spec
 from ppl_vae.data import Arrays, Digits
 from ppl_vae.errors import InputError
+from ppl_vae.fit import fit
 from ppl_vae.objectives import ELBO
 from ppl_vae.pairs.building import build_pair, choose_domain
 from ppl_vae.pairs.pieces import (
@@ -103,8 +106,24 @@ def test_what_cannot_be_found_again_is_refused() -> None:
         describe(Local)
     with pytest.raises(InputError, match=r"expected a class or functools\.partial"):
         describe(lambda spec: DiagonalNormal(spec))
-    with pytest.raises(InputError, match="options that a config can hold"):
+    with pytest.raises(InputError, match="option hidden of MLP: expected what a config can hold"):
+        describe(partial(MLP, hidden=nn.Tanh))
+    with pytest.raises(InputError, match="option activation of MLP: expected one of 'tanh', "):
         describe(partial(MLP, activation=nn.Tanh))
+
+
+@pytest.mark.parametrize(
+    ("role", "piece", "said"),
+    [
+        ("network", partial(MLP, hiden=[3]), r"MLP: got 'hiden' \(did you mean hidden\?\); exp"),
+        ("objective", partial(ELBO, particle=2), r"ELBO: got 'particle' \(did you mean particles"),
+        ("guide", partial(DiagonalNormal, flows=4), "it has none; classes with this option: IAF"),
+        ("data", partial(Digits, binarise="none"), "did you mean binarize"),
+    ],
+)
+def test_an_option_that_the_class_does_not_have(role: str, piece: Any, said: str) -> None:
+    with refused(rf"^{role}: unknown option of .*{said}"):
+        fit(**{role: piece})
 
 
 def test_subclasses_are_the_concrete_ones_by_name() -> None:

@@ -21,9 +21,9 @@ def test_what_is_done_once_is_no_part_of_the_time_left(
             shown.advance(items)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "measuring: 1/100 images, 0 images/s",
+        "measuring: 1/100 images, 41 s each",
         "measuring: 13/100 images, 1 images/s, 87 s left",
-        "measuring: 100/100 images, 1 images/s, 0 s left",
+        "measuring: 100/100 images, 0.71 images/s, 0 s left",
     ]
 
 
@@ -42,6 +42,33 @@ def test_work_that_goes_on_counts_its_own_items(
         "training: 90/100 images, 2 images/s, 5 s left",
         "training: 90/100 images, 2 images/s, 5 s left",
     ]
+
+
+@pytest.mark.parametrize(
+    ("seconds_each", "done", "said"),
+    [
+        (0.01, 3000, "100 images/s, 70 s left"),
+        (0.3, 3000, "3.3 images/s, 35 min left"),
+        (2.5, 5392, "0.4 images/s, 3 h 12 min left"),
+        (12.0, 3000, "12 s each, 23 h 20 min left"),
+        (180.0, 8000, "3 min each, 4 days 4 h left"),
+    ],
+)
+def test_rates_and_times_are_in_the_units_that_one_would_name(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    seconds_each: float,
+    done: int,
+    said: str,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with Progress("reading", 10_000, "images") as shown:
+        for items in (1000, done - 1000):
+            now += seconds_each * items
+            shown.advance(items)
+        line = capsys.readouterr().err.splitlines()[-1]
+    assert line == f"reading: {done:,}/10,000 images, {said}"
 
 
 def stopped_after(seconds: float) -> None:

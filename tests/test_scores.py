@@ -45,6 +45,11 @@ def test_a_collapse_is_a_rate_of_nothing_or_no_active_latent() -> None:
         for remedy in ("warmup_epochs", "free_bits", "--network"):
             assert remedy in said
         assert ("more --epochs" in said) == (rate > 1)
+        assert "nothing" in said
+    nearly = collapse(0.69, 9)
+    assert nearly is not None
+    assert "almost nothing" in nearly
+    assert collapse(0.70, 9) is None
     assert collapse(1.5, 1) is collapse(8.0) is collapse(None, 0) is None
     assert collapse(0.01, 0, images=99) is None  # too few to tell
     assert collapse(0.01, 0, images=100) is not None

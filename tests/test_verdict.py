@@ -119,7 +119,21 @@ def test_all_is_well() -> None:
         (
             {"calibration": narrow()},
             "el",
-            "Weight draws from the guide by their importance weights, or try another --guide.",
+            "Weight draws from the guide by their importance weights, or try another family than "
+            "DiagonalNormal, such as --guide FullRankNormal or IAF, and a larger --network or more "
+            "--epochs.",
+        ),
+        (
+            {"calibration": narrow(), "gap": gap_of(0.0, 0.3)},
+            "el",
+            "by their importance weights, or try a larger --network or more --epochs, or --guide "
+            "SemiAmortized.",
+        ),
+        (
+            {"calibration": narrow(), "gap": gap_of(0.3, 0.0)},
+            "el",
+            "weights, or try another family than DiagonalNormal, such as --guide FullRankNormal or "
+            "IAF.",
         ),
         ({"calibration": {"latents_outside_the_band": [1]}}, "elp", UNIFORM),
         # The curve of bounds
@@ -141,6 +155,12 @@ def test_all_is_well() -> None:
             "elp",
             f"{BELOW} Posterior collapse: the rate is 0.05 nats and 0 latents are active, so that "
             "z says nothing about x; try --objective Beta",
+        ),
+        (
+            {"latent": {"rate_nats_per_datum": 0.14, "active_units": 9}},
+            "elp",
+            f"{BELOW} Near posterior collapse: the rate is 0.14 nats and 9 latents are active, "
+            "below one bit: z says almost nothing about x; try more --epochs, --objective Beta",
         ),
     ],
     ids=lambda value: str(value)[:60],

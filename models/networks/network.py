@@ -58,7 +58,7 @@ class Network(nn.Module, ABC):
         """Maps (..., *inputs) to (..., *outputs), whatever the leading dimensions.
 
         Raises:
-            ValueError: If `x` has another shape.
+            ValueError: If `x` has another shape, or `compute` returns another number of values.
         """
         if x.shape[-len(self.inputs) :] != self.inputs:
             raise ValueError(
@@ -69,7 +69,14 @@ class Network(nn.Module, ABC):
             cast = {name: p.to(self.precision) for name, p in self._cast_parameters()}
             return functional_call(self, cast, (x.to(self.precision),)).to(x.dtype)
         batch = x.shape[: x.dim() - len(self.inputs)]
-        return self.compute(x.reshape(-1, *self.inputs)).reshape(*batch, *self.outputs)
+        computed = self.compute(x.reshape(-1, *self.inputs))
+        try:
+            return computed.reshape(*batch, *self.outputs)
+        except RuntimeError as error:
+            raise ValueError(
+                f"expected compute to return the values of {(*batch, *self.outputs)}; got "
+                f"{tuple(computed.shape)}"
+            ) from error
 
     def _cast_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All parameters except those of layers with averages, such as batch normalisation."""

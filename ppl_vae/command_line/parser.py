@@ -57,7 +57,7 @@ class Parser(jsonargparse.ArgumentParser):
             super().error(message, ex)
         if isinstance(ex, InputError):
             raise ex
-        raise InputError(_one_line(message, ex, self.given)) from ex
+        raise InputError(_one_line(message, ex, self)) from ex
 
 
 def values_of(option: str, arguments: Sequence[str]) -> list[str]:
@@ -66,7 +66,7 @@ def values_of(option: str, arguments: Sequence[str]) -> list[str]:
     return values + [a.partition("=")[2] for a in arguments if a.startswith(f"{option}=")]
 
 
-def _one_line(message: str, error: Exception | None, given: Sequence[str]) -> str:
+def _one_line(message: str, error: Exception | None, parser: Parser) -> str:
     """The option at fault, and what was expected and came.
 
     jsonargparse raises one exception for each level of nested options, each the cause of the next;
@@ -88,10 +88,13 @@ def _one_line(message: str, error: Exception | None, given: Sequence[str]) -> st
         return f"expected no more arguments; got {text.removeprefix(_STRAY)}"
     if text.startswith(_REQUIRED):
         missing = text.removeprefix(_REQUIRED).partition(",")[0]
-        return f"expected {f'{option}.' if option else ''}{missing}; got none"
+        if option:
+            return f"expected {option}.{missing} {missing.upper()}; got none"
+        run = f"the run directory, as in {parser.prog} runs/Digits-VAE-1"
+        return f"expected {run if missing in ('run', 'runs') else missing}; got none"
     expected, got, value = text.removeprefix(_EXPECTED).partition(_GOT)
     if got:
-        typed = values_of(option, given)
+        typed = values_of(option, parser.given)
         value = typed[-1] if typed else value
         finite = "finite " if value.strip("+-.").lower() in ("nan", "inf", "infinity") else ""
         name = _type_name(expected).replace("a number", f"a {finite}number")

@@ -25,6 +25,7 @@ from ppl_vae.pairs.pieces import (
     restore,
     subclasses,
     suggest,
+    unknown_option,
 )
 from ppl_vae.runs.config import config_of, read_config
 
@@ -233,9 +234,7 @@ def _check_names(parser: Parser, arguments: list[str], *configs: dict[str, Any])
         if path and not cls and not values_of(f"--{'.'.join(path)}", arguments):
             raise InputError(_class_wanted(option, path[-1], name))
         if cls and name not in (*options_of(cls), "class_path"):
-            choices = list(options_of(cls))
-            hint = suggest(name, choices) if choices else f"got {name!r}; it has none"
-            raise InputError(f"--{'.'.join(path)}: unknown option of {cls.__name__}: {hint}")
+            raise InputError(f"--{'.'.join(path)}: {unknown_option(path[-1], cls, name)}")
         if name in BASES:
             class_at([*path, name])
 
@@ -266,7 +265,8 @@ def _print_help(parser: Parser, arguments: list[str]) -> None:
         else:
             cls = resolve_class(path[-1], value)
             typed = f"{parser.prog} {option} {value} [{option}.OPTION VALUE ...]"
-            inner = Parser(usage=typed, description=first_line(cls), add_help=False)
+            said = f"{cls.__name__}: {first_line(cls)}"
+            inner = Parser(usage=typed, description=said, add_help=False)
             inner.add_class_arguments(cls, ".".join(path), as_group=False, skip=_skipped())
             inner.print_help()
         sys.exit(0)

@@ -18,7 +18,7 @@ from ppl_vae.errors import InputError, reason
 from ppl_vae.machine.devices import DeviceChoice
 from ppl_vae.machine.processes import claims_message
 from ppl_vae.machine.progress import announced
-from ppl_vae.pairs.own_code import own_piece
+from ppl_vae.pairs.own_code import in_one_line
 from ppl_vae.runs.directory import SUMMARY
 from ppl_vae.runs.run import Run, load
 
@@ -146,11 +146,9 @@ def run_verb(verb: Callable[[list[str]], None], arguments: list[str] | None = No
 
 
 def _fail_in_own_code(error: Exception) -> NoReturn:
-    piece = own_piece(error)
-    if piece is None:
+    message = in_one_line(error)
+    if message is None:
         raise error
-    told = f": {reason(error)}" if str(error).strip() else ""
-    message = f"{piece}: {type(error).__name__}{told}"
     _fail(f"{message}; {_TRACEBACK} true shows the whole traceback", 2)
 
 

@@ -14,8 +14,8 @@ from models import Mixture
 from ppl_vae.errors import InputError, check_within
 from ppl_vae.latents.quantiles import aggregate_quantiles, prior_quantiles
 from ppl_vae.latents.viewing import Arrays, arrays_of, choose_images, drawing, encode
-from ppl_vae.machine.modes import called_anywhere
 from ppl_vae.measures.encoding import decoded_mean
+from ppl_vae.pairs.calls import called_anywhere
 from ppl_vae.runs.run import Run, as_run
 
 __all__ = [

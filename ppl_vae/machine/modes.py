@@ -1,17 +1,11 @@
-"""Calls that give the same result, whatever modes of torch the caller has set."""
+"""torch's modes, put aside and put back."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
 
-import numpy as np
 import torch
 
-__all__ = ["called_anywhere", "usual_modes"]
-
-P = ParamSpec("P")
-R = TypeVar("R")
+__all__ = ["usual_modes"]
 
 
 @contextmanager
@@ -32,24 +26,3 @@ def usual_modes() -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(dtype)
-
-
-def called_anywhere(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that gives the same numbers, bit for bit, wherever it is called from.
-
-    That is inside `torch.no_grad`, `torch.inference_mode`, `torch.autocast` and under another
-    default type or device; and numbers among its arguments may be NumPy's.
-    """
-
-    @wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        given: Any = [_plain(value) for value in args]
-        named: Any = {name: _plain(value) for name, value in kwargs.items()}
-        with usual_modes():
-            return function(*given, **named)
-
-    return call
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value

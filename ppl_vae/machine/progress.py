@@ -18,6 +18,7 @@ __all__ = ["Progress", "announced", "table"]
 _PLAIN_SECONDS = 10.0
 _PATIENCE_SECONDS = 2.0
 _NOTEBOOK_SECONDS = 0.25
+_SLOW = 0.1  # items a second, below which the seconds of one are shown
 
 
 class Progress:
@@ -87,13 +88,16 @@ class Progress:
         return (self.done - done) / elapsed if elapsed > 0 else 0.0
 
     def _rate_text(self) -> str:
-        return f"{self._rate():,.0f} {self.unit}/s"
+        rate = self._rate()
+        if 0 < rate < _SLOW:
+            return f"{_duration(1 / rate)} each"
+        return f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2g} {self.unit}/s"
 
     def _print_line(self) -> None:
         self._last_line = time.monotonic()
         rate = self._rate()
         known = rate > 0 and (self._advances > 1 or self.done == self.total)
-        left = f", {(self.total - self.done) / rate:,.0f} s left" if known else ""
+        left = f", {_duration((self.total - self.done) / rate)} left" if known else ""
         note = f"  {self.note}" if self.note else ""
         print(
             f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, "
@@ -101,6 +105,17 @@ class Progress:
             file=sys.stderr,
             flush=True,
         )
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in the units that a person would name them in."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if not hours:
+        return f"{minutes} min"
+    days, hours_of_day = divmod(hours, 24)
+    return f"{hours} h {minutes} min" if days < 2 else f"{days:,} days {hours_of_day} h"
 
 
 def _bar(title: str, total: int, done: int) -> "rich.progress.Progress":
@@ -133,7 +148,7 @@ def announced(work: str) -> Iterator[None]:
     def tell() -> None:
         wait = _PATIENCE_SECONDS
         while not done.wait(wait):
-            print(f"{work}, {time.monotonic() - began:.0f} s so far", file=place, flush=True)
+            print(f"{work}, {_duration(time.monotonic() - began)} so far", file=place, flush=True)
             wait = _PLAIN_SECONDS
 
     teller = Thread(target=tell, daemon=True)

@@ -24,6 +24,7 @@ __all__ = [
 _ACTIVE = 0.01  # variance of E_q[z] above which a latent is used
 _RESAMPLES = 200
 _COLLAPSED = 0.1  # nats, a rate below which z says nothing about x
+_ALMOST = log(2)  # nats, one bit: no yes-or-no question about x can be answered for sure from z
 _ENOUGH = 100  # images, of which a mean rate is right to about a tenth
 
 
@@ -104,7 +105,9 @@ def collapse(
 ) -> str | None:
     """The advice for a posterior that has collapsed to the prior; None where it has not.
 
-    Bowman et al. (2016, section 3); a decoder that ignores z is a local optimum of the ELBO.
+    Bowman et al. (2016, section 3); a decoder that ignores z is a local optimum of the ELBO. The
+    rate is at least the mutual information of x and z, so that below log 2 nats, one bit, z hardly
+    tells two kinds of images apart, however many latents vary by more than the threshold.
 
     Args:
         rate: KL(q(z|x) || p(z)) on average, in nats, where it is known.
@@ -113,13 +116,17 @@ def collapse(
     """
     if images is not None and images < _ENOUGH:
         return None
-    if rate is None or not (rate < _COLLAPSED or active == 0):
+    if rate is None or not (rate < _ALMOST or active == 0):
         return None
     units = "" if active is None else f" and {active} latents are active"
+    if rate < _COLLAPSED or active == 0:
+        name, little = "posterior collapse", "so that z says nothing about x"
+    else:
+        name, little = "near posterior collapse", "below one bit: z says almost nothing about x"
     # A rate without active latents is that of a q(z|x) alike for all x, as early in training.
     longer = "" if rate < _COLLAPSED else "more --epochs, "
     return (
-        f"posterior collapse: the rate is {rate:.2f} nats{units}, so that z says nothing about x; "
+        f"{name}: the rate is {rate:.2f} nats{units}, {little}; "
         f"try {longer}--objective Beta with --objective.warmup_epochs or --objective.free_bits, or "
         "another --network (fewer layers, Residual)"
     )

@@ -10,7 +10,7 @@ from models import DOMAINS, Domain, Model, Network, NetworkFactory, Shape, Spec
 from ppl_vae.data import Data
 from ppl_vae.errors import InputError, kind, reason
 from ppl_vae.pairs.own_code import in_own_code
-from ppl_vae.pairs.pieces import ROLES, class_of
+from ppl_vae.pairs.pieces import ROLES, check_options, class_of
 
 __all__ = ["Pieces", "build_pair", "check_pieces", "choose_domain", "load_data"]
 
@@ -35,6 +35,7 @@ def check_pieces(pieces: Pieces) -> None:
         if given_as_instance:
             expected, remedy = f"a subclass of {base.__name__}, or an instance of one", ""
         elif of_role and (inspect.isclass(piece) or isinstance(piece, partial)):
+            check_options(role, piece)
             continue
         else:
             expected = f"a subclass of {base.__name__}, or functools.partial of one with options"

@@ -269,9 +269,9 @@ def find_not_finite(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> s
 
 
 def _traces(model: Model, guide: Guide, *batch: Tensor) -> tuple[poutine.Trace, poutine.Trace]:
-    with OnlyDistributions("guide"):
+    with OnlyDistributions(guide):
         guide_trace = poutine.trace(guide).get_trace(*batch)
-    with OnlyDistributions("model"):
+    with OnlyDistributions(model):
         model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(*batch)
     traces = prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
     with warnings.catch_warnings():

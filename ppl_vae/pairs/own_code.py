@@ -10,9 +10,10 @@ import guides
 import models
 from guides import Guide
 from models import Model
+from ppl_vae.errors import reason
 from ppl_vae.pairs.pieces import ROLES
 
-__all__ = ["in_own_code", "own_piece"]
+__all__ = ["in_one_line", "in_own_code"]
 
 _PIECES = tuple(ROLES.values())
 _HOME = Path(__file__).resolve().parent.parent
@@ -23,16 +24,29 @@ _LIBRARIES = [
 ]
 
 
-def own_piece(error: BaseException) -> str | None:
-    """The piece and the place in the user's own code where an error was raised.
+def in_one_line(error: BaseException) -> str | None:
+    """An error in the user's own code, with the piece and the place where it was raised.
 
     Args:
         error: An exception that was caught.
 
     Returns:
-        A phrase such as "encoder Skip, mine.py, line 14", of the innermost line of the user's own
-        between here and the line that raised it; None where no piece of the user's own took part.
+        A line such as "encoder Skip, mine.py, line 14: KeyError: 'z'", of the innermost line of the
+        user's own between here and the line that raised it; None where no piece of the user's own
+        took part.
     """
+    piece = _own_piece(error)
+    said = f": {reason(error)}" if str(error).strip() else ""
+    return piece and f"{piece}: {type(error).__name__}{said}"
+
+
+def in_own_code(error: BaseException) -> str:
+    """The piece and the place in brackets, to follow a message; empty where there is none."""
+    piece = _own_piece(error)
+    return f" ({piece})" if piece else ""
+
+
+def _own_piece(error: BaseException) -> str | None:
     frames = list(traceback.walk_tb(error.__traceback__))
     selves = [frame.f_locals.get("self") for frame, _ in frames]
     own = [place for place, (frame, _) in enumerate(frames) if _is_own(frame.f_code.co_filename)]
@@ -46,12 +60,6 @@ def own_piece(error: BaseException) -> str | None:
     if isinstance(selves[-1], _PIECES) and file and _is_own(file):
         return f"{_piece(selves)}, {_shown(file)}"
     return None
-
-
-def in_own_code(error: BaseException) -> str:
-    """The same in brackets, to follow a message; empty where there is nothing to say."""
-    piece = own_piece(error)
-    return f" ({piece})" if piece else ""
 
 
 def _is_own(file: str) -> bool:

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from guides import Guide
 from models import Likelihood, Model, Network, Prior
@@ -28,6 +28,7 @@ __all__ = [
     "BASES",
     "INJECTED",
     "ROLES",
+    "check_options",
     "class_of",
     "describe",
     "instance",
@@ -36,6 +37,8 @@ __all__ = [
     "resolve_class",
     "restore",
     "subclasses",
+    "suggest",
+    "unknown_option",
 ]
 
 ROLES: dict[str, type] = {
@@ -82,6 +85,7 @@ def instance(role: str, piece: Any) -> Any:
     cls = class_of(piece)
     if not issubclass(cls, ROLES[role]) or inspect.isabstract(cls):
         raise InputError(f"{role}: expected a concrete {ROLES[role].__name__}; got {cls.__name__}")
+    check_options(role, piece)
     parameters = inspect.signature(piece).parameters
     missing = [name for name, each in parameters.items() if each.default is each.empty]
     if missing:
@@ -99,6 +103,32 @@ def options_of(cls: type) -> dict[str, inspect.Parameter]:
     """The constructor's parameters that are options of the class, by name."""
     parameters = inspect.signature(cls).parameters
     return {name: value for name, value in parameters.items() if name not in INJECTED}
+
+
+def check_options(role: str, piece: Any) -> None:
+    """Refuses a partial with an option that its class does not have.
+
+    Raises:
+        InputError: If there is one.
+    """
+    if not isinstance(piece, partial):
+        return
+    cls = class_of(piece)
+    parameters = inspect.signature(cls).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        return
+    unknown = [name for name in piece.keywords if name not in parameters]
+    if unknown:
+        raise InputError(f"{role}: {unknown_option(role, cls, unknown[0])}")
+
+
+def unknown_option(role: str, cls: type, name: str) -> str:
+    """Says that a class has no such option, which it has, and which classes have this one."""
+    choices = list(options_of(cls))
+    hint = suggest(name, choices) if choices else f"got {name!r}; it has none"
+    having = [other.__name__ for other in subclasses(BASES[role]) if name in options_of(other)]
+    others = f"; classes with this option: {', '.join(having)}" if having else ""
+    return f"unknown option of {cls.__name__}: {hint}{others}"
 
 
 def subclasses(base: type) -> list[type]:
@@ -141,7 +171,7 @@ def describe(piece: Any) -> dict[str, Any] | None:
         if name in chosen or parameter.default is not inspect.Parameter.empty
     }
     options = {
-        name: describe(value) if name in ROLES and _is_class(value) else _plain(value)
+        name: describe(value) if name in ROLES and _is_class(value) else _plain(cls, name, value)
         for name, value in values.items()
     }
     return {"class_path": _class_path(cls), "init_args": options}
@@ -158,16 +188,17 @@ def _class_path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__name__}"
 
 
-def _plain(value: Any) -> Any:
+def _plain(cls: type, name: str, value: Any) -> Any:
     if isinstance(value, Path):
         return str(value.resolve())
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_plain(cls, name, item) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise InputError(
-        f"expected options that a config can hold (numbers, text, lists); got {value!r}"
-    )
+    hint = options_of(cls)[name].annotation
+    choices = ", ".join(map(repr, get_args(hint))) if get_origin(hint) is Literal else ""
+    expected = f"one of {choices}" if choices else "what a config can hold (numbers, text, lists)"
+    raise InputError(f"option {name} of {cls.__name__}: expected {expected}; got {value!r}")
 
 
 def restore(role: str, description: Mapping[str, Any] | None, allow_code: bool = False) -> Any:

@@ -1,23 +1,30 @@
 """The sites of the two programs: each has a distribution, inside of the plate over the data."""
 
+import re
+from types import TracebackType
 from typing import Any
 
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 
+from guides import Guide
+from models import Likelihood, Model, Prior
 from ppl_vae.errors import InputError, kind
 
 __all__ = ["OnlyDistributions", "check_plates"]
 
 
+_MISMATCH = re.compile(r"Shape mismatch inside plate\(.*\) at site (\w+) dim -1, (\d+) vs (\d+)")
+
+
 class OnlyDistributions(Messenger):
-    """Refuses `pyro.sample` of something else than a distribution, where Pyro would fail later.
+    """Refuses a site without one distribution per datum, where Pyro would fail later or tell less.
 
     Args:
-        program: The name of the program that runs, for the message.
+        program: The model or guide that runs.
     """
 
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: Model | Guide) -> None:
         super().__init__()
         self._program = program
 
@@ -25,10 +32,40 @@ class OnlyDistributions(Messenger):
         given = message["fn"]
         if not (callable(given) and hasattr(given, "log_prob")):
             raise InputError(
-                f"expected a distribution at site {message['name']!r} of the {self._program}; got "
-                f"{kind(given)}; the method that makes it, such as posterior of a guide "
-                "or forward of a prior or likelihood, has to return one of pyro.distributions"
+                f"expected a distribution at {self._place(message['name'])}; got {kind(given)} "
+                f"from {self._maker(message['name'])}; the method that makes it, such as posterior "
+                "of a guide or forward of a prior or likelihood, has to return one of "
+                "pyro.distributions"
             )
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, traceback)
+        mismatch = _MISMATCH.match(str(error)) if isinstance(error, ValueError) else None
+        if mismatch:
+            site, data, got = mismatch.groups()
+            raise InputError(
+                f"expected one distribution for each of {data} images at {self._place(site)}; got "
+                f"{got} at dim -1 from {self._maker(site)}; end it with "
+                f".to_event({3 if site == 'x' else 1})"
+            ) from error
+
+    def _place(self, site: str) -> str:
+        return f"site {site!r} of the {'guide' if isinstance(self._program, Guide) else 'model'}"
+
+    def _maker(self, site: str) -> str:
+        """The piece that makes the distribution of a site, as far as one can tell."""
+        if isinstance(self._program, Guide):
+            return f"guide {type(self._program).__name__}"
+        role, base = ("likelihood", Likelihood) if site == "x" else ("prior", Prior)
+        piece = getattr(self._program, role, None)
+        if isinstance(piece, base):
+            return f"{role} {type(piece).__name__}"
+        return f"model {type(self._program).__name__}"
 
 
 def check_plates(pair: str, sites: list[str], traces: dict[str, poutine.Trace]) -> None:

@@ -153,6 +153,7 @@ def _marginals(
         **panels(len(chosen) * size, len(chosen), 1.9, 1.5),
     )
     figure = plot.viz["figure"].item()
+    figure.supylabel("density", fontsize=9)
     lines = [
         Line2D([], [], color=colour, label=label)
         for colour, label in ((INK, "true posterior (NUTS)"), (ORANGE, "guide"))

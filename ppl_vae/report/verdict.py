@@ -169,12 +169,19 @@ def _advice(
     if len(bounds) > 1 and bounds[-1] - bounds[-2] > _RISING:
         return f"The bound still rises with the number of draws: more --particles for {log_p}."
     if not found["posterior"]:
-        return "Weight draws from the guide by their importance weights, or try another --guide."
+        better = _remedy(sections["gap"], guide)[1]
+        return f"Weight draws from the guide by their importance weights, or try {better}."
     return "" if collapsed else "Nothing needs to be done."
 
 
 def _larger_gap(section: Numbers, guide: str) -> str:
     """The remedy for the larger part of the gap; for both where they cannot be told apart."""
+    parts, remedy = _remedy(section, guide)
+    return f"Of these {parts}: try {remedy}."
+
+
+def _remedy(section: Numbers, guide: str) -> tuple[str, str]:
+    """The two parts of the gap in words, and what makes the larger one smaller."""
     family, network = (
         section[f"{n}_gap_nats_per_datum"] for n in ("approximation", "amortization")
     )
@@ -187,7 +194,7 @@ def _larger_gap(section: Numbers, guide: str) -> str:
     better = "a larger --network or more --epochs"
     parts = f"{number(family)} nats are the family's, {number(network)} the network's"
     if family > network + unsure:
-        return f"Of these {parts}: try {richer}."
+        return parts, richer
     if network > family + unsure:
-        return f"Of these {parts}: try {better}, or --guide SemiAmortized."
-    return f"Of these {parts}: try {richer}, and {better}."
+        return parts, f"{better}, or --guide SemiAmortized"
+    return parts, f"{richer}, and {better}"

@@ -18,8 +18,8 @@ from models import Spec
 from ppl_vae.data import Facts
 from ppl_vae.errors import InputError, as_path, reason
 from ppl_vae.machine.files import whole_file, whole_folder
-from ppl_vae.machine.modes import called_anywhere
 from ppl_vae.machine.progress import Progress
+from ppl_vae.pairs.calls import called_anywhere
 
 if TYPE_CHECKING:
     from ppl_vae.runs.run import Run

@@ -24,12 +24,13 @@ from ppl_vae.data import (
 )
 from ppl_vae.errors import InputError, as_path, check_within
 from ppl_vae.machine.devices import check_seed, choose_device
-from ppl_vae.machine.modes import called_anywhere, usual_modes
+from ppl_vae.machine.modes import usual_modes
 from ppl_vae.machine.progress import Progress
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.encoding import reconstructions, split_means
 from ppl_vae.measures.estimates import Estimates, estimate
 from ppl_vae.pairs.building import build_pair, load_data
+from ppl_vae.pairs.calls import called_anywhere
 from ppl_vae.pairs.pieces import instance
 from ppl_vae.runs.checkpoints import load_parameters
 from ppl_vae.runs.config import config_of
@@ -69,7 +70,9 @@ class Run:
 
     def __repr__(self) -> str:
         facts = self._facts()
-        return f"Run {facts.pop('run')}: {', '.join(facts.values())}"
+        run, data, pair = (facts.pop(name) for name in ("run", "data", "pair"))
+        others = (f"{name} {value}" for name, value in facts.items())
+        return f"Run {run}: {', '.join([data, pair, *others])}"
 
     def _repr_html_(self) -> str:
         rows = [f"<tr><th>{n}</th><td>{escape(v)}</td></tr>" for n, v in self._facts().items()]
@@ -81,16 +84,15 @@ class Run:
             "run": str(self.path),
             "data": f"{type(self.pieces['data']).__name__} as {self.spec.domain} data",
             "pair": f"{type(self.model).__name__} with guide {type(self.guide).__name__}",
-            "latents": f"D = {self.spec.latent_dim}",
-            "training": f"epochs {self.config['epochs']:,}",
-            "device": f"on {self.device}",
+            "latent_dim": str(self.spec.latent_dim),
+            "epochs": f"{self.config['epochs']:,}",
+            "device": str(self.device),
         }
         if not (self.path / SUMMARY).is_file():
-            return facts | {"validation": "training has not finished"}
+            return facts | {"training": "has not finished"}
         name = "elbo" if self.guide.has_density else "distortion"
         value = self.summary[f"validation_{name}_nats_per_datum"]
-        shown = f"validation {name.replace('elbo', 'ELBO')} {value:.2f} nats per datum"
-        return facts | {"validation": shown}
+        return facts | {f"validation {name.replace('elbo', 'ELBO')}": f"{value:.2f} nats per datum"}
 
     @cached_property
     @usual_modes()

@@ -220,7 +220,7 @@ def check_step(step: SVIStep, *batch: Tensor) -> None:
 
 
 def _check_loss(objective: Objective, loss: Any) -> None:
-    """Refuses a loss that no gradient comes from."""
+    """Refuses a loss that no gradient comes from, or that is no finite number."""
     name = f"objective {type(objective).__name__}"
     if not isinstance(loss, Tensor) or loss.dim():
         got = f"one of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else kind(loss)
@@ -230,3 +230,5 @@ def _check_loss(objective: Objective, loss: Any) -> None:
             f"{name}: its loss has no gradient for any parameter; compute it from the programs, "
             "without detach, item or torch.no_grad"
         )
+    if not loss.isfinite():
+        raise InputError(f"{name}: expected a finite loss before training; got {loss.item()}")
