@@ -50,7 +50,7 @@ REAL_DATA_OPTIONS = {"MNIST": ["--batch_size", "1000"]}
 SHORTER = {
     r"\bepochs=\d+": "epochs=1",
     r"\bepoch in range\(\d+\)": "epoch in range(1)",
-    r"\bparticles=(1000|50)\b": "particles=2",
+    r"\bparticles=1000\b": "particles=2",
 }
 # A block that mentions one of these needs the real data, or a run that was trained on them.
 REAL_DATA = re.compile(r"--data (MNIST|FreyFace)|runs/(mnist|frey)")

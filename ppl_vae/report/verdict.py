@@ -1,5 +1,6 @@
 """Can the ELBO, log p(x) and q(z|x) of a run be trusted? One paragraph, from the sections."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,6 +47,7 @@ def verdict(sections: Mapping[str, Numbers], log_p: str, which: str, guide: str)
         `elbo`, `log_likelihood` and `posterior`, each true, false or null where it is not known;
         `images` and those `with_k_hat_at_most_0_7`; and the `text`.
     """
+    sections = defaultdict(dict, sections)  # one that is not there has no answer
     k_hat, gap, ranks = sections["guide"].get("k_hat"), _gap(sections["gap"]), _ranks(sections)
     images = len(k_hat or [])
     good = sum(value <= RELIABLE for value in k_hat or [])
