@@ -264,7 +264,7 @@ def test_resume_refuses_a_checkpoint_that_does_not_fit(
         resume(path)
     best.write_bytes(good[best])
     config = yaml.safe_load((path / "config.yaml").read_text())
-    for name, value in (("epochs", "ten"), ("batch_size", None), ("learning_rate", None)):
+    for name, value in (("epochs", "ten"), ("batch_size", "many"), ("learning_rate", "fast")):
         (path / "config.yaml").write_text(yaml.safe_dump(config | {name: value}))
         with pytest.raises(InputError) as caught:
             resume(path)
