@@ -9,7 +9,7 @@ import numpy as np
 
 from models import Flow, MixtureOfNormals, Prior, StandardNormal
 from ppl_vae.coding.ans import Masses, Stack, Symbols
-from ppl_vae.coding.fixed_point import Layer, Lookup, affine, compute
+from ppl_vae.coding.fixed_point import Layer, Lookup, compute
 from ppl_vae.coding.latents import (
     INVERSE,
     Bins,
@@ -19,6 +19,7 @@ from ppl_vae.coding.latents import (
     fixed_bins,
     standard_bins,
 )
+from ppl_vae.coding.networks import affine
 from ppl_vae.coding.tables import (
     FINE,
     FRACTION,
