@@ -3,7 +3,8 @@
 import time
 from math import log, prod
 from pathlib import Path
-from typing import Any, Literal
+from shlex import join
+from typing import Any
 
 import numpy as np
 
@@ -15,33 +16,35 @@ from ppl_vae.coding.originals import InMemory, Originals, originals_in
 from ppl_vae.coding.others import bits_of_others
 from ppl_vae.command_line.parser import Parser
 from ppl_vae.command_line.verbs import add_run, parse_with_run, pop_other_data, pop_run, run_verb
-from ppl_vae.data import DataSet, Split
+from ppl_vae.data import DataSet
 from ppl_vae.errors import InputError, check_within
+from ppl_vae.evaluate import Choice, chosen_images
 from ppl_vae.machine.files import check_writable, whole_file
 from ppl_vae.machine.progress import Progress, table
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.estimates import estimate
 from ppl_vae.pairs.pieces import instance
 from ppl_vae.runs.results import write_numbers
-from ppl_vae.runs.run import Run
+from ppl_vae.runs.run import Run, as_run
 
 __all__ = ["COMPRESSION", "compress", "main", "measure"]
 
 COMPRESSION = "compression.json"
 
-_Split = Literal["train", "validation", "test"]
 _PARTICLES = 10  # of the ELBO that stands beside the length
 
 
-def compress(run: Run, images: Any, embed_model: bool = False, batch_size: int = BATCH) -> bytes:
+def compress(
+    run: Run | Path | str, images: Any, embed_model: bool = False, batch_size: int = BATCH
+) -> bytes:
     """Compresses images without loss, in about -ELBO of the run for each.
 
     Bits-back coding (Townsend, Bird and Barber, 2019) with the run's pair in whole numbers, so that
     every machine decodes the same. A block of up to 4,096 images decodes by itself.
 
     Args:
-        run: A run of binary images or of bytes whose pair can code, as
-            `ppl_vae.coding.integer_pair` says.
+        run: A run of binary images or of bytes, or its path. Its pair has to be one that can code,
+            as `ppl_vae.coding.integer_pair` says.
         images: An array, a tensor or a `Split`, (N, C, H, W), of 0 and 1 or of bytes as the run has
             them; a `DataSet` or its class, of which all images are taken; the path of a `.npy`
             file, of a picture or a folder, or a list of paths of pictures.
@@ -55,11 +58,12 @@ def compress(run: Run, images: Any, embed_model: bool = False, batch_size: int =
         InputError: If the run's pair cannot code, or the images are none that it is a model of.
     """
     check_within("batch_size", batch_size, 1)
+    run = as_run(run)
     pair = integer_pair(run.model, run.guide)
     originals = _originals(run, pair, images)
     if not len(originals):
         raise InputError("expected at least one image; got none")
-    with Progress("compressing", len(originals), "images") as progress:
+    with Progress("compressing", len(originals), "images") as progress, seeded(run.device, 0):
         return archived(pair, originals, embed_model, batch_size, progress.advance)
 
 
@@ -75,7 +79,9 @@ def _originals(run: Run, pair: IntegerPair, images: Any) -> Originals:
     return InMemory(images, pair.image_shape, levels)
 
 
-def measure(run: Run, split: _Split = "test", data_points: int | None = None) -> dict[str, Any]:
+def measure(
+    run: Run | Path | str, split: Choice = "test", data_points: int | None = None
+) -> dict[str, Any]:
     """Measures the length of coded images beside -ELBO, and beside other compressors.
 
     Args:
@@ -93,10 +99,10 @@ def measure(run: Run, split: _Split = "test", data_points: int | None = None) ->
     Raises:
         InputError: As for `compress`.
     """
-    images: Split = getattr(run.data, split)
+    run = as_run(run)
+    _, images = chosen_images(run, split, None)
     wanted = len(images) if data_points is None else data_points
-    if not 1 <= wanted <= len(images):
-        raise InputError(f"--data_points: expected 1 to {len(images):,}; got {wanted:,}")
+    check_within("data_points", wanted, 1, len(images))
     images = images.first(wanted)
     pair = integer_pair(run.model, run.guide)
     codes = _originals(run, pair, images).read(0, wanted)
@@ -134,7 +140,7 @@ def _main(arguments: list[str]) -> None:
     add_run(parser, other_data=True)
     parser.add_argument("files", type=Path, nargs="*", help="Pictures, folders, or one .npy file.")
     parser.add_argument("-o", "--out", type=Path, help="The archive to write.")
-    parser.add_argument("--split", type=_Split, help="Take a split of the run's data, no files.")
+    parser.add_argument("--split", type=Choice, help="Take a split of the run's data, no files.")
     parser.add_function_arguments(compress, skip={"run", "images"}, as_group=False)
     help_of_measure = "Write no archive: measure the length, on the test split unless --split says."
     parser.add_argument("--measure", type=bool, default=False, help=help_of_measure)
@@ -146,10 +152,11 @@ def _main(arguments: list[str]) -> None:
     )
     sources = [each for each in (files, split, data_set) if each]
     if measuring:
-        if out or files or data_set:
+        archive_options = {"embed_model": False, "batch_size": BATCH}
+        if out or files or data_set or any(options[n] != v for n, v in archive_options.items()):
             raise InputError(
                 "--measure writes no archive and takes a split of the run's data; leave files, "
-                "--data and --out out"
+                "--data, --out, --embed_model and --batch_size out"
             )
         run = pop_run(options)
         result = measure(run, split or "test", data_points)
@@ -169,13 +176,15 @@ def _main(arguments: list[str]) -> None:
         raise InputError(f"{out} exists already; name another archive with --out")
     check_writable(out.parent, "name another place with --out", make=True)
     run = pop_run(options)
-    data = compress(run, files or data_set or getattr(run.data, split), **options)
+    images = files or data_set or chosen_images(run, split, None)[1]
+    data = compress(run, images, **options)
     with whole_file(out) as file:
         file.write(data)
     header = Archive(data).header
     dims = header.count * prod(header.image_shape)
     print(f"{out}: {header.count:,} images, {8 * len(data) / dims:.3f} bits per dim")
-    print(f"  next  python -m ppl_vae.decompress {out} --run {run.path} -o images")
+    named = [] if options["embed_model"] else ["--run", str(run.path)]
+    print(f"  next  python -m ppl_vae.decompress {join([str(out), *named])} -o images")
 
 
 def _table(run: Run, result: dict[str, Any]) -> str:

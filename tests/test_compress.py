@@ -17,7 +17,7 @@ import ppl_vae.decompress
 from models import BetaBinomial, ContinuousBernoulli
 from ppl_vae.compress import compress, measure
 from ppl_vae.data import Digits
-from ppl_vae.decompress import decompress
+from ppl_vae.decompress import decompress, decompress_to
 from ppl_vae.errors import InputError
 from ppl_vae.runs.run import Run
 
@@ -73,9 +73,48 @@ def test_arrays_tensors_splits_and_data_sets_come_back(binary, in_bytes) -> None
     assert sorted(map(bytes, whole)) == sorted(map(bytes, every.astype(np.uint8)))
 
 
+def test_a_run_may_be_named_by_its_path(binary) -> None:
+    x = bits(10, 1, 8, 8)
+    data = compress(binary.path, x)
+    assert data == compress(binary, x)
+    assert np.array_equal(decompress(data, str(binary.path)), x)
+    decompress_to(data, "out", binary.path)
+    assert np.array_equal(np.load("out/images.npy"), x)
+
+
+@pytest.mark.parametrize("images", [5, None, np.uint8(1), [bits(8, 8), bits(8, 9)]])
+def test_what_is_no_array_of_images_is_refused_in_one_line(binary, images) -> None:
+    with pytest.raises(InputError, match="expected images") as caught:
+        compress(binary, images)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_archive_is_refused_in_one_line(binary) -> None:
+    for given in ("a.pvz", Path("a.pvz"), None):
+        with pytest.raises(InputError, match=r"expected the bytes of an archive.*read_bytes"):
+            decompress(given, binary)
+
+
+def test_there_is_no_such_split_to_measure(binary) -> None:
+    with pytest.raises(InputError, match=r"--split: expected one of.*got 'tst'"):
+        measure(binary, "tst")
+
+
+def test_what_to_do_next_can_be_typed(binary, capsys) -> None:
+    np.save("a.npy", bits(2, 8, 8))
+    path = str(binary.path)
+    assert exit_code(ppl_vae.compress, path, "a.npy", "-o", "a b.pvz") == 0
+    said = capsys.readouterr().out
+    assert f"decompress 'a b.pvz' --run {path} -o images" in said
+    inside = [path, "a.npy", "-o", "c.pvz", "--embed_model", "true"]
+    assert exit_code(ppl_vae.compress, *inside) == 0
+    assert "decompress c.pvz -o images" in capsys.readouterr().out
+
+
 def test_the_same_images_give_the_same_archive(binary) -> None:
     x = bits(30, 1, 8, 8)
     assert compress(binary, x) == compress(binary, torch.tensor(x))
+    assert compress(binary, binary.data.train) == compress(binary, binary.data.train)
 
 
 def test_pictures_come_back_with_names_pixels_and_modes(binary) -> None:
@@ -139,6 +178,23 @@ def test_what_is_whole_is_salvaged(binary, monkeypatch, capsys) -> None:
     assert {path.name for path in Path("out").iterdir()} == {f"{n}.png" for n in range(8)}
 
 
+def test_images_that_are_lost_are_not_counted_and_black_in_an_array(
+    binary, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr("ppl_vae.coding.archive._MOST_IMAGES", 4)
+    x = bits(10, 1, 8, 8)
+    data = bytearray(compress(binary, x))
+    data[-1] ^= 1
+    Path("a.pvz").write_bytes(data)
+    salvage = ["a.pvz", "--run", str(binary.path), "-o", "out", "--salvage", "true"]
+    assert exit_code(ppl_vae.decompress, *salvage) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == "out: 8 of 10 images"
+    assert "block 3, images 8 to 9, is damaged; they are black" in said.err
+    x[8:] = 0
+    assert np.array_equal(np.load("out/images.npy"), x)
+
+
 @pytest.fixture
 def images() -> None:
     """Pictures and arrays that are not such as the run has."""
@@ -153,6 +209,8 @@ def images() -> None:
     np.save("levels.npy", np.arange(64, dtype=np.uint8).reshape(1, 8, 8))
     np.save("floats.npy", np.zeros((1, 8, 8)))
     np.save("wide.npy", np.zeros((1, 8, 9), np.uint8))
+    np.save("number.npy", np.uint8(1))
+    np.save("image.npy", bits(8, 8))
     Path("there").mkdir()
     Path("empty").mkdir()
     Path("none.npy").write_bytes(b"no array")
@@ -173,11 +231,21 @@ BAD = {
     "floats": (["floats.npy"], "uint8 or bool.*float64"),
     "another width": (["wide.npy"], "1 x 8 x 8.*1 x 8 x 9"),
     "a broken array": (["none.npy"], "could not read none.npy"),
+    "an array of one number": (["number.npy"], r"1 x 8 x 8.*number.npy has the shape \(1,\)"),
+    "an array of one image": (["image.npy"], r"1 x 8 x 8.*image.npy has the shape \(8, 8\)"),
     "array among others": (["levels.npy", "grey"], "one .npy file by itself"),
     "a batch of none": (["binary", "--batch_size", "0"], "batch_size >= 1"),
     "an option": (["binary", "--embed", "true"], "did you mean --embed_model"),
     "points without measuring": (["binary", "--data_points", "1"], "goes with --measure"),
     "measuring files": (["binary", "--measure", "true"], "leave files"),
+    "measuring a model inside": (
+        ["--measure", "true", "--embed_model", "true"],
+        "--embed_model and --batch_size out",
+    ),
+    "measuring another batch": (
+        ["--measure", "true", "--batch_size", "7"],
+        "--embed_model and --batch_size out",
+    ),
     "the archive exists": (["binary", "-o", "note.pvz"], "exists already"),
 }
 
@@ -212,6 +280,8 @@ def test_bad_archives_are_one_line_and_nothing_is_written(binary, in_bytes, caps
         assert tree() == before
     assert exit_code(ppl_vae.decompress, "a.pvz", "--run", run, "-o", "there") == 2
     assert "exists already" in capsys.readouterr().err
+    assert exit_code(ppl_vae.decompress, "a.pvz", "--run", run) == 2
+    assert "expected --out with the folder to write" in capsys.readouterr().err
 
 
 def test_runs_of_floats_are_refused_with_the_remedy(tmp_path, no_pictures) -> None:

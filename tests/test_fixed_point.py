@@ -8,8 +8,9 @@ import torch
 from scipy import special, stats
 
 from models import MLP, Convolutional, Linear, MaxPooling, Network, Residual
-from ppl_vae.coding.fixed_point import Affine, compute, layers_of, prove
+from ppl_vae.coding.fixed_point import Affine, compute, prove
 from ppl_vae.coding.latents import BINS, between, inverse_scale, standard_bins
+from ppl_vae.coding.networks import layers_of
 from ppl_vae.coding.tables import ACTIVATIONS, MASS, activation_table, normal_cdf, sigmoid, tabulate
 from ppl_vae.errors import InputError
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ppl_vae.coding.ans import Words
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, kind
 
 __all__ = [
     "Archive",
@@ -134,6 +134,11 @@ class Archive:
     """
 
     def __init__(self, data: bytes, salvage: bool = False) -> None:
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise InputError(
+                f"expected the bytes of an archive, as Path(...).read_bytes() gives them; got "
+                f"{kind(data)}"
+            )
         if data[: len(MAGIC)] != MAGIC:
             raise InputError("expected an archive of ppl-vae (.pvz); this is none, or is damaged")
         version = int.from_bytes(data[len(MAGIC) : _START - 4], "little")

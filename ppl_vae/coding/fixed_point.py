@@ -1,4 +1,4 @@
-"""Networks in whole numbers, which give the same result on every machine.
+"""Layers in whole numbers, which give the same result on every machine.
 
 Weights are multiples of 2^-14 and activations multiples of 2^-12, both kept as whole numbers in
 float64. No sum of products below 2^53 is rounded, so that the order of summation does not matter,
@@ -9,20 +9,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.lib.stride_tricks import sliding_window_view
-from torch import nn
 
-from models import MLP, Convolutional, Linear, Network, Residual
-from ppl_vae.coding.tables import ACTIVATIONS, FRACTION, Floats, Ints, Table, activation_table
+from ppl_vae.coding.tables import Floats, Ints, Table
 from ppl_vae.errors import InputError
 
 __all__ = [
+    "EXACT",
     "LAYERS",
+    "WEIGHT",
     "Affine",
     "Convolution",
     "Layer",
@@ -31,14 +28,12 @@ __all__ = [
     "Reshape",
     "SkipConnection",
     "TransposedConvolution",
-    "affine",
     "compute",
-    "layers_of",
     "prove",
 ]
 
-_WEIGHT = 14  # bits after the point of weights
-_EXACT = 2**53
+WEIGHT = 14  # bits after the point of weights
+EXACT = 2**53
 _FARTHEST = 2**8  # pixels, of strides and paddings: nothing that is read makes images huge
 _LARGEST = 2**24  # activations are cut off at 4,096
 
@@ -75,12 +70,12 @@ class _Products(Layer):
         rows = np.abs(self.weight.reshape(len(self.weight), -1).astype(object)).sum(1)
         biases = np.abs(self.bias.astype(object))
         most = int((rows * inputs + biases).max())
-        if most + 2**_WEIGHT >= _EXACT:
+        if most + 2**WEIGHT >= EXACT:
             raise InputError(
                 f"a sum of a layer could reach 2^{most.bit_length()}, beyond the 2^53 up to which "
                 "float64 is exact; train with --weight_decay, or a network that is not as wide"
             )
-        return min((most >> _WEIGHT) + 1, _LARGEST)
+        return min((most >> WEIGHT) + 1, _LARGEST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +156,7 @@ class Rectifier(Layer):
     slope: int
 
     def __call__(self, x: Floats) -> Floats:
-        return np.maximum(x, np.floor(x * self.slope * 2.0**-_WEIGHT + 0.5))
+        return np.maximum(x, np.floor(x * self.slope * 2.0**-WEIGHT + 0.5))
 
     def bound(self, inputs: int) -> int:
         return inputs
@@ -216,83 +211,14 @@ def prove(layers: Sequence[Layer], inputs: int) -> int:
     return inputs
 
 
-def layers_of(network: Network, scale: float = 1.0) -> tuple[Layer, ...]:
-    """A trained network in fixed point.
-
-    Args:
-        network: An `MLP`, `Linear`, `Convolutional` or `Residual`.
-        scale: A factor for the inputs that the first layer takes up.
-
-    Raises:
-        InputError: If it is another network, or its weights are not finite.
-    """
-    if type(network) not in (MLP, Linear, Convolutional, Residual):
-        raise InputError(
-            "expected the networks MLP, Linear, Convolutional or Residual, which have a form in "
-            f"whole numbers; got {type(network).__name__}; train with one of them"
-        )
-    flat = isinstance(network, MLP | Linear)
-    inner: Any = network  # each of them has the one or the other
-    modules = [inner.linear] if isinstance(network, Linear) else [*inner.layers]
-    layers: list[Layer] = [Reshape((prod(network.inputs),))] if flat else []
-    for number, module in enumerate(modules):
-        layers.append(_layer_of(module, scale if number == 0 else 1.0))
-    return (*layers, Reshape(network.outputs))
-
-
-def affine(weight: torch.Tensor, bias: torch.Tensor, scale: float = 1.0) -> Affine:
-    """y = W x + b in fixed point, for inputs in units of `scale`."""
-    return Affine(_weight(weight, scale), _bias(bias))
-
-
-def _layer_of(module: Any, scale: float) -> Layer:
-    name = type(module).__name__
-    if isinstance(module, nn.Linear):
-        return affine(module.weight, module.bias, scale)
-    if isinstance(module, nn.Conv2d):
-        weight, bias = _weight(module.weight, scale), _bias(module.bias)
-        edge = int(module.padding[0])
-        return Convolution(weight, bias, module.stride[0], (edge, edge))
-    if isinstance(module, nn.ConvTranspose2d):
-        weight = _weight(module.weight, scale).transpose(1, 0, 2, 3)[:, :, ::-1, ::-1].copy()
-        height, width = module.output_padding
-        bias, padding = _bias(module.bias), int(module.padding[0])
-        return TransposedConvolution(weight, bias, module.stride[0], padding, (height, width))
-    if isinstance(module, nn.ReLU | nn.LeakyReLU):
-        slope = getattr(module, "negative_slope", 0.0)
-        return Rectifier(round(slope * 2**_WEIGHT))
-    if isinstance(module, nn.Flatten):
-        return Reshape((-1,))
-    if isinstance(module, nn.Unflatten):
-        return Reshape(tuple(module.unflattened_size))
-    if name in ACTIVATIONS:
-        return Lookup(activation_table(name))
-    return SkipConnection(tuple(_layer_of(each, 1.0) for each in module.layers))  # a residual block
-
-
-def _weight(tensor: torch.Tensor, scale: float) -> Ints:
-    return _whole(tensor.detach().cpu().double().numpy() * scale, _WEIGHT)
-
-
-def _bias(tensor: Any) -> Ints:
-    return _whole(tensor.detach().cpu().double().numpy(), _WEIGHT + FRACTION)
-
-
 def _check_geometry(*sizes: int) -> None:
     if not all(0 <= size <= _FARTHEST for size in sizes):
         raise InputError(f"expected strides and paddings of 0 to {_FARTHEST}; got {sizes}")
 
 
-def _whole(values: Floats, fraction: int) -> Ints:
-    scaled = np.floor(values * 2.0**fraction + 0.5)
-    if not (np.abs(scaled) < _EXACT).all():
-        raise InputError("expected weights that are finite numbers of a moderate size; train again")
-    return scaled.astype(np.int64)
-
-
 def _rounded(sums: Floats) -> Floats:
     """Sums in units of 2^-26 as activations: to the nearest, halves up."""
-    return np.clip(np.floor(sums * 2.0**-_WEIGHT + 0.5), -_LARGEST, _LARGEST)
+    return np.clip(np.floor(sums * 2.0**-WEIGHT + 0.5), -_LARGEST, _LARGEST)
 
 
 def _convolved(

@@ -8,8 +8,17 @@ import numpy as np
 
 from guides import BottomUp, DiagonalNormal, FullRankNormal, Guide
 from models import VAE, Hierarchical, Model, Network
-from ppl_vae.coding.fixed_point import LAYERS, Layer, compute, layers_of, prove
-from ppl_vae.coding.latents import INVERSE, Bins, FullRank, Normal, bins_around, inverse_scale
+from ppl_vae.coding.fixed_point import LAYERS, Layer, compute, prove
+from ppl_vae.coding.latents import (
+    INVERSE,
+    Bins,
+    FullRank,
+    Normal,
+    Posterior,
+    bins_around,
+    inverse_scale,
+)
+from ppl_vae.coding.networks import layers_of
 from ppl_vae.coding.pixels import PIXELS, Pixels, pixels_of
 from ppl_vae.coding.priors import Autoregressive, Even, prior_of
 from ppl_vae.coding.serialized import from_bytes, to_bytes
@@ -38,7 +47,7 @@ class Level:
     size: int
     bins: Bins
     encoder: tuple[Layer, ...]
-    posterior: Normal | FullRank
+    posterior: Posterior
     decoder: tuple[Layer, ...]
 
     @property
@@ -160,7 +169,7 @@ def _refused(role: str, piece: object, choices: str) -> InputError:
 def _level(
     bins: Bins,
     encoder: Network,
-    posterior: Normal | FullRank,
+    posterior: Posterior,
     decoder: Network,
     scale: float = 1.0,
 ) -> Level:

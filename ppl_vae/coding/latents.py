@@ -1,5 +1,6 @@
 """Latents in bins, and normals over the bins."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
 from hashlib import shake_128
@@ -11,8 +12,8 @@ from ppl_vae.coding.ans import Masses, Stack, Symbols
 from ppl_vae.coding.tables import FINE, FRACTION, MASS, Floats, Ints, Table, normal_cdf, tabulate
 
 __all__ = [
-    "BINS", "INVERSE", "Bins", "FullRank", "Normal", "between", "bins_around", "bins_at",
-    "fixed_bins", "inverse_scale", "standard_bins",
+    "BINS", "INVERSE", "Bins", "FullRank", "Normal", "Posterior", "between", "bins_around",
+    "bins_at", "fixed_bins", "inverse_scale", "standard_bins",
 ]  # fmt: skip
 
 BINS = 2**10  # of each dimension
@@ -85,8 +86,8 @@ def fixed_bins(size: int) -> Symbols:
 
 
 @dataclass(frozen=True, eq=False)
-class Normal:
-    """Independent normals with features (mu, log sigma^2) of a network, (N, 2 D).
+class Posterior(ABC):
+    """A normal over bins, from the features of a network.
 
     Args:
         inverse_scale: 1 / sigma from log sigma^2.
@@ -96,17 +97,23 @@ class Normal:
     inverse_scale: Table
     cdf: Table
 
-    def features(self, size: int) -> int:
-        """How many features a normal of so many dimensions has."""
-        return 2 * size
-
+    @abstractmethod
     def pop(self, stack: Stack, features: Floats, bins: Bins) -> Symbols:
         """Takes bins (N, D) off the stack."""
+
+    @abstractmethod
+    def push(self, stack: Stack, features: Floats, bins: Bins, chosen: Symbols) -> None:
+        """Puts bins (N, D) onto the stack."""
+
+
+class Normal(Posterior):
+    """Independent normals with features (mu, log sigma^2), (N, 2 D)."""
+
+    def pop(self, stack: Stack, features: Floats, bins: Bins) -> Symbols:
         masses, rows = self._masses(features, bins)
         return stack.pop(rows, masses, bins.count).reshape(len(features), -1)
 
     def push(self, stack: Stack, features: Floats, bins: Bins, chosen: Symbols) -> None:
-        """Puts bins (N, D) onto the stack."""
         stack.push(chosen.ravel(), self._masses(features, bins)[0], bins.count)
 
     def _masses(self, features: Floats, bins: Bins) -> tuple[Masses, int]:
@@ -122,27 +129,15 @@ class Normal:
         return masses, loc.size
 
 
-@dataclass(frozen=True, eq=False)
-class FullRank:
+class FullRank(Posterior):
     """A normal with features (mu, log of the diagonal's square, rest of the triangle L).
 
     Given z_1, ..., z_(d-1), z_d is N(mu_d + sum_(j<d) L_dj e_j, L_dd^2), where
-    e_j = (z_j - its mean) / L_jj.
-
-    Args:
-        inverse_scale: 1 / L_dd from log L_dd^2.
-        cdf: Phi, as masses.
+    e_j = (z_j - its mean) / L_jj. Dimensions are popped one after the other, and pushed from the
+    last one on.
     """
 
-    inverse_scale: Table
-    cdf: Table
-
-    def features(self, size: int) -> int:
-        """How many features a normal of so many dimensions has."""
-        return size * (size + 3) // 2
-
     def pop(self, stack: Stack, features: Floats, bins: Bins) -> Symbols:
-        """Takes bins (N, D) off the stack, one dimension after the other."""
         state = _Triangle(features)
         chosen = np.zeros((len(features), state.size), np.int32)
         for d in range(state.size):
@@ -153,7 +148,6 @@ class FullRank:
         return chosen
 
     def push(self, stack: Stack, features: Floats, bins: Bins, chosen: Symbols) -> None:
-        """Puts bins (N, D) onto the stack, the last dimension first."""
         state, values, conditionals = _Triangle(features), bins.value_of(chosen), []
         for d in range(state.size):
             loc, log_variance = state.given(d)

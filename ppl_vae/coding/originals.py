@@ -8,13 +8,14 @@ from typing import Any
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ppl_vae.coding.written import check_name
 from ppl_vae.data.folders import pictures_below
 from ppl_vae.data.pictures import suffixes
-from ppl_vae.errors import InputError, unreadable
+from ppl_vae.data.split import Split
+from ppl_vae.errors import InputError, reason, unreadable
 
 __all__ = ["Codes", "InMemory", "Originals", "Pictures", "StoredArray", "originals_in"]
 
@@ -56,10 +57,13 @@ class Originals(ABC):
         if array.ndim == 3 and self.image_shape[0] == 1:
             array = array[:, None]
         if array.ndim != 4 or array.shape[1:] != self.image_shape:
-            expected = " x ".join(map(str, self.image_shape))
+            expected, found = (
+                " x ".join(map(str, shape)) for shape in (self.image_shape, array.shape[1:])
+            )
+            found = found if array.ndim > 2 else f"the shape {array.shape}"
             raise InputError(
                 f"expected images of {expected} (channels, height, width), as the model has; "
-                f"{name} has {' x '.join(map(str, array.shape[1:]))}; compress it with another run"
+                f"{name} has {found}; compress it with another run"
             )
         with np.errstate(invalid="ignore"):
             codes = array.astype(np.uint8)
@@ -81,49 +85,51 @@ _REMEDIES = {
 class InMemory(Originals):
     """An array, a tensor or a split of a data set."""
 
+    name = "the array"
+
     def __init__(self, images: Any, image_shape: Sequence[int], levels: int) -> None:
         super().__init__(image_shape, levels)
-        self.images = images
+        self.images = images if isinstance(images, Split) else _array(images)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def read(self, start: int, stop: int) -> Codes:
         images = self.images[start:stop]
-        return self._codes(
-            images.cpu() if isinstance(images, torch.Tensor) else images, "the array"
-        )
+        return self._codes(images.cpu() if isinstance(images, Tensor) else images, self.name)
 
     def description(self) -> dict[str, Any]:
         shape = [len(self), *self.image_shape]
         return {"kind": "array", "name": ARRAY, "type": "|u1", "shape": shape}
 
 
-class StoredArray(Originals):
+def _array(images: Any) -> NDArray[Any]:
+    try:
+        array = np.asarray(images.detach().cpu() if isinstance(images, Tensor) else images)
+    except ValueError as error:
+        raise InputError(f"expected images of one shape ({reason(error)})") from error
+    return np.atleast_1d(array)
+
+
+class StoredArray(InMemory):
     """An array of bytes or truth values in a `.npy` file, which is read piece by piece."""
 
     def __init__(self, path: Path, image_shape: Sequence[int], levels: int) -> None:
-        super().__init__(image_shape, levels)
-        self.path = path
         try:
-            self.array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         except Exception as error:
             raise unreadable(path, error, "name a .npy file that numpy.save wrote") from error
-        if self.array.dtype.str not in ("|u1", "|b1"):
+        if array.dtype.str not in ("|u1", "|b1"):
             raise InputError(
                 f"expected an array of uint8 or bool, of which every bit can be written again; "
-                f"{path} has {self.array.dtype}; convert it with astype"
+                f"{path} has {array.dtype}; convert it with astype"
             )
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def read(self, start: int, stop: int) -> Codes:
-        return self._codes(self.array[start:stop], str(self.path))
+        super().__init__(array, image_shape, levels)
+        self.name = str(path)
 
     def description(self) -> dict[str, Any]:
-        kind, shape = self.array.dtype.str, [*self.array.shape]
-        return {"kind": "array", "name": self.path.name, "type": kind, "shape": shape}
+        kind, shape = self.images.dtype.str, [*self.images.shape]
+        return {"kind": "array", "name": Path(self.name).name, "type": kind, "shape": shape}
 
 
 class Pictures(Originals):

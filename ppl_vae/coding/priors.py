@@ -9,7 +9,7 @@ import numpy as np
 
 from models import Flow, MixtureOfNormals, Prior, StandardNormal
 from ppl_vae.coding.ans import Masses, Stack, Symbols
-from ppl_vae.coding.fixed_point import Layer, Lookup, affine, compute
+from ppl_vae.coding.fixed_point import Layer, Lookup, compute
 from ppl_vae.coding.latents import (
     INVERSE,
     Bins,
@@ -19,12 +19,14 @@ from ppl_vae.coding.latents import (
     fixed_bins,
     standard_bins,
 )
+from ppl_vae.coding.networks import affine
 from ppl_vae.coding.tables import (
     FINE,
     FRACTION,
     Floats,
     Table,
     activation_table,
+    exp,
     normal_cdf,
     sigmoid,
     tabulate,
@@ -112,9 +114,8 @@ def prior_of(prior: Prior) -> tuple[Even | Autoregressive, Bins]:
     if type(prior) is StandardNormal:
         return Even(), standard_bins()
     if type(prior) is MixtureOfNormals and len(prior.logits) == 1:
-        moments = (prior.loc, prior.log_scale.exp())
-        loc, scale = (each[0].detach().cpu().double().numpy() for each in moments)
-        unit = 2.0**FRACTION
+        (loc,), (log_scale,) = (np.array(each.tolist()) for each in (prior.loc, prior.log_scale))
+        scale, unit = exp(log_scale), 2.0**FRACTION
         return Even(), bins_at(np.floor(unit * loc + 0.5), np.floor(unit * scale + 1))
     if type(prior) is Flow and len(prior.networks) == 1:
         flow = Autoregressive(_masked(prior.networks[0]), _stretch(), normal_cdf())

@@ -1,6 +1,6 @@
 """Functions of one number as tables of integers, the same on every machine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from functools import cache, cached_property
@@ -18,6 +18,7 @@ __all__ = [
     "Ints",
     "Table",
     "activation_table",
+    "exp",
     "normal_cdf",
     "sigmoid",
     "softplus",
@@ -95,6 +96,12 @@ def tabulate(function: Function, fraction: int, rising: bool = False) -> Table:
         values = [int((function(x) * (1 << fraction)).to_integral_value()) for x in points]
     seconds = np.diff(np.array([0, 0, *values]), 2).astype(np.int64)
     return Table(seconds, fraction, rising)
+
+
+def exp(values: Sequence[float]) -> Floats:
+    """exp of each value, the same on every machine."""
+    with localcontext(prec=_DIGITS):
+        return np.array([float(Decimal(value).exp()) for value in values])
 
 
 def sigmoid(x: Decimal) -> Decimal:
