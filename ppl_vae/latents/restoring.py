@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.corruptions import Corruption
 from ppl_vae.data import Split
-from ppl_vae.data.corrupted_images import corrupted_images
+from ppl_vae.data.corrupted_images import corrupted_images, file_stems
 from ppl_vae.errors import InputError, check_within
 from ppl_vae.inference.corrupted import restored_images
 from ppl_vae.inference.pareto import RELIABLE
@@ -132,7 +132,7 @@ def seen_of(
                 f"{type(corruption).__name__} leaves all images as they are; give its options, "
                 "such as --corruption.half lower for Masked"
             )
-        names = None if split.names is None else [name.decode() for name in split.names.tolist()]
+        names = None if split.names is None else file_stems(split.names)
         own = split.labels
     else:
         x, own = None, None
