@@ -119,13 +119,7 @@ def _is_picture(image: Any) -> bool:
 
 
 def image_tensor(images: Any, channels: int) -> Tensor:
-    """An array, a tensor or a list of these as (N, C, H, W) on the CPU: bool, int32 or float32.
-
-    Of another number of dimensions than images have, it is as it came.
-
-    Raises:
-        InputError: If they are no numbers, or of several shapes.
-    """
+    """An array, a tensor or a list of these as (N, C, H, W) on the CPU: bool, int32 or float32."""
     pixels = _tensor(images)
     if pixels.dim() == 2 and channels == 1:
         return pixels[None, None]
@@ -135,7 +129,6 @@ def image_tensor(images: Any, channels: int) -> Tensor:
 
 
 def _tensor(images: Any) -> Tensor:
-    """The same in the shape that it came in."""
     if isinstance(images, Sequence):
         images = [each.cpu() if isinstance(each, Tensor) else each for each in images]
         if len({np.shape(each) for each in images}) > 1:
