@@ -24,13 +24,13 @@ from ppl_vae.command_line.verbs import (
 from ppl_vae.data.corrupted_images import listed_images
 from ppl_vae.errors import InputError, as_path, check_within, reason
 from ppl_vae.inference.noise_level import infer_unknown
-from ppl_vae.inference.restoration import Method
+from ppl_vae.inference.restoration import Method, check_sampling
 from ppl_vae.latents.restoring import Images, Restoration, diagnostics, restored, seen_of
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.files import check_writable, whole_file
 from ppl_vae.machine.progress import Progress, table
 from ppl_vae.machine.randomness import seeded
-from ppl_vae.measures.denoisers import METHODS, MISSING, SHORT, compare, installed
+from ppl_vae.measures.denoisers import METHODS, SHORT, compare, installed, missing
 from ppl_vae.measures.restorations import restoration_scores
 from ppl_vae.pairs.calls import called_anywhere
 from ppl_vae.pictures.restorations import draw_restorations, write_images
@@ -97,6 +97,7 @@ def restore(
     run = as_run(run)
     began = time.monotonic()
     with seeded(run.device, seed), _input_errors():
+        check_sampling(method, draws, particles)
         run.guide.check_density("a restoration")
         own = images is None
         source = getattr(run.data, split) if own else images
@@ -129,8 +130,8 @@ def restore(
             numbers["others"] = {
                 name: restoration_scores(seen.x, value) for name, value in others.items()
             }
-            if compare_with_others and not installed():
-                numbers["note"] = MISSING
+            note = missing(corruption) if compare_with_others else None
+            numbers |= {"note": note} if note else {}
     numbers |= {"draws": draws, "particles": particles, "method": method, "seed": seed}
     numbers["seconds"] = time.monotonic() - began
     return Restoration(

@@ -242,6 +242,8 @@ def test_masks_of_every_kind(tmp_path) -> None:
         ({"half": "middle"}, "expected half of upper, lower, left, right; got 'middle'"),
         ({"rectangle": [0, 0, 2]}, "expected rectangle as \\[row, column, height, width\\]"),
         ({"mask": "nowhere.npy"}, "cannot read nowhere.npy"),
+        ({"mask": "no-mask.npy"}, "cannot read no-mask.npy"),
+        ({"mask": np.array(["a", "b"])}, "expected a mask of two values"),
         ({"mask": np.arange(20).reshape(5, 4)}, "expected a mask of two values"),
     ],
 )

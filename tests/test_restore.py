@@ -1,5 +1,6 @@
 """`restore`: what it writes is what its equations say; its scores; bad input writes nothing."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +18,11 @@ from guides import Delta
 from models import Autoencoder, Gaussian
 from models.corruptions import Downsampled, GaussianNoise, Masked, SaltAndPepper
 from ppl_vae.data.corrupted_images import corrupted_images, listed_images
+from ppl_vae.latents.restoring import seen_of
+from ppl_vae.measures import denoisers
 from ppl_vae.measures.denoisers import compare
 from ppl_vae.measures.restorations import coverage, crps, psnr, ssim
+from ppl_vae.pictures.restorations import write_images
 from ppl_vae.restore import Restoration, restore, write
 from ppl_vae.runs.run import Run
 
@@ -68,8 +72,8 @@ def test_one_seed_gives_one_restoration(run, halves: Restoration) -> None:
 
 
 def test_without_scikit_image_a_note_says_what_is_left_out(run: Run, monkeypatch) -> None:
-    for module in ("ppl_vae.restore", "ppl_vae.measures.restorations"):
-        monkeypatch.setattr(f"{module}.installed", lambda: False)
+    for module in ("restore", "measures.denoisers", "measures.restorations"):
+        monkeypatch.setattr(f"ppl_vae.{module}.installed", lambda: False)
     few = FEW | {"compare_with_others": True}
     found = restore(run, corruption=Masked(half="left"), corrupt=True, count=2, **few)
     assert found.numbers["note"] == (
@@ -77,6 +81,15 @@ def test_without_scikit_image_a_note_says_what_is_left_out(run: Run, monkeypatch
     )
     assert found.others == found.numbers["others"] == {}
     assert "ssim" not in found.numbers["restoration"]
+
+
+def test_a_note_says_that_wavelets_are_left_out(monkeypatch) -> None:
+    monkeypatch.setattr(denoisers, "find_spec", lambda name: name != "pywt" or None)
+    assert denoisers.missing(GaussianNoise()) == (
+        "PyWavelets is not installed, so wavelets are left out; pip install 'ppl-vae[restore]' "
+        "adds it"
+    )
+    assert denoisers.missing(Masked()) is denoisers.missing(Downsampled()) is None
 
 
 def test_what_is_written_is_what_was_restored(halves: Restoration, tmp_path) -> None:
@@ -157,6 +170,27 @@ def test_the_users_images_become_intensities(run, tmp_path) -> None:
     assert (y[0, 0][~torch.eye(8, dtype=torch.bool)] == 0.25).all()
 
 
+def test_a_list_of_arrays_is_an_array_of_them(run) -> None:
+    noisy = np.random.default_rng(0).standard_normal((2, 8, 8))
+    shape = run.spec.image_shape
+    one, _ = corrupted_images([*noisy], run.facts, shape, False)
+    whole, _ = corrupted_images(noisy, run.facts, shape, False)
+    torch.testing.assert_close(one, whole, rtol=0, atol=0)
+
+
+def test_images_keep_the_names_of_their_files(run, tmp_path) -> None:
+    names = [b"caf\xe9.png", b"scan.1.png", b"scan.2.png"]
+    for name in names:
+        Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(tmp_path / os.fsdecode(name))
+    (tmp_path / "out").mkdir()
+    y, stems = corrupted_images(listed_images([tmp_path]), run.facts, run.spec.image_shape, False)
+    assert stems is not None
+    write_images(y.numpy(), stems, tmp_path / "out")
+    assert sorted(os.listdir(os.fsencode(tmp_path / "out"))) == names
+    named = replace(run.data.test.first(3), names=np.array([b"of/" + name for name in names]))
+    assert seen_of(run, named, Masked(half="left"), corrupt=True).names == stems
+
+
 def test_the_command_line_restores_pictures_under_their_names(
     run, tmp_path, monkeypatch, capsys
 ) -> None:
@@ -185,7 +219,9 @@ def test_the_command_line_restores_pictures_under_their_names(
     ]  # fmt: skip
     before = tree()
     assert exit_code(ppl_vae.restore, *arguments) == 2
-    assert "three.png" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "three.png" in error
+    assert " --skip_unreadable true" in error
     assert tree() == before
     assert exit_code(ppl_vae.restore, *arguments, "--skip_unreadable", "true") == 0
     assert {path.name for path in Path("out/images").iterdir()} == {"one.png", "two.png"}
@@ -231,6 +267,11 @@ BAD = {
     "image 0 has none": ["--corruption", "Masked", "--images", "nothing.npy"],
     "could not read": ["--corruption", "GaussianNoise", "--images", "broken.npy"],
     "expected images of 1 x 8 x 8": ["--corruption", "GaussianNoise", "--images", "wide.npy"],
+    "got (0, 1, 8, 8)": ["--corruption", "GaussianNoise", "--images", "empty.npy"],
+    "expected an array or a tensor of numbers": [
+        "--corruption", "GaussianNoise", "--images", "words.npy",
+    ],
+    "64 of 64 are infinite or NaN": ["--corruption", "Masked", "--images", "infinite.npy"],
 }  # fmt: skip
 
 
@@ -243,6 +284,9 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     np.save("holes.npy", np.where(np.eye(8), np.nan, 0.5)[None])
     np.save("nothing.npy", np.full((1, 8, 8), np.nan))
     np.save("wide.npy", np.zeros((1, 1, 8, 9), dtype=np.float32))
+    np.save("empty.npy", np.zeros((0, 8, 8)))
+    np.save("words.npy", np.array(["one", "two"]))
+    np.save("infinite.npy", np.full((1, 8, 8), np.inf))
     Path("broken.npy").write_bytes(b"no array")
     Image.fromarray(np.zeros((9, 9), dtype=np.uint8)).save("large.png")
     before = tree()
@@ -252,6 +296,15 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert len(error) == 1
     assert said in error[0]
     assert tree() == before
+
+
+def test_numbers_are_checked_before_any_work(run: Run, monkeypatch) -> None:
+    monkeypatch.setattr("ppl_vae.restore.seen_of", lambda *a: pytest.fail("it began"))
+    half = {"corruption": Masked(half="left"), "corrupt": True}
+    with refused("expected particles >= 25; got 3"):
+        restore(run, **half, particles=3)
+    with refused("expected method of auto, importance, nuts, annealing; got 'nut'"):
+        restore(run, **half, method="nut")  # type: ignore[arg-type]
 
 
 def test_a_guide_that_is_a_point_is_refused(run) -> None:

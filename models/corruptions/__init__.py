@@ -4,7 +4,7 @@ from models.corruptions.corruption import Corruption
 from models.corruptions.downsampled import Downsampled
 from models.corruptions.gaussian_noise import GaussianNoise
 from models.corruptions.masked import Masked
-from models.corruptions.pixels import Pixels
+from models.corruptions.pixels import Pixels, white
 from models.corruptions.replacing import Replacing
 from models.corruptions.salt_and_pepper import SaltAndPepper
 
@@ -16,4 +16,5 @@ __all__ = [
     "Pixels",
     "Replacing",
     "SaltAndPepper",
+    "white",
 ]

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.corruptions.replacing import Replacing
@@ -146,26 +147,27 @@ _WAYS = ("mask", "rectangle", "half", "fraction")
 
 def _read_mask(mask: Any) -> Tensor:
     """Where pixels are missing, bool."""
-    if not isinstance(mask, (str, Path)):
-        return _as_mask(torch.as_tensor(np.asarray(mask)), "the array")
-    path = Path(mask).expanduser()
+    values, name = np.asarray(mask), "the array"
+    if isinstance(mask, (str, Path)):
+        path = Path(mask).expanduser()
+        values, name = _read(path), str(path)
+    top = 255 if values.dtype == np.uint8 and (values > 1).any() else 1
+    if not ((values == 0) | (values == top)).all():
+        raise ValueError(f"expected a mask of two values, black and white; got others in {name}")
+    return torch.from_numpy(values == top)
+
+
+def _read(path: Path) -> NDArray[Any]:
+    """The numbers of a `.npy` file or the grey levels of a picture."""
     try:
         if path.suffix == ".npy":
-            return _as_mask(torch.as_tensor(np.load(path, allow_pickle=False)), str(path))
+            stored: NDArray[Any] = np.load(path, allow_pickle=False)
+            return stored
         from PIL import Image
 
         with Image.open(path) as picture:
-            return _as_mask(torch.as_tensor(np.array(picture.convert("L"))), str(path))
-    except (OSError, ValueError, TypeError) as error:
-        if "mask" in str(error):
-            raise
+            return np.array(picture.convert("L"))
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"expected a picture or a .npy file as mask; cannot read {path}: {error}"
         ) from error
-
-
-def _as_mask(values: Tensor, name: str) -> Tensor:
-    top = 255 if values.dtype == torch.uint8 and bool((values > 1).any()) else 1
-    if not ((values == 0) | (values == top)).all():
-        raise ValueError(f"expected a mask of two values, black and white; got more in {name}")
-    return values == top

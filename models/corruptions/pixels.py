@@ -11,9 +11,14 @@ from torch import Tensor
 
 from models.spec import Domain
 
-__all__ = ["Atoms", "Pixels"]
+__all__ = ["Atoms", "Pixels", "white"]
 
 _NODES = 64  # of a quadrature over one pixel
+
+
+def white(domain: Domain) -> float:
+    """The value of white, by which images are divided to be intensities."""
+    return 255.0 if domain == "bytes" else 1.0
 
 
 class Pixels:
@@ -40,7 +45,7 @@ class Pixels:
             )
         self.base = base
         self.domain = domain
-        self.unit = 255.0 if domain == "bytes" else 1.0
+        self.unit = white(domain)
 
     def expand(self, batch_shape: torch.Size) -> "Pixels":
         """The same pixels for more z: batch shape (..., C, H, W) of `base`."""

@@ -29,7 +29,7 @@ class SaltAndPepper(Replacing):
         rate: The probability. Unknown unless given.
 
     Raises:
-        ValueError: If rate is not a number > 0 and < 1.
+        ValueError: If rate is not a number > 0 and <= 0.999.
     """
 
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"rate": (1e-4, 0.999)}

@@ -1,5 +1,6 @@
 """A user's corrupted images, in units of intensity."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -8,17 +9,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models import Shape
 from ppl_vae.data.conversion import standardised
 from ppl_vae.data.folders import pictures_below
-from ppl_vae.data.new_images import new_split
+from ppl_vae.data.new_images import image_tensor, new_split
 from ppl_vae.data.pictures import read_header, read_pixels, suffixes
 from ppl_vae.data.split import Facts
 from ppl_vae.errors import InputError, unreadable
 
-__all__ = ["corrupted_images", "listed_images"]
+__all__ = ["corrupted_images", "file_stems", "listed_images"]
 
 _ARRAYS = (".npy", ".npz")
 
@@ -45,7 +47,7 @@ def listed_images(paths: Sequence[Path], skip_unreadable: bool = False) -> Any:
     for path in paths:
         if path.is_dir():
             names, _ = pictures_below(path, suffixes(), "--images")
-            files += [path / name.decode(errors="surrogateescape") for name in names.tolist()]
+            files += [path / os.fsdecode(name) for name in names.tolist()]
         elif path.is_file():
             files.append(path)
         else:
@@ -95,21 +97,20 @@ def corrupted_images(
     Raises:
         InputError: If the images are none that the run's data could have become.
     """
-    floating = _floating(images)
+    floating = _floating(images, shape[0])
     if keeps_values:
         missing = None
         if floating is not None:
-            missing, images = floating.isnan(), floating.nan_to_num()
+            missing = floating.isnan()
+            images = floating.masked_fill(missing, 0)
         split = new_split(images, facts)
         y = split[:]
         if facts.domain == "bytes":
             y = y / 255
         if missing is not None:
-            y = torch.where(missing.reshape(y.shape), torch.nan, y)
+            y = y.masked_fill(missing, torch.nan)
     elif floating is not None:
-        y = floating[None] if floating.dim() == 2 else floating
-        y = y if y.dim() == 4 else y[:, None] if shape[0] == 1 else y[None]
-        y = standardised(y, *facts.moments) if facts.moments else y
+        y = standardised(floating, *facts.moments) if facts.moments else floating
         split = None
     else:
         seen = {each.name: getattr(facts, each.name) for each in fields(Facts)} | {
@@ -123,18 +124,23 @@ def corrupted_images(
         }
         split = new_split(images, Facts(**seen))
         y = split[:]
-    if tuple(y.shape[1:]) != shape:
+    if tuple(y.shape[1:]) != shape or not len(y):
         raise InputError(
             f"expected images of {' x '.join(map(str, shape))} (channels, height, width); got "
-            f"{' x '.join(map(str, y.shape[1:]))}; crop or resize them"
+            f"{tuple(y.shape)}; crop or resize them"
         )
-    names = None if split is None else split.names
-    return y, None if names is None else [Path(name.decode()).stem for name in names.tolist()]
+    return y, None if split is None or split.names is None else file_stems(split.names)
 
 
-def _floating(images: Any) -> Tensor | None:
-    """Images of a floating-point type as a tensor; None of any others."""
-    if isinstance(images, np.ndarray | Tensor):
-        tensor = torch.as_tensor(images)
-        return tensor.detach().cpu().float() if tensor.is_floating_point() else None
-    return None
+def file_stems(names: NDArray[np.bytes_]) -> list[str]:
+    """The names of files, as a `Split` has them, without folders and suffixes."""
+    return [Path(os.fsdecode(name)).stem for name in names.tolist()]
+
+
+def _floating(images: Any, channels: int) -> Tensor | None:
+    """Images of a floating-point type, (N, C, H, W) on the CPU; None of any others."""
+    each = images if isinstance(images, list) and images else [images]
+    if not all(isinstance(image, np.ndarray | Tensor) for image in each):
+        return None
+    tensor = image_tensor(images, channels)
+    return tensor if tensor.is_floating_point() else None

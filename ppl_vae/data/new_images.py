@@ -29,7 +29,7 @@ from ppl_vae.data.source import Images
 from ppl_vae.data.split import Facts, Split
 from ppl_vae.errors import InputError, kind
 
-__all__ = ["new_split"]
+__all__ = ["image_tensor", "new_split"]
 
 _BYTES = 256
 
@@ -86,12 +86,7 @@ def _converted(images: Any, facts: Facts) -> Split:
         paths = [os.fsencode(each) for each in images if isinstance(each, str | Path)]
         names = np.array(paths) if len(paths) == len(images) else None
         return _conversion(facts, levels).once(Images(pixels, names=names))
-    pixels = _tensor(images)
-    shape = facts.image_shape
-    if pixels.dim() == 2 and shape[0] == 1:
-        pixels = pixels[None, None]
-    elif pixels.dim() == 3:
-        pixels = pixels[:, None] if shape[0] == 1 else pixels[None]
+    pixels = image_tensor(images, facts.image_shape[0])
     _check_shape(pixels.shape, facts)
     if pixels.dtype == torch.bool:
         if facts.domain != "binary":
@@ -123,8 +118,17 @@ def _is_picture(image: Any) -> bool:
     return isinstance(image, Image.Image)
 
 
+def image_tensor(images: Any, channels: int) -> Tensor:
+    """An array, a tensor or a list of these as (N, C, H, W) on the CPU: bool, int32 or float32."""
+    pixels = _tensor(images)
+    if pixels.dim() == 2 and channels == 1:
+        return pixels[None, None]
+    if pixels.dim() == 3:
+        return pixels[:, None] if channels == 1 else pixels[None]
+    return pixels
+
+
 def _tensor(images: Any) -> Tensor:
-    """An array, a tensor or a list of these as one tensor on the CPU: bool, int32 or float32."""
     if isinstance(images, Sequence):
         images = [each.cpu() if isinstance(each, Tensor) else each for each in images]
         if len({np.shape(each) for each in images}) > 1:

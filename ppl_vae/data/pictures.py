@@ -171,7 +171,7 @@ def _open(file: "Path | Image.Image", read: Callable[[Any], Any]) -> Any:
     except Exception as error:
         remedy = (
             "it is damaged or no image; replace or remove it, or leave such files of a folder out "
-            "with --data.skip_unreadable true"
+            "with --data.skip_unreadable true (detect, restore: --skip_unreadable true)"
         )
         raise unreadable(file, error, remedy) from error
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from models import Model
-from models.corruptions import Corruption
+from models.corruptions import Corruption, white
 
 __all__ = ["crude_fill"]
 
@@ -31,7 +31,7 @@ def crude_fill(model: Model, corruption: Corruption, y: Tensor) -> Tensor:
         Images (B, C, H, W) in the model's domain.
     """
     domain = model.spec.domain
-    unit = 255.0 if domain == "bytes" else 1.0
+    unit = white(domain)
     parts = [model(size=_BATCH) for _ in range(0, _DRAWS, _BATCH)]
     images = (torch.cat(parts) / unit).flatten(1)
     mean = images.mean(0)

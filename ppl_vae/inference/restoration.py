@@ -21,7 +21,15 @@ from ppl_vae.inference.gaps import fit_family
 from ppl_vae.inference.nuts import nuts_posterior
 from ppl_vae.inference.pareto import RELIABLE, log_mean, pareto_k
 
-__all__ = ["MIXED", "Method", "RestoredLatents", "corrupted_joint", "refined", "restore_latents"]
+__all__ = [
+    "MIXED",
+    "Method",
+    "RestoredLatents",
+    "check_sampling",
+    "corrupted_joint",
+    "refined",
+    "restore_latents",
+]
 
 Method = Literal["auto", "importance", "nuts", "annealing"]
 
@@ -129,6 +137,13 @@ def _normal(joint: Joint, name: str, features: Features, rows: Tensor) -> tuple[
     return first + (root @ loc[..., None])[..., 0], root @ below
 
 
+def check_sampling(method: Method, draws: int, particles: int) -> None:
+    """Raises ValueError unless these are choices of `restore_latents`."""
+    check_choice("method", method, get_args(Method))
+    check_count("draws", draws, 4)
+    check_count("particles", particles, 25)
+
+
 @torch.no_grad()
 def restore_latents(
     joint: Joint,
@@ -155,9 +170,7 @@ def restore_latents(
     Raises:
         ValueError: If a number is out of range, or the method is unknown.
     """
-    check_choice("method", method, get_args(Method))
-    check_count("draws", draws, 4)
-    check_count("particles", particles, 25)
+    check_sampling(method, draws, particles)
     result = _by_importance(joint, draws, particles)
     every = torch.arange(len(joint))
     chosen = {"auto": every[result.k_hat.cpu() > RELIABLE], "nuts": every}.get(method, every[:0])

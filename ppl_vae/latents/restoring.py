@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.corruptions import Corruption
+from models.corruptions import Corruption, white
 from ppl_vae.data import Split
-from ppl_vae.data.corrupted_images import corrupted_images
+from ppl_vae.data.corrupted_images import corrupted_images, file_stems
 from ppl_vae.errors import InputError, check_within
 from ppl_vae.inference.corrupted import restored_images
 from ppl_vae.inference.pareto import RELIABLE
@@ -124,7 +124,7 @@ def seen_of(
     if corrupt:
         split: Split = run.split_of(images, labels)
         split = split.first(_checked(count, len(split)))
-        x = split[:] / (255.0 if run.spec.domain == "bytes" else 1.0)
+        x = split[:] / white(run.spec.domain)
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         y = corruption.corrupt(x, generator)
         if y.shape == x.shape and torch.equal(y, x):
@@ -132,7 +132,7 @@ def seen_of(
                 f"{type(corruption).__name__} leaves all images as they are; give its options, "
                 "such as --corruption.half lower for Masked"
             )
-        names = None if split.names is None else [name.decode() for name in split.names.tolist()]
+        names = None if split.names is None else file_stems(split.names)
         own = split.labels
     else:
         x, own = None, None

@@ -12,9 +12,7 @@ from torch import Tensor
 
 from models.corruptions import Corruption, Downsampled, Masked, SaltAndPepper
 
-__all__ = ["METHODS", "MISSING", "SHORT", "compare", "installed"]
-
-MISSING = "scikit-image is not installed; pip install 'ppl-vae[restore]' adds it"
+__all__ = ["METHODS", "SHORT", "compare", "installed", "missing"]
 
 METHODS = {
     "total_variation": "total variation",
@@ -42,6 +40,17 @@ Restorer = Callable[..., Image]
 def installed() -> bool:
     """Whether scikit-image is there."""
     return find_spec("skimage") is not None
+
+
+def missing(corruption: Corruption) -> str | None:
+    """What the methods for a corruption lack, and how to add it; None where all are there."""
+    if not installed():
+        what = "scikit-image is not installed"
+    elif not isinstance(corruption, Masked | Downsampled) and not find_spec("pywt"):
+        what = "PyWavelets is not installed, so wavelets are left out"
+    else:
+        return None
+    return f"{what}; pip install 'ppl-vae[restore]' adds it"
 
 
 def compare(corruption: Corruption, y: Tensor, x: Tensor) -> dict[str, Tensor]:

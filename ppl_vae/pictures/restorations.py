@@ -61,9 +61,10 @@ def write_images(images: NDArray, names: Sequence[str], folder: Path) -> None:
     low, high = _range(images)
     taken: set[str] = set()
     for image, name in zip(images, names, strict=True):
-        stem, number = Path(name).stem, 2
+        base = Path(name).name
+        stem, number = base, 2
         while stem in taken:
-            stem, number = f"{Path(name).stem}-{number}", number + 1
+            stem, number = f"{base}-{number}", number + 1
         taken.add(stem)
         pixels = np.rint(255 * np.clip((image - low) / (high - low), 0, 1)).astype(np.uint8)
         picture = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
