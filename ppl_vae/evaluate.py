@@ -26,7 +26,14 @@ from ppl_vae.measures.classes import class_scores
 from ppl_vae.measures.effort import MOST_PARTICLES, affordable_effort
 from ppl_vae.measures.encoding import decoded_mean, split_means
 from ppl_vae.measures.estimates import estimate
-from ppl_vae.measures.scores import active_units, bits_per_dim, collapse, quantity, scored
+from ppl_vae.measures.scores import (
+    active_units,
+    bits_per_dim,
+    collapse,
+    has_collapsed,
+    quantity,
+    scored,
+)
 from ppl_vae.pairs.calls import called_anywhere
 from ppl_vae.pairs.pieces import instance
 from ppl_vae.runs.results import (
@@ -108,7 +115,7 @@ def evaluate(
         The content of the file: the above with `..._nats_per_datum` and `..._standard_error`,
         `quantity` (log p(x) or log p(x|y)), `bits_per_dim` with its reference measure,
         `active_units`, whether the posterior has collapsed (see
-        `ppl_vae.measures.scores.collapse`), the scores of
+        `ppl_vae.measures.scores.has_collapsed`), the scores of
         `ppl_vae.measures.classes.class_scores` for a model with classes, and the circumstances.
 
     Raises:
@@ -163,10 +170,10 @@ def evaluate(
     for name, values in measured.items():
         result |= scored(name, values)
     units = active_units(means)
-    collapsed = collapse(result.get("rate_nats_per_datum"), units["active_units"]) is not None
+    rate, active = result.get("rate_nats_per_datum"), units["active_units"]
     result |= {
         **units,
-        "posterior_collapse": collapsed if run.guide.has_density else None,
+        "posterior_collapse": None if rate is None else has_collapsed(rate, active),
         **scores,
         "particles": particles,
         "data_points": wanted,
