@@ -120,7 +120,7 @@ def collapse(
         active: How many latents are active, where it is known.
         images: How many images both are of, where they may be too few to tell.
     """
-    if rate is None or images is not None and images < _ENOUGH:
+    if rate is None or (images is not None and images < _ENOUGH):
         return None
     collapsed = has_collapsed(rate, active)
     if not collapsed and rate >= _ALMOST:
