@@ -3,7 +3,7 @@
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ from ppl_vae.command_line.verbs import (
     run_verb,
 )
 from ppl_vae.compiler.compiling import Engine, check_engine
-from ppl_vae.data import DataSet, Facts, Split
-from ppl_vae.errors import InputError, check_within
+from ppl_vae.data import Split
+from ppl_vae.errors import check_within
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.progress import Progress, table
 from ppl_vae.machine.randomness import seeded
@@ -36,29 +36,19 @@ from ppl_vae.measures.scores import (
 )
 from ppl_vae.pairs.calls import called_anywhere
 from ppl_vae.pairs.pieces import instance
-from ppl_vae.runs.results import (
-    ending_of,
-    options_of,
-    plain,
-    writable,
-    write_numbers,
-    write_scores,
-)
+from ppl_vae.runs.chosen import Choice, chosen_images, said_of
+from ppl_vae.runs.results import ending_of, plain, writable, write_numbers, write_scores
 from ppl_vae.runs.run import Run, as_run
 
 __all__ = [
     "EVALUATION",
-    "Choice",
     "active_units",
     "bits_per_dim",
-    "chosen_images",
     "evaluate",
     "main",
 ]
 
 EVALUATION = "evaluation.json"
-
-Choice = Literal["train", "validation", "test", "all"]
 
 _BATCH = 1000
 
@@ -161,8 +151,7 @@ def evaluate(
             "squared_error_per_pixel": _squared_errors(run, images, means)
         }
     result: dict[str, Any] = {
-        "data": facts.name if data is None or isinstance(data, DataSet) else "new images",
-        **({"data_options": options_of(data)} if isinstance(data, DataSet) else {}),
+        **said_of(data, facts),
         "split": split,
         "reference_measure": facts.reference_measure,
         "quantity": quantity(run.model),
@@ -198,32 +187,6 @@ def evaluate(
     columns = {name: values for name, values in measured.items() if name != "bits_per_dim"}
     write_scores(folder / f"scores{end}.csv", images, facts.class_names, columns)
     return result
-
-
-def chosen_images(run: Run, split: Choice, data: Any) -> tuple[Facts, Split]:
-    """The images to measure, and the facts of their data.
-
-    Args:
-        run: A trained run.
-        split: Of its own data or of another data set.
-        data: None for its own, or else a `DataSet` or whatever `Run.split_of` takes.
-
-    Raises:
-        InputError: If there is no such split, or other data do not fit the run.
-    """
-    if split not in get_args(Choice):
-        raise InputError(f"--split: expected one of {', '.join(get_args(Choice))}; got {split!r}")
-    if data is None:
-        return run.data, getattr(run.data, split)
-    if isinstance(data, DataSet):
-        other = run.other_data(data)
-        images = getattr(other, split)
-        if not len(images):
-            raise InputError(f"--split: {other.name} has no {split} images; leave {split} out")
-        return other, run.split_of(images)
-    if split != "all":
-        raise InputError(f"--split: images that are given are all measured; leave {split} out")
-    return run.facts, run.split_of(data)
 
 
 def _affordable(run: Run, images: Split, all_of_them: bool) -> tuple[int, int]:
