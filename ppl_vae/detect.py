@@ -35,6 +35,7 @@ from ppl_vae.measures.conformal import (
 )
 from ppl_vae.measures.detection import Detection
 from ppl_vae.measures.pixel_maps import pixel_maps, usual_map
+from ppl_vae.measures.ranking import nan_as_largest
 from ppl_vae.pairs.calls import called_anywhere
 from ppl_vae.pairs.pieces import instance
 from ppl_vae.pictures.detection import draw_curves, draw_extremes, draw_histograms
@@ -144,7 +145,7 @@ def detect(
             fresh = scoring("fresh normal images", test)
         else:
             fresh = {name: each[~anomalous] for name, each in values.items()}
-        order = np.argsort(-np.nan_to_num(values[scores[0]], nan=np.inf), kind="stable")
+        order = np.argsort(-nan_as_largest(values[scores[0]]), kind="stable")
         places = np.concatenate([order[:shown], order[::-1][:shown]])
         maps = _maps(run, calibration, images, places)
     p_values = {name: conformal_p_values(known[name], each) for name, each in values.items()}
