@@ -209,10 +209,8 @@ def _squared_errors(run: Run, images: Split, means: Tensor) -> Tensor:
     with torch.no_grad():
         errors = [
             (x - decoded_mean(run.model, z)).square().flatten(1).mean(1)
-            for x, z in zip(
-                (images[start : start + _BATCH] for start in range(0, len(images), _BATCH)),
-                means.split(_BATCH),
-                strict=True,
+            for (x,), z in zip(
+                images.in_turn(_BATCH, labelled=False), means.split(_BATCH), strict=True
             )
         ]
     return torch.cat(errors)
