@@ -8,24 +8,19 @@ is read and not made again. The table goes to benchmarks/detection.md.
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jsonargparse import auto_cli
+from other_kinds import METHODS, MOST, other_kinds, other_methods
 from scipy.special import logsumexp
-from sklearn.datasets import load_digits
-from sklearn.decomposition import PCA
-from sklearn.ensemble import IsolationForest
-from sklearn.svm import OneClassSVM
 from tables import table_row, trained, write
-from torch import Tensor
-from torch.nn.functional import interpolate
 
 from ppl_vae import load
-from ppl_vae.data import MNIST, FreyFace
+from ppl_vae.data import MNIST
 from ppl_vae.detect import NUMBERS, detect
 from ppl_vae.detect import TABLE as SCORES_TABLE
 from ppl_vae.measures.ranking import ranking_scores
@@ -41,7 +36,6 @@ SCORES = (
     "rate",
     "typicality",
 )
-OTHER_METHODS = ("IsolationForest", "one-class SVM", "PCA residual")
 LABELLED = "nine runs"
 OTHERS = "others.json"
 SLOW = "slow.json"
@@ -49,7 +43,6 @@ PERTURB = 0.2
 LATENT_DIM = 20
 ONE_EPOCHS, OUT_EPOCHS, ALL_EPOCHS = 40, 15, 12
 PARTICLES = 10
-KINDS_POINTS = 1000
 FEW = 20
 
 
@@ -73,7 +66,7 @@ def main(data_root: Path, runs: Path, only: str = "") -> None:
         path = trained(runs / f"one-{digit}", **_options(ONE_EPOCHS), data=data)
         _judge(path, data_root, [digit])
         if not (path / OTHERS).exists():
-            write(path / OTHERS, [json.dumps(_others(data_root, digit))])
+            write(path / OTHERS, [json.dumps(other_methods(data_root, digit, LATENT_DIM))])
     for digit in range(10) if "out" in tasks else ():
         data = MNIST(data_root, without_classes=[digit])
         path = trained(runs / f"out-{digit}", **_options(OUT_EPOCHS), data=data)
@@ -102,7 +95,7 @@ def _judge(path: Path, data_root: Path, normal: list[int]) -> None:
 def _kinds(path: Path, data_root: Path) -> None:
     """Judges images of other kinds than MNIST beside its test images."""
     run = load(path)
-    for name, images in _other_kinds(run.pieces["data"], data_root):
+    for name, images in other_kinds(run.pieces["data"], data_root):
         if not (path / f"detection-{name}" / NUMBERS).exists():
             detect(
                 run,
@@ -111,7 +104,7 @@ def _kinds(path: Path, data_root: Path) -> None:
                 normal_classes=[],
                 particles=PARTICLES,
                 data_points=len(images),
-                calibration_points=KINDS_POINTS,
+                calibration_points=MOST,
                 out=path / f"detection-{name}",
             )
 
@@ -121,7 +114,7 @@ def _slow(path: Path, background: Path, data_root: Path) -> None:
     if (path / SLOW).exists():
         return
     run = load(path)
-    kinds = {name: images[:FEW] for name, images in _other_kinds(run.pieces["data"], data_root)}
+    kinds = {name: images[:FEW] for name, images in other_kinds(run.pieces["data"], data_root)}
     found = detect(
         run,
         data=torch.cat(list(kinds.values())),
@@ -143,45 +136,6 @@ def _slow(path: Path, background: Path, data_root: Path) -> None:
         for place, kind in enumerate(kinds)
     }
     write(path / SLOW, [json.dumps(ranking)])
-
-
-def _other_kinds(mnist: MNIST, data_root: Path) -> Iterator[tuple[str, Tensor]]:
-    """Up to 1,000 images of each kind, bytes of 28 x 28 pixels."""
-    test = mnist.load("bytes", 0).test
-    x, labels = test[:KINDS_POINTS].to(torch.uint8), test.labels[:KINDS_POINTS]
-    noise = torch.Generator().manual_seed(0)
-    small = torch.from_numpy(load_digits().images[:KINDS_POINTS, None]) * 255 / 16
-    faces = FreyFace(data_root).load("bytes", 0).train[:KINDS_POINTS]
-    yield "embedded-digits", _enlarged(small)
-    yield "Frey-faces", _enlarged(faces)
-    yield "upside-down", x.flip(2)
-    turned = torch.isin(labels, torch.tensor([2, 4, 5, 6, 7, 9]))
-    yield "upside-down-2-4-5-6-7-9", x[turned].flip(2)
-    for pixels in (4, 7):
-        yield f"shifted-by-{pixels}", x.roll(pixels, 3)
-    yield "noise", torch.randint(256, x.shape, generator=noise, dtype=torch.uint8)
-    grey = torch.randint(256, (len(x), 1, 1, 1), generator=noise, dtype=torch.uint8)
-    yield "constant", grey.expand_as(x).contiguous()
-    yield "black", torch.zeros_like(x)
-
-
-def _enlarged(images: Tensor) -> Tensor:
-    return interpolate(images.float(), (28, 28), mode="bilinear").round().to(torch.uint8)
-
-
-def _others(data_root: Path, digit: int) -> dict[str, dict[str, float]]:
-    """Three other methods, on the grey levels in [0, 1] of the same images."""
-    data = MNIST(data_root, classes=[digit]).load("unit", 0)
-    test = MNIST(data_root).load("unit", 0).test
-    train, x = (split[:].flatten(1).numpy() for split in (data.train, test))
-    anomalous = (test.labels != digit).numpy()
-    forest = IsolationForest(random_state=0).fit(train)
-    machine = OneClassSVM(nu=0.1).fit(train)
-    pca = PCA(LATENT_DIM, random_state=0).fit(train)
-    residual = x - pca.inverse_transform(pca.transform(x))
-    scores = (-forest.score_samples(x), -machine.score_samples(x), np.square(residual).sum(1))
-    named = zip(OTHER_METHODS, scores, strict=True)
-    return {name: ranking_scores(anomalous, score) for name, score in named}
 
 
 _HEAD = f"""# Anomaly detection, measured
@@ -219,7 +173,7 @@ have the grey levels of the same images: IsolationForest, OneClassSVM with nu = 
 _KINDS = f"""
 ## 3. Other kinds of images
 
-A run is trained for {ALL_EPOCHS} epochs on all digits. Up to {KINDS_POINTS:,} images of each
+A run is trained for {ALL_EPOCHS} epochs on all digits. Up to {MOST:,} images of each
 kind are judged beside as many test images.
 """
 
@@ -264,7 +218,7 @@ def _digits(runs: Path) -> list[str]:
     lines: list[str] = []
     alarms = []
     known = _labelled(runs)
-    for text, task, others in ((_OUT, "out", (LABELLED,)), (_ONE, "one", OTHER_METHODS)):
+    for text, task, others in ((_OUT, "out", (LABELLED,)), (_ONE, "one", METHODS)):
         rows = {}
         for digit in range(10):
             path = runs / f"{task}-{digit}"

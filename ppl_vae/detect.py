@@ -19,9 +19,8 @@ from ppl_vae.command_line.verbs import (
     run_verb,
 )
 from ppl_vae.compiler.compiling import Engine, check_engine
-from ppl_vae.data import DataSet, Facts, ImageFolder, Split, class_number
+from ppl_vae.data import Facts, ImageFolder, Split, class_number
 from ppl_vae.errors import InputError, check_within
-from ppl_vae.evaluate import Choice, chosen_images
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.files import check_writable
 from ppl_vae.machine.progress import Progress, table
@@ -36,11 +35,13 @@ from ppl_vae.measures.conformal import (
 )
 from ppl_vae.measures.detection import Detection
 from ppl_vae.measures.pixel_maps import pixel_maps, usual_map
+from ppl_vae.measures.ranking import nan_as_largest
 from ppl_vae.pairs.calls import called_anywhere
 from ppl_vae.pairs.pieces import instance
 from ppl_vae.pictures.detection import draw_curves, draw_extremes, draw_histograms
 from ppl_vae.pictures.plots import to_display
-from ppl_vae.runs.results import options_of, plain, writable, write_numbers, write_scores
+from ppl_vae.runs.chosen import Choice, chosen_images, said_of
+from ppl_vae.runs.results import plain, writable, write_numbers, write_scores
 from ppl_vae.runs.run import Run, as_run, load
 from ppl_vae.runs.scoring import Scoring, best_score
 
@@ -144,7 +145,7 @@ def detect(
             fresh = scoring("fresh normal images", test)
         else:
             fresh = {name: each[~anomalous] for name, each in values.items()}
-        order = np.argsort(-np.nan_to_num(values[scores[0]], nan=np.inf), kind="stable")
+        order = np.argsort(-nan_as_largest(values[scores[0]]), kind="stable")
         places = np.concatenate([order[:shown], order[::-1][:shown]])
         maps = _maps(run, calibration, images, places)
     p_values = {name: conformal_p_values(known[name], each) for name, each in values.items()}
@@ -161,8 +162,7 @@ def detect(
     )
     found.summary.update(
         {
-            "data": facts.name if data is None or isinstance(data, DataSet) else "new images",
-            **({"data_options": options_of(data)} if isinstance(data, DataSet) else {}),
+            **said_of(data, facts),
             "split": split,
             "normal_classes": None if normal_classes is None else list(normal_classes),
             "background": None if background is None else str(background.path),

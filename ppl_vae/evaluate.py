@@ -3,7 +3,7 @@
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ from ppl_vae.command_line.verbs import (
     run_verb,
 )
 from ppl_vae.compiler.compiling import Engine, check_engine
-from ppl_vae.data import DataSet, Facts, Split
-from ppl_vae.errors import InputError, check_within
+from ppl_vae.data import Split
+from ppl_vae.errors import check_within
 from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.progress import Progress, table
 from ppl_vae.machine.randomness import seeded
@@ -26,32 +26,29 @@ from ppl_vae.measures.classes import class_scores
 from ppl_vae.measures.effort import MOST_PARTICLES, affordable_effort
 from ppl_vae.measures.encoding import decoded_mean, split_means
 from ppl_vae.measures.estimates import estimate
-from ppl_vae.measures.scores import active_units, bits_per_dim, collapse, quantity, scored
+from ppl_vae.measures.scores import (
+    active_units,
+    bits_per_dim,
+    collapse,
+    has_collapsed,
+    quantity,
+    scored,
+)
 from ppl_vae.pairs.calls import called_anywhere
 from ppl_vae.pairs.pieces import instance
-from ppl_vae.runs.results import (
-    ending_of,
-    options_of,
-    plain,
-    writable,
-    write_numbers,
-    write_scores,
-)
+from ppl_vae.runs.chosen import Choice, chosen_images, said_of
+from ppl_vae.runs.results import ending_of, plain, writable, write_numbers, write_scores
 from ppl_vae.runs.run import Run, as_run
 
 __all__ = [
     "EVALUATION",
-    "Choice",
     "active_units",
     "bits_per_dim",
-    "chosen_images",
     "evaluate",
     "main",
 ]
 
 EVALUATION = "evaluation.json"
-
-Choice = Literal["train", "validation", "test", "all"]
 
 _BATCH = 1000
 
@@ -108,7 +105,7 @@ def evaluate(
         The content of the file: the above with `..._nats_per_datum` and `..._standard_error`,
         `quantity` (log p(x) or log p(x|y)), `bits_per_dim` with its reference measure,
         `active_units`, whether the posterior has collapsed (see
-        `ppl_vae.measures.scores.collapse`), the scores of
+        `ppl_vae.measures.scores.has_collapsed`), the scores of
         `ppl_vae.measures.classes.class_scores` for a model with classes, and the circumstances.
 
     Raises:
@@ -154,8 +151,7 @@ def evaluate(
             "squared_error_per_pixel": _squared_errors(run, images, means)
         }
     result: dict[str, Any] = {
-        "data": facts.name if data is None or isinstance(data, DataSet) else "new images",
-        **({"data_options": options_of(data)} if isinstance(data, DataSet) else {}),
+        **said_of(data, facts),
         "split": split,
         "reference_measure": facts.reference_measure,
         "quantity": quantity(run.model),
@@ -163,10 +159,10 @@ def evaluate(
     for name, values in measured.items():
         result |= scored(name, values)
     units = active_units(means)
-    collapsed = collapse(result.get("rate_nats_per_datum"), units["active_units"]) is not None
+    rate, active = result.get("rate_nats_per_datum"), units["active_units"]
     result |= {
         **units,
-        "posterior_collapse": collapsed if run.guide.has_density else None,
+        "posterior_collapse": None if rate is None else has_collapsed(rate, active),
         **scores,
         "particles": particles,
         "data_points": wanted,
@@ -193,32 +189,6 @@ def evaluate(
     return result
 
 
-def chosen_images(run: Run, split: Choice, data: Any) -> tuple[Facts, Split]:
-    """The images to measure, and the facts of their data.
-
-    Args:
-        run: A trained run.
-        split: Of its own data or of another data set.
-        data: None for its own, or else a `DataSet` or whatever `Run.split_of` takes.
-
-    Raises:
-        InputError: If there is no such split, or other data do not fit the run.
-    """
-    if split not in get_args(Choice):
-        raise InputError(f"--split: expected one of {', '.join(get_args(Choice))}; got {split!r}")
-    if data is None:
-        return run.data, getattr(run.data, split)
-    if isinstance(data, DataSet):
-        other = run.other_data(data)
-        images = getattr(other, split)
-        if not len(images):
-            raise InputError(f"--split: {other.name} has no {split} images; leave {split} out")
-        return other, run.split_of(images)
-    if split != "all":
-        raise InputError(f"--split: images that are given are all measured; leave {split} out")
-    return run.facts, run.split_of(data)
-
-
 def _affordable(run: Run, images: Split, all_of_them: bool) -> tuple[int, int]:
     """The particles and images of about a minute, said on standard error."""
     effort = affordable_effort(run.model, run.guide, images, all_of_them)
@@ -239,10 +209,8 @@ def _squared_errors(run: Run, images: Split, means: Tensor) -> Tensor:
     with torch.no_grad():
         errors = [
             (x - decoded_mean(run.model, z)).square().flatten(1).mean(1)
-            for x, z in zip(
-                (images[start : start + _BATCH] for start in range(0, len(images), _BATCH)),
-                means.split(_BATCH),
-                strict=True,
+            for (x,), z in zip(
+                images.in_turn(_BATCH, labelled=False), means.split(_BATCH), strict=True
             )
         ]
     return torch.cat(errors)

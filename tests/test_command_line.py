@@ -21,7 +21,8 @@ from guides import IAF
 from ppl_vae.command_line import parser
 from ppl_vae.command_line.verbs import run_verb
 from ppl_vae.errors import InputError
-from ppl_vae.pairs.pieces import describe, resolve_class
+from ppl_vae.pairs.descriptions import describe
+from ppl_vae.pairs.pieces import resolve_class
 
 HOME = Path(ppl_vae.__file__).resolve().parent.parent
 

@@ -15,6 +15,7 @@ from ppl_vae.measures.conformal import (
     rate_with_interval,
     threshold_at,
 )
+from ppl_vae.measures.detection import Detection
 
 RNG = np.random.default_rng(0)
 
@@ -26,6 +27,19 @@ def test_a_p_value_counts_the_calibration_scores_that_are_as_large() -> None:
     assert conformal_p_values(calibration, scores).tolist() == expected
     assert conformal_p_values(calibration, [np.nan]) == conformal_p_values(calibration, [np.inf])
     assert conformal_p_values([*calibration, np.nan], [np.inf]) == 2 / 32
+
+
+def test_a_score_that_is_nan_is_a_false_alarm_as_it_is_a_flag() -> None:
+    calibration, judged = RNG.normal(size=39), np.array([-1.0, np.nan, 0.0, np.inf])
+    p_values = conformal_p_values(calibration, judged)
+    flagged = p_values <= 0.05
+    normal = np.zeros(4, bool)
+    found = Detection(
+        {"elbo": judged}, {"elbo": p_values}, flagged, threshold_at(calibration, 0.05), normal,
+        {"elbo": calibration}, {"elbo": judged}, np.zeros(0, int), np.zeros(0, np.float32), {},
+    )  # fmt: skip
+    assert flagged.sum() == 2
+    assert found.rates()["false_alarm_rate"] == 0.5
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.29])

@@ -1,6 +1,5 @@
 """The images of some classes alone, and training images whose values are replaced at a rate."""
 
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from own_images import SPLITS, joined, noise, save_pictures
-from tiny_runs import Crash, metrics, tiny
+from tiny_runs import Crash, crash_in_second_epoch, metrics, tiny
 
 from guides import ConditionalNormal
 from models import Conditional
@@ -183,15 +182,6 @@ def test_a_perturbed_run_goes_on_bit_for_bit(tmp_path, no_pictures, monkeypatch)
             train(tmp_path / "stopped")
     assert len(metrics(tmp_path / "stopped")) == 1
     assert metrics(resume(tmp_path / "stopped").path) == metrics(whole.path)
-
-
-@contextmanager
-def crash_in_second_epoch(*_):
-    def log_event(row) -> None:
-        if row["epoch"] == 2:
-            raise Crash
-
-    yield log_event
 
 
 def test_real_numbers_have_no_grey_levels_to_draw(refused, arrays) -> None:

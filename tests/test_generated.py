@@ -3,8 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
-from oracles import refused
+import pytest
+from oracles import refused, split_of
+from PIL import Image
+from reports import train
 
+import models
 from ppl_vae.generate import generate
 from ppl_vae.pictures import plots
 
@@ -34,3 +38,12 @@ def test_a_pair_of_images_needs_two(runs, tmp_path, monkeypatch):
         "^--count: expected 2 test images, two for each pair; the data set has 1; add test images$"
     ):
         generate(runs[0], "interpolate", out=tmp_path)
+
+
+@pytest.mark.parametrize("verb", ["sample", "reconstruct", "traverse", "interpolate"])
+def test_real_data_outside_the_unit_interval_is_drawn(tmp_path, verb):
+    run = train(tmp_path / "run", likelihood=models.Gaussian, latent_dim=3, epochs=1)
+    run.data = replace(run.data, test=split_of(6 * run.data.test[:] - 3))
+    paths = generate(run, verb, steps=3)
+    with Image.open(paths[0]) as picture:
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 20

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 import yaml
 from own_images import SPLITS, noise, sizes
 from PIL import Image
-from tiny_runs import LAST, OPTIONS, Crash, exit_code, metrics, tiny
+from tiny_runs import LAST, OPTIONS, Crash, crash_in_second_epoch, exit_code, metrics, tiny
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 import ppl_vae.fit
@@ -176,15 +175,6 @@ def test_a_stopped_run_goes_on_from_the_images_that_it_keeps(tmp_path, monkeypat
     assert metrics(moved) == metrics(whole.path)
     ours, theirs = (read_checkpoint(path / LAST)[0] for path in (moved, whole.path))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours if "seconds" not in name)
-
-
-@contextmanager
-def crash_in_second_epoch(*_):
-    def log_event(row) -> None:
-        if row["epoch"] == 2:
-            raise Crash
-
-    yield log_event
 
 
 def test_a_class_is_an_instance_of_its_defaults(tmp_path) -> None:

@@ -30,7 +30,7 @@ from ppl_vae.objectives import (
 )
 from ppl_vae.objectives.objective import PairLoss
 from ppl_vae.pairs.checks import check_objective
-from ppl_vae.pairs.pieces import describe, restore
+from ppl_vae.pairs.descriptions import describe, restore
 from ppl_vae.training.step import SVIStep
 
 SPEC = Spec((1, 3, 4), "binary", 3)

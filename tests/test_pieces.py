@@ -19,14 +19,8 @@ from ppl_vae.errors import InputError
 from ppl_vae.fit import fit
 from ppl_vae.objectives import ELBO
 from ppl_vae.pairs.building import build_pair, choose_domain
-from ppl_vae.pairs.pieces import (
-    class_of,
-    describe,
-    outside_classes,
-    resolve_class,
-    restore,
-    subclasses,
-)
+from ppl_vae.pairs.descriptions import describe, outside_classes, restore
+from ppl_vae.pairs.pieces import class_of, resolve_class, subclasses
 
 HOME = Path(ppl_vae.__file__).resolve().parent.parent
 

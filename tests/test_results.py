@@ -75,7 +75,14 @@ def test_numbers_are_printed_where_the_disk_is_full(run, monkeypatch, capsys) ->
 
 
 def test_a_collapse_is_said(run: Run) -> None:
-    """A decoder that does not look at z, and a guide that is the prior."""
+    """A decoder that does not look at z, and a guide that is nearly the prior, or is it."""
+    with torch.no_grad():
+        for parameter in run.guide.parameters():
+            parameter.mul_(2.0)
+    near = evaluate(run, particles=2)
+    assert 0.1 < near["rate_nats_per_datum"] < 0.69
+    assert near["posterior_collapse"] is False
+    assert "near posterior collapse: the rate is 0." in str(_rows(near))
     with torch.no_grad():
         for parameter in run.guide.parameters():
             parameter.zero_()

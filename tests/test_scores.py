@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import accuracy_score
 
 from ppl_vae.measures.clustering import clustering_accuracy, clustering_scores
-from ppl_vae.measures.scores import active_units, collapse, mean_and_error, scored
+from ppl_vae.measures.scores import active_units, collapse, has_collapsed, mean_and_error, scored
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, list])
@@ -50,6 +50,9 @@ def test_a_collapse_is_a_rate_of_nothing_or_no_active_latent() -> None:
     assert nearly is not None
     assert "almost nothing" in nearly
     assert collapse(0.70, 9) is None
+    assert has_collapsed(0.05, 3)
+    assert has_collapsed(2.0, 0)
+    assert not has_collapsed(0.11, 9)
     assert collapse(1.5, 1) is collapse(8.0) is collapse(None, 0) is None
     assert collapse(0.01, 0, images=99) is None  # too few to tell
     assert collapse(0.01, 0, images=100) is not None

@@ -19,7 +19,7 @@ from ppl_vae.fit import fit, main
 from ppl_vae.objectives import ELBO, IWAE
 from ppl_vae.objectives.objective import PairLoss
 from ppl_vae.pairs.checks import check_objective
-from ppl_vae.pairs.pieces import describe, outside_classes, restore
+from ppl_vae.pairs.descriptions import describe, outside_classes, restore
 from ppl_vae.runs.run import load
 
 SPEC = Spec((1, 3, 2), "real", 2)

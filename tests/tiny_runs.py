@@ -26,8 +26,9 @@ from ppl_vae.runs.run import Run
 from ppl_vae.training.step import SVIStep
 
 __all__ = [
-    "LAST", "OPTIONS", "TINY", "Annealed", "Crash", "Tied", "at_step", "crash", "exit_code",
-    "load_refuses", "metrics", "python", "tiny", "tree", "without_pictures",
+    "LAST", "OPTIONS", "TINY", "Annealed", "Crash", "Tied", "at_step", "crash",
+    "crash_in_second_epoch", "exit_code", "load_refuses", "metrics", "python", "tiny", "tree",
+    "without_pictures",
 ]  # fmt: skip
 
 LAST = "checkpoint.safetensors"
@@ -60,6 +61,17 @@ def at_step(number: int, what: Any) -> Any:
 
 def crash() -> None:
     raise Crash
+
+
+@contextmanager
+def crash_in_second_epoch(*_: Any) -> Iterator[Any]:
+    """In the place of `ppl_vae.runs.metrics.events`: crashes at the end of that epoch."""
+
+    def log_event(row: dict[str, Any]) -> None:
+        if row["epoch"] == 2:
+            crash()
+
+    yield log_event
 
 
 @contextmanager

@@ -14,15 +14,14 @@ from ppl_vae.command_line.help import PIECE, classes_of, first_line, piece_help
 from ppl_vae.command_line.parser import Parser, values_of
 from ppl_vae.data import DataSet
 from ppl_vae.errors import InputError
+from ppl_vae.pairs.descriptions import outside_classes, restore
 from ppl_vae.pairs.pieces import (
     BASES,
     INJECTED,
     ROLES,
     class_of,
     options_of,
-    outside_classes,
     resolve_class,
-    restore,
     subclasses,
     suggest,
     unknown_option,

@@ -26,6 +26,7 @@ from ppl_vae.data.classes import some_classes
 from ppl_vae.data.data_set import DataSet
 from ppl_vae.data.fingerprint import images_fingerprint
 from ppl_vae.data.levels import at_least, check_values, mean_and_deviation, values_remark
+from ppl_vae.data.misfits import refuse_misfits
 from ppl_vae.data.source import Images, Source
 from ppl_vae.data.split import Data, Split, sizes_phrase
 from ppl_vae.data.stored import Stored
@@ -148,7 +149,7 @@ class Conversion:
             dequantize = "uniform" if domain == "real" and levels is not None else "none"
         scale = getattr(data_set, "scale", None)
         scale = scale if scale in ("none", "standard") else None  # another meaning in another class
-        _refuse_misfits(name, domain, levels, binarize, dequantize, scale)
+        refuse_misfits(name, domain, levels, binarize, dequantize, scale)
         if levels == 2:
             binarize = "none"  # they are binary already
         chosen = tuple(c for c in ("binarize", "dequantize") if getattr(data_set, c) == "auto")
@@ -267,41 +268,3 @@ class Conversion:
             readers = "1 process" if pixels.workers == 1 else f"{pixels.workers} processes"
             where = f"read from disk by {readers if pixels.workers else 'this process'}"
         return f"{self.name}: {', '.join(parts)} of {shape}, {where}"
-
-
-def _refuse_misfits(
-    name: str,
-    domain: Domain,
-    levels: int | None,
-    binarize: str,
-    dequantize: str,
-    scale: str | None,
-) -> None:
-    """Raises the one line that says what does not fit and what to do."""
-    misfit = f"a likelihood for {domain} data does not fit"
-    floats = f"the floating-point values of {name}"
-    if binarize != "none" and domain != "binary":
-        raise InputError(
-            f"{misfit} the 0s and 1s of --data.binarize {binarize}; leave that out, or choose "
-            "--likelihood Bernoulli"
-        )
-    if domain == "binary" and binarize == "none" and levels not in (None, 2):
-        raise InputError(
-            f"{misfit} the grey levels of {name}; add --data.binarize dynamic, or choose "
-            "--likelihood Gaussian"
-        )
-    if domain == "bytes" and levels is not None and levels > 256:
-        raise InputError(
-            f"{misfit} the {levels:,} grey levels of {name}; choose --likelihood Gaussian"
-        )
-    if dequantize == "uniform" and (domain != "real" or levels is None):
-        raise InputError(
-            f"--data.dequantize uniform is for grey levels under a likelihood for real data, not "
-            f"for {f'{domain} data' if domain != 'real' else floats}; leave it out"
-        )
-    if scale == "standard" and (domain != "real" or levels is not None):
-        raise InputError(
-            f"--data.scale standard is for floating-point values under a likelihood for real data, "
-            f"not for {f'{domain} data' if domain != 'real' else f'the grey levels of {name}'}; "
-            "leave it out"
-        )

@@ -23,6 +23,7 @@ from ppl_vae.data.classes import class_number
 from ppl_vae.data.conversion import Conversion
 from ppl_vae.data.in_memory import part_of
 from ppl_vae.data.levels import DEEPEST, as_int32
+from ppl_vae.data.new_values import check_floats, check_shape, fitting, grey_levels
 from ppl_vae.data.pictures import read_header, read_pixels
 from ppl_vae.data.resizing import Resizing
 from ppl_vae.data.source import Images
@@ -73,7 +74,7 @@ def _is_pair(images: Any) -> bool:
 def _converted(images: Any, facts: Facts) -> Split:
     """The images without labels, but for those that a split has."""
     if isinstance(images, Split):
-        _check_shape(images.raw.shape, facts)
+        check_shape(images.raw.shape, facts)
         return images
     if isinstance(images, str | Path) or _is_picture(images):
         images = [images]
@@ -87,18 +88,18 @@ def _converted(images: Any, facts: Facts) -> Split:
         names = np.array(paths) if len(paths) == len(images) else None
         return _conversion(facts, levels).once(Images(pixels, names=names))
     pixels = image_tensor(images, facts.image_shape[0])
-    _check_shape(pixels.shape, facts)
+    check_shape(pixels.shape, facts)
     if pixels.dtype == torch.bool:
         if facts.domain != "binary":
             raise InputError(
                 f"truth values are binary images, and the run's are {facts.domain} images; give "
-                f"{_expected(facts)}"
+                f"{fitting(facts)}"
             )
         return _conversion(facts, 2).once(Images(pixels.to(torch.uint8)))
     if not pixels.is_floating_point():
-        return _conversion(facts, facts.levels).once(Images(_grey_levels(pixels, facts)))
+        return _conversion(facts, facts.levels).once(Images(grey_levels(pixels, facts)))
     pixels = pixels.float()
-    _check_floats(pixels, facts)
+    check_floats(pixels, facts)
     if facts.levels is None:
         return _conversion(facts, None).once(Images(pixels), facts.moments)
     return Split(pixels, None, torch.Tensor.float)
@@ -145,98 +146,6 @@ def _tensor(images: Any) -> Tensor:
     if array.dtype.kind in "iu":
         return torch.from_numpy(as_int32(array))
     return torch.from_numpy(np.array(array, bool if array.dtype.kind == "b" else np.float32))
-
-
-def _check_shape(shape: Sequence[int], facts: Facts) -> None:
-    channels, height, width = facts.image_shape
-    if len(shape) == 4 and shape[0] and tuple(shape[1:]) == facts.image_shape:
-        return
-    remedy = "crop or resize them"
-    if tuple(shape[-3:-1]) == (height, width) and shape[-1] in (1, 3, 4):
-        axes = "0, 3, 1, 2" if len(shape) == 4 else "2, 0, 1"
-        remedy = f"transpose them with images.transpose({axes})"
-    if tuple(shape[-2:]) == (height, width) and len(shape) in (3, 4):
-        remedy = f"make them of {channels} channel{'s' if channels > 1 else ''}"
-    raise InputError(
-        f"expected images of {channels} x {height} x {width} (channels, height, width), as the "
-        f"run's are; got {tuple(shape)}; {remedy}"
-    )
-
-
-def _expected(facts: Facts) -> str:
-    """The numbers that fit a run, as a phrase."""
-    if facts.levels is None:
-        return "floating-point values such as those of the run's data"
-    if facts.levels == 2:
-        return "0 and 1"
-    return f"whole grey levels of 0 to {facts.levels - 1:,}"
-
-
-def _grey_levels(pixels: Tensor, facts: Facts) -> Tensor:
-    """Whole numbers as the run's data have them, checked."""
-    least, most = int(pixels.min()), int(pixels.max())
-    if facts.levels is None:
-        raise InputError(
-            f"expected {_expected(facts)}; got whole numbers of {least} to {most:,}; scale them as "
-            "those were, to float32"
-        )
-    if not 0 <= least <= most < facts.levels:
-        got = "negative ones" if least < 0 else f"whole numbers of {least} to {most:,}"
-        raise InputError(
-            f"expected {_expected(facts)}, as the run's data have; got {got}; "
-            f"{_remedy(least, most, facts.levels - 1)}"
-        )
-    if facts.domain == "binary" and facts.levels > 2 and most == 1:
-        raise InputError(
-            f"expected {_expected(facts)}; got 0 and 1 alone, which is black; if the images are "
-            "binary, give them as truth values with images.astype(bool)"
-        )
-    return pixels.to(torch.uint8 if facts.levels <= _BYTES else torch.int32)
-
-
-def _check_floats(pixels: Tensor, facts: Facts) -> None:
-    """Raises unless floating-point numbers are values of the domain, or those of the run's data."""
-    if not pixels.isfinite().all():
-        count = int((~pixels.isfinite()).sum())
-        raise InputError(
-            f"expected finite values; {count:,} of {pixels.numel():,} are infinite or NaN; replace "
-            "them, as with numpy.nan_to_num(images)"
-        )
-    if facts.domain == "real" and facts.levels is None:
-        return
-    whole = facts.domain == "bytes" or (facts.domain == "binary" and facts.levels is not None)
-    most = 255 if facts.domain == "bytes" else 1
-    fits = (pixels >= 0) & (pixels <= most)
-    if whole:
-        fits &= pixels == pixels.round()
-    if fits.all():
-        return
-    got = f"got floating-point values of {pixels.min():g} to {pixels.max():g}"
-    if facts.levels is None:
-        raise InputError(f"expected values between 0 and 1, as the run's data; {got}; scale them")
-    values = {"binary": "0 and 1 alone", "bytes": "whole numbers of 0 to 255"}
-    expected = "0 and 1"
-    if facts.levels > 2:
-        floats = values.get(facts.domain, "values between 0 and 1")
-        expected = f"{_expected(facts)} of an integer type, or {floats} of a floating-point type"
-    remedy = _remedy(pixels.min().item(), pixels.max().item(), facts.levels - 1, floating=True)
-    raise InputError(f"expected {expected}; {got}; {remedy}")
-
-
-def _remedy(least: float, most: float, top: int, floating: bool = False) -> str:
-    """How numbers become grey levels 0, ..., `top`, as a phrase."""
-    if least < 0:
-        return "no grey level is below 0: convert them as the run's data were"
-    fractions = floating and most <= 1
-    if top == 1:
-        return f"choose a threshold, as with images > {0.5 if fractions else 127}"
-    factor = ""
-    if fractions:
-        factor = f" * {top}"
-    elif most > top:
-        factor = f" * ({top} / {_BYTES - 1 if most < _BYTES else DEEPEST - 1})"
-    scaled = f"(images{factor})" if factor else "images"
-    return f"convert them, as with {scaled}.round().astype(int)"
 
 
 def _of_pictures(pictures: Sequence[Any], facts: Facts) -> tuple[Tensor, int]:
@@ -295,7 +204,7 @@ def _as_the_run(raw: Tensor, levels: int, facts: Facts) -> tuple[Tensor, int]:
         return (raw > 0).to(torch.uint8), 2
     raise InputError(
         f"a picture has {levels:,} grey levels and the run's data "
-        f"{f'{facts.levels:,}' if facts.levels else 'none'}; give an array of {_expected(facts)}"
+        f"{f'{facts.levels:,}' if facts.levels else 'none'}; give an array of {fitting(facts)}"
     )
 
 

@@ -66,6 +66,10 @@ class Split:
             for index in indices:
                 yield self.batch(index, labelled)
 
+    def in_turn(self, size: int, labelled: bool) -> Iterator[tuple[Tensor, ...]]:
+        """All images, so many at a time, as `batches` gives them."""
+        return self.batches([slice(s, s + size) for s in range(0, len(self), size)], labelled)
+
     def _with_labels(self, x: Tensor, index: Index, labelled: bool) -> tuple[Tensor, ...]:
         if not labelled:
             return (x,)

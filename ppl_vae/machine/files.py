@@ -10,7 +10,13 @@ from typing import BinaryIO
 
 from ppl_vae.errors import InputError
 
-__all__ = ["check_writable", "remove_unfinished", "whole_file", "whole_folder"]
+__all__ = [
+    "check_writable",
+    "remove_unfinished",
+    "unfinished_folder",
+    "whole_file",
+    "whole_folder",
+]
 
 _UNFINISHED = ".unfinished"
 
@@ -87,12 +93,26 @@ def whole_folder(path: Path) -> Iterator[Path]:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise InputError(f"{path} exists, and is no empty folder; choose another place")
     check_writable(path.parent)
+    with unfinished_folder(path) as unfinished:
+        yield unfinished
+        os.replace(unfinished, path)
+
+
+@contextmanager
+def unfinished_folder(path: Path) -> Iterator[Path]:
+    """Gives a folder to fill beside `path`; unless the block renames it, nothing of it stays.
+
+    Args:
+        path: Where the folder is to be once it is filled.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
     absent = [parent for parent in path.parents if not parent.exists()]
     unfinished = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")
     try:
         unfinished.mkdir(parents=True)
         yield unfinished
-        os.replace(unfinished, path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; choose another place") from error
     finally:

@@ -181,8 +181,7 @@ def code_lengths(
         return {}
     levels = _levels(data)
     result: dict[str, list[Tensor]] = {code: [] for code in codes}
-    parts = [slice(start, start + _BATCH) for start in range(0, len(images), _BATCH)]
-    for (x,) in images.batches(parts, labelled=False):
+    for (x,) in images.in_turn(_BATCH, labelled=False):
         values = _grey_levels(x, data)
         for code in codes:
             result[code].append(_CODES[code](values, levels))

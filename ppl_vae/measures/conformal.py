@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ppl_vae.errors import InputError
+from ppl_vae.measures.ranking import nan_as_largest
 
 __all__ = [
     "check_calibration",
@@ -38,8 +39,8 @@ def conformal_p_values(calibration: ArrayLike, scores: ArrayLike) -> NDArray[np.
     Returns:
         (N,), from 1 / (n + 1) to 1.
     """
-    known = np.sort(np.nan_to_num(calibration, nan=np.inf, posinf=np.inf, neginf=-np.inf))
-    given = np.nan_to_num(scores, nan=np.inf, posinf=np.inf, neginf=-np.inf)
+    known = np.sort(nan_as_largest(calibration))
+    given = nan_as_largest(scores)
     larger_or_equal = len(known) - np.searchsorted(known, given, side="left")
     return (1 + larger_or_equal) / (len(known) + 1)
 
@@ -51,7 +52,7 @@ def threshold_at(calibration: ArrayLike, p_value: float) -> float:
         calibration: s_1, ..., s_n of normal images, (n,).
         p_value: From 1 / (n + 1) on; no score is above the threshold of a smaller one.
     """
-    known = np.sort(np.nan_to_num(calibration, nan=np.inf, posinf=np.inf, neginf=-np.inf))
+    known = np.sort(nan_as_largest(calibration))
     rank = floor(p_value * (len(known) + 1) + _ROUNDING)
     return float([np.inf, *known[::-1], -np.inf][rank])
 

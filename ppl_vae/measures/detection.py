@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppl_vae.measures.conformal import rate_with_interval
-from ppl_vae.measures.ranking import ranking_scores
+from ppl_vae.measures.ranking import nan_as_largest, ranking_scores
 
 __all__ = ["Arrays", "Detection"]
 
@@ -63,7 +63,8 @@ class Detection:
         - found_rate: of the anomalous images, how many are flagged.
         - false_discovery_rate: of the flagged images, how many are normal.
         """
-        shares = {"false_alarm_rate": next(iter(self.fresh.values())) > self.threshold}
+        fresh = nan_as_largest(next(iter(self.fresh.values())))
+        shares = {"false_alarm_rate": fresh > self.threshold}
         ranked = self.ranked()
         if self.anomalous is not None and ranked is not None:
             shares["found_rate"] = self.flagged[self.anomalous]

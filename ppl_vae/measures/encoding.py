@@ -154,8 +154,7 @@ def _encoded(
 ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
     """Images, the classes that they are encoded with, and the means of z, batch by batch."""
     encode = _InPieces("encoding", _encoder(model, guide), engine, len(images))
-    parts = [slice(start, start + _BATCH) for start in range(0, len(images), _BATCH)]
-    for x, *labels in images.batches(parts, model.labelled):
+    for x, *labels in images.in_turn(_BATCH, model.labelled):
         y = likely_classes(model, guide, x, *labels)
         yield x, y, encode(x) if y is None else encode(x, y)
 

@@ -23,6 +23,7 @@ __all__ = ["AggregatePosterior", "exemplar_elbo", "has_aggregate_posterior"]
 
 _NORMALS, _OTHERS = 10_000, 500  # exemplars; normals are compared by one product of matrices
 _BATCH = 1000  # training images that are encoded at a time
+_JUDGED = 200  # images whose ELBO is estimated at a time
 _PAIRS = 5_000_000  # of a z with an exemplar, that are in memory at a time
 _DRAWS = 3  # of z for each image, at most: a mean of log-densities needs few
 
@@ -47,11 +48,8 @@ class AggregatePosterior:
         few = guide.posterior(images[:1])
         if not _is_normal(few):
             return cls(guide.posterior(images[:_OTHERS]))
-        count = min(_NORMALS, len(images))
-        parts = [
-            guide.posterior(images[start : min(start + _BATCH, count)])
-            for start in range(0, count, _BATCH)
-        ]
+        some = images.first(min(_NORMALS, len(images)))
+        parts = [guide.posterior(x) for (x,) in some.in_turn(_BATCH, labelled=False)]
         loc = torch.cat([part.mean for part in parts])
         scale = torch.cat([part.variance for part in parts]).sqrt()
         return cls(Normal(loc, scale).to_event(1))
@@ -113,8 +111,7 @@ def exemplar_elbo(
         (N,) in nats, float64.
     """
     result = []
-    parts = [slice(start, start + _BATCH // 5) for start in range(0, len(images), _BATCH // 5)]
-    for (x,) in images.batches(parts, labelled=False):
+    for (x,) in images.in_turn(_JUDGED, labelled=False):
         terms = log_terms(model, guide, x, min(particles, _DRAWS), scaled=False)
         (z,) = terms.latents.values()
         log_weights = terms.log_likelihood + aggregate.log_prob(z) - terms.log_guide

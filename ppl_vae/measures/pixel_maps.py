@@ -36,8 +36,8 @@ def pixel_maps(model: Model, guide: Guide, images: Split, particles: int) -> Ten
         InputError: If p(x|z) is no product over pixels.
     """
     given = model.labelled and not model.enumerated
-    parts = _parts(images, particles)
-    maps = [_maps(model, guide, batch, particles) for batch in images.batches(parts, given)]
+    batches = images.in_turn(_at_a_time(images, particles), given)
+    maps = [_maps(model, guide, batch, particles) for batch in batches]
     return torch.cat(maps)
 
 
@@ -60,17 +60,16 @@ def usual_map(
     """
     total = torch.zeros(images.raw.shape[1:], dtype=torch.float64, device=images.raw.device)
     given = model.labelled and not model.enumerated
-    for batch in images.batches(_parts(images, particles), given):
+    for batch in images.in_turn(_at_a_time(images, particles), given):
         total += _maps(model, guide, batch, particles).double().sum(0)
         advance(len(batch[0]))
     return (total / len(images)).float()
 
 
-def _parts(images: Split, particles: int) -> list[slice]:
-    """Pieces of the images that fit into memory."""
+def _at_a_time(images: Split, particles: int) -> int:
+    """How many images fit into memory."""
     bytes_per_image = 4 * _COPIES * particles * images.raw.shape[1:].numel()
-    size = max(1, memory_bound(images.raw.device) // bytes_per_image)
-    return [slice(start, start + size) for start in range(0, len(images), size)]
+    return max(1, memory_bound(images.raw.device) // bytes_per_image)
 
 
 def _maps(model: Model, guide: Guide, batch: tuple[Tensor, ...], particles: int) -> Tensor:

@@ -3,11 +3,17 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["ranking_scores"]
+__all__ = ["nan_as_largest", "ranking_scores"]
 
 _RESAMPLES = 200
 
 Counts = NDArray[np.int64]
+
+
+def nan_as_largest(scores: ArrayLike) -> NDArray[np.float64]:
+    """Scores in which NaN, of an image that has no finite one, is infinite: the most anomalous."""
+    values = np.asarray(scores, dtype=np.float64)
+    return np.where(np.isnan(values), np.inf, values)
 
 
 def ranking_scores(anomalous: ArrayLike, scores: ArrayLike) -> dict[str, float]:
@@ -26,8 +32,9 @@ def ranking_scores(anomalous: ArrayLike, scores: ArrayLike) -> dict[str, float]:
         Each with its `..._standard_error`.
     """
     truth = np.asarray(anomalous, dtype=bool)
-    values = np.nan_to_num(scores, nan=np.inf, posinf=np.inf, neginf=-np.inf)
-    ranks = np.unique(-values, return_inverse=True)[1]  # 0 is that of the largest score
+    ranks = np.unique(-nan_as_largest(scores), return_inverse=True)[
+        1
+    ]  # 0 is that of the largest score
     found, alarms = (
         np.bincount(ranks[kind], minlength=ranks.max() + 1) for kind in (truth, ~truth)
     )

@@ -16,6 +16,7 @@ __all__ = [
     "active_units",
     "bits_per_dim",
     "collapse",
+    "has_collapsed",
     "mean_and_error",
     "quantity",
     "scored",
@@ -100,10 +101,15 @@ def active_units(means: Tensor) -> dict[str, Any]:
     }
 
 
+def has_collapsed(rate: float, active: int | None = None) -> bool:
+    """Whether z says nothing about x: a rate below 0.1 nats on average, or no active latent."""
+    return rate < _COLLAPSED or active == 0
+
+
 def collapse(
     rate: float | None, active: int | None = None, images: int | None = None
 ) -> str | None:
-    """The advice for a posterior that has collapsed to the prior; None where it has not.
+    """The advice for a posterior that has collapsed to the prior, or nearly; None for any other.
 
     Bowman et al. (2016, section 3); a decoder that ignores z is a local optimum of the ELBO. The
     rate is at least the mutual information of x and z, so that below log 2 nats, one bit, z hardly
@@ -114,12 +120,13 @@ def collapse(
         active: How many latents are active, where it is known.
         images: How many images both are of, where they may be too few to tell.
     """
-    if images is not None and images < _ENOUGH:
+    if rate is None or (images is not None and images < _ENOUGH):
         return None
-    if rate is None or not (rate < _ALMOST or active == 0):
+    collapsed = has_collapsed(rate, active)
+    if not collapsed and rate >= _ALMOST:
         return None
     units = "" if active is None else f" and {active} latents are active"
-    if rate < _COLLAPSED or active == 0:
+    if collapsed:
         name, little = "posterior collapse", "so that z says nothing about x"
     else:
         name, little = "near posterior collapse", "below one bit: z says almost nothing about x"

@@ -6,7 +6,8 @@ from typing import Any
 
 from ppl_vae.data import Arrays, DataSet, Digits
 from ppl_vae.errors import InputError
-from ppl_vae.pairs.pieces import describe, instance
+from ppl_vae.pairs.descriptions import describe
+from ppl_vae.pairs.pieces import instance
 
 __all__ = ["data_set", "described", "save_with_images", "saved_in"]
 

@@ -55,8 +55,7 @@ def _own_piece(error: BaseException) -> str | None:
         piece = _piece(selves[: own[-1] + 1])
         return piece and f"{piece}, {_shown(frame.f_code.co_filename)}, line {line}"
     # torch hides an AttributeError inside of a property, and says that the property is missing.
-    cls = type(selves[-1]) if selves else object
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    file = getattr(sys.modules.get(type(selves[-1]).__module__), "__file__", None)
     if isinstance(selves[-1], _PIECES) and file and _is_own(file):
         return f"{_piece(selves)}, {_shown(file)}"
     return None

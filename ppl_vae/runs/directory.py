@@ -5,14 +5,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ppl_vae.errors import InputError
-from ppl_vae.machine.files import check_writable, whole_file
+from ppl_vae.machine.files import check_writable, unfinished_folder, whole_file
 from ppl_vae.runs.checkpoints import LAST, read_checkpoint
 from ppl_vae.runs.config import config_of, write_config
 
@@ -55,10 +55,7 @@ def create(
     """
     if fallback is None:
         unused(path, overwrite)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    absent = [parent for parent in path.parents if not parent.exists()]
-    try:
-        unfinished.mkdir(parents=True)
+    with unfinished_folder(path) as unfinished:
         write_config(unfinished, config)
         fill(unfinished)
         while True:
@@ -71,13 +68,6 @@ def create(
                 if fallback is None or error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
                 path = fallback()
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose another place") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        for parent in absent:
-            with suppress(OSError):  # a parent that holds the run is not empty
-                parent.rmdir()
 
 
 def _replace(path: Path, new: Path) -> Path:

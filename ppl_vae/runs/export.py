@@ -2,7 +2,6 @@
 
 import copy
 import importlib.util
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from ppl_vae.errors import InputError, as_path, reason
 from ppl_vae.machine.files import whole_file, whole_folder
 from ppl_vae.machine.progress import Progress
 from ppl_vae.pairs.calls import called_anywhere
+from ppl_vae.runs.directory import write_json
 
 if TYPE_CHECKING:
     from ppl_vae.runs.run import Run
@@ -109,9 +109,7 @@ def export(run: "Run", folder: Path | str) -> list[Path]:
                 file.write(_onnx(name, program, list(example), outputs))
             progress.advance(1, f"{name}.onnx")
             programs[name] = _described(part)
-        with whole_file(unfinished / DESCRIPTION) as file:
-            text = json.dumps(_description(run) | {"programs": programs}, indent=2)
-            file.write((text + "\n").encode())
+        write_json(unfinished / DESCRIPTION, _description(run) | {"programs": programs})
     names = [f"{name}.{suffix}" for name in parts for suffix in ("pt2", "onnx")]
     return [folder / name for name in (*names, DESCRIPTION)]
 

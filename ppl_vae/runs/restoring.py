@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ppl_vae.data import DataSet
 from ppl_vae.errors import InputError, check_flags, kind
-from ppl_vae.pairs.pieces import ROLES, describe, restore
+from ppl_vae.pairs.descriptions import describe, restore
+from ppl_vae.pairs.pieces import ROLES
 from ppl_vae.runs.checkpoints import BEST, LAST, read_checkpoint
 from ppl_vae.runs.config import config_of
 

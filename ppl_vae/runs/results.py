@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from ppl_vae.errors import as_path
 from ppl_vae.machine.files import check_writable, whole_file
 from ppl_vae.runs.directory import write_json
 
-__all__ = ["ending_of", "options_of", "plain", "writable", "write_numbers", "write_scores"]
+__all__ = ["ending_of", "plain", "writable", "write_numbers", "write_scores"]
 
 
 def ending_of(split: str, data: Any = None) -> str:
@@ -40,16 +39,6 @@ def ending_of(split: str, data: Any = None) -> str:
     if split != ("test" if data is None else "all"):
         parts.append(split)
     return "".join("-" + re.sub(r"[^\w.]+", "_", part) for part in parts)
-
-
-def options_of(data: DataSet) -> dict[str, Any]:
-    """The options of a data set, for JSON; a path is absolute, anything else unknown is text."""
-    options = {field.name: getattr(data, field.name) for field in fields(data)}
-    options = {
-        n: v.expanduser().resolve() if isinstance(v, Path) else v for n, v in options.items()
-    }
-    known = bool | int | float | str | list | tuple | None
-    return {n: v if isinstance(v, known) else str(v) for n, v in options.items()}
 
 
 def writable(folder: Path | str) -> Path:

@@ -146,7 +146,6 @@ class Scoring:
         if "likelihood_regret" not in self.names:
             return None
         given = self.run.model.labelled and not self.run.model.enumerated
-        parts = [slice(start, start + _BATCH) for start in range(0, len(images), _BATCH)]
         gaps = [
             gap_decomposition(
                 self.run.model,
@@ -156,7 +155,7 @@ class Scoring:
                 steps=_REGRET_STEPS,
                 advance=advance,
             ).amortization_gap
-            for batch in images.batches(parts, given)
+            for batch in images.in_turn(_BATCH, given)
         ]
         return torch.cat(gaps)
 

@@ -66,7 +66,7 @@ class Training(State):
                 file=sys.stderr,
             )
         started = saved = time.monotonic()
-        before, images = self.seconds, len(self.data.train)
+        before, first, images = self.seconds, self.steps, len(self.data.train)
         title = f"training on {self.data.name}"
         begun = self.steps - len(self.rows) * self.steps_per_epoch
         done = len(self.rows) * images + min(images, begun * self.batch_size)
@@ -89,7 +89,8 @@ class Training(State):
                     if asked():
                         break
                 else:
-                    if not self._end_epoch(asked):
+                    # The first work of a process goes to its end, or stops could go on forever.
+                    if not self._end_epoch(asked if self.steps > first else lambda: False):
                         break
                     log_event(self.rows[-1])
                     name = "ELBO" if self.step.guide.has_density else "log p(x, z)"

@@ -10,7 +10,7 @@ import torch
 
 from ppl_vae.machine.progress import table
 from ppl_vae.measures.scores import collapse, quantity
-from ppl_vae.pairs.pieces import outside_classes
+from ppl_vae.pairs.descriptions import outside_classes
 from ppl_vae.runs.directory import PICTURES, SUMMARY, write_json
 from ppl_vae.runs.run import Run
 from ppl_vae.training.loop import Training
