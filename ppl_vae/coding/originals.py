@@ -126,10 +126,10 @@ class StoredArray(InMemory):
             )
         super().__init__(array, image_shape, levels)
         self.name = str(path)
+        self.stored = {"type": array.dtype.str, "shape": [*array.shape]}
 
     def description(self) -> dict[str, Any]:
-        kind, shape = self.images.dtype.str, [*self.images.shape]
-        return {"kind": "array", "name": Path(self.name).name, "type": kind, "shape": shape}
+        return {"kind": "array", "name": Path(self.name).name} | self.stored
 
 
 class Pictures(Originals):

@@ -32,9 +32,8 @@ def ranking_scores(anomalous: ArrayLike, scores: ArrayLike) -> dict[str, float]:
         Each with its `..._standard_error`.
     """
     truth = np.asarray(anomalous, dtype=bool)
-    ranks = np.unique(-nan_as_largest(scores), return_inverse=True)[
-        1
-    ]  # 0 is that of the largest score
+    largest_first = -nan_as_largest(scores)
+    ranks = np.unique(largest_first, return_inverse=True)[1]
     found, alarms = (
         np.bincount(ranks[kind], minlength=ranks.max() + 1) for kind in (truth, ~truth)
     )
