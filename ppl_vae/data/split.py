@@ -158,6 +158,7 @@ class Facts:
         moments: The mean and the standard deviation that they are standardised by.
         crop: How pictures are brought to the size of `image_shape`, as `ImageFolder` takes it; None
             where they have to be of that size.
+        holes: Whether training images have missing pixels, which are NaN.
     """
 
     name: str
@@ -170,6 +171,7 @@ class Facts:
     scale: Literal["none", "standard"] | None = None
     moments: tuple[float, float] | None = None
     crop: Literal["none", "center"] | None = None
+    holes: bool = False
 
     @classmethod
     def restored(cls, plain: Mapping[str, Any]) -> Self:
@@ -225,6 +227,7 @@ class Data(Facts):
         note: The first line of a run: sizes, choices, and remarks on the data.
         fingerprint: Of each split, as `ppl_vae.data.fingerprint` has it; without one, its size.
         pooled: Gives the images of all three splits as one.
+        missing: How many pixels of each split are missing.
     """
 
     train: Split
@@ -233,6 +236,7 @@ class Data(Facts):
     note: str
     fingerprint: tuple[str, ...] = ()
     pooled: Callable[[], Split] | None = None
+    missing: tuple[int, ...] = (0, 0, 0)
 
     def __repr__(self) -> str:
         return f"Data {self.note}"
