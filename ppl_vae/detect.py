@@ -282,18 +282,18 @@ def _main(arguments: list[str]) -> None:
     if background is not None:
         options["background"] = load(background, device, code)
     found = detect(run, data=data, **options)
-    print(table(f"{run.path}: {found.summary['data']}", _lines(found)))
+    print(table(f"{run.path}: {found.summary['data']}", _lines(found, run.facts.noun)))
     folder = options["out"] or run.path / DETECTION
     print(f"  written  {folder}")
 
 
-def _lines(found: Detection) -> dict[str, str]:
+def _lines(found: Detection, noun: str) -> dict[str, str]:
     it = found.summary
     count, flagged = it["data_points"], it["flagged"]
     option = "false_alarms" if "false_alarms" in it else "false_discoveries"
     lines = {
         "score": it["score"],
-        "flagged": f"{flagged:,} of {count:,} images, --{option} {it[option]:g}",
+        "flagged": f"{flagged:,} of {count:,} {noun}, --{option} {it[option]:g}",
     }
     for name, title in (
         ("false_alarm_rate", "false alarms"),

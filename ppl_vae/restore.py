@@ -111,7 +111,7 @@ def restore(
         wanted = min(_USUAL, len(source)) if own and count is None else count
         seen = seen_of(run, source, corruption, corrupt, labels, wanted)
         inferred: dict[str, Any] = {}
-        with Progress(f"restoring with {run.path}", len(seen), "images") as progress:
+        with Progress(f"restoring with {run.path}", len(seen), run.facts.noun) as progress:
             for name in corruption.unknown:
                 corruption, error = infer_unknown(
                     run.model, run.guide, corruption, seen.y, seen.labels,
@@ -213,7 +213,7 @@ def write(restoration: Restoration, folder: Path | str) -> list[Path]:
 
 
 def _report(run: Run, numbers: dict[str, Any]) -> str:
-    rows = {"images": f"{numbers['images']:,}"}
+    rows = {run.facts.noun: f"{numbers['images']:,}"}
     for name, value in numbers["inferred"].items():
         if not name.endswith("standard_error"):
             error = numbers["inferred"][f"{name}_standard_error"]

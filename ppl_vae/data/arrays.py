@@ -15,8 +15,9 @@ from models.spec import Domain
 from ppl_vae.data.array_file import read_groups, read_part
 from ppl_vae.data.array_part import Part, joint_labels
 from ppl_vae.data.conversion import Conversion
+from ppl_vae.data.holes import check_observed
 from ppl_vae.data.in_memory import part_of
-from ppl_vae.data.levels import grey_levels, two_values
+from ppl_vae.data.levels import are_grey_levels_with_holes, grey_levels, two_values
 from ppl_vae.data.own_files import OwnFiles
 from ppl_vae.data.source import Images, Source, fixed_order
 from ppl_vae.data.split import Data
@@ -41,10 +42,11 @@ class Arrays(OwnFiles):
 
     Of shape (N, H, W) or (N, C, H, W), and of one of these types: bool; whole numbers of 0 to
     65,535, which are grey levels of as many bits (8, 10, 12, 14 or 16) as the largest needs; or
-    finite floating-point numbers. Images of two values are binary. In a fixed order, eight tenths
-    are to train on, one for validation and one for the test; `validation` and `test` name files of
-    these instead. Files of any size are mapped into memory piece by piece, except a `.npz` that is
-    compressed.
+    floating-point numbers, NaN where a pixel is missing. Images of two values are binary, and
+    floating-point images with NaN whose other values are whole numbers of 0 to 65,535 are grey
+    levels, since no integer type has a NaN. In a fixed order, eight tenths are to train on, one for
+    validation and one for the test; `validation` and `test` name files of these instead. Files of
+    any size are mapped into memory piece by piece, except a `.npz` that is compressed.
 
     An array of shape (N, D) is a table: N rows of D columns, which are numbers of any type and no
     grey levels. Each column is standardised, and whatever is written in its place has its units
@@ -117,6 +119,10 @@ class Arrays(OwnFiles):
             return "binary" if binary else "real"
         return "binary" if two_values(*map(self._pixels, parts)) else "real"
 
+    @property
+    def table(self) -> bool:
+        return self._parts()[0].table
+
     def load(self, domain: Domain, seed: int) -> Data:
         parts = self._parts()
         labels, names = joint_labels(parts, self.rules)
@@ -127,7 +133,11 @@ class Arrays(OwnFiles):
             chosen, pixels, levels = as_table(self, pixels, domain)
         elif self.rules == 1 or dtype == np.bool_:
             levels = {"b": 2, "u": 256}.get(dtype.kind)
-        elif dtype.kind in "iu" or (domain == "binary" and two_values(*pixels)):
+        elif (
+            dtype.kind in "iu"
+            or (domain == "binary" and two_values(*pixels))
+            or are_grey_levels_with_holes(pixels)
+        ):
             pixels, levels, remark = grey_levels(pixels, " and ".join(p.where for p in parts))
         chosen = replace(chosen, scale="none") if chosen.scale == "auto" else chosen
         conversion = Conversion.choose(chosen, domain, levels)
@@ -139,7 +149,11 @@ class Arrays(OwnFiles):
         counts = self._classes_remark(every, names)
         unused = self._stratify_remark(len(parts))
         remarks = remark, counts, *(part.remark for part in parts), unused
-        return conversion(replace(source, remarks=remarks, table=table), seed)
+        data = conversion(replace(source, remarks=remarks, table=table), seed)
+        if any(data.missing):
+            for part, each in zip(parts, pixels, strict=True):
+                check_observed(each, part.where)
+        return data
 
     @property
     def files(self) -> dict[str, str]:

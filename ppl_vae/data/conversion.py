@@ -26,6 +26,7 @@ from models.spec import Domain
 from ppl_vae.data.classes import some_classes
 from ppl_vae.data.data_set import DataSet
 from ppl_vae.data.fingerprint import images_fingerprint
+from ppl_vae.data.holes import missing_phrase, missing_pixels
 from ppl_vae.data.levels import at_least, check_values, mean_and_deviation, values_remark
 from ppl_vae.data.misfits import refuse_misfits
 from ppl_vae.data.source import Images, Source
@@ -50,7 +51,7 @@ _CHUNK = 4096  # images converted at a time while loading, so that no float copy
 
 
 def bernoulli_draw(raw: Tensor, top: int, noise: Tensor | None = None) -> Tensor:
-    """1 with probability raw / top, else 0.
+    """1 with probability raw / top, else 0; NaN stays.
 
     Args:
         raw: Grey levels.
@@ -59,7 +60,8 @@ def bernoulli_draw(raw: Tensor, top: int, noise: Tensor | None = None) -> Tensor
     """
     probability = raw.float() / top
     noise = torch.rand(raw.shape, device=raw.device) if noise is None else noise
-    return (noise < probability).float()
+    drawn = (noise < probability).float()
+    return drawn.masked_fill(raw.isnan(), torch.nan) if raw.is_floating_point() else drawn
 
 
 def dequantised(raw: Tensor, levels: int, noise: Tensor | None = None) -> Tensor:
@@ -77,7 +79,7 @@ def perturbed(raw: Tensor, levels: int, rate: float) -> Tensor:
 
     Ren et al. (2019), "Likelihood ratios for out-of-distribution detection", section 3.2.
     """
-    drawn = torch.rand(raw.shape, device=raw.device) < rate
+    drawn = (torch.rand(raw.shape, device=raw.device) < rate) & (raw == raw)  # not where it is NaN
     return torch.where(drawn, torch.randint_like(raw, levels), raw)
 
 
@@ -102,14 +104,13 @@ Numbers = float | tuple[float, ...]
 
 def standardised(raw: Tensor, mean: Numbers, deviation: Numbers) -> Tensor:
     """(raw - mean) / deviation, for all values or for each column of a table (..., D)."""
-    if isinstance(mean, tuple) and isinstance(deviation, tuple):
-        columns = _columns(mean, raw.device), _columns(deviation, raw.device)
-        return (raw.float() - columns[0]) / columns[1]
+    if isinstance(mean, tuple) or isinstance(deviation, tuple):
+        return (raw.float() - _columns(mean, raw.device)) / _columns(deviation, raw.device)
     return (raw.float() - mean) / deviation
 
 
 @cache
-def _columns(values: tuple[float, ...], device: torch.device) -> Tensor:
+def _columns(values: Numbers, device: torch.device) -> Tensor:
     # Kept, since a step that a GPU has captured cannot copy them from here.
     return torch.tensor(values, device=device)
 
@@ -194,12 +195,14 @@ class Conversion:
         """One split, its noise fresh in each batch or, given a seed, drawn here once."""
         raw = images.pixels
         if self.binarize == "threshold":
-            raw = at_least(raw, 0.5 if self.levels is None else self.levels // 2)
+            holes = raw.dtype.is_floating_point
+            raw = at_least(raw, 0.5 if self.levels is None else self.levels // 2, holes)
         elif seed is not None and (self.binarize != "none" or self.dequantize == "uniform"):
             if isinstance(raw, Stored):
                 drawn = raw.drawn_once(prepare, seed)
                 return Split(drawn, images.labels, _as_float, images.names)
-            dtype = torch.uint8 if self.binarize != "none" else torch.float32
+            whole = self.binarize != "none" and not raw.is_floating_point()  # which have no NaN
+            dtype = torch.uint8 if whole else torch.float32
             generator = torch.Generator().manual_seed(seed)
             frozen = torch.empty(raw.shape, dtype=dtype)
             for start in range(0, len(raw), _CHUNK):
@@ -238,9 +241,11 @@ class Conversion:
             source = some_classes(source, self.classes, self.without_classes)
         pixels = [images.pixels for images in source.splits]
         values = check_values(self.name, pixels, self.levels, self.domain, self.binarize)
-        remark = ""
+        remarks: list[str] = []
         if self.levels is None:
-            remark = values_remark(values, self.scale, source.table)
+            remarks = [values_remark(values, self.scale, source.table)]
+        missing = tuple(map(missing_pixels, pixels)) if values.missing else (0, 0, 0)
+        remarks += [missing_phrase(values.missing, pixels)] if values.missing else []
         moments: Moments | None = None
         if self.scale == "standard":
             of = column_moments if source.table else mean_and_deviation
@@ -263,11 +268,13 @@ class Conversion:
             binarize=self.binarize,
             dequantize=self.dequantize,
             class_names=source.class_names,
-            note="; ".join(filter(None, (self._note(source), remark, *source.remarks))),
+            note="; ".join(filter(None, (self._note(source), *remarks, *source.remarks))),
             fingerprint=tuple(map(images_fingerprint, source.splits)),
             scale=self.scale,
             moments=moments,
             table=source.table,
+            holes=missing[0] > 0,
+            missing=missing,
             pooled=lambda: self.once(source.pooled(), moments),
         )
 

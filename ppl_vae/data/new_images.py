@@ -23,7 +23,13 @@ from ppl_vae.data.classes import class_number
 from ppl_vae.data.conversion import Conversion
 from ppl_vae.data.in_memory import part_of
 from ppl_vae.data.levels import DEEPEST, as_int32
-from ppl_vae.data.new_values import check_floats, check_shape, fitting, grey_levels
+from ppl_vae.data.new_values import (
+    are_grey_levels,
+    check_floats,
+    check_shape,
+    fitting,
+    grey_levels,
+)
 from ppl_vae.data.pictures import read_header, read_pixels
 from ppl_vae.data.resizing import Resizing
 from ppl_vae.data.source import Images
@@ -96,9 +102,8 @@ def _converted(images: Any, facts: Facts) -> Split:
                 f"{fitting(facts)}"
             )
         return _conversion(facts, 2).once(Images(pixels.to(torch.uint8)))
-    if not pixels.is_floating_point():
+    if are_grey_levels(pixels, facts):
         return _conversion(facts, facts.levels).once(Images(grey_levels(pixels, facts)))
-    pixels = pixels.float()
     check_floats(pixels, facts)
     if facts.levels is None:
         return _conversion(facts, None).once(Images(pixels), facts.moments)

@@ -163,6 +163,7 @@ class Facts:
         table: Whether they are the rows of a table, of which there are no pictures.
         crop: How pictures are brought to the size of `image_shape`, as `ImageFolder` takes it; None
             where they have to be of that size.
+        holes: Whether training images have missing pixels, which are NaN.
     """
 
     name: str
@@ -176,6 +177,7 @@ class Facts:
     moments: Moments | None = None
     table: bool = False
     crop: Literal["none", "center"] | None = None
+    holes: bool = False
 
     @classmethod
     def restored(cls, plain: Mapping[str, Any]) -> Self:
@@ -248,6 +250,7 @@ class Data(Facts):
         note: The first line of a run: sizes, choices, and remarks on the data.
         fingerprint: Of each split, as `ppl_vae.data.fingerprint` has it; without one, its size.
         pooled: Gives the images of all three splits as one.
+        missing: How many pixels of each split are missing.
     """
 
     train: Split
@@ -256,6 +259,7 @@ class Data(Facts):
     note: str
     fingerprint: tuple[str, ...] = ()
     pooled: Callable[[], Split] | None = None
+    missing: tuple[int, ...] = (0, 0, 0)
 
     def __repr__(self) -> str:
         return f"Data {self.note}"

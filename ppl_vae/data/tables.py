@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from models.spec import Domain
+from ppl_vae.data.holes import missing_pixels
 from ppl_vae.data.levels import at_least, two_values
 from ppl_vae.data.stored import Stored, pieces
 from ppl_vae.errors import InputError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_table", "column_moments", "is_binary"]
 
+_NAMED = 10  # columns in an error
 _ROUNDING = 2.0**-24  # of float32, relative: a column that varies by less is constant
 
 
@@ -64,38 +66,40 @@ def as_table(
                 f"a likelihood for binary data needs a table of 0 and 1; {name} has other entries; "
                 f"{remedy}"
             )
-        return _scaled(data_set, "none"), [at_least(part, 1.0) for part in parts], 2
+        holes = any(map(missing_pixels, parts))
+        return _scaled(data_set, "none"), [at_least(part, 1.0, holes) for part in parts], 2
     return _scaled(data_set, "standard" if domain == "real" else "none"), [*parts], None
 
 
-def _scaled(data_set: "Arrays", usual: str) -> "Arrays":
+def _scaled(data_set: "Arrays", usual: Literal["none", "standard"]) -> "Arrays":
     return replace(data_set, scale=usual) if data_set.scale == "auto" else data_set
 
 
 def column_moments(
     rows: Tensor | Stored,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The mean and the standard deviation of each column, D each.
+    """The mean and the standard deviation of the values of each column that are there, D each.
 
     Args:
-        rows: The training rows, (N, 1, 1, D).
+        rows: The training rows, (N, 1, 1, D), NaN where a value is missing.
 
     Raises:
-        InputError: If a column is constant, which nothing can be learned from.
+        InputError: If a column has not two values that differ, and nothing can be learned from it.
     """
-    total, squares = (torch.zeros(rows.shape[-1], dtype=torch.float64) for _ in range(2))
+    count, total, squares = torch.zeros(3, rows.shape[-1], dtype=torch.float64)
     for piece in pieces(rows):
-        total += piece.double().sum((0, 1, 2))
-    mean = total / len(rows)
+        count += (~piece.isnan()).sum((0, 1, 2))
+        total += piece.double().nansum((0, 1, 2))
+    mean = total / count
     for piece in pieces(rows):
-        squares += (piece.double() - mean).square().sum((0, 1, 2))
-    deviation = (squares / len(rows)).sqrt()
-    constant = deviation <= mean.abs() * _ROUNDING
+        squares += (piece.double() - mean).square().nansum((0, 1, 2))
+    deviation = (squares / count).sqrt()
+    constant = ~(deviation > mean.abs() * _ROUNDING)
     if constant.any():
-        first = int(constant.nonzero()[0])
-        others = f" ({int(constant.sum()):,} columns are)" if constant.sum() > 1 else ""
+        places = constant.nonzero().flatten().tolist()
+        named = ", ".join(map(str, places[:_NAMED])) + (", ..." if len(places) > _NAMED else "")
         raise InputError(
-            f"expected columns that vary; column {first}, counted from 0, is {mean[first]:g} in "
-            f"every training row{others}; leave it out of the table"
+            "expected columns with values that differ among the training rows; got the same value, "
+            f"or none, in column {named}, counted from 0; leave out such columns"
         )
     return tuple(mean.tolist()), tuple(deviation.tolist())

@@ -52,6 +52,7 @@ def arrays_of(run: Run, **values: Tensor | NDArray[Any]) -> Arrays:
     """Tensors on any device as arrays; images, and rows of a table, in the units of the data."""
     arrays = {}
     for name, value in values.items():
-        value = run.facts.in_units(value) if name in _IMAGES else value
-        arrays[name] = value.cpu().numpy() if isinstance(value, Tensor) else value
+        if isinstance(value, Tensor):
+            value = (run.facts.in_units(value) if name in _IMAGES else value).cpu().numpy()
+        arrays[name] = value
     return arrays

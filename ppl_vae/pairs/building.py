@@ -6,13 +6,31 @@ from functools import partial
 from typing import Any
 
 from guides import Guide
-from models import DOMAINS, Domain, Model, Network, NetworkFactory, Shape, Spec
+from models import (
+    DOMAINS,
+    Bernoulli,
+    Domain,
+    Gaussian,
+    Likelihood,
+    Model,
+    Network,
+    NetworkFactory,
+    Shape,
+    Spec,
+)
 from ppl_vae.data import Data
 from ppl_vae.errors import InputError, kind, reason
 from ppl_vae.pairs.own_code import in_own_code
 from ppl_vae.pairs.pieces import ROLES, check_options, class_of
 
-__all__ = ["Pieces", "build_pair", "check_pieces", "choose_domain", "load_data"]
+__all__ = [
+    "Pieces",
+    "build_pair",
+    "check_pieces",
+    "choose_domain",
+    "load_data",
+    "usual_likelihood",
+]
 
 Pieces = Mapping[str, Any]
 
@@ -61,6 +79,18 @@ def choose_domain(pieces: Pieces) -> Domain:
     raise AssertionError("a data set has a default domain")
 
 
+def usual_likelihood(pieces: Pieces) -> Callable[[Spec], Likelihood]:
+    """Bernoulli for data that are binary by default, and Gaussian for others.
+
+    That of a table begins at the scale of standardised columns, and computes one for each of them.
+    """
+    if choose_domain(pieces) == "binary":
+        return Bernoulli
+    if pieces["data"].table:
+        return partial(Gaussian, scale="network", initial_scale=1.0)
+    return Gaussian
+
+
 def load_data(pieces: Pieces, seed: int) -> Data:
     """Loads the data set in the domain that the pair is for.
 
@@ -69,7 +99,8 @@ def load_data(pieces: Pieces, seed: int) -> Data:
         seed: The run's seed.
 
     Raises:
-        InputError: If it cannot be read, its `load` returns something else, or a split is empty.
+        InputError: If it cannot be read, its `load` returns something else, a split is empty, or
+            pixels are missing in validation or test images alone.
     """
     domain = choose_domain(pieces)
     data = pieces["data"].load(domain, seed)
@@ -97,6 +128,13 @@ def load_data(pieces: Pieces, seed: int) -> Data:
         raise InputError(
             f"{name}: expected training, validation and test images; got {counts[0]:,} / "
             f"{counts[1]:,} / {counts[2]:,}{together}; add {add}{others}"
+        )
+    if any(data.missing) and not data.holes:
+        raise InputError(
+            f"{name}: expected missing pixels (NaN) in training images too, so that the encoder "
+            f"learns of them; got {data.missing[1]:,} in the validation and {data.missing[2]:,} in "
+            "the test images alone; leave those images out, and fill their holes with "
+            "ppl_vae.restore --corruption Masked"
         )
     return data
 

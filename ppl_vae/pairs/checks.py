@@ -273,7 +273,7 @@ def find_not_finite(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> s
     Returns:
         A phrase such as "the log-probability of site 'x' is not finite", or None.
     """
-    if not x.isfinite().all():
+    if not (x.isfinite() | (x.isnan() & model.spec.holes)).all():
         return "the data are not finite"
     for program, module in (("guide", guide), ("model", model)):
         for name, parameter in module.named_parameters():

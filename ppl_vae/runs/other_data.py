@@ -19,6 +19,7 @@ from ppl_vae.data import (
     sizes_phrase,
     standardised,
 )
+from ppl_vae.data.new_values import check_missing
 from ppl_vae.errors import InputError
 
 __all__ = ["other_data"]
@@ -58,6 +59,7 @@ def other_data(data_set: DataSet, facts: Facts, spec: Spec, labelled: bool) -> D
             f"expected floating-point values, as the run's data are; {data.name} has "
             f"{data.levels:,} grey levels; save its images as those were"
         )
+    check_missing(sum(data.missing), facts)
     adapt = partial(
         _adapted, facts=facts, classes=_classes(data, facts, spec) if labelled else None
     )

@@ -78,5 +78,5 @@ def report(run: Run) -> str:
         rows["next"] += " --allow_code true"
     given = "" if quantity(run.model) == "log p(x)" else f" of {quantity(run.model)}"
     meaning = f"ELBO{given} = -(rate + distortion)" if bounded else "distortion = -log p(x|z)"
-    title = f"{run.path}: {summary['data']}, validation images ({meaning})"
+    title = f"{run.path}: {summary['data']}, validation {run.data.noun} ({meaning})"
     return table(title, {"measure": summary["reference_measure"], **rows})
