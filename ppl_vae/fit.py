@@ -94,7 +94,7 @@ def fit(
         prior: p(z), where the model has one to choose.
         likelihood: p(x|z), where the model has one to choose; unless given, Bernoulli for data
             that are binary by default and Gaussian for others, for a table with a scale for each
-            column that the network computes.
+            column that begins at 1.
         network: The architecture of encoder and decoder.
         guide: q(z|x).
         objective: What is minimised; the negative ELBO unless given.

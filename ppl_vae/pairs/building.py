@@ -82,12 +82,12 @@ def choose_domain(pieces: Pieces) -> Domain:
 def usual_likelihood(pieces: Pieces) -> Callable[[Spec], Likelihood]:
     """Bernoulli for data that are binary by default, and Gaussian for others.
 
-    That of a table begins at the scale of standardised columns, and computes one for each of them.
+    That of a table has a scale for each column, which begins at that of standardised columns.
     """
     if choose_domain(pieces) == "binary":
         return Bernoulli
     if pieces["data"].table:
-        return partial(Gaussian, scale="network", initial_scale=1.0)
+        return partial(Gaussian, scale="pixel", initial_scale=1.0)
     return Gaussian
 
 

@@ -44,12 +44,12 @@ def other_data(data_set: DataSet, facts: Facts, spec: Spec, labelled: bool) -> D
     """
     data = _as_chosen(data_set, facts).load(facts.domain, seed=0)
     if data.image_shape != spec.image_shape:
-        expected, got = (" x ".join(map(str, s)) for s in (spec.image_shape, data.image_shape))
         if facts.table and data.table:
             raise InputError(
-                f"expected {expected[4:]} columns, as the run's table has; that of {data.name} has "
-                f"{got[4:]}; choose them as they were chosen for the run"
+                f"expected {spec.pixels:,} columns, as the run's table has; that of {data.name} "
+                f"has {data.image_shape[2]:,}; choose them as they were chosen for the run"
             )
+        expected, got = (" x ".join(map(str, s)) for s in (spec.image_shape, data.image_shape))
         raise InputError(
             f"expected images of {expected} (channels, height, width), as the run's are; those of "
             f"{data.name} are of {got}; crop or resize them"
