@@ -39,7 +39,7 @@ _SECONDS = 3.0  # that an animation takes there and back
 def to_display(images: ArrayLike, domain: Domain, like: ArrayLike) -> NDArray[np.float64]:
     """Images of a domain as grey or colour values in [0, 1].
 
-    Bytes are divided by 255. Other data are clamped to [0, 1], except real data that leave it,
+    Bytes are divided by 255. Missing pixels stay NaN. Other data are clamped to [0, 1], except real data that leave it,
     which are scaled by (x - min) / (max - min) first.
 
     Args:
@@ -56,6 +56,7 @@ def to_display(images: ArrayLike, domain: Domain, like: ArrayLike) -> NDArray[np
         values = values / 255
     elif domain == "real":
         reference = np.asarray(like, dtype=np.float64)
+        reference = reference[~np.isnan(reference)]
         low, high = (reference.min(), reference.max()) if reference.size else (0.0, 1.0)
         if low < 0 or high > 1:
             values = (values - low) / (high - low if high > low else 1.0)
