@@ -131,9 +131,9 @@ def integer_pair(model: Model, guide: Guide) -> IntegerPair:
         guide: A `DiagonalNormal`, a `FullRankNormal`, or for two layers a `BottomUp`.
 
     Raises:
-        InputError: If its data have missing pixels; it is another pair, whose latents have no one-dimensional distribution
-            functions in turn; a network has no form in whole numbers; or a sum of one could reach
-            2^53.
+        InputError: If its data have missing pixels; it is another pair, whose latents have no
+            one-dimensional distribution functions in turn; a network has no form in whole numbers;
+            or a sum of one could reach 2^53.
     """
     if model.spec.holes:
         raise InputError(

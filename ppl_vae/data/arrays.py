@@ -15,8 +15,8 @@ from models.spec import Domain
 from ppl_vae.data.array_file import read_groups, read_part
 from ppl_vae.data.array_part import Part, joint_labels
 from ppl_vae.data.conversion import Conversion
-from ppl_vae.data.in_memory import part_of
 from ppl_vae.data.holes import check_observed
+from ppl_vae.data.in_memory import part_of
 from ppl_vae.data.levels import are_grey_levels_with_holes, grey_levels, two_values
 from ppl_vae.data.own_files import OwnFiles
 from ppl_vae.data.source import Images, Source, fixed_order
@@ -41,11 +41,11 @@ class Arrays(OwnFiles):
 
     Of shape (N, H, W) or (N, C, H, W), and of one of these types: bool; whole numbers of 0 to
     65,535, which are grey levels of as many bits (8, 10, 12, 14 or 16) as the largest needs; or
-    floating-point numbers, NaN where a pixel is missing. Images of two values are binary, and
-    floating-point images with NaN whose other values are whole numbers of 0 to 65,535 are grey
-    levels, since no integer type has a NaN. In a fixed order, eight tenths are to train on, one for validation and one for the test; `validation` and `test` name files of
-    these instead. Files of any size are mapped into memory piece by piece, except a `.npz` that is
-    compressed.
+    floating-point numbers, with NaN where a pixel is missing. Since no integer type has a NaN,
+    floating-point images with missing pixels are grey levels too where all others are whole numbers
+    of 0 to 65,535. Images of two values are binary. In a fixed order, eight tenths are to train on,
+    one for validation and one for the test; `validation` and `test` name files of these instead.
+    Files of any size are mapped into memory piece by piece, except a `.npz` that is compressed.
 
     Labels are whole numbers, -1 where one is unknown; where they skip some, each that there is
     names a class. `groups` is a `.npy` file of N whole numbers or texts, for the images in `path`.

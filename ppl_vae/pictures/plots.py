@@ -39,8 +39,8 @@ _SECONDS = 3.0  # that an animation takes there and back
 def to_display(images: ArrayLike, domain: Domain, like: ArrayLike) -> NDArray[np.float64]:
     """Images of a domain as grey or colour values in [0, 1].
 
-    Bytes are divided by 255. Missing pixels stay NaN. Other data are clamped to [0, 1], except real data that leave it,
-    which are scaled by (x - min) / (max - min) first.
+    Bytes are divided by 255. Other data are clamped to [0, 1], except real data that leave it,
+    which are scaled by (x - min) / (max - min) first. Missing pixels stay NaN.
 
     Args:
         images: Images of any shape, in units of the domain.

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ppl_vae.data import Split
 from ppl_vae.inference.pareto import log_mean
