@@ -254,14 +254,14 @@ def _main(arguments: list[str]) -> None:
 
 
 def _rows(result: dict[str, Any]) -> dict[str, str]:
-    log_p = result["quantity"]
+    log_p, holes = result["quantity"], "observed_pixels_percent" in result
     labels = {
         "observed pixels": "observed_pixels_percent",
         "ELBO" if log_p == "log p(x)" else f"ELBO of {log_p}": "elbo_nats_per_datum",
         "rate": "rate_nats_per_datum",
         "distortion": "distortion_nats_per_datum",
         f"{log_p}, {result['particles']:,} particles": "log_likelihood_nats_per_datum",
-        "bits per dim": "bits_per_dim",
+        "bits per observed dim" if holes else "bits per dim": "bits_per_dim",
         "active units": "active_units",
         "classification error": "classification_error_percent",
         "clustering accuracy": "clustering_accuracy_percent",
