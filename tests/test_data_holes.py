@@ -106,7 +106,9 @@ def test_images_of_which_nothing_is_known_are_named(arrays, refused) -> None:
     refused(arrays(values), "real", *said)
     refused(arrays(values, memory_gib=0), "bytes", *said)
     kept = values[~np.isnan(values).reshape(len(values), -1).all(1)]  # the remedy
-    assert sum(map(len, (d := arrays(kept).load("real", 0)) and (d.train, d.validation, d.test))) == 58
+    assert (
+        sum(map(len, (d := arrays(kept).load("real", 0)) and (d.train, d.validation, d.test))) == 58
+    )
 
 
 def test_holes_do_not_excuse_infinity_or_another_domain(arrays, refused) -> None:

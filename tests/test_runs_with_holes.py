@@ -17,15 +17,16 @@ from oracles import refused
 from own_images import noise
 from tiny_runs import LAST, TINY, Crash, crash_in_second_epoch, exit_code, tiny
 
-import ppl_vae.evaluate
 import ppl_vae.fit
 from guides import Delta
 from models import VAE, DiscretizedLogistic
 from models.corruptions import Masked
-from ppl_vae import evaluate, load
+from ppl_vae import load
 from ppl_vae.compress import compress
 from ppl_vae.data import Arrays
 from ppl_vae.detect import detect
+from ppl_vae.evaluate import evaluate
+from ppl_vae.evaluate import main as evaluate_main
 from ppl_vae.features import features
 from ppl_vae.fit import fit, resume
 from ppl_vae.pictures.figures import pixels_of, sheet
@@ -71,7 +72,7 @@ def test_evaluate_measures_the_observed_pixels_and_says_so(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [str(run.path), "--particles", "7", "--out", str(tmp_path)]
-    assert exit_code(ppl_vae.evaluate, *arguments) == 0
+    assert exit_code(evaluate_main, *arguments) == 0
     said = capsys.readouterr().out
     result = json.loads((tmp_path / "evaluation.json").read_text())
     assert result["quantity"] == "log p(x_observed)"
@@ -92,18 +93,14 @@ def test_whole_images_under_a_run_with_holes_are_measured_as_whole(run: Run, tmp
     assert "observed_pixels_percent" not in result
 
 
-def test_missing_pixels_are_as_good_as_any_others(run: Run) -> None:
-    """Encoding, reconstruction and score of an image do not depend on what was there."""
-    assert run.encode(HOLED[:5]).shape == (5, 2)
-    assert run.reconstruct(HOLED[:5]).isfinite().all()
-    score = run.score(HOLED[:5], particles=4)
-    assert score.log_likelihood.isfinite().all()
-    split = run.split_of(HOLED[:5])
-    x = split[:]
+def test_new_images_with_holes_are_encoded_reconstructed_and_scored(run: Run) -> None:
+    x = run.split_of(HOLED[:5])[:]
+    assert x.isnan().sum() == np.isnan(HOLED[:5]).sum()
     with torch.no_grad():
         z = run.guide.posterior(x).mean
-        assert torch.equal(z, run.guide.posterior(x.clone()).mean)
     torch.testing.assert_close(run.encode(HOLED[:5]), z)
+    assert run.reconstruct(HOLED[:5]).isfinite().all()
+    assert run.score(HOLED[:5], particles=4).log_likelihood.isfinite().all()
 
 
 def test_restore_fills_the_holes_of_the_runs_own_images(run: Run) -> None:
