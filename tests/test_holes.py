@@ -1,6 +1,7 @@
 """Images with missing pixels: the likelihood of what is observed, exactly, in every pair."""
 
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,7 @@ def test_the_bound_rises_with_the_particles_to_the_marginal_of_the_observed(ppca
         marginal(ppca, x) - (weights.unflatten(0, (-1, k)).logsumexp(1) - np.log(k)).mean(0).numpy()
         for k in (1, 4, 20, 800)
     ]
-    for looser, tighter in zip(gaps, gaps[1:], strict=False):
+    for looser, tighter in pairwise(gaps):
         rise = looser - tighter
         assert rise.mean() > 3 * rise.std() / len(rise) ** 0.5
     assert abs(gaps[-1].mean()) < 0.01
@@ -140,7 +141,7 @@ def test_a_likelihood_of_the_observed_is_the_sum_over_them_and_finite_in_its_gra
 def test_pixels_that_depend_on_each_other_are_refused():
     cholesky = torch.eye(4).expand(2, 3, 4, 4)
     rows = dist.MultivariateNormal(torch.zeros(2, 3, 4), scale_tril=cholesky).to_event(2)
-    with pytest.raises(ValueError, match="independent given z.*got MultivariateNormal"):
+    with pytest.raises(ValueError, match=r"independent given z.*got MultivariateNormal"):
         observed_pixels(rows)
 
 
