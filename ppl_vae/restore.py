@@ -71,7 +71,8 @@ def restore(
         run: A trained run, or its path; its guide is a density.
         images: The corrupted images, as `Run.split_of` takes them; floating-point arrays are
             intensities, with NaN where a pixel is missing. With `corrupt` the originals; those of
-            the run's data unless given. Of a run on a table its rows (N, columns).
+            the run's data unless given. Unless given, those of the run's data too where these have
+            missing pixels. Of a run on a table they are its rows (N, columns).
         corruption: p(y|x). A parameter that it leaves out is inferred from all the images.
         corrupt: Whether to corrupt the images first, so that the restorations can be measured.
         labels: Of the images, where the model takes the class as given.
@@ -92,9 +93,9 @@ def restore(
     check_within("restorations", restorations, 1)
     check_within("draws", draws, max(20, restorations))
     check_seed(seed)
-    if images is None and not corrupt:
-        raise InputError("expected corrupted images (--images), or --corrupt true to make some")
     run = as_run(run)
+    if images is None and not corrupt and not run.spec.holes:
+        raise InputError("expected corrupted images (--images), or --corrupt true to make some")
     if run.facts.table:
         compare_with_others = False
         if isinstance(corruption, Downsampled | SaltAndPepper):

@@ -42,11 +42,11 @@ class Arrays(OwnFiles):
 
     Of shape (N, H, W) or (N, C, H, W), and of one of these types: bool; whole numbers of 0 to
     65,535, which are grey levels of as many bits (8, 10, 12, 14 or 16) as the largest needs; or
-    floating-point numbers, NaN where a pixel is missing. Images of two values are binary, and
-    floating-point images with NaN whose other values are whole numbers of 0 to 65,535 are grey
-    levels, since no integer type has a NaN. In a fixed order, eight tenths are to train on, one for
-    validation and one for the test; `validation` and `test` name files of these instead. Files of
-    any size are mapped into memory piece by piece, except a `.npz` that is compressed.
+    floating-point numbers, with NaN where a pixel is missing. Since no integer type has a NaN,
+    floating-point images with missing pixels are grey levels too where all others are whole numbers
+    of 0 to 65,535. Images of two values are binary. In a fixed order, eight tenths are to train on,
+    one for validation and one for the test; `validation` and `test` name files of these instead.
+    Files of any size are mapped into memory piece by piece, except a `.npz` that is compressed.
 
     An array of shape (N, D) is a table: N rows of D columns, which are numbers of any type and no
     grey levels. Each column is standardised, and whatever is written in its place has its units

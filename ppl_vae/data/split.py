@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.spec import Domain
 from ppl_vae.data.classes import class_number
-from ppl_vae.data.stored import Index, Stored
+from ppl_vae.data.stored import Index, Stored, pieces
 from ppl_vae.errors import InputError
 
 __all__ = ["Data", "Facts", "Moments", "Split", "sizes_phrase"]
@@ -78,6 +78,12 @@ class Split:
             return (x,)
         unknown = torch.full((len(x),), -1, device=x.device)
         return (x, unknown if self.labels is None else self.labels[index])
+
+    def observed(self) -> Tensor:
+        """How many pixels of each image are not missing, (N,)."""
+        if not self.raw.dtype.is_floating_point:
+            return torch.full((len(self),), self.raw.shape[1:].numel())
+        return torch.cat([(~piece.isnan()).flatten(1).sum(1) for piece in pieces(self.raw)])
 
     def keep_labels(self, count: int, classes: int, seed: int) -> "Split":
         """The split with the labels of `count` images, chosen by the seed, and -1 for the others.

@@ -129,9 +129,13 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
                     f"{pair}: the guide is one for the sites {sorted(guide.latents)}, the model "
                     f"has {sorted(model.latents)}; choose one of {others or 'your own'}"
                 ) from error
+            holes = "" if not model.spec.holes else (
+                "; where pixels are missing (NaN), the site x takes self.observed(p(x|z)) in a "
+                "model, and the encoder of a guide inputs of shape spec.encoder_shape"
+            )  # fmt: skip
             raise InputError(
                 f"{pair} does not run on images {tuple(x.shape[1:])}: {reason(error)}"
-                f"{in_own_code(error)}"
+                f"{in_own_code(error)}{holes}"
             ) from error
     sites = {
         "model": sorted(model_trace.stochastic_nodes),
