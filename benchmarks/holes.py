@@ -15,6 +15,7 @@ from jsonargparse import auto_cli
 from tables import mean_and_error, table_row, trained, write
 from torch import Tensor
 
+from models import Bernoulli
 from ppl_vae import load
 from ppl_vae.data import MNIST, Arrays
 
@@ -47,7 +48,14 @@ def main(data_root: Path, runs: Path, epochs: int = 15, images: int = 2000) -> N
     ]
     scores = {}
     for kind, data in kinds.items():
-        trained(runs / kind, data=data, latent_dim=20, epochs=epochs, device="cpu")
+        trained(
+            runs / kind,
+            data=data,
+            likelihood=Bernoulli,
+            latent_dim=20,
+            epochs=epochs,
+            device="cpu",
+        )
         scores[kind] = _log_p(runs / kind, complete, images)
     loss = scores["complete"] - scores["holes"]
     lines.append(table_row(*map(mean_and_error, (*scores.values(), loss))))

@@ -191,17 +191,21 @@ class Conversion:
         scaled = top > 1 and self.domain in ("unit", "real")
         return partial(_scaled, top=top) if scaled else _as_float
 
-    def _split(self, images: Images, prepare: Callable[..., Tensor], seed: int | None) -> Split:
-        """One split, its noise fresh in each batch or, given a seed, drawn here once."""
+    def _split(
+        self, images: Images, prepare: Callable[..., Tensor], seed: int | None, holes: bool
+    ) -> Split:
+        """One split, its noise fresh in each batch or, given a seed, drawn here once.
+
+        With holes, which only floating-point numbers can stand for, they stay such numbers.
+        """
         raw = images.pixels
         if self.binarize == "threshold":
-            holes = raw.dtype.is_floating_point
             raw = at_least(raw, 0.5 if self.levels is None else self.levels // 2, holes)
         elif seed is not None and (self.binarize != "none" or self.dequantize == "uniform"):
             if isinstance(raw, Stored):
                 drawn = raw.drawn_once(prepare, seed)
                 return Split(drawn, images.labels, _as_float, images.names)
-            whole = self.binarize != "none" and not raw.is_floating_point()  # which have no NaN
+            whole = self.binarize != "none" and not holes
             dtype = torch.uint8 if whole else torch.float32
             generator = torch.Generator().manual_seed(seed)
             frozen = torch.empty(raw.shape, dtype=dtype)
@@ -219,7 +223,8 @@ class Conversion:
             images: Whose values have been checked.
             moments: The mean and the standard deviation to standardise floating-point values by.
         """
-        return self._split(images, self._prepare(moments), EVALUATION_SEED + 1)
+        holes = missing_pixels(images.pixels) > 0
+        return self._split(images, self._prepare(moments), EVALUATION_SEED + 1, holes)
 
     def __call__(self, source: Source, seed: int) -> Data:
         """The data set in its domain.
@@ -244,7 +249,7 @@ class Conversion:
         remarks: list[str] = []
         if self.levels is None:
             remarks = [values_remark(values, self.scale, source.table)]
-        missing = tuple(map(missing_pixels, pixels)) if values.missing else (0, 0, 0)
+        missing = tuple(missing_pixels(part) if values.missing else 0 for part in pixels)
         remarks += [missing_phrase(values.missing, pixels)] if values.missing else []
         moments: Moments | None = None
         if self.scale == "standard":
@@ -252,15 +257,17 @@ class Conversion:
             moments = of(source.train.pixels)
         prepare = self._prepare(moments)
         _, channels, height, width = source.train.pixels.shape
-        train = self._split(source.train, prepare, seed if self.binarize == "fixed" else None)
+        holes = values.missing > 0
+        fixed = seed if self.binarize == "fixed" else None
+        train = self._split(source.train, prepare, fixed, holes)
         if self.perturb and self.levels is not None:
             levels = 2 if self.binarize in ("fixed", "threshold") else self.levels
             replaced = partial(perturbed, levels=levels, rate=self.perturb)
             train = replace(train, prepare=partial(_in_turn, first=replaced, then=train.prepare))
         return Data(
             train=train,
-            validation=self._split(source.validation, prepare, EVALUATION_SEED),
-            test=self._split(source.test, prepare, EVALUATION_SEED + 1),
+            validation=self._split(source.validation, prepare, EVALUATION_SEED, holes),
+            test=self._split(source.test, prepare, EVALUATION_SEED + 1, holes),
             name=self.name,
             domain=self.domain,
             image_shape=(channels, height, width),

@@ -128,6 +128,8 @@ def check_values(
             f"expected finite images, or NaN where a pixel is missing; got {values.infinite:,} of "
             f"{total:,} values infinite (as float32) in {name}; remove or replace them"
         )
+    if values.missing and values.least > values.most:
+        raise InputError(f"expected images with observed pixels; all of {name} are missing (NaN)")
     if levels is not None or domain == "real":
         return values
     misfit = f"a likelihood for {domain} data does not fit the"
@@ -182,9 +184,9 @@ def mean_and_deviation(pixels: Tensor | Stored) -> tuple[float, float]:
     for piece in pieces(pixels):
         values = known(piece)
         count, total = count + values.numel(), total + values.double().sum().item()
-    mean = total / count
+    mean = total / max(count, 1)
     squares = sum((known(piece).double() - mean).square().sum().item() for piece in pieces(pixels))
-    return mean, sqrt(squares / count) or 1.0
+    return mean, sqrt(squares / max(count, 1)) or 1.0
 
 
 def two_values(*parts: Tensor | Stored) -> tuple[float, float] | None:
@@ -203,20 +205,20 @@ def two_values(*parts: Tensor | Stored) -> tuple[float, float] | None:
 
 
 def are_grey_levels_with_holes(parts: Sequence[Tensor | Stored]) -> bool:
-    """Whether some values are missing and all others are whole numbers of 0 to 65,535.
+    """Whether some values are missing and all others, at least one, whole numbers up to 65,535.
 
     No integer type has a NaN, so that grey levels with missing pixels are stored as real numbers.
     """
     if not parts[0].dtype.is_floating_point:
         return False
-    holes = False
+    count = 0
     for part in parts:
         for piece in pieces(part):
             there = known(piece)
             if not ((there == there.round()) & (there >= 0) & (there < DEEPEST)).all():
                 return False
-            holes = holes or there.numel() < piece.numel()
-    return holes
+            count += there.numel()
+    return 0 < count < sum(part.shape.numel() for part in parts)
 
 
 def grey_levels(
