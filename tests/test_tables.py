@@ -25,8 +25,10 @@ from models import (
 )
 from models.corruptions import Downsampled, GaussianNoise, Masked, SaltAndPepper
 from ppl_vae import load
+from ppl_vae.compress import compress
 from ppl_vae.data import Arrays
 from ppl_vae.data.source import fixed_order
+from ppl_vae.decompress import decompress_to
 from ppl_vae.detect import detect
 from ppl_vae.evaluate import evaluate
 from ppl_vae.features import features
@@ -344,3 +346,13 @@ def test_other_columns_are_refused(run: Run, tmp_path) -> None:
         run.other_data(Arrays(path=tmp_path / "few.npy"))
     with refused("expected rows of a table, as the run's data are; got pictures"):
         run.split_of("picture.png")
+
+
+def test_a_binary_table_is_compressed_and_comes_back(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    answers = np.random.default_rng(0).random((60, 9)) < 0.3
+    np.save("answers.npy", answers)
+    run = train(tmp_path / "run", data=Arrays(path="answers.npy"))
+    assert run.spec.domain == "binary"
+    decompress_to(compress(run, ["answers.npy"]), "back", run)
+    np.testing.assert_array_equal(np.load("back/answers.npy"), answers)
