@@ -250,7 +250,9 @@ class Conversion:
         if self.levels is None:
             remarks = [values_remark(values, self.scale, source.table)]
         missing = tuple(missing_pixels(part) if values.missing else 0 for part in pixels)
-        remarks += [missing_phrase(values.missing, pixels)] if values.missing else []
+        if values.missing:
+            noun = "entries" if source.table else "pixels"
+            remarks.append(missing_phrase(values.missing, pixels, noun))
         moments: Moments | None = None
         if self.scale == "standard":
             of = column_moments if source.table else mean_and_deviation
@@ -296,14 +298,11 @@ class Conversion:
         each = "each column " if source.table else ""
         said += [f"{each}standardised"] if self.scale == "standard" else []
         said += [f"perturb {self.perturb:g}"] if self.perturb else []
-        shape = " x ".join(str(size) for size in source.train.pixels.shape[1:])
-        sizes = sizes_phrase(*source.splits)
-        if source.table:
-            sizes = sizes_phrase(*source.splits, noun="rows")
-            shape = f"{source.train.pixels.shape[-1]:,} columns"
-        data = f"a table of {self.domain} data" if source.table else f"{self.domain} data"
-        parts = [data, *said, sizes]
         pixels, where = source.train.pixels, "in memory"
+        kind, noun, shape = "", "images", " x ".join(str(size) for size in pixels.shape[1:])
+        if source.table:
+            kind, noun, shape = "a table of ", "rows", f"{pixels.shape[-1]:,} columns"
+        parts = [f"{kind}{self.domain} data", *said, sizes_phrase(*source.splits, noun=noun)]
         if isinstance(pixels, Stored):
             readers = "1 process" if pixels.workers == 1 else f"{pixels.workers} processes"
             where = f"read from disk by {readers if pixels.workers else 'this process'}"
