@@ -80,10 +80,10 @@ class Spec:
             raise ValueError(f"{expected}; got {shape}{remedy}")
         if not self.holes and x.isnan().any():
             raise ValueError(
-                "expected images without missing pixels (NaN), as the pair was built for; fill "
-                "them by the corruption Masked of ppl_vae.restore"
+                "expected images without missing pixels (NaN), as the pair was built for; build "
+                "one with Spec(..., holes=True)"
             )
-        x = x[~x.isnan()]
+        x = x[~x.isnan()] if self.holes else x
         least, most = _BOUNDS[self.domain]
         fits = x.isfinite() & (x >= least) & (x <= most)
         if not (fits & (x == x.round()) if self.domain in _WHOLE else fits).all():

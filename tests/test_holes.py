@@ -44,7 +44,7 @@ from models import (
 from models.observed import observed_pixels
 from ppl_vae.compiler.compiling import trace_programs
 from ppl_vae.densities import log_weights
-from ppl_vae.objectives import ELBO, IWAE, Beta, Objective
+from ppl_vae.objectives import ELBO, IWAE, Beta, Objective, WakeSleep
 from ppl_vae.objectives.objective import PairLoss
 
 SHAPE = (2, 4, 3)
@@ -190,7 +190,8 @@ PAIRS: dict[str, tuple[Any, Any, Objective, str]] = {
     "classes": (SemiSupervised, SemiSupervisedNormal, ELBO(), "binary"),
     "given class": (Conditional, ConditionalNormal, ELBO(), "binary"),
     "clusters": (Mixture, DiagonalNormal, IWAE(particles=3), "binary"),
-    "vamp": (partial(VAE, prior=None), DiagonalNormal, ELBO(), "real"),
+    "wake-sleep": (VAE, DiagonalNormal, WakeSleep(), "binary"),
+    "vamp": (VAE, DiagonalNormal, ELBO(), "real"),
     "ppca": (ProbabilisticPCA, DiagonalNormal, ELBO(), "real"),
     "convolutional": (partial(VAE, network=Convolutional), DiagonalNormal, ELBO(), "real"),
 }
@@ -243,3 +244,14 @@ def test_the_decoder_begins_at_the_mean_of_what_is_observed():
     bias = model.decoder.layers[-1].bias.detach().reshape(SHAPE)
     np.testing.assert_allclose(bias[0], mean, rtol=1e-4)
     np.testing.assert_allclose(bias[1, 2, 2], np.nanmean(x.numpy()), rtol=1e-4)
+
+
+def test_the_images_of_the_sleep_phase_have_the_holes_of_the_data(monkeypatch):
+    spec = Spec(SHAPE, "binary", 3, holes=True)
+    model, guide = VAE(spec), DiagonalNormal(spec)
+    x, seen = holed(torch.ones(5, *SHAPE)), []
+    monkeypatch.setattr(guide, "encode", lambda x: seen.append(x) or torch.zeros(len(x), 6))
+    WakeSleep().loss(model, guide, x)
+    for each in seen:
+        assert torch.equal(each.isnan(), x.isnan())
+    assert len(seen) == 2

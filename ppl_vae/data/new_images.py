@@ -4,7 +4,9 @@ Each becomes what it would be as a test image. Whole numbers are grey levels 0, 
 run's data, truth values are 0 and 1, and pictures have 256 levels, or 65,536 where they have 16
 bits. Of pictures the intensity counts where the domain is `binary` or `unit`; elsewhere their
 levels have to be those of the run. Floating-point numbers are values in the domain, or where the
-run's data are floating-point numbers, values such as those.
+run's data are floating-point numbers, values such as those. Where the run's data are grey levels
+with missing pixels, which are stored as floating-point numbers, whole ones of these are grey levels
+if one is above 1.
 """
 
 import os
