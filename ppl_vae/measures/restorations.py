@@ -97,16 +97,15 @@ def squared_error(original: Tensor, restored: Tensor, hidden: Tensor) -> Tensor:
     Args:
         original: (B, C, H, W).
         restored: (B, C, H, W).
-        hidden: (B, C, H, W), bool; all values count where none was hidden, and never one that
-            the original has not.
+        hidden: (B, C, H, W), bool; all values count where none was hidden.
 
     Returns:
         (B,), or fewer: a row without a hidden value among others that have one is left out.
     """
-    hidden = (hidden | ~hidden.any()) & ~original.isnan()
-    error = (original.double() - restored.double()).square().masked_fill(~hidden, 0)
+    hidden = hidden | ~hidden.any()
+    error = ((original.double() - restored.double()).square() * hidden).flatten(1).sum(1)
     count = hidden.flatten(1).sum(1)
-    return (error.flatten(1).sum(1) / count)[count > 0]
+    return (error / count)[count > 0]
 
 
 def restoration_scores(
