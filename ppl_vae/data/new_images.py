@@ -48,7 +48,8 @@ def new_split(images: Any, facts: Facts, labels: Any = None) -> Split:
 
     Args:
         images: A `Split` of that domain; an array or a tensor, (N, C, H, W), (N, H, W) of one
-            channel, or one image without N; a picture that Pillow has opened or the path of one;
+            channel, or one image without N; of a run on a table its rows (N, D), or one (D,), of
+            any type of number; a picture that Pillow has opened or the path of one;
             a list of these; any of them with labels, as a pair (images, labels); or a map-style
             torch `Dataset`. Pictures are read as `ImageFolder` reads them, and become grey, and of
             another size, where the run's data did.
