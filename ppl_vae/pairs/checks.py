@@ -22,6 +22,11 @@ from ppl_vae.pairs.sites import OnlyDistributions, check_plates
 
 __all__ = ["check_labels", "check_objective", "check_pair", "find_not_finite"]
 
+_HOLES = (
+    "; where pixels are missing (NaN), the site x takes self.observed(p(x|z)) in a model, and the "
+    "encoder of a guide inputs of shape spec.encoder_shape"
+)
+
 
 def check_labels(model: Model, data: Data) -> None:
     """Checks that the labels of the data suit a model of labelled images.
@@ -109,10 +114,7 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
                     f"{pair}: the guide is one for the sites {sorted(guide.latents)}, the model "
                     f"has {sorted(model.latents)}; choose one of {others or 'your own'}"
                 ) from error
-            holes = "" if not model.spec.holes else (
-                "; where pixels are missing (NaN), the site x takes self.observed(p(x|z)) in a "
-                "model, and the encoder of a guide inputs of shape spec.encoder_shape"
-            )  # fmt: skip
+            holes = _HOLES if model.spec.holes else ""
             raise InputError(
                 f"{pair} does not run on images {tuple(x.shape[1:])}: {reason(error)}"
                 f"{in_own_code(error)}{holes}"
