@@ -42,6 +42,7 @@ def test_whole_numbers_with_holes_become_what_they_become_without(
     assert data.holes
     count = MISSING.sum()
     assert f"{count} of 1,200 pixels ({100 * count / 1200:.3g} %) are missing (NaN)" in data.note
+    assert ("whole numbers, read as grey levels" in data.note) == (levels == 256)
     for name in ("train", "validation", "test"):
         split, other = getattr(data, name), getattr(expected, name)
         torch.manual_seed(3)

@@ -253,7 +253,9 @@ def grey_levels(
         )
     bits = next(bits for bits in _BITS if values.most < 2**bits)
     if bits == 8:
-        return [part if holes else _mapped(part, _as_bytes) for part in parts], 256, ""
+        if holes:
+            return [*parts], 256, "whole numbers, read as grey levels"
+        return [_mapped(part, _as_bytes) for part in parts], 256, ""
     return [*parts], 2**bits, f"grey levels of {bits} bits (the largest is {values.most:,.0f})"
 
 

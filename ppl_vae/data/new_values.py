@@ -50,8 +50,8 @@ def check_missing(missing: int, facts: Facts) -> None:
     if missing and not facts.holes:
         raise InputError(
             f"expected all pixels, as the run's training images have; {missing:,} are missing "
-            "(NaN); fill them with ppl_vae.restore --corruption Masked, or train on images with "
-            "missing pixels"
+            "(NaN); fill them with ppl_vae.restore --corruption Masked --images FILE, or train on "
+            "images with missing pixels"
         )
 
 

@@ -134,7 +134,7 @@ def load_data(pieces: Pieces, seed: int) -> Data:
             f"{name}: expected missing pixels (NaN) in training images too, so that the encoder "
             f"learns of them; got {data.missing[1]:,} in the validation and {data.missing[2]:,} in "
             "the test images alone; leave those images out, and fill their holes with "
-            "ppl_vae.restore --corruption Masked"
+            "ppl_vae.restore --corruption Masked --images FILE"
         )
     return data
 

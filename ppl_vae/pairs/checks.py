@@ -42,6 +42,11 @@ def check_network(network: NetworkFactory, data: Data) -> None:
             "have no neighbours; choose --network MLP or Linear"
         )
 
+_HOLES = (
+    "; where pixels are missing (NaN), the site x takes self.observed(p(x|z)) in a model, and the "
+    "encoder of a guide inputs of shape spec.encoder_shape"
+)
+
 
 def check_labels(model: Model, data: Data) -> None:
     """Checks that the labels of the data suit a model of labelled images.
@@ -129,10 +134,7 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
                     f"{pair}: the guide is one for the sites {sorted(guide.latents)}, the model "
                     f"has {sorted(model.latents)}; choose one of {others or 'your own'}"
                 ) from error
-            holes = "" if not model.spec.holes else (
-                "; where pixels are missing (NaN), the site x takes self.observed(p(x|z)) in a "
-                "model, and the encoder of a guide inputs of shape spec.encoder_shape"
-            )  # fmt: skip
+            holes = _HOLES if model.spec.holes else ""
             raise InputError(
                 f"{pair} does not run on images {tuple(x.shape[1:])}: {reason(error)}"
                 f"{in_own_code(error)}{holes}"
