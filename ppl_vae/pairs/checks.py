@@ -28,6 +28,11 @@ __all__ = [
     "find_not_finite",
 ]
 
+_HOLES = (
+    "; where pixels are missing (NaN), the site x takes self.observed(p(x|z)) in a model, and the "
+    "encoder of a guide inputs of shape spec.encoder_shape"
+)
+
 
 def check_network(network: NetworkFactory, data: Data) -> None:
     """Refuses a network of convolutions for the rows of a table, whose columns have no neighbours.
@@ -41,11 +46,6 @@ def check_network(network: NetworkFactory, data: Data) -> None:
             f"--network {cls.__name__} convolves images, and the data are a table, whose columns "
             "have no neighbours; choose --network MLP or Linear"
         )
-
-_HOLES = (
-    "; where pixels are missing (NaN), the site x takes self.observed(p(x|z)) in a model, and the "
-    "encoder of a guide inputs of shape spec.encoder_shape"
-)
 
 
 def check_labels(model: Model, data: Data) -> None:
