@@ -219,7 +219,7 @@ def _answer(place: int, inspection: Inspection) -> Section:
     began = time.monotonic()
     said = {
         "log_p": inspection.log_p,
-        "x": "x" if inspection.log_p == "log p(x)" else "x, y",
+        "x": "x, y" if inspection.log_p.endswith("|y)") else "x",
         "which": inspection.selection.phrase,
         "split": inspection.split_name,
     }

@@ -93,6 +93,11 @@ def restore(
     check_within("restorations", restorations, 1)
     check_within("draws", draws, max(20, restorations))
     check_seed(seed)
+    if not isinstance(corruption, Corruption):
+        raise InputError(
+            "expected an instance of a corruption, such as Masked() of models.corruptions; got "
+            f"{corruption!r}"
+        )
     run = as_run(run)
     if images is None and not corrupt and not run.spec.holes:
         raise InputError("expected corrupted images (--images), or --corrupt true to make some")
@@ -220,6 +225,12 @@ def _report(run: Run, numbers: dict[str, Any]) -> str:
             error = numbers["inferred"][f"{name}_standard_error"]
             rows[name] = f"{value:.4g} +- {error:.2g}, inferred"
     rows["p(z|y) by"] = ", ".join(f"{n} {c:,}" for n, c in numbers["methods"].items())
+    doubtful = numbers["images_with_k_hat_above_0.7"]
+    if numbers["method"] == "importance" and doubtful:
+        rows["k-hat"] = (
+            f"above 0.7 on {doubtful:,} of {numbers['images']:,} {run.facts.noun}: their draws may "
+            "be off; --method auto goes on with NUTS there"
+        )
     named = {"this model": numbers.get("restoration")} | (numbers.get("others") or {})
     for name, scores in named.items():
         if scores:

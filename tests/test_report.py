@@ -47,7 +47,7 @@ def inspection(runs: list[Run]) -> Inspection:
 def words(inspection: Inspection, section: Section) -> str:
     """The text of a section in one line, without its pictures."""
     which = inspection.selection.phrase
-    x = "x" if inspection.log_p == "log p(x)" else "x, y"
+    x = "x, y" if inspection.log_p == "log p(x|y)" else "x"
     html = rendered(section, log_p=inspection.log_p, x=x, which=which, split=inspection.split_name)
     return " ".join(html.split())
 

@@ -106,6 +106,25 @@ def test_what_is_written_is_what_was_restored(halves: Restoration, tmp_path) -> 
             np.testing.assert_array_equal(np.asarray(picture), expected)
 
 
+def test_black_stays_black_where_a_pixel_is_below_it(tmp_path) -> None:
+    images = np.zeros((2, 1, 8, 8), dtype=np.float32)
+    images[0, 0, 0], images[1, 0, 3, 3] = 1, -0.3
+    write_images(images, ["white", "low"], tmp_path)
+    for name, image in zip(["white", "low"], images, strict=True):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            np.testing.assert_array_equal(np.asarray(picture), 255 * (image[0] == 1))
+
+
+def test_weights_that_cannot_be_trusted_are_said(run: Run, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("ppl_vae.latents.restoring.RELIABLE", -np.inf)
+    arguments = [
+        str(run.path), "--corruption", "Masked", "--corruption.half", "left", "--corrupt", "true",
+        "--count", "2", "--particles", "100", "--method", "importance", "--out", str(tmp_path),
+    ]  # fmt: skip
+    assert exit_code(ppl_vae.restore, *arguments) == 0
+    assert "above 0.7 on 2 of 2 images: their draws may be off" in capsys.readouterr().out
+
+
 def test_crps_is_that_of_a_normal_and_of_a_point() -> None:
     x = torch.tensor([0.0, 0.7, -2.0], dtype=torch.float64).reshape(3, 1, 1, 1)
     generator = torch.Generator().manual_seed(0)
@@ -241,7 +260,7 @@ BAD = {
     "expected scale > 0": [
         "--corruption", "GaussianNoise", "--corruption.scale", "-1", "--corrupt", "true",
     ],
-    "expected scale for GaussianNoise; it is unknown": [
+    "it is unknown; give it, as in --corruption.scale 0.1": [
         "--corruption", "GaussianNoise", "--corrupt", "true",
     ],
     "expected a factor that divides 8 and 8": [
@@ -305,6 +324,12 @@ def test_numbers_are_checked_before_any_work(run: Run, monkeypatch) -> None:
         restore(run, **half, particles=3)
     with refused("expected method of auto, importance, nuts, annealing; got 'nut'"):
         restore(run, **half, method="nut")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("corruption", ["Masked", Masked])
+def test_a_corruption_is_an_instance(corruption, run: Run) -> None:
+    with refused("expected an instance of a corruption"):
+        restore(run, corruption=corruption, corrupt=True)
 
 
 def test_a_guide_that_is_a_point_is_refused(run) -> None:

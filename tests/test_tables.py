@@ -322,7 +322,9 @@ def test_a_run_on_a_table_is_loaded_resumed_and_said_to_be_one(tmp_path, monkeyp
     np.save("table.npy", TABLE)
     options = ["--data", "Arrays", "--data.path", "table.npy", "--latent_dim", "2", "--epochs"]
     assert exit_code(ppl_vae.fit.main, *options, "1", "--run", "run") == 0
-    assert f"rows of {COLUMNS} columns" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert f"rows of {COLUMNS} columns" in said.err
+    assert " rows per second)" in said.out
     assert {path.name for path in Path("run/pictures").iterdir()} == {
         "learning_curves.png", "graphical_model.png",
     }  # fmt: skip
@@ -344,7 +346,7 @@ def test_other_columns_are_refused(run: Run, tmp_path) -> None:
         run.split_of(TABLE[:, :4])
     with refused("expected 6 columns, as the run's table has; that of Arrays has 4"):
         run.other_data(Arrays(path=tmp_path / "few.npy"))
-    with refused("expected rows of a table, as the run's data are; got pictures"):
+    with refused(r"are: an array, or one \.npy or \.npz file; got pictures or other files"):
         run.split_of("picture.png")
 
 

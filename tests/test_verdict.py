@@ -55,6 +55,19 @@ def judged(family: str = "DiagonalNormal", **changes: dict[str, Any]) -> dict[st
     return verdict(sections, "log p(x)", "100 images", family)
 
 
+@pytest.mark.parametrize(
+    ("log_p", "q"),
+    [
+        ("log p(x_observed)", "q(z|x)"),
+        ("log p(x|y)", "q(z|x, y)"),
+        ("log p(x_observed|y)", "q(z|x, y)"),
+    ],
+)
+def test_the_guide_takes_a_class_where_the_likelihood_does(log_p: str, q: str) -> None:
+    said = verdict(GOOD, log_p, "100 images", "DiagonalNormal")["text"]
+    assert said.startswith(f"The ELBO, {log_p} and {q} can be trusted, on 100 images.")
+
+
 def gap_of(family: float, network: float) -> dict[str, Any]:
     return {
         "gap_nats_per_datum": family + network,

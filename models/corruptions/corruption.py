@@ -111,5 +111,8 @@ class Corruption(ABC):
         """
         value = getattr(self, name)
         if value is None:
-            raise ValueError(f"expected {name} for {type(self).__name__}; it is unknown")
+            raise ValueError(
+                f"expected {name} for {type(self).__name__}; it is unknown; give it, as in "
+                f"--corruption.{name} 0.1"
+            )
         return value

@@ -74,7 +74,8 @@ class Masked(Replacing):
             if tuple(mask.shape) not in (shape, (height, width)):
                 raise ValueError(
                     f"expected a mask of shape {(height, width)} or {shape}, as the images; got "
-                    f"{tuple(mask.shape)}"
+                    f"{tuple(mask.shape)}; where each image misses pixels of its own, set them to "
+                    "NaN in a floating-point array"
                 )
             missing = mask.expand(shape)
         elif self.rectangle is not None:

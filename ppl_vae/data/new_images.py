@@ -168,7 +168,10 @@ def _tensor(images: Any, table: bool) -> Tensor:
 def _of_pictures(pictures: Sequence[Any], facts: Facts) -> tuple[Tensor, int]:
     """The pixels of pictures, (N, C, H, W), and how many grey levels they have."""
     if facts.table:
-        raise InputError("expected rows of a table, as the run's data are; got pictures")
+        raise InputError(
+            "expected rows of a table, as the run's data are: an array, or one .npy or .npz file; "
+            "got pictures or other files"
+        )
     channels, height, width = facts.image_shape
     resizing = None if facts.crop is None else Resizing((height, width), facts.crop == "center")
     pixels: list[NDArray[Any]] = []

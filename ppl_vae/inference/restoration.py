@@ -175,11 +175,11 @@ def restore_latents(
     every = torch.arange(len(joint))
     chosen = {"auto": every[result.k_hat.cpu() > RELIABLE], "nuts": every}.get(method, every[:0])
     if len(chosen):
-        say(f"NUTS on {len(chosen):,} images")
+        say(f"NUTS on {len(chosen):,} of {len(joint):,}")
         result = _merged(result, _by_nuts(joint[chosen], result, chosen, draws), chosen)
     chosen = {"auto": every[result.r_hat > MIXED], "annealing": every}.get(method, every[:0])
     if len(chosen):
-        say(f"annealing {len(chosen):,} images")
+        say(f"annealing {len(chosen):,} of {len(joint):,}")
         result = _merged(result, _by_annealing(joint[chosen], result, chosen, draws), chosen)
     return result
 

@@ -72,6 +72,12 @@ def write_images(images: NDArray, names: Sequence[str], folder: Path) -> None:
 
 
 def _range(images: NDArray) -> tuple[float, float]:
-    """Black and white: 0 and 1, or the least and largest value where images leave these."""
+    """Black and white: 0 and 1, or the least and largest value where images leave these.
+
+    A normal p(x|y) leaves them in a few pixels, which do not make black grey.
+    """
+    low, high = np.quantile(images, (0.01, 0.99))
+    if low >= -0.2 and high <= 1.2:
+        return 0.0, 1.0
     low, high = float(images.min()), float(images.max())
-    return (0.0, 1.0) if low >= -0.2 and high <= 1.2 else (low, max(high, low + 1e-6))
+    return low, max(high, low + 1e-6)

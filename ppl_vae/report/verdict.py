@@ -55,7 +55,7 @@ def verdict(sections: Mapping[str, Numbers], log_p: str, which: str, guide: str)
     close = None if gap is None else gap[0] + _SURE * gap[1] <= _CLOSE
     reasons = (sampled, close, None if ranks is None else not ranks)
     found = {"elbo": close, "log_likelihood": sampled, "posterior": _all(reasons)}
-    x = "x" if log_p == "log p(x)" else "x, y"
+    x = "x, y" if log_p.endswith("|y)") else "x"
     names = {"elbo": "the ELBO", "log_likelihood": log_p, "posterior": f"q(z|{x})"}
     latent = sections["latent"]
     collapsed = collapse(

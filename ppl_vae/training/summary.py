@@ -67,7 +67,7 @@ def report(run: Run) -> str:
     }
     rows["training"] = (
         f"{summary['steps']:,} steps in {summary['training_seconds']:.1f} seconds "
-        f"({summary['images_per_second']:,.0f} images per second)"
+        f"({summary['images_per_second']:,.0f} {run.data.noun} per second)"
     )
     pictures = sorted((run.path / PICTURES).iterdir())
     rows |= {picture.stem.replace("_", " "): str(picture) for picture in pictures}
