@@ -199,3 +199,12 @@ def test_importing_loads_no_drawing_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("panels", [1, 5])
+def test_a_score_chart_shows_the_names_whole(tmp_path, panels):
+    scores = {f"score {number}": "a score" for number in range(panels)}
+    values = dict.fromkeys(scores, 0.5) | {f"{name}_standard_error": 0.1 for name in scores}
+    rows = [{"name": name, **values} for name in ("k-means-10", "runs/Digits-VAE-1/again")]
+    plots.score_chart(rows, scores, tmp_path / "chart.png")
+    assert (pixels(tmp_path / "chart.png")[:, :5] == 255).all()

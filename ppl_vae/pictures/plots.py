@@ -236,10 +236,11 @@ def score_chart(
     """
     names = [literal(str(row["name"])) for row in rows]
     height = 1.25 + 0.3 * len(rows)
-    left = min(0.3, 0.012 + 0.0068 * max(map(len, names)))
-    figure = new_figure(max(5.0, 2.2 * len(scores) + 1), height)
+    left = min(3.6, 0.15 + 0.082 * max(map(len, names)))  # inches
+    width = max(5.0, 2.2 * len(scores) + 1, left + 2.2)
+    figure = new_figure(width, height)
     figure.subplots_adjust(
-        left=left, right=0.985, top=1 - 0.42 / height, bottom=0.62 / height, wspace=0.12
+        left=left / width, right=0.985, top=1 - 0.42 / height, bottom=0.62 / height, wspace=0.12
     )
     panels = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
     for axes, (score, title) in zip(panels, scores.items(), strict=True):
