@@ -223,7 +223,7 @@ def _against_prior(inspection: Inspection, active: list[int]) -> Picture:
     chosen = sorted((active or list(range(inspection.z.shape[-1])))[:_PANELS])
     groups = {}
     for group in ("prior", "posterior"):
-        z = inspection.variable(group, inspection.latent).values[:, :_PER_IMAGE, :, chosen]
+        z = inspection.drawn(group)[:, :_PER_IMAGE, :, chosen]
         groups[group] = dict_to_dataset(
             {"z": z.reshape(1, -1, len(chosen))},
             coords={"latent": [f"$z_{{{place}}}$" for place in chosen]},
