@@ -7,13 +7,13 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from guides.guide import Guide
-from models.feature_maps import map_shape
+from models.feature_maps import Size, map_shape
 from models.model import Model
 from models.networks.mlp import MLP
 from models.networks.network import NetworkFactory
 from models.normals import bounded, bounded_normal_of, normal_of
 from models.ranges import check_flag
-from models.spec import Spec
+from models.spec import Shape, Spec
 from models.top_down import of_groups
 
 __all__ = ["Bidirectional"]
@@ -41,6 +41,7 @@ class Bidirectional(Guide):
     """
 
     latents: tuple[str, ...] = ()
+    sizes: list[Size]
 
     def __init__(
         self, spec: Spec, model: Model, network: NetworkFactory = MLP, relative: bool = True
@@ -52,8 +53,9 @@ class Bidirectional(Guide):
         self.descend, self.prior_of = top_down.descend, top_down.prior_of
         self.relative = relative
         normal, features = 2 * spec.latent_dim, top_down.width
-        shape, self.seen_sizes = spec.image_shape, sorted({*self.sizes[1:]}, reverse=True)
+        self.seen_sizes = sorted({*self.sizes[1:]}, reverse=True)
         self.up = nn.ModuleList()
+        shape: Shape = spec.image_shape
         for size in self.seen_sizes:
             self.up.append(network(shape, map_shape(features, size)))
             shape = map_shape(features, size)
@@ -65,7 +67,8 @@ class Bidirectional(Guide):
 
     def ascend(self, x: Tensor) -> list[Tensor]:
         """What each group sees of x: the parameters of q(z1|x), and d at the others' sizes."""
-        d, seen = self.spec.network_input(x), {}
+        d = self.spec.network_input(x)
+        seen: dict[Size, Tensor] = {}
         for size, network in zip(self.seen_sizes, self.up, strict=True):
             d = network(d)
             seen[size] = d.reshape(len(x), -1, *size)
@@ -99,4 +102,5 @@ class Bidirectional(Guide):
             for group, site in enumerate(self.latents):
                 state = self.descend(group, z, state)
                 z = pyro.sample(site, self.posterior_given(group, state, seen[group]))
+            assert z is not None
             return z

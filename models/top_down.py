@@ -1,7 +1,6 @@
 """Many groups of latents on feature maps that grow towards the image."""
 
 from dataclasses import replace
-from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -67,7 +66,7 @@ class TopDown(Model):
         super().__init__(spec)
         check_count("width", width)
         top = self.prior_spec(spec, groups)
-        self.sizes = map_sizes(groups or usual_groups(spec.image_shape), spec.image_shape)
+        self.sizes = _sizes(spec, groups)
         self.latents = tuple(f"z{number + 1}" for number in range(len(self.sizes)))
         self.dims = [spec.latent_dim * prod(size) for size in self.sizes]
         self.width = width
@@ -86,8 +85,7 @@ class TopDown(Model):
 
     @classmethod
     def prior_spec(cls, spec: Spec, groups: Groups | None = None, **options: Any) -> Spec:
-        sizes = map_sizes(groups or usual_groups(spec.image_shape), spec.image_shape)
-        return replace(spec, latent_dim=spec.latent_dim * prod(sizes[0]))
+        return replace(spec, latent_dim=spec.latent_dim * prod(_sizes(spec, groups)[0]))
 
     @property
     def code_dim(self) -> int:
@@ -154,6 +152,11 @@ def of_groups(model: Model) -> TopDown:
     if not isinstance(model, TopDown):
         raise ValueError(f"expected a model of groups, such as TopDown; got {type(model).__name__}")
     return model
+
+
+def _sizes(spec: Spec, groups: Groups | None) -> list[Size]:
+    usual = usual_groups(spec.image_shape)
+    return map_sizes(usual if groups is None else groups, spec.image_shape)
 
 
 def _repeated(h: Tensor, size: Size) -> Tensor:

@@ -24,13 +24,12 @@ class _Cell(nn.Module):
         self, channels: int, inner: int, size: tuple[int, int], activation: Activation
     ) -> None:
         super().__init__()
-        kernel = tuple(min(3, 2 * (side - 1) + 1) for side in size)
-        padding = tuple(side // 2 for side in kernel)
+        height, width = (1 if side == 1 else 3 for side in size)
         self.layers = nn.Sequential(
             activation_of(activation),
             nn.Conv2d(channels, inner, 1),
             activation_of(activation),
-            nn.Conv2d(inner, inner, kernel, padding=padding),
+            nn.Conv2d(inner, inner, (height, width), padding=(height // 2, width // 2)),
             activation_of(activation),
             nn.Conv2d(inner, channels, 1),
         )
@@ -83,7 +82,7 @@ class Cells(Layered, Network):
         down, up = (ratio, one) if sizes[0] == large else (one, ratio)
         last = nn.ConvTranspose2d(channels, leaving[0], up, up)
         nn.init.normal_(last.weight, std=_SMALL / sqrt(channels))
-        nn.init.zeros_(last.bias)
+        self.initialise_output(torch.zeros(leaving))
         self.layers = nn.Sequential(
             nn.Unflatten(1, entering) if len(inputs) == 1 else nn.Identity(),
             nn.Conv2d(entering[0], channels, down, down),
