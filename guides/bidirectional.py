@@ -7,7 +7,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from guides.guide import Guide
-from models.feature_maps import Size, map_shape
+from models.feature_maps import Size, map_shape, mapped
 from models.model import Model
 from models.networks.mlp import MLP
 from models.networks.network import NetworkFactory
@@ -85,9 +85,7 @@ class Bidirectional(Guide):
         if state is None:
             return normal_of(seen).to_event(1)
         both = torch.cat([state, seen.expand(*state.shape[:-3], *seen.shape[-3:])], dim=-3)
-        network = self.joining[group - 1]
-        normal = network(both.reshape(*both.shape[:-3], *network.inputs))
-        normal = normal.reshape(*both.shape[:-3], -1)
+        normal = mapped(self.joining[group - 1], both, self.sizes[group]).flatten(-3)
         if not self.relative:
             return bounded_normal_of(normal).to_event(1)
         prior = self.prior_of(state).base_dist

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
+
+from torch import Tensor
 
 from models.ranges import check_sizes
 from models.spec import Shape
 
-__all__ = ["Groups", "Size", "map_shape", "map_sizes", "usual_groups"]
+__all__ = ["Groups", "Size", "map_shape", "map_sizes", "mapped", "usual_groups"]
 
 Groups = Sequence[Sequence[int]]
 Size = tuple[int, int]
@@ -58,6 +61,12 @@ def map_sizes(groups: Groups, image_shape: Shape) -> list[Size]:
 def map_shape(channels: int, size: Size) -> Shape:
     """(C, h, w), or (C,) of a map of 1 x 1, which is a vector to a network."""
     return (channels,) if prod(size) == 1 else (channels, *size)
+
+
+def mapped(network: Any, features: Tensor, size: Size) -> Tensor:
+    """The map (..., C', *size) that a network makes of a map (..., C, h, w), vectors or not."""
+    batch = features.shape[:-3]
+    return network(features.reshape(*batch, *network.inputs)).reshape(*batch, -1, *size)
 
 
 def _sizes(image_shape: Shape) -> dict[int, Size]:

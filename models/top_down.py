@@ -10,7 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from models.feature_maps import Groups, Size, map_shape, map_sizes, usual_groups
+from models.feature_maps import Groups, Size, map_shape, map_sizes, mapped, usual_groups
 from models.likelihoods.default import default_likelihood
 from models.likelihoods.likelihood import Likelihood
 from models.model import Model
@@ -116,11 +116,9 @@ class TopDown(Model):
         if state is not None:
             h = state[..., : self.width, :, :]
             above = torch.cat([h, above], dim=-3)
-        network = [*self.down, self.decoder][group - 1]
-        below = network(above.reshape(*z.shape[:-1], *network.inputs))
         if group == len(self.sizes):
-            return below
-        below = below.reshape(*z.shape[:-1], -1, *self.sizes[group])  # a vector is a map of 1 x 1
+            return self.decoder(above.reshape(*z.shape[:-1], *self.decoder.inputs))
+        below = mapped(self.down[group - 1], above, self.sizes[group])
         if state is None:
             return below
         skip = _repeated(h, self.sizes[group])

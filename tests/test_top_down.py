@@ -72,14 +72,12 @@ def _joint(model: TopDown) -> tuple[np.ndarray, np.ndarray]:
 def test_the_joint_density_is_scipys(model):
     assert model.sizes == [(1, 1), (1, 1), (2, 1)]
     x = torch.randn(5, 1, 4, 2, dtype=torch.float64)
-    z = {
-        site: torch.randn(5, dim).double()
-        for site, dim in zip(model.latents, model.dims, strict=True)
-    }
+    values = torch.randn(5, model.code_dim).double().split(model.dims, dim=-1)
+    z = dict(zip(model.latents, values, strict=True))
     trace = poutine.trace(poutine.condition(model, data=z)).get_trace(x)
     trace.compute_log_prob()
     got = sum(trace.nodes[site]["log_prob"] for site in (*model.latents, "x")).detach()
-    values = torch.cat([*z.values(), x.flatten(1)], 1).numpy()
+    values = torch.cat([*values, x.flatten(1)], 1).numpy()
     np.testing.assert_allclose(got, scipy.stats.multivariate_normal.logpdf(values, *_joint(model)))
 
 

@@ -2,6 +2,7 @@
 
 from math import prod, sqrt
 
+import torch
 from torch import Tensor, nn
 
 from models.networks.network import Activation, Layered, Network, activation_of
@@ -82,7 +83,6 @@ class Cells(Layered, Network):
         down, up = (ratio, one) if sizes[0] == large else (one, ratio)
         last = nn.ConvTranspose2d(channels, leaving[0], up, up)
         nn.init.normal_(last.weight, std=_SMALL / sqrt(channels))
-        self.initialise_output(torch.zeros(leaving))
         self.layers = nn.Sequential(
             nn.Unflatten(1, entering) if len(inputs) == 1 else nn.Identity(),
             nn.Conv2d(entering[0], channels, down, down),
@@ -90,3 +90,4 @@ class Cells(Layered, Network):
             activation_of(activation),
             last,
         )
+        self.initialise_output(torch.zeros(leaving))
