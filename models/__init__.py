@@ -15,6 +15,7 @@ from models.likelihoods.continuous_bernoulli import ContinuousBernoulli
 from models.likelihoods.discretized_logistic import DiscretizedLogistic
 from models.likelihoods.gaussian import Gaussian
 from models.likelihoods.likelihood import Likelihood
+from models.likelihoods.mixture_of_logistics import MixtureOfLogistics
 from models.mixture import Mixture
 from models.model import Model
 from models.networks.cells import Cells
@@ -55,6 +56,7 @@ __all__ = [
     "Linear",
     "MaxPooling",
     "Mixture",
+    "MixtureOfLogistics",
     "MixtureOfNormals",
     "Model",
     "Network",

@@ -34,7 +34,7 @@ class TopDown(Model):
         s_2 = f_1(z_1),   s_(l+1) = (up(h_l), 0) + f_l(h_l, z_l),   p(x | z) from f_L(h_L, z_L).
 
     up repeats each value where the map grows, so that h reaches the image by a path without
-    networks: the skip connections of Child (2021), section 3. Ranganath, Tran and Blei (2016);
+    networks: the skip connections of Child (2021), section 3.
     Vahdat and Kautz (2020), section 3. One group at 1 x 1 is a `VAE` with the decoder f_1.
 
     Args:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -66,5 +67,5 @@ def levels(
         return arrays_of(images=chosen, original=x, z=z, mean=decoded_mean(model, z))
 
 
-def _values(run: Run, trace: poutine.Trace) -> dict[str, Tensor]:
+def _values(run: Run, trace: Any) -> dict[str, Tensor]:
     return {site: trace.nodes[site]["value"] for site in run.model.latents}
