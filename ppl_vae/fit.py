@@ -66,6 +66,7 @@ def fit(
     adam_epsilon: float = 1e-8,
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
+    skip_norm: float | None = None,
     average: float | None = None,
     patience: int | None = None,
     start_from: Run | Path | str | None = None,
@@ -116,6 +117,7 @@ def fit(
             parameter shrinks by it, times the learning rate, instead.
         clip_norm: The largest norm of the gradient, over all parameters together; a larger one is
             scaled down to it.
+        skip_norm: A step whose gradient has a larger norm is left out, and counted.
         average: The decay, such as 0.999, of an exponential mean of the parameters over the steps,
             which is then what is validated, kept and measured; none unless given.
         patience: Stop after this many epochs without a better validation ELBO, and keep the best

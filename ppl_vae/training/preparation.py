@@ -85,6 +85,7 @@ def prepare(
             settings.weight_decay,
         ),
         clip_norm=settings.clip_norm,
+        skip_norm=settings.skip_norm,
         average=settings.average,
         ranks=ranks,
     )
