@@ -188,7 +188,7 @@ class SVIStep:
         return modes, learned, places
 
     def state(self) -> dict[str, Tensor]:
-        """The optimizer's moments and counts by parameter; averages and outliers if there are any."""
+        """The moments and counts by parameter; averages and outliers where there are any."""
         state = self._adam.state()
         for part in (self._average, self.outliers):
             state |= part.state() if part else {}
