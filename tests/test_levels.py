@@ -5,14 +5,17 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from reports import inspection_of
 from tiny_runs import TINY, tiny, without_pictures
 
 from guides import Bidirectional, Ladder
 from models import Hierarchical, TopDown
 from ppl_vae.data import Digits
+from ppl_vae.densities.weights import log_terms
 from ppl_vae.errors import InputError
 from ppl_vae.generate import generate, levels
 from ppl_vae.measures.encoding import decoded_mean
+from ppl_vae.report.latent import rate_by_site
 from ppl_vae.runs.run import Run
 
 PAIRS = {
@@ -58,3 +61,14 @@ def test_one_latent_site_has_no_levels(tmp_path):
         run = tiny(tmp_path / "run", epochs=1, network=TINY, engine="eager")
     with pytest.raises(InputError, match="levels need a model with several latent sites; VAE has"):
         levels(run)
+
+
+def test_the_report_takes_the_rate_apart_by_site(run):
+    inspection = inspection_of(run, 20)
+    rates = rate_by_site(inspection)
+    assert tuple(rates) == run.model.latents
+    with torch.no_grad():
+        terms = log_terms(run.model, run.guide, *inspection.batch(), 2000)
+    draws = (terms.log_guide - terms.log_prior).mean(1)
+    error = draws.std() / 10**0.5  # of ten draws for each image
+    assert abs(sum(rates.values()) - draws.mean()) < 4 * error
