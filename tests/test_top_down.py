@@ -213,6 +213,11 @@ def test_a_pair_that_does_not_fit_is_refused_with_the_guide_that_does(model):
         Bidirectional(SPEC, VAE(SPEC))
 
 
+def test_a_network_that_is_not_of_maps_is_refused():
+    with pytest.raises(ValueError, match=r"expected an image \(C, H, W\) on one side"):
+        TopDown(SPEC, network=Residual, groups=GROUPS)
+
+
 def test_the_guide_leaves_the_models_parameters_to_the_model(model):
     guide = Bidirectional(SPEC, model, network=partial(MLP, hidden=(5,)))
     assert not {id(p) for p in guide.parameters()} & {id(p) for p in model.parameters()}
