@@ -34,8 +34,8 @@ class TopDown(Model):
         s_2 = f_1(z_1),   s_(l+1) = (up(h_l), 0) + f_l(h_l, z_l),   p(x | z) from f_L(h_L, z_L).
 
     up repeats each value where the map grows, so that h reaches the image by a path without
-    networks: the skip connections of Child (2021), section 3.
-    Vahdat and Kautz (2020), section 3. One group at 1 x 1 is a `VAE` with the decoder f_1.
+    networks: the skip connections of Child (2021), section 3. The hierarchy is that of Vahdat and
+    Kautz (2020), section 3. One group at 1 x 1 is a `VAE` with the decoder f_1.
 
     Args:
         spec: The data's shape and domain; `latent_dim` is C, the channels of z in each group.
