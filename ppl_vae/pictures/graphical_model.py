@@ -227,7 +227,7 @@ class _Panel:
         return (end[0] - start[0] + self._bend(start, end) * (end[1] - start[1])) / 2
 
     def _bend(self, start: tuple[float, float], end: tuple[float, float]) -> float:
-        """0 where the straight arrow crosses no other site, else the least bend that clears them."""
+        """0 where the straight arrow crosses no other site, else the least that clears them."""
         (x, y), (right, up) = start, (end[0] - start[0], end[1] - start[1])
         others = [place for place in self.places.values() if place not in (start, end)]
 
