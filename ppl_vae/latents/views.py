@@ -116,8 +116,8 @@ def manifold(run: Run | Path | str, rows: int = 20, seed: int = 0) -> Arrays:
     run = as_run(run)
     if run.model.code_dim != 2:
         raise InputError(
-            f"the manifold is drawn for a two-dimensional z; this run has latent_dim "
-            f"{run.model.code_dim}: train one with --latent_dim 2"
+            f"the manifold is drawn for a two-dimensional z; that of this run has "
+            f"{run.model.code_dim} dimensions: train a VAE with --latent_dim 2"
         )
     check_within("rows", rows, 2)
     probabilities = (np.arange(rows) + 0.5) / rows
