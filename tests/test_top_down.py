@@ -15,7 +15,7 @@ from torch import Tensor
 from guides import Bidirectional, DiagonalNormal
 from models import MLP, VAE, Cells, Linear, Residual, Spec, TopDown
 from models.feature_maps import map_sizes, usual_groups
-from ppl_vae.densities.weights import log_terms, log_weights, pair_sites
+from ppl_vae.densities.weights import log_terms, pair_sites
 from ppl_vae.errors import InputError
 from ppl_vae.objectives import ELBO
 from ppl_vae.objectives.estimators import distortion_and_rates
@@ -229,8 +229,3 @@ def test_cells_go_between_maps_whose_sizes_divide():
     assert Cells((3, 6, 4), (4,))(torch.randn(3, 6, 4)).shape == (4,)
     with pytest.raises(ValueError, match="multiple of 4 x 4; got 6 x 6"):
         Cells((3, 6, 6), (3, 4, 4))
-
-
-def test_log_weights_take_the_particles_of_all_groups(model):
-    guide = Bidirectional(SPEC, model, network=Linear).double()
-    assert log_weights(model, guide, model(size=4), particles=3).shape == (3, 4)

@@ -55,9 +55,9 @@ class Cells(Layered, Network):
         inner: Channels of the convolution within a cell.
         cells: How many.
         activation: The nonlinearity.
-        recompute: Whether the backward pass computes what is inside of the network again, which
-            takes a third more time, rather than keeping it in memory; Chen, Xu, Zhang and Guestrin
-            (2016).
+        recompute: Whether the backward pass computes what is inside of the network again, rather
+            than keeping it in memory, which takes a third to a half more time; Chen, Xu, Zhang and
+            Guestrin (2016).
 
     Raises:
         ValueError: If a size is below 1, or the larger map is no multiple of the smaller one.
