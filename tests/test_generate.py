@@ -274,7 +274,7 @@ def test_each_of_several_images_stands_beside_all_its_rows(run5, monkeypatch, im
 )
 def test_the_command_line_lists_what_can_be_generated(tmp_path, capsys, given, got):
     assert ended(main, tmp_path, *given) == 2
-    choices = "sample, reconstruct, manifold, traverse, interpolate, analogies or clusters"
+    choices = "sample, reconstruct, manifold, traverse, interpolate, levels, analogies or clusters"
     assert capsys.readouterr().err == f"error: expected {choices} after the run; got {got}\n"
 
 
