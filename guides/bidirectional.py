@@ -55,7 +55,7 @@ class Bidirectional(Guide):
         normal, features = 2 * spec.latent_dim, top_down.width
         self.seen_sizes = sorted({*self.sizes[1:]}, reverse=True)
         self.up = nn.ModuleList()
-        shape: Shape = spec.image_shape
+        shape: Shape = spec.encoder_shape
         for size in self.seen_sizes:
             self.up.append(network(shape, map_shape(features, size)))
             shape = map_shape(features, size)

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from math import prod
 from typing import Any, ClassVar
 
+import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from models.likelihoods.likelihood import Likelihood
 from models.networks.network import Network
+from models.observed import observed_pixels
 from models.priors.prior import Prior
 from models.program import Program
 from models.spec import Spec
@@ -29,6 +31,10 @@ class Model(Program):
       `likelihood`, `network`) as further arguments; the other arguments are its options;
     - writes `forward` with one plate `data` at dim -1, its latent sites, and the site `x`;
     - lists its latent sites in `latents`, the one that `decode` takes last, or overrides `code`;
+
+    - writes `forward` with one plate `data` at dim -1, its latent sites, and the site `x`, whose
+      distribution is `observed(p(x|z))`;
+    - lists its latent sites in `latents`, the one that `decode` takes last;
     - works for any number of batch dimensions to the left of the plate, which is where
       particles go.
 
@@ -79,6 +85,14 @@ class Model(Program):
         """
         return latents[self.latents[-1]]
 
+    def observed(self, images: TorchDistribution) -> TorchDistribution:
+        """p(x|z) at the site `x`: where the data have missing pixels, of those that are observed.
+
+        Raises:
+            ValueError: If there are missing pixels, and pixels are not independent given z.
+        """
+        return observed_pixels(images) if self.spec.holes else images
+
     @classmethod
     def prior_spec(cls, spec: Spec, **options: Any) -> Spec:
         """The spec for the prior that the user chose: `spec` itself where p(z) is over all of z.
@@ -120,9 +134,16 @@ class Model(Program):
         likelihood, decoder = getattr(self, "likelihood", None), getattr(self, "decoder", None)
         if isinstance(likelihood, Likelihood) and isinstance(decoder, Network):
             count = max(1, min(_MEAN_OF, _MEAN_VALUES // prod(self.spec.image_shape)))
-            features = likelihood.features_for_mean(images(count).mean(0))
+            features = likelihood.features_for_mean(self._mean_image(images(count)))
             if features is not None:
                 decoder.initialise_output(features)
+
+    def _mean_image(self, x: Tensor) -> Tensor:
+        """The mean of the observed pixels at each place, or of all of them where there is none."""
+        if not self.spec.holes:
+            return x.mean(0)
+        mean = x.nanmean(0)
+        return torch.where(mean.isnan(), x.nanmean(), mean)
 
     def _priors(self) -> list[Prior]:
         return [module for module in self.modules() if isinstance(module, Prior)]

@@ -138,7 +138,7 @@ class TopDown(Model):
                 state = self.descend(group, z, state)
                 z = pyro.sample(site, self.prior_of(state))
             state = self.descend(len(self.latents), z, state)
-            return pyro.sample("x", self.likelihood(state), obs=x)
+            return pyro.sample("x", self.observed(self.likelihood(state)), obs=x)
 
 
 def of_groups(model: Model) -> TopDown:

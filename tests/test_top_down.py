@@ -229,3 +229,17 @@ def test_cells_go_between_maps_whose_sizes_divide():
     assert Cells((3, 6, 4), (4,))(torch.randn(3, 6, 4)).shape == (4,)
     with pytest.raises(ValueError, match="multiple of 4 x 4; got 6 x 6"):
         Cells((3, 6, 6), (3, 4, 4))
+
+
+def test_missing_pixels_are_left_out_of_the_likelihood():
+    spec = Spec((1, 4, 2), "binary", 1, holes=True)
+    model = TopDown(spec, network=Linear, groups=GROUPS, width=WIDTH)
+    guide = Bidirectional(spec, model, network=Linear)
+    x = torch.rand(4, 1, 4, 2).round()
+    x[:, :, 2:] = torch.nan
+    drawn, nodes = pair_sites(model, guide, (x,), 3)
+    probabilities = nodes["x"]["fn"].base_dist.probs
+    got = nodes["x"]["fn"].log_prob(x)
+    seen = torch.distributions.Bernoulli(probabilities[..., :2, :]).log_prob(x[:, :, :2])
+    torch.testing.assert_close(got, seen.sum((-3, -2, -1)))
+    assert all(drawn[site]["value"].isfinite().all() for site in model.latents)
