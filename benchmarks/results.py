@@ -138,9 +138,8 @@ def _data(recipe: Recipe, data_root: Path, runs: Path) -> list[str]:
     folder = runs / f"{recipe.features}-means"
     if not folder.exists():
         _write_means(runs / recipe.features, folder)
-    return [
-        w for name, split in SPLITS.items() for w in (f"--data.{name}", f"{folder}/{split}.npz")
-    ]
+    files = {name: folder / f"{split}.npz" for name, split in SPLITS.items()}
+    return [word for name, file in files.items() for word in (f"--data.{name}", str(file))]
 
 
 def _write_means(run_path: Path, folder: Path) -> None:
@@ -178,10 +177,9 @@ _HEAD = [
     "Made by `python benchmarks/results.py --data_root DIR --runs DIR`, from the recipes in",
     "[recipes](../recipes); `ppl-vae recipes` lists them, `ppl-vae recipes NAME` says where each",
     "differs from its paper. All are of the 10,000 test images of MNIST, or of the 200 of Frey",
-    f"Face. log p(x) is importance-sampled with {PARTICLES:,} particles, in nats per image, which is",
+    f"Face. log p(x) is importance-sampled with {PARTICLES:,} particles, in nats per image; it is",
     "too low by a bias that falls with the particles. +- is one standard error: over the test",
-    "images for one run, over the seeds for several. Seeds are 0, 1, ...; an error or an accuracy",
-    "is in percent, and its published number that of the paper's own choice of labels or runs.",
+    "images for one run, over the seeds for several. Seeds are 0, 1, ....",
     "",
     "`60 of 3,280` epochs: the schedule is that of the recipe, in 60 epochs. Such a number says",
     "nothing of what all epochs reach. `25 + 35`: the run was gone on with, and its schedule began",
