@@ -84,7 +84,7 @@ def _measured(
         "seed": seed,
         "epochs": len((path / METRICS).read_text().splitlines()) - 1,  # without the head
         "planned_epochs": config["epochs"],
-        "restart_epochs": config["restart_epochs"],
+        "restart_epochs": config.get("restart_epochs"),
         **numbers,
         "particles": result["particles"],
         "training_seconds": summary["training_seconds"],
@@ -112,8 +112,8 @@ def _train(recipe: Recipe, seed: int, path: Path, data: list[str], epochs: int) 
 def _check_made_by(recipe: Recipe, made: dict[str, Any], path: Path) -> None:
     """Refuses a run that was trained with other options than the recipe has by now."""
     for name, wanted in recipe.options.items():
-        if name not in ("epochs", "data") and not _has(made[name], wanted):
-            sys.exit(f"{path}: {name} is {made[name]}, not {wanted}; train it again elsewhere")
+        if name not in ("epochs", "data") and not _has(made.get(name), wanted):
+            sys.exit(f"{path}: {name} is {made.get(name)}, not {wanted}; train it again elsewhere")
 
 
 def _has(made: Any, wanted: Any) -> bool:
