@@ -10,6 +10,7 @@ recipes/results, one file for each recipe, and the table of all of them to bench
 import json
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -23,7 +24,6 @@ from tables import table_row, write
 
 from ppl_vae import load
 from ppl_vae.evaluate import EVALUATION
-from ppl_vae.machine.files import whole_file
 from ppl_vae.measures.encoding import posterior_mean
 from ppl_vae.recipes import RESULTS, Recipe, recipes
 from ppl_vae.runs.config import config_of
@@ -33,7 +33,8 @@ from ppl_vae.runs.metrics import METRICS
 TABLE = Path(__file__).with_suffix(".md")
 PARTICLES = 5000
 FEWER = 100  # where the bound is not what was published
-SPLITS = {"path": "train", "validation": "validation", "test": "test"}
+SPLITS = ("train", "validation", "test")
+MEANS = "means"
 
 
 def main(
@@ -57,6 +58,9 @@ def main(
     every = {recipe.name: recipe for recipe in recipes()}
     for name in only.split(",") if only else every:
         recipe = every[name]
+        if recipe.features:
+            first = every[recipe.features]
+            _train(first, 0, runs / first.name, data_root, epochs or first.epochs)
         measured = []
         for seed in range(min(seeds or recipe.seeds, recipe.seeds)):
             measured.append(_measured(recipe, seed, data_root, runs, epochs))
@@ -71,10 +75,11 @@ def _measured(
 ) -> dict[str, Any]:
     """Trains, or goes on, and measures one run of a recipe; what a result keeps of it."""
     path = runs / (recipe.name if recipe.seeds == 1 else f"{recipe.name}-{seed}")
-    _train(recipe, seed, path, _data(recipe, data_root, runs), epochs or recipe.epochs)
+    data = _means(runs / recipe.features) if recipe.features else data_root
+    _train(recipe, seed, path, data, epochs or recipe.epochs)
     if not (path / EVALUATION).exists():
         particles = str(FEWER if recipe.measure.endswith("_percent") else PARTICLES)
-        _verb("evaluate", path, "--particles", particles, "--data_points", "all")
+        _run("ppl_vae.evaluate", path, "--particles", particles, "--data_points", "all")
     summary = json.loads((path / SUMMARY).read_text())
     result = json.loads((path / EVALUATION).read_text())
     config = config_of(path)
@@ -94,19 +99,20 @@ def _measured(
     }
 
 
-def _train(recipe: Recipe, seed: int, path: Path, data: list[str], epochs: int) -> None:
+def _train(recipe: Recipe, seed: int, path: Path, data: Path, epochs: int) -> None:
     if not path.exists():
-        options = ["--config", recipe.path, *data, "--seed", seed, "--epochs", epochs]
-        _verb("fit", *options, "--run", path)
+        words = recipe.command.replace("DIR", str(data)).split()[2:]
+        _run(*words, "--seed", seed, "--epochs", epochs, "--run", path)
         return
     made = config_of(path)
     _check_made_by(recipe, made, path)
     if made["epochs"] < epochs:
         for name in (EVALUATION, SUMMARY):  # of the parameters before
             (path / name).unlink(missing_ok=True)
-        _verb("fit", "--resume", path, "--epochs", epochs)
+        shutil.rmtree(path / MEANS, ignore_errors=True)
+        _run("ppl_vae.fit", "--resume", path, "--epochs", epochs)
     elif not (path / SUMMARY).exists():
-        _verb("fit", "--resume", path)
+        _run("ppl_vae.fit", "--resume", path)
 
 
 def _check_made_by(recipe: Recipe, made: dict[str, Any], path: Path) -> None:
@@ -123,51 +129,45 @@ def _has(made: Any, wanted: Any) -> bool:
     return bool(made == wanted)
 
 
-def _verb(verb: str, *words: object) -> None:
+def _run(*words: object) -> None:
     """Runs a verb as one types it, so that what is published is what anybody can repeat."""
-    command = [sys.executable, "-m", f"ppl_vae.{verb}", *map(str, words)]
+    command = [sys.executable, "-m", *map(str, words)]
     print(*command, flush=True)
     if code := subprocess.run(command, check=False).returncode:
         sys.exit(code)
 
 
-def _data(recipe: Recipe, data_root: Path, runs: Path) -> list[str]:
-    """The options that say where the images are."""
-    if recipe.features is None:
-        return ["--data.root", str(data_root)]
-    folder = runs / f"{recipe.features}-means"
-    if not folder.exists():
-        _write_means(runs / recipe.features, folder)
-    files = {name: folder / f"{split}.npz" for name, split in SPLITS.items()}
-    return [word for name, file in files.items() for word in (f"--data.{name}", str(file))]
-
-
-def _write_means(run_path: Path, folder: Path) -> None:
-    """The posterior means of z in each split, as images of 1 x D pixels with their labels.
+def _means(path: Path) -> Path:
+    """A folder with the posterior means of a run, as images of 1 x D pixels with their labels.
 
     Dimensions that the run does not use are left out: their means are noise about 0.
     """
-    run = load(run_path)
+    folder = path / MEANS
+    if folder.exists():
+        return folder
+    run = load(path)
     means = {}
-    for split in SPLITS.values():
+    for split in SPLITS:
         images = getattr(run.data, split)
         means[split] = posterior_mean(run.model, run.guide, images[:])
     used = means["train"].std(0) > 0.1
-    folder.mkdir()
+    unfinished = folder.with_suffix(".unfinished")
+    unfinished.mkdir(exist_ok=True)
     for split, mean in means.items():
-        labels = getattr(run.data, split).labels
-        with whole_file(folder / f"{split}.npz") as file:
-            np.savez(file, images=mean[:, None, None, used].cpu(), labels=labels.cpu())
+        images, labels = mean[:, None, None, used].cpu(), getattr(run.data, split).labels.cpu()
+        np.savez(unfinished / f"{split}.npz", images=images, labels=labels)
+    return unfinished.rename(folder)
 
 
 def _machine(device: str) -> str:
     """The card, or the processor with its vector instructions and threads."""
     if device != "cpu":
         return torch.cuda.get_device_name(device)
-    name = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    facts = Path("/proc/cpuinfo")  # of Linux
+    name = re.search(r"model name\s*: (.*)", facts.read_text()) if facts.exists() else None
+    processor = name[1] if name else platform.processor()
     threads = torch.get_num_threads()
     capability = torch.backends.cpu.get_cpu_capability()
-    processor = name[1] if name else platform.processor()
     return f"{processor} ({capability}), {threads} thread{'s' * (threads > 1)}"
 
 

@@ -5,6 +5,7 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ _MEASURES = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """A config of `fit` whose comment says which published result it reproduces.
+    """A config of `fit` whose first lines, a comment in YAML, say which result it reproduces.
 
     Args:
         path: The file, NAME.yaml.
@@ -44,7 +45,7 @@ class Recipe:
         published: The number; None where there is none.
         seeds: How many runs a result is of, with the seeds 0, 1, ...
         features: The recipe whose runs give the images, as posterior means of z.
-        beyond: How it differs from what the paper did.
+        differs: How it differs from what the paper did.
         options: The options of `fit`.
         runs: What was measured, by `benchmarks/results.py`; a mapping for each seed.
     """
@@ -57,7 +58,7 @@ class Recipe:
     published: float | None = None
     seeds: int = 1
     features: str | None = None
-    beyond: str | None = None
+    differs: str | None = None
     runs: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
@@ -68,8 +69,8 @@ class Recipe:
             InputError: If the config cannot be read.
         """
         options = read_config(path)
-        first, *_ = path.read_text().split("\ndata:")
-        about = yaml.safe_load("\n".join(line.lstrip("# ") for line in first.splitlines()))
+        first = takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+        about = yaml.safe_load("\n".join(line.removeprefix("# ") for line in first))
         measured = RESULTS / f"{path.stem}.json"
         runs = json.loads(measured.read_text())["runs"] if measured.exists() else ()
         return cls(path, options=options, runs=tuple(runs), **about)
@@ -77,6 +78,15 @@ class Recipe:
     @property
     def name(self) -> str:
         return self.path.stem
+
+    @property
+    def command(self) -> str:
+        """What trains it; DIR holds the data, or the files of posterior means."""
+        options = "--data.root DIR"
+        if self.features:
+            files = {"path": "train", "validation": "validation", "test": "test"}
+            options = " ".join(f"--data.{name} DIR/{file}.npz" for name, file in files.items())
+        return f"python -m ppl_vae.fit --config {self.path} {options}"
 
     @property
     def epochs(self) -> int:
@@ -178,9 +188,11 @@ def _listing(every: Sequence[Recipe]) -> str:
         lines.append((*cells, each.seconds, each.machine))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-    if not all(each.finished for each in every):
+    if any(each.runs and not each.finished for each in every):
         rows += [_SHORT]
-    return "\n".join([*rows, f"train one: {_command(RECIPES / 'NAME.yaml')}"])
+    return "\n".join(
+        [*rows, f"each is a file in {RECIPES}; ppl-vae recipes NAME says how to train it"]
+    )
 
 
 _SHORT = (
@@ -195,19 +207,15 @@ def _described(recipe: Recipe) -> str:
         "reproduces": recipe.reproduces,
         "measure": recipe.unit,
         "published": f"{published}; {recipe.source}",
-        "differs": recipe.beyond or "nothing",
+        "differs": recipe.differs or "nothing",
         "ours": recipe.ours or "not run",
         "epochs": recipe.done,
         "seconds": recipe.seconds,
         "machine": recipe.machine,
-        "train": _command(recipe.path),
+        "train": recipe.command,
     }
-    short = {} if recipe.finished else {"note": _SHORT}
+    short = {"note": _SHORT} if recipe.runs and not recipe.finished else {}
     return table(recipe.name, {name: row for name, row in rows.items() if row} | short)
-
-
-def _command(path: Path) -> str:
-    return f"python -m ppl_vae.fit --config {path} --data.root DIR"
 
 
 if __name__ == "__main__":

@@ -41,20 +41,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("recipe", EVERY, ids=lambda recipe: recipe.name)
 def test_every_recipe_trains(recipe: Recipe, root: Path) -> None:
     images = 1_565 if recipe.name == "frey-face" else TRAINING
-    options = ["--data.root", root]
-    if recipe.features:
-        assert recipe.features in [each.name for each in EVERY]
-        places = {"path": "train", "validation": "validation", "test": "test"}
-        options = [
-            word
-            for name, split in places.items()
-            for word in (f"--data.{name}", root / f"{split}.npz")
-        ]
+    _, _, verb, *options = recipe.command.replace("DIR", str(root)).split()
+    assert verb == "ppl_vae.fit"
+    assert recipe.features in (None, *(each.name for each in EVERY))
     if "label_repeats" in recipe.options:
-        options += ["--label_repeats", 1]
-    options += ["--epochs", 1, "--batch_size", -(-images // 2), "--engine", "eager"]
-    words = map(str, ["--config", recipe.path, *options, "--run", "run"])
-    assert exit_code(ppl_vae.fit, *words) == 0
+        options += ["--label_repeats", "1"]
+    options += ["--epochs", "1", "--batch_size", str(-(-images // 2)), "--engine", "eager"]
+    assert exit_code(ppl_vae.fit, *options, "--run", "run") == 0
     (row,) = metrics(Path("run"))
     assert row["steps"] == 2
     assert np.isfinite(list(row.values())).all()
@@ -131,7 +124,7 @@ def test_a_shorter_run_is_said_to_be_one(listed, runs, ours: str, epochs: str) -
         said = listed(*runs, name=name)
         assert ours in said
         assert f"  {epochs}" in said
-        assert SHORT in said
+        assert (SHORT in said) == bool(runs)
 
 
 def test_more_epochs_than_planned_are_no_shorter_run(listed) -> None:
