@@ -25,7 +25,8 @@ from tables import table_row, write
 from ppl_vae import load
 from ppl_vae.evaluate import EVALUATION
 from ppl_vae.measures.encoding import posterior_mean
-from ppl_vae.recipes import RESULTS, Recipe, recipes
+from ppl_vae.recipes import RESULTS, Recipe
+from ppl_vae.recipes import recipes as read_recipes
 from ppl_vae.runs.config import config_of
 from ppl_vae.runs.directory import SUMMARY, write_json
 from ppl_vae.runs.metrics import METRICS
@@ -40,7 +41,7 @@ MEANS = "means"
 def main(
     data_root: Path,
     runs: Path,
-    only: str = "",
+    recipes: str = "",
     epochs: int | None = None,
     seeds: int | None = None,
 ) -> None:
@@ -49,14 +50,14 @@ def main(
     Args:
         data_root: The folder that holds MNIST/raw and FreyFace/frey_rawface.mat.
         runs: Where the runs are kept.
-        only: Train and measure only the recipes of these names, separated by commas; the table is
-            of all that have a result.
+        recipes: The names of those to train and measure, separated by commas; all unless given.
+            The table is of all that have a result.
         epochs: Train for so many, rather than for those that a recipe plans. A later call with more
             goes on, and its schedule begins again there.
         seeds: Take only the first so many seeds of a recipe of several.
     """
-    every = {recipe.name: recipe for recipe in recipes()}
-    for name in only.split(",") if only else every:
+    every = {recipe.name: recipe for recipe in read_recipes()}
+    for name in recipes.split(",") if recipes else every:
         recipe = every[name]
         if recipe.features:
             first = every[recipe.features]
@@ -66,7 +67,7 @@ def main(
             measured.append(_measured(recipe, seed, data_root, runs, epochs))
             RESULTS.mkdir(exist_ok=True)
             write_json(RESULTS / f"{name}.json", {"recipe_sha256": recipe.digest, "runs": measured})
-    write(TABLE, [*_HEAD, *(_row(recipe) for recipe in recipes() if recipe.runs)])
+    write(TABLE, [*_HEAD, *(_row(recipe) for recipe in read_recipes() if recipe.runs)])
     print(TABLE.read_text())
 
 

@@ -190,9 +190,8 @@ def _listing(every: Sequence[Recipe]) -> str:
     rows = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
     if any(each.runs and not each.finished for each in every):
         rows += [_SHORT]
-    return "\n".join(
-        [*rows, f"each is a file in {RECIPES}; ppl-vae recipes NAME says how to train it"]
-    )
+    rows += [f"each is a file in {RECIPES}; ppl-vae recipes NAME says how to train it"]
+    return "\n".join(rows)
 
 
 _SHORT = (
