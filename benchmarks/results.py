@@ -25,6 +25,7 @@ from tables import table_row, write
 from ppl_vae import load
 from ppl_vae.evaluate import EVALUATION
 from ppl_vae.measures.encoding import posterior_mean
+from ppl_vae.pairs.pieces import suggest
 from ppl_vae.recipes import RESULTS, Recipe
 from ppl_vae.recipes import recipes as read_recipes
 from ppl_vae.runs.config import config_of
@@ -57,7 +58,10 @@ def main(
         seeds: Take only the first so many seeds of a recipe of several.
     """
     every = {recipe.name: recipe for recipe in read_recipes()}
-    for name in recipes.split(",") if recipes else every:
+    names = recipes.split(",") if recipes else list(every)
+    if unknown := set(names) - every.keys():
+        sys.exit(f"--recipes: {suggest(min(unknown), list(every))}")
+    for name in names:
         recipe = every[name]
         if recipe.features:
             first = every[recipe.features]
