@@ -106,8 +106,8 @@ def _measured(
 
 def _train(recipe: Recipe, seed: int, path: Path, data: Path, epochs: int) -> None:
     if not path.exists():
-        words = recipe.command.replace("DIR", str(data)).split()[2:]
-        _run(*words, "--seed", seed, "--epochs", epochs, "--run", path)
+        options = ["--seed", seed, "--epochs", epochs, "--run", path]
+        _run("ppl_vae.fit", *recipe.arguments(data), *options)
         return
     made = config_of(path)
     _check_made_by(recipe, made, path)

@@ -79,14 +79,18 @@ class Recipe:
     def name(self) -> str:
         return self.path.stem
 
-    @property
-    def command(self) -> str:
-        """What trains it; DIR holds the data, or the files of posterior means."""
-        options = "--data.root DIR"
+    def arguments(self, data: Path | str = "DIR") -> list[str]:
+        """Those of `fit` that train it.
+
+        Args:
+            data: The folder of the data, or of the posterior means for a recipe of `features`.
+        """
+        places = {"root": Path(data)}
         if self.features:
             files = {"path": "train", "validation": "validation", "test": "test"}
-            options = " ".join(f"--data.{name} DIR/{file}.npz" for name, file in files.items())
-        return f"python -m ppl_vae.fit --config {self.path} {options}"
+            places = {name: Path(data, f"{split}.npz") for name, split in files.items()}
+        options = [word for name, at in places.items() for word in (f"--data.{name}", str(at))]
+        return ["--config", str(self.path), *options]
 
     @property
     def epochs(self) -> int:
@@ -108,17 +112,16 @@ class Recipe:
         """The number, and its standard error over the test images.
 
         Of several seeds it is the median and the range, and the mean with the standard error over
-        the seeds.
+        the seeds; and it says where some are missing.
         """
         if not self.runs:
             return ""
         values = [run[self.measure] for run in self.runs]
-        if self.seeds == 1:
-            return self._said(values[0], self.runs[0][f"{self.measure}_standard_error"])
+        if len(values) == 1:
+            one = self._said(values[0], self.runs[0][f"{self.measure}_standard_error"])
+            return one if self.seeds == 1 else f"{one} (one seed of {self.seeds})"
         digits = _MEASURES[self.measure][1]
         low, middle, high = (f"{f(values):.{digits}f}" for f in (min, statistics.median, max))
-        if len(values) == 1:
-            return f"{middle} (one seed of {self.seeds})"
         error = statistics.stdev(values) / len(values) ** 0.5
         of = f"{len(values)} seeds" + (f" of {self.seeds}" if len(values) < self.seeds else "")
         mean = self._said(statistics.fmean(values), error)
@@ -126,9 +129,8 @@ class Recipe:
 
     @property
     def finished(self) -> bool:
-        """Whether the result is of all the seeds and all the epochs that are planned."""
-        planned = [run["planned_epochs"] for run in self.runs]
-        return len(planned) == self.seeds and min(planned) >= self.epochs
+        """Whether there is a result, of all the epochs that are planned."""
+        return min((run["planned_epochs"] for run in self.runs), default=0) >= self.epochs
 
     @property
     def done(self) -> str:
@@ -211,7 +213,7 @@ def _described(recipe: Recipe) -> str:
         "epochs": recipe.done,
         "seconds": recipe.seconds,
         "machine": recipe.machine,
-        "train": recipe.command,
+        "train": " ".join(["python -m ppl_vae.fit", *recipe.arguments()]),
     }
     short = {"note": _SHORT} if recipe.runs and not recipe.finished else {}
     return table(recipe.name, {name: row for name, row in rows.items() if row} | short)
