@@ -145,7 +145,8 @@ def _run(*words: object) -> None:
 def _means(path: Path) -> Path:
     """A folder with the posterior means of a run, as images of 1 x D pixels with their labels.
 
-    Dimensions that the run does not use are left out: their means are noise about 0.
+    Dimensions that the run does not use are left out, since their means are noise about 0; the
+    others are scaled to unit variance over the training images.
     """
     folder = path / MEANS
     if folder.exists():
@@ -155,11 +156,13 @@ def _means(path: Path) -> Path:
     for split in SPLITS:
         images = getattr(run.data, split)
         means[split] = posterior_mean(run.model, run.guide, images[:])
-    used = means["train"].std(0) > 0.1
+    spread = means["train"].std(0)
+    used = spread > 0.1
     unfinished = folder.with_suffix(".unfinished")
     unfinished.mkdir(exist_ok=True)
     for split, mean in means.items():
-        images, labels = mean[:, None, None, used].cpu(), getattr(run.data, split).labels.cpu()
+        images = (mean / spread)[:, None, None, used].cpu()
+        labels = getattr(run.data, split).labels.cpu()
         np.savez(unfinished / f"{split}.npz", images=images, labels=labels)
     return unfinished.rename(folder)
 
