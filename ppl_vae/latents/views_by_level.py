@@ -64,7 +64,7 @@ def levels(
             trace = poutine.trace(poutine.condition(model, above)).get_trace(size=len(x) * steps)
             codes.append(model.code(_values(run, trace)).unflatten(0, (len(x), steps)))
         z = torch.stack(codes)
-        return arrays_of(images=chosen, original=x, z=z, mean=decoded_mean(model, z))
+        return arrays_of(run, images=chosen, original=x, z=z, mean=decoded_mean(model, z))
 
 
 def _values(run: Run, trace: Any) -> dict[str, Tensor]:
