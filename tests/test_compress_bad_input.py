@@ -1,5 +1,7 @@
 """Bad input to `compress` and `decompress`: one line each, exit code 2, and nothing is written."""
 
+import errno
+import io
 import re
 from pathlib import Path
 
@@ -142,6 +144,32 @@ def test_bad_archives_are_one_line_and_nothing_is_written(binary, in_bytes, caps
     assert "exists already" in capsys.readouterr().err
     assert exit_code(ppl_vae.decompress, "a.pvz", "--run", run) == 2
     assert "expected --out with the folder to write" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line_and_nothing_stays(binary, monkeypatch, capsys) -> None:
+    for name, images in ("array", bits(5, 1, 8, 8)), ("pictures", bits(5, 8, 8) * 255):
+        if name == "pictures":
+            images = save_pictures(Path("in"), images).path
+        Path(f"{name}.pvz").write_bytes(compress(binary, images))
+    before, opened = tree(), open
+
+    class Full(io.FileIO):
+        def write(self, data: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def full(file: object, mode: str = "r", *more: object, **others: object) -> object:
+        of_images = str(file).endswith((".npy", ".png")) and "+" in mode
+        return Full(file, mode) if of_images else opened(file, mode, *more, **others)
+
+    for module in ("io", "builtins"):
+        monkeypatch.setattr(f"{module}.open", full)
+    for name in ("array", "pictures"):
+        arguments = [f"{name}.pvz", "--run", str(binary.path), "-o", "new/out"]
+        assert exit_code(ppl_vae.decompress, *arguments) == 2
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            "error: cannot write new/out: No space left on device; choose another place"
+        )
+        assert tree() == before
 
 
 def test_runs_of_floats_are_refused_with_the_remedy(tmp_path, no_pictures) -> None:
