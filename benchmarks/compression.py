@@ -3,16 +3,15 @@
     python benchmarks/compression.py --data_root DIR --runs DIR
 
 A run that is there already is not trained again, and one that was measured by
-`compress --measure true` is not measured again. The table goes to
-benchmarks/compression.md.
+`compress --measure true` is not measured again. The table goes to compression.md.
 """
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import log
@@ -24,7 +23,8 @@ import torch
 from jsonargparse import auto_cli
 from tables import table_row, trained, write
 
-from models import MLP, BetaBinomial, DiscretizedLogistic
+from guides import FullRankNormal
+from models import MLP, BetaBinomial, DiscretizedLogistic, Flow
 from ppl_vae import load
 from ppl_vae.coding.archive import Archive, pack_model
 from ppl_vae.coding.bits_back import decode, encode
@@ -42,8 +42,8 @@ from ppl_vae.runs.run import Run
 
 TABLE = Path(__file__).with_suffix(".md")
 BATCHES = (1, 7, 100, 1000)
+FEWER = 1000  # images, where each is coded alone, and beside the memory of all
 DAMAGES = 1000
-OTHERS = ("gzip", "bz2", "lzma", "PNG", "WebP")
 DECODE = "decode"
 PIECE = 2**14  # pixels
 PROCESSES = (
@@ -68,13 +68,14 @@ class Case:
 
 
 _DEEP = {
-    "network": partial(MLP, hidden=(500, 500), activation="leaky_relu"),
-    "latent_dim": 50,
+    "network": partial(MLP, hidden=(500, 500), activation="silu"),
+    "prior": partial(Flow, flows=1),
     "learning_rate": 2e-3,
     "engine": "compiled",
 }
-_BINARY = _DEEP | {"epochs": 24, "objective": Beta(warmup_epochs=3)}
-_BYTES = _DEEP | {"epochs": 9, "likelihood": BetaBinomial}
+_BINARY = _DEEP | {"latent_dim": 40, "guide": FullRankNormal, "epochs": 80}
+_BINARY |= {"objective": Beta(warmup_epochs=5)}
+_BYTES = _DEEP | {"latent_dim": 50, "epochs": 40, "likelihood": BetaBinomial}
 _FREY = {
     "network": partial(MLP, hidden=(200,)),
     "latent_dim": 20,
@@ -85,9 +86,12 @@ _FREY = {
 }
 
 CASES = (
-    Case("binary", "binarised MNIST, MLP 500-500, D = 50", MNIST, _BINARY, "0.19 (BB-ANS)"),
     Case(
-        "bytes", "8-bit MNIST, MLP 500-500, D = 50, BetaBinomial", MNIST, _BYTES,
+        "binary", "binarised MNIST, MLP 500-500, D = 40, full-rank normal, flow", MNIST, _BINARY,
+        "0.19 (BB-ANS)",
+    ),
+    Case(
+        "bytes", "8-bit MNIST, MLP 500-500, D = 50, flow, BetaBinomial", MNIST, _BYTES,
         "1.41 (BB-ANS), 1.29 (Bit-Swap)",
     ),
     Case("frey", "Frey Face, MLP 200, D = 20, DiscretizedLogistic", FreyFace, _FREY, ""),
@@ -102,18 +106,32 @@ def main(data_root: Path, runs: Path, few: int = 10_000) -> None:
         runs: Where the runs are kept.
         few: Of how many test images the rest than the rates is measured.
     """
-    rates, speeds, safety, damage = [], [], [], []
+    rates, speeds, safety, damage, others = [], [], [], [], list[str]()
     for case in CASES:
         path = trained(runs / case.name, data=case.data(data_root), **case.options)
         run = load(path, "cpu")
         pair, codes = integer_pair(run.model, run.guide), run.data.test[:].byte().numpy()
         result = _measured(run)
         rates.append(_rates(case, run, result, _of_whole_numbers(run, pair, codes[:1000])))
+        others = [*result["others"]]
         codes = codes[:few]
-        speeds.append(_speeds(case, run, codes))
+        speeds.append(table_row(case.name, *_speeds(run, pair, codes)))
         safety.append(table_row(case.name, *_wrong(path, run, codes)))
         damage.append(table_row(case.name, *_found(compress(run, codes), pair, codes)))
-    write(TABLE, _page(rates, speeds, safety, damage))
+    write(TABLE, _page(others, rates, speeds, safety, damage))
+
+
+def _mebibytes_of(work: Callable[[], Any]) -> str:
+    """By how much memory grows for a while, as Linux counts it."""
+    Path("/proc/self/clear_refs").write_text("5")  # what was the most is forgotten
+    before = _most_kibibytes()
+    work()
+    return f"{(_most_kibibytes() - before) / 1024:.0f}"
+
+
+def _most_kibibytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def _measured(run: Run) -> dict[str, Any]:
@@ -151,28 +169,28 @@ def _rates(case: Case, run: Run, result: dict[str, Any], whole_numbers: float) -
         f"{bound:.4f} +- {error:.4f}",
         f"{100 * (ours / bound - 1):+.2f} %",
         f"{100 * whole_numbers:+.3f} %",
-        *(f"{result['others'][name]:.3f}" for name in OTHERS),
+        *(f"{bits:.3f}" for bits in result["others"].values()),
         case.published,
     )
 
 
-def _speeds(case: Case, run: Run, codes: np.ndarray) -> str:
-    pair = integer_pair(run.model, run.guide)
+def _speeds(run: Run, pair: IntegerPair, codes: np.ndarray) -> list[str]:
     began = time.process_time()
     words, batches = encode(pair, codes)
     coded = time.process_time()
     decode(pair, words, len(codes), batches)
     ended = time.process_time()
     ways = (f"{len(codes) / seconds:,.0f}" for seconds in (coded - began, ended - coded))
-    size = len(pack_model(pair.data))
-    return table_row(case.name, f"{len(codes):,}", *ways, f"{size:,}")
+    memory = (_mebibytes_of(partial(compress, run, some)) for some in (codes[:FEWER], codes))
+    return [f"{len(codes):,}", *ways, f"{len(pack_model(pair.data)):,}", *memory]
 
 
 def _wrong(path: Path, run: Run, codes: np.ndarray) -> list[str]:
     """How many images come back wrong, decoded by other processes, for each size of a batch."""
     np.save(path.parent / "codes.npy", codes)
     for batch in BATCHES:
-        _archive(path, batch).write_bytes(compress(run, codes, batch_size=batch))
+        some = codes[:FEWER] if batch == 1 else codes
+        _archive(path, batch).write_bytes(compress(run, some, batch_size=batch))
     wrong = [
         subprocess.run(
             [sys.executable, __file__, DECODE, str(path)],
@@ -195,15 +213,15 @@ def _decode(path: Path) -> None:
     run, codes = load(path, "cpu"), np.load(path.parent / "codes.npy")
     for batch in BATCHES:
         back = decompress(_archive(path, batch).read_bytes(), run)
-        print(int((back != codes).reshape(len(codes), -1).any(1).sum()))
+        print(int((back != codes[: len(back)]).reshape(len(back), -1).any(1).sum()))
 
 
 def _found(data: bytes, pair: IntegerPair, codes: np.ndarray) -> list[str]:
     """How many damages of each kind are found, and by how many MiB they make memory grow."""
     rng = np.random.default_rng(0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = dict.fromkeys(("flip", "truncation", "splice", "swap"), 0)
-    for _ in range(DAMAGES):
+
+    def damage() -> None:
         a, b, c = sorted(rng.choice(len(data), 3, replace=False).tolist())
         flipped = bytes([data[a] ^ (1 << int(rng.integers(8)))])
         for kind, damaged in {
@@ -213,8 +231,9 @@ def _found(data: bytes, pair: IntegerPair, codes: np.ndarray) -> list[str]:
             "swap": data[:a] + data[b:c] + data[a:b] + data[c:],
         }.items():
             found[kind] += damaged == data or _is_found(damaged, pair, codes)
-    growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return [*(f"{number:,} of {DAMAGES:,}" for number in found.values()), f"{growth:.0f}"]
+
+    growth = _mebibytes_of(lambda: [damage() for _ in range(DAMAGES)])
+    return [*(f"{number:,} of {DAMAGES:,}" for number in found.values()), growth]
 
 
 def _is_found(data: bytes, pair: IntegerPair, codes: np.ndarray) -> bool:
@@ -228,8 +247,9 @@ def _is_found(data: bytes, pair: IntegerPair, codes: np.ndarray) -> bool:
     return np.array_equal(back, codes)  # the damage is none: every byte that is read is right
 
 
-def _page(rates: list[str], speeds: list[str], safety: list[str], damage: list[str]) -> list[str]:
-    others = " | ".join(OTHERS)
+def _page(
+    others: list[str], rates: list[str], speeds: list[str], safety: list[str], damage: list[str]
+) -> list[str]:
     processes = " | ".join(
         f"{batch:,}, {name}" for batch in BATCHES for name in ("one thread", "two, no AVX")
     )
@@ -240,13 +260,14 @@ def _page(rates: list[str], speeds: list[str], safety: list[str], damage: list[s
         "each data set, in bits per dim of the whole archive without the model. -ELBO is that of",
         "the networks in floating point, 10 particles; +- is one standard error over the images,",
         "which are the same in both, so that the gap is more certain than that. gzip, bz2 and lzma",
-        "are over one stream of all images, of binary ones as bytes or bits, PNG and WebP over",
-        "pictures of one image or of many, the first 1,000; the shorter counts. Speed, safety and",
-        "damage are measured on the first images, `--few` of them.",
+        "are over one stream of all images, of binary ones as bytes or bits; PNG, WebP and, where",
+        "pillow-jxl-plugin is installed, JPEG XL over pictures of one image or of many, the first",
+        "1,000; the shorter counts. Speed, safety and damage are measured on the first images,",
+        "`--few` of them.",
         "",
         "| images and model | epochs | ours | -ELBO | gap | whole numbers | "
-        f"{others} | published |",
-        f"|{'---|' * (7 + len(OTHERS))}",
+        f"{' | '.join(others)} | published |",
+        f"|{'---|' * (7 + len(others))}",
         *rates,
         "",
         "The gap is the coder's: whole numbers instead of floating point, bins, the bits that the",
@@ -257,16 +278,20 @@ def _page(rates: list[str], speeds: list[str], safety: list[str], damage: list[s
         "## Speed",
         "",
         "Images for each second of the processor, one thread; the cores did other work too, which",
-        "shares their caches. The bytes of the model are what `--embed_model true` adds.",
+        "shares their caches. The bytes of the model are what `--embed_model true` adds. Memory is",
+        f"by how much it grows while the first {FEWER:,} are compressed, and while all are.",
         "",
-        "| run | images | compressed | decompressed | bytes of the model |",
-        f"|{'---|' * 5}",
+        "| run | images | compressed | decompressed | bytes of the model | "
+        f"MiB of {FEWER:,} | MiB of all |",
+        f"|{'---|' * 7}",
         *speeds,
         "",
         "## Safety",
         "",
-        "Images that came back wrong, by how many are coded together. They are decoded by other",
-        "processes: of one thread, and of two that take no AVX instructions.",
+        "Images that came back wrong, by how many are coded together; of the first "
+        f"{FEWER:,} where",
+        "each is coded alone. They are decoded by other processes: of one thread, and of two that",
+        "take no AVX instructions.",
         "",
         f"| run | images | {processes} |",
         f"|{'---|' * (2 + 2 * len(BATCHES))}",
