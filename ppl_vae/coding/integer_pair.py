@@ -21,13 +21,11 @@ from ppl_vae.coding.latents import (
 from ppl_vae.coding.networks import layers_of
 from ppl_vae.coding.pixels import PIXELS, Pixels, pixels_of
 from ppl_vae.coding.priors import Autoregressive, Even, Mixture, Sequential, prior_of
-from ppl_vae.coding.serialized import from_bytes, to_bytes
+from ppl_vae.coding.serialized import DAMAGED, from_bytes, to_bytes
 from ppl_vae.coding.tables import FRACTION, Floats, Table, normal_cdf
 from ppl_vae.errors import InputError
 
-__all__ = ["DAMAGED", "IntegerPair", "Level", "integer_pair", "restored"]
-
-DAMAGED = "the model in the archive is damaged; name the run with --run RUN"
+__all__ = ["IntegerPair", "Level", "integer_pair", "restored"]
 
 _MOST_LATENTS = 2**16
 
