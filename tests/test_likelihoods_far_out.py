@@ -103,6 +103,17 @@ def test_log_probabilities_and_gradients(name: str) -> None:
         np.testing.assert_allclose(gradient, slopes, rtol=2e-4, atol=1e-6)
 
 
+def test_all_masses_of_a_beta_binomial_at_once() -> None:
+    """By the ratios of neighbours, against log-gamma functions."""
+    features = [(f, g) for f in FEW for g in FEW]
+    pixels, _ = single(BetaBinomial, features)
+    got = pixels.log_masses().flatten(1)
+    with mp.workdps(90):
+        expected = [[float(beta_binomial(x, *map(mpf, f))) for f in features] for x in (0, 9, 255)]
+    np.testing.assert_allclose(got.detach()[[0, 9, 255]], expected, rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(got.detach().exp().sum(0), 1.0, rtol=1e-6)
+
+
 def test_a_continuous_bernoulli_in_double_precision() -> None:
     """Its series meets its closed form within rounding, in value and gradient."""
     features = [(f,) for f in (*FEATURES, 0.999, 1.001)]

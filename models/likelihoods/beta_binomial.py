@@ -36,6 +36,17 @@ class _Bytes(dist.BetaBinomial):
         log_prob = log_choices + log_beta(x + a, 255 - x + b) - log_beta(a, b)
         return log_prob.to(self.concentration1.dtype)
 
+    def log_masses(self) -> Tensor:
+        """log p(x) of all x = 0, ..., 255, (256, ...), by the ratio of neighbours.
+
+        p(x + 1) / p(x) = (255 - x) (x + a) / ((x + 1) (254 - x + b)), which needs no log-gamma.
+        """
+        a, b = self.concentration1.double(), self.concentration0.double()
+        x = torch.arange(255).to(a).reshape(-1, *[1] * a.dim())
+        ratios = ((255 - x) * (x + a) / ((x + 1) * (254 - x + b))).log()
+        log_masses = torch.cat([torch.zeros_like(ratios[:1]), ratios.cumsum(0)]).log_softmax(0)
+        return log_masses.to(self.concentration1.dtype)
+
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
         logs = [
