@@ -108,6 +108,7 @@ BAD = {
         ["--measure", "true", "--batch_size", "7"],
         "--embed_model and --batch_size out",
     ),
+    "a folder to make": (["grey", "-o", "new/a.pvz"], "BetaBinomial"),
     "the archive exists": (["binary", "-o", "note.pvz"], "exists already"),
 }
 
