@@ -105,8 +105,18 @@ class Convolution(_Products):
     def __post_init__(self) -> None:
         _check_geometry(self.stride, *self.padding)
 
+    @cached_property
+    def _matrix(self) -> Floats:
+        return self.weight.reshape(len(self.weight), -1).T.astype(np.float64)
+
     def __call__(self, x: Floats) -> Floats:
-        return _convolved(x, self.weight, self.bias, self.stride, (self.padding, self.padding))
+        size, step = self.weight.shape[-1], self.stride
+        padded = np.pad(x, ((0, 0), (0, 0), self.padding, self.padding))
+        windows = sliding_window_view(padded, (size, size), axis=(2, 3))[:, :, ::step, ::step]
+        batch, _, height, width = windows.shape[:4]
+        columns = windows.transpose(0, 2, 3, 1, 4, 5).reshape(batch * height * width, -1)
+        sums = columns @ self._matrix + self.bias
+        return _rounded(sums).reshape(batch, height, width, -1).transpose(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,15 +240,3 @@ def _check_geometry(*sizes: int) -> None:
 def _rounded(sums: Floats) -> Floats:
     """Sums in units of 2^-26 as activations: to the nearest, halves up."""
     return np.clip(np.floor(sums * 2.0**-WEIGHT + 0.5), -_LARGEST, _LARGEST)
-
-
-def _convolved(
-    x: Floats, weight: Ints, bias: Ints, stride: int, padding: tuple[tuple[int, int], ...]
-) -> Floats:
-    size = weight.shape[-1]
-    padded = np.pad(x, ((0, 0), (0, 0), *padding))
-    windows = sliding_window_view(padded, (size, size), axis=(2, 3))[:, :, ::stride, ::stride]
-    batch, _, height, width = windows.shape[:4]
-    columns = windows.transpose(0, 2, 3, 1, 4, 5).reshape(batch * height * width, -1)
-    sums = columns @ weight.reshape(len(weight), -1).astype(np.float64).T + bias
-    return _rounded(sums).reshape(batch, height, width, -1).transpose(0, 3, 1, 2)
