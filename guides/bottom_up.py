@@ -56,7 +56,7 @@ class BottomUp(Guide):
     ) -> None:
         super().__init__(spec)
         top_dim = two_layers(model).top_dim
-        self.encoder = network(spec.image_shape, (2 * spec.latent_dim,))
+        self.encoder = network(spec.encoder_shape, (2 * spec.latent_dim,))
         self.upper = MLP((spec.latent_dim,), (2 * top_dim,), hidden)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class ConditionalNormal(Guide):
         super().__init__(spec)
         check_count("features", features)
         self.classes = check_classes(spec, "--guide DiagonalNormal, which needs none")
-        self.encoder = network(spec.image_shape, (features,))
+        self.encoder = network(spec.encoder_shape, (features,))
         inputs, outputs = (features + self.classes,), (2 * spec.latent_dim,)
         self.head = MLP(inputs, outputs, hidden=(features,))
 

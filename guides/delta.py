@@ -30,7 +30,7 @@ class Delta(Guide):
 
     def __init__(self, spec: Spec, network: NetworkFactory = MLP) -> None:
         super().__init__(spec)
-        self.encoder = network(spec.image_shape, (spec.latent_dim,))
+        self.encoder = network(spec.encoder_shape, (spec.latent_dim,))
 
     def encode(self, x: Tensor) -> Tensor:
         return self.encoder(self.spec.network_input(x))

@@ -25,7 +25,7 @@ class DiagonalNormal(Guide):
 
     def __init__(self, spec: Spec, network: NetworkFactory = MLP) -> None:
         super().__init__(spec)
-        self.encoder = network(spec.image_shape, (2 * spec.latent_dim,))
+        self.encoder = network(spec.encoder_shape, (2 * spec.latent_dim,))
 
     def encode(self, x: Tensor) -> Tensor:
         return self.encoder(self.spec.network_input(x))

@@ -29,7 +29,7 @@ class FullRankNormal(Guide):
         super().__init__(spec)
         size = spec.latent_dim
         self.below = size * (size - 1) // 2
-        self.encoder = network(spec.image_shape, (2 * size + self.below,))
+        self.encoder = network(spec.encoder_shape, (2 * size + self.below,))
 
     def encode(self, x: Tensor) -> Tensor:
         return self.encoder(self.spec.network_input(x))

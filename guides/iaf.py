@@ -60,7 +60,7 @@ class IAF(Guide):
         super().__init__(spec)
         check_count("context", context)
         self.context = context
-        self.encoder = network(spec.image_shape, (2 * spec.latent_dim + context,))
+        self.encoder = network(spec.encoder_shape, (2 * spec.latent_dim + context,))
         self.networks, self.orders = masked_networks(flows, spec.latent_dim, hidden, context)
 
     def encode(self, x: Tensor) -> Tensor:

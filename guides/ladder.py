@@ -58,7 +58,7 @@ class Ladder(Guide):
         hierarchical = two_layers(model)
         self.lower_prior = hierarchical.lower_prior
         self.sizes = [2 * spec.latent_dim, features]
-        self.encoder = network(spec.image_shape, (sum(self.sizes),))
+        self.encoder = network(spec.encoder_shape, (sum(self.sizes),))
         self.top = MLP((features,), (2 * hierarchical.top_dim,), hidden)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class SemiSupervisedNormal(ConditionalNormal):
 
     def __init__(self, spec: Spec, network: NetworkFactory = MLP, features: int = 200) -> None:
         super().__init__(spec, network, features)
-        self.classifier = network(spec.image_shape, (self.classes,))
+        self.classifier = network(spec.encoder_shape, (self.classes,))
 
     def classify(self, x: Tensor) -> TorchDistribution:
         """q(y|x), batch shape (B,), for images (B, C, H, W) whose label is not looked at."""

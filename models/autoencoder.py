@@ -59,4 +59,4 @@ class Autoencoder(Model):
     def forward(self, x: Tensor | None = None, size: int = 1) -> Tensor:
         with pyro.plate("data", size if x is None else len(x), dim=-1):
             z = pyro.sample("z", self.code_noise().mask(False))
-            return pyro.sample("x", self.decode(z), obs=x)
+            return pyro.sample("x", self.observed(self.decode(z)), obs=x)

@@ -36,4 +36,4 @@ class Conditional(Labelled):
             y = torch.randint(self.spec.classes, (size,), device=self.log_classes.device)
         with pyro.plate("data", len(y), dim=-1):
             z = pyro.sample("z", self.prior())
-            return pyro.sample("x", self.decode(z, y), obs=x)
+            return pyro.sample("x", self.observed(self.decode(z, y)), obs=x)

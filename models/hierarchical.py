@@ -84,4 +84,4 @@ class Hierarchical(Model):
         with pyro.plate("data", size if x is None else len(x), dim=-1):
             z2 = pyro.sample("z2", self.prior())
             z1 = pyro.sample("z1", self.lower_prior(z2).to_event(1))
-            return pyro.sample("x", self.decode(z1), obs=x)
+            return pyro.sample("x", self.observed(self.decode(z1)), obs=x)

@@ -72,4 +72,4 @@ class Mixture(Model):
                 "y", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"}
             )
             z = pyro.sample("z", self.component(y))
-            return pyro.sample("x", self.decode(z), obs=x)
+            return pyro.sample("x", self.observed(self.decode(z)), obs=x)

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from math import prod
 from typing import Any, ClassVar
 
+import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from models.likelihoods.likelihood import Likelihood
 from models.networks.network import Network
+from models.observed import observed_pixels
 from models.priors.prior import Prior
 from models.program import Program
 from models.spec import Spec
@@ -27,7 +29,8 @@ class Model(Program):
 
     - takes the `Spec` as its first argument and names the pieces that it wants (`prior`,
       `likelihood`, `network`) as further arguments; the other arguments are its options;
-    - writes `forward` with one plate `data` at dim -1, its latent sites, and the site `x`;
+    - writes `forward` with one plate `data` at dim -1, its latent sites, and the site `x`, whose
+      distribution is `observed(p(x|z))`;
     - lists its latent sites in `latents`, the one that `decode` takes last;
     - works for any number of batch dimensions to the left of the plate, which is where
       particles go.
@@ -64,6 +67,14 @@ class Model(Program):
     @abstractmethod
     def decode(self, z: Tensor) -> TorchDistribution:
         """p(x|z), with batch shape (...) and event shape (C, H, W), for z of shape (..., D)."""
+
+    def observed(self, images: TorchDistribution) -> TorchDistribution:
+        """p(x|z) at the site `x`: where the data have missing pixels, of those that are observed.
+
+        Raises:
+            ValueError: If there are missing pixels, and pixels are not independent given z.
+        """
+        return observed_pixels(images) if self.spec.holes else images
 
     @classmethod
     def prior_spec(cls, spec: Spec, **options: Any) -> Spec:
@@ -106,9 +117,16 @@ class Model(Program):
         likelihood, decoder = getattr(self, "likelihood", None), getattr(self, "decoder", None)
         if isinstance(likelihood, Likelihood) and isinstance(decoder, Network):
             count = max(1, min(_MEAN_OF, _MEAN_VALUES // prod(self.spec.image_shape)))
-            features = likelihood.features_for_mean(images(count).mean(0))
+            features = likelihood.features_for_mean(self._mean_image(images(count)))
             if features is not None:
                 decoder.initialise_output(features)
+
+    def _mean_image(self, x: Tensor) -> Tensor:
+        """The mean of the observed pixels at each place, or of all of them where there is none."""
+        if not self.spec.holes:
+            return x.mean(0)
+        mean = x.nanmean(0)
+        return torch.where(mean.isnan(), x.nanmean(), mean)
 
     def _priors(self) -> list[Prior]:
         return [module for module in self.modules() if isinstance(module, Prior)]

@@ -55,7 +55,7 @@ class ProbabilisticPCA(Model):
     def forward(self, x: Tensor | None = None, size: int = 1) -> Tensor:
         with pyro.plate("data", size if x is None else len(x), dim=-1):
             z = pyro.sample("z", self.prior())
-            return pyro.sample("x", self.decode(z), obs=x)
+            return pyro.sample("x", self.observed(self.decode(z)), obs=x)
 
     def log_likelihood(self, x: Tensor) -> Tensor:
         """log p(x) = log N(x; mu, W W^T + sigma^2 I), (B,) nats; ibid., equations (3) and (4).

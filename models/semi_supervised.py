@@ -40,4 +40,4 @@ class SemiSupervised(Labelled):
                 same = dist.Categorical(logits=point_mass(y, self.log_classes))
                 pyro.sample("label", same.mask(label >= 0), obs=label.clamp(min=0))
             z = pyro.sample("z", self.prior())
-            return pyro.sample("x", self.decode(z, y), obs=x)
+            return pyro.sample("x", self.observed(self.decode(z, y)), obs=x)

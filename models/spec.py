@@ -30,6 +30,7 @@ class Spec:
             `real`. A likelihood is a mass or density on exactly one domain.
         latent_dim: D, the dimension of z.
         classes: How many labels 0, 1, ... the data have; 0 where they have none.
+        holes: Whether images may have missing pixels, which are NaN.
 
     Raises:
         ValueError: If a size is below 1 or the domain is unknown.
@@ -39,6 +40,7 @@ class Spec:
     domain: Domain
     latent_dim: int
     classes: int = 0
+    holes: bool = False
 
     def __post_init__(self) -> None:
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
@@ -52,11 +54,19 @@ class Spec:
 
     @property
     def pixels(self) -> int:
-        """C H W, the number of observed values in one image."""
+        """C H W, the number of values in one image."""
         return prod(self.image_shape)
+
+    @property
+    def encoder_shape(self) -> Shape:
+        """The shape of one image in `network_input`; with holes there is a mask of each channel."""
+        channels, height, width = self.image_shape
+        return (2 * channels if self.holes else channels, height, width)
 
     def check_images(self, x: Tensor) -> None:
         """Looks whether a tensor is a batch of images, (B, C, H, W), in the domain.
+
+        With holes, NaN is in every domain.
 
         Raises:
             ValueError: If it is not.
@@ -68,6 +78,12 @@ class Spec:
             last = x.dim() == 4 and shape[1:] == (*sides, channels)
             remedy = "; x.permute(0, 3, 1, 2) puts the channels first" if last else ""
             raise ValueError(f"{expected}; got {shape}{remedy}")
+        if not self.holes and x.isnan().any():
+            raise ValueError(
+                "expected images without missing pixels (NaN), as the pair was built for; build "
+                "one with Spec(..., holes=True)"
+            )
+        x = x[~x.isnan()] if self.holes else x
         least, most = _BOUNDS[self.domain]
         fits = x.isfinite() & (x >= least) & (x <= most)
         if not (fits & (x == x.round()) if self.domain in _WHOLE else fits).all():
@@ -79,6 +95,7 @@ class Spec:
         Raises:
             ValueError: If some do not.
         """
+        x = x[~x.isnan()] if self.holes else x
         least, most = _BOUNDS[self.domain]
         if most < inf and not bool((x >= least).all() & (x <= most).all()):
             self._refuse(x)
@@ -104,5 +121,14 @@ class Spec:
             )
 
     def network_input(self, x: Tensor) -> Tensor:
-        """Images scaled for a network: bytes to [0, 1], the other domains as they are."""
-        return x / 255 if self.domain == "bytes" else x
+        """Images scaled for a network: bytes to [0, 1], the other domains as they are.
+
+        With holes a missing pixel is 0, and the mask follows the image as further channels, 1
+        where a pixel is observed. Before an affine layer any other fill would be the same, since
+        the layer can add a constant by the mask.
+        """
+        if not self.holes:
+            return x / 255 if self.domain == "bytes" else x
+        missing = x.isnan()
+        x = x.masked_fill(missing, 0)
+        return torch.cat([x / 255 if self.domain == "bytes" else x, (~missing).to(x)], dim=-3)

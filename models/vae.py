@@ -46,4 +46,4 @@ class VAE(Model):
     def forward(self, x: Tensor | None = None, size: int = 1) -> Tensor:
         with pyro.plate("data", size if x is None else len(x), dim=-1):
             z = pyro.sample("z", self.prior())
-            return pyro.sample("x", self.decode(z), obs=x)
+            return pyro.sample("x", self.observed(self.decode(z)), obs=x)

@@ -84,6 +84,10 @@ def evaluate(
     error of the reconstruction, and null for the rest with the reason. A number that is not finite
     is null too, with the reason under `not_finite`.
 
+    Where pixels are missing (NaN), x is the observed pixels of an image: `quantity` says
+    log p(x_observed) then, bits_per_dim are per observed pixel and channel, and
+    `observed_pixels_percent` is there too.
+
     Each is averaged over the images, in nats per datum, and has the standard error of that
     average, which covers the choice of the images and the draws of z.
 
@@ -131,6 +135,9 @@ def evaluate(
     elif particles is None:
         particles, wanted = _affordable(run, images, data_points is not None)
         images = images.first(wanted)
+    observed = images.observed().to(run.device)
+    share = observed.double() / run.spec.pixels
+    holes = bool((share < 1).any())
     began = time.monotonic()
     progress = Progress(f"evaluating {run.path}", wanted, "images")
     with progress, seeded(run.device, seed), torch.no_grad():
@@ -144,7 +151,7 @@ def evaluate(
         "rate_nats_per_datum": estimates.rate,
         "distortion_nats_per_datum": estimates.distortion,
         "log_likelihood_nats_per_datum": estimates.log_likelihood,
-        "bits_per_dim": bits_per_dim(estimates.log_likelihood, facts),
+        "bits_per_dim": bits_per_dim(estimates.log_likelihood, facts, observed),
     }
     if not run.guide.has_density:
         measured = {"distortion_nats_per_datum": estimates.distortion} | {
@@ -154,7 +161,8 @@ def evaluate(
         **said_of(data, facts),
         "split": split,
         "reference_measure": facts.reference_measure,
-        "quantity": quantity(run.model),
+        "quantity": quantity(run.model, holes),
+        **(scored("observed_pixels_percent", 100 * share) if holes else {}),
     }
     for name, values in measured.items():
         result |= scored(name, values)
@@ -205,15 +213,19 @@ def _affordable(run: Run, images: Split, all_of_them: bool) -> tuple[int, int]:
 
 
 def _squared_errors(run: Run, images: Split, means: Tensor) -> Tensor:
-    """Of the reconstruction of each image, per pixel, (N,)."""
+    """Of the reconstruction of each image, per pixel that is observed, (N,)."""
     with torch.no_grad():
         errors = [
-            (x - decoded_mean(run.model, z)).square().flatten(1).mean(1)
+            _observed_mean((x - decoded_mean(run.model, z)).square().flatten(1))
             for (x,), z in zip(
                 images.in_turn(_BATCH, labelled=False), means.split(_BATCH), strict=True
             )
         ]
     return torch.cat(errors)
+
+
+def _observed_mean(values: Tensor) -> Tensor:
+    return values.nanmean(1) if values.isnan().any() else values.mean(1)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -242,13 +254,14 @@ def _main(arguments: list[str]) -> None:
 
 
 def _rows(result: dict[str, Any]) -> dict[str, str]:
-    log_p = result["quantity"]
+    log_p, holes = result["quantity"], "observed_pixels_percent" in result
     labels = {
+        "observed pixels": "observed_pixels_percent",
         "ELBO" if log_p == "log p(x)" else f"ELBO of {log_p}": "elbo_nats_per_datum",
         "rate": "rate_nats_per_datum",
         "distortion": "distortion_nats_per_datum",
         f"{log_p}, {result['particles']:,} particles": "log_likelihood_nats_per_datum",
-        "bits per dim": "bits_per_dim",
+        "bits per observed dim" if holes else "bits per dim": "bits_per_dim",
         "active units": "active_units",
         "classification error": "classification_error_percent",
         "clustering accuracy": "clustering_accuracy_percent",
@@ -257,6 +270,7 @@ def _rows(result: dict[str, Any]) -> dict[str, str]:
     }
     if "undefined" in result:
         labels = {
+            "observed pixels": "observed_pixels_percent",
             "distortion": "distortion_nats_per_datum",
             "squared error": "squared_error_per_pixel",
             "active units": "active_units",

@@ -161,6 +161,11 @@ def _places(runs: Sequence[Run], out: Path | None) -> list[Path]:
 
 def _check_encoders(runs: tuple[Run, ...]) -> None:
     for run in runs:
+        if run.spec.holes:
+            raise InputError(
+                "expected runs of images without missing pixels, which PCA and k-means do not "
+                f"take; {run.path} was trained on images with some; Run.encode has its features"
+            )
         if run.model.labelled and not run.model.enumerated:
             raise InputError(
                 f"expected runs that encode images alone; {type(run.model).__name__} of {run.path} "

@@ -71,7 +71,8 @@ def restore(
         run: A trained run, or its path; its guide is a density.
         images: The corrupted images, as `Run.split_of` takes them; floating-point arrays are
             intensities, with NaN where a pixel is missing. With `corrupt` the originals; those of
-            the run's data unless given.
+            the run's data unless given. Unless given, those of the run's data too where these have
+            missing pixels.
         corruption: p(y|x). A parameter that it leaves out is inferred from all the images.
         corrupt: Whether to corrupt the images first, so that the restorations can be measured.
         labels: Of the images, where the model takes the class as given.
@@ -92,9 +93,9 @@ def restore(
     check_within("restorations", restorations, 1)
     check_within("draws", draws, max(20, restorations))
     check_seed(seed)
-    if images is None and not corrupt:
-        raise InputError("expected corrupted images (--images), or --corrupt true to make some")
     run = as_run(run)
+    if images is None and not corrupt and not run.spec.holes:
+        raise InputError("expected corrupted images (--images), or --corrupt true to make some")
     began = time.monotonic()
     with seeded(run.device, seed), _input_errors():
         check_sampling(method, draws, particles)

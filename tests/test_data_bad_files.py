@@ -161,16 +161,16 @@ def test_a_damaged_member_of_an_archive(refused, tmp_path):
     refused(Arrays(path=path), "real", "save it again")
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bad", [np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_values_that_are_not_finite(refused, arrays, bad, dtype):
     array = REAL.astype(dtype)
     array[1, 2, :3] = bad
-    refused(arrays(array), "real", "3 of 60 values NaN or infinite", "remove or replace")
+    refused(arrays(array), "real", "3 of 60 values infinite", "remove or replace")
 
 
 def test_doubles_beyond_float32(refused, arrays):
-    refused(arrays(REAL.astype(np.float64) * 1e300), "real", "NaN or infinite (as float32)")
+    refused(arrays(REAL.astype(np.float64) * 1e300), "real", "infinite (as float32)")
 
 
 @pytest.mark.parametrize("shape", [(60,), (3, 20), (1, 3, 1, 4, 5), (0, 4, 5), (3, 0, 5)])

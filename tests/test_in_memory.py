@@ -237,7 +237,7 @@ def test_a_large_copy_is_said_before_it_is_made(tmp_path, capsys) -> None:
             {"data": IMAGES[:2]},
             "expected training, validation and test images; got 1 / 0 / 1",
         ),
-        ({"data": np.full((9, 5, 4), np.nan)}, "expected finite images"),
+        ({"data": np.full((9, 5, 4), np.nan)}, "all of Arrays are missing (NaN)"),
     ],
 )
 def test_what_are_no_images_is_refused_in_one_line(tmp_path, options, said: str) -> None:

@@ -58,7 +58,8 @@ class VampPrior(Prior):
 
     @torch.no_grad()
     def initialise(self, images: Callable[[int], Tensor]) -> None:
-        x = self.spec.network_input(images(len(self.unclamped)))
+        channels = self.spec.image_shape[0]  # with holes, masks follow them
+        x = self.spec.network_input(images(len(self.unclamped)))[:, :channels]
         noisy = x + _NOISE * torch.randn_like(x)
         if self.spec.domain != "real":  # reflected: at the edges and beyond nothing would move them
             noisy = 1 - (1 - noisy.abs()).abs()

@@ -130,10 +130,15 @@ def integer_pair(model: Model, guide: Guide) -> IntegerPair:
         guide: A `DiagonalNormal`, a `FullRankNormal`, or for two layers a `BottomUp`.
 
     Raises:
-        InputError: If it is another pair, whose latents have no one-dimensional distribution
-            functions in turn; a network has no form in whole numbers; or a sum of one could reach
-            2^53.
+        InputError: If its data have missing pixels; it is another pair, whose latents have no
+            one-dimensional distribution functions in turn; a network has no form in whole numbers;
+            or a sum of one could reach 2^53.
     """
+    if model.spec.holes:
+        raise InputError(
+            "expected a run of images without missing pixels, which an archive has no symbol for; "
+            "this one was trained on images with some; train on complete images"
+        )
     if type(model) not in (VAE, Hierarchical):
         raise _refused("model", model, "VAE or Hierarchical")
     prior, bins = prior_of(model.prior)

@@ -15,8 +15,9 @@ from models.spec import Domain
 from ppl_vae.data.array_file import read_groups, read_part
 from ppl_vae.data.array_part import Part, joint_labels
 from ppl_vae.data.conversion import Conversion
+from ppl_vae.data.holes import check_observed
 from ppl_vae.data.in_memory import part_of
-from ppl_vae.data.levels import grey_levels, two_values
+from ppl_vae.data.levels import are_grey_levels_with_holes, grey_levels, two_values
 from ppl_vae.data.own_files import OwnFiles
 from ppl_vae.data.source import Images, Source, fixed_order
 from ppl_vae.data.split import Data
@@ -40,10 +41,11 @@ class Arrays(OwnFiles):
 
     Of shape (N, H, W) or (N, C, H, W), and of one of these types: bool; whole numbers of 0 to
     65,535, which are grey levels of as many bits (8, 10, 12, 14 or 16) as the largest needs; or
-    finite floating-point numbers. Images of two values are binary. In a fixed order, eight tenths
-    are to train on, one for validation and one for the test; `validation` and `test` name files of
-    these instead. Files of any size are mapped into memory piece by piece, except a `.npz` that is
-    compressed.
+    floating-point numbers, with NaN where a pixel is missing. Since no integer type has a NaN,
+    floating-point images with missing pixels are grey levels too where all others are whole numbers
+    of 0 to 65,535. Images of two values are binary. In a fixed order, eight tenths are to train on,
+    one for validation and one for the test; `validation` and `test` name files of these instead.
+    Files of any size are mapped into memory piece by piece, except a `.npz` that is compressed.
 
     Labels are whole numbers, -1 where one is unknown; where they skip some, each that there is
     names a class. `groups` is a `.npy` file of N whole numbers or texts, for the images in `path`.
@@ -114,7 +116,11 @@ class Arrays(OwnFiles):
         dtype, levels, remark = parts[0].images.dtype, None, ""
         if self.rules == 1 or dtype == np.bool_:
             levels = {"b": 2, "u": 256}.get(dtype.kind)
-        elif dtype.kind in "iu" or (domain == "binary" and two_values(*pixels)):
+        elif (
+            dtype.kind in "iu"
+            or (domain == "binary" and two_values(*pixels))
+            or are_grey_levels_with_holes(pixels)
+        ):
             pixels, levels, remark = grey_levels(pixels, " and ".join(p.where for p in parts))
         conversion = Conversion.choose(self, domain, levels)
         images = [Images(*each) for each in zip(pixels, labels, strict=True)]
@@ -125,7 +131,11 @@ class Arrays(OwnFiles):
         counts = self._classes_remark(every, names)
         unused = self._stratify_remark(len(parts))
         remarks = remark, counts, *(part.remark for part in parts), unused
-        return conversion(replace(source, remarks=remarks), seed)
+        data = conversion(replace(source, remarks=remarks), seed)
+        if any(data.missing):
+            for part, each in zip(parts, pixels, strict=True):
+                check_observed(each, part.where)
+        return data
 
     @property
     def files(self) -> dict[str, str]:

@@ -25,6 +25,7 @@ from models.spec import Domain
 from ppl_vae.data.classes import some_classes
 from ppl_vae.data.data_set import DataSet
 from ppl_vae.data.fingerprint import images_fingerprint
+from ppl_vae.data.holes import missing_phrase, missing_pixels
 from ppl_vae.data.levels import at_least, check_values, mean_and_deviation, values_remark
 from ppl_vae.data.misfits import refuse_misfits
 from ppl_vae.data.source import Images, Source
@@ -48,7 +49,7 @@ _CHUNK = 4096  # images converted at a time while loading, so that no float copy
 
 
 def bernoulli_draw(raw: Tensor, top: int, noise: Tensor | None = None) -> Tensor:
-    """1 with probability raw / top, else 0.
+    """1 with probability raw / top, else 0; NaN stays.
 
     Args:
         raw: Grey levels.
@@ -57,7 +58,8 @@ def bernoulli_draw(raw: Tensor, top: int, noise: Tensor | None = None) -> Tensor
     """
     probability = raw.float() / top
     noise = torch.rand(raw.shape, device=raw.device) if noise is None else noise
-    return (noise < probability).float()
+    drawn = (noise < probability).float()
+    return drawn.masked_fill(raw.isnan(), torch.nan) if raw.is_floating_point() else drawn
 
 
 def dequantised(raw: Tensor, levels: int, noise: Tensor | None = None) -> Tensor:
@@ -75,7 +77,7 @@ def perturbed(raw: Tensor, levels: int, rate: float) -> Tensor:
 
     Ren et al. (2019), "Likelihood ratios for out-of-distribution detection", section 3.2.
     """
-    drawn = torch.rand(raw.shape, device=raw.device) < rate
+    drawn = (torch.rand(raw.shape, device=raw.device) < rate) & (raw == raw)  # not where it is NaN
     return torch.where(drawn, torch.randint_like(raw, levels), raw)
 
 
@@ -176,16 +178,22 @@ class Conversion:
         scaled = top > 1 and self.domain in ("unit", "real")
         return partial(_scaled, top=top) if scaled else _as_float
 
-    def _split(self, images: Images, prepare: Callable[..., Tensor], seed: int | None) -> Split:
-        """One split, its noise fresh in each batch or, given a seed, drawn here once."""
+    def _split(
+        self, images: Images, prepare: Callable[..., Tensor], seed: int | None, holes: bool
+    ) -> Split:
+        """One split, its noise fresh in each batch or, given a seed, drawn here once.
+
+        With holes, which only floating-point numbers can stand for, they stay such numbers.
+        """
         raw = images.pixels
         if self.binarize == "threshold":
-            raw = at_least(raw, 0.5 if self.levels is None else self.levels // 2)
+            raw = at_least(raw, 0.5 if self.levels is None else self.levels // 2, holes)
         elif seed is not None and (self.binarize != "none" or self.dequantize == "uniform"):
             if isinstance(raw, Stored):
                 drawn = raw.drawn_once(prepare, seed)
                 return Split(drawn, images.labels, _as_float, images.names)
-            dtype = torch.uint8 if self.binarize != "none" else torch.float32
+            whole = self.binarize != "none" and not holes
+            dtype = torch.uint8 if whole else torch.float32
             generator = torch.Generator().manual_seed(seed)
             frozen = torch.empty(raw.shape, dtype=dtype)
             for start in range(0, len(raw), _CHUNK):
@@ -202,7 +210,8 @@ class Conversion:
             images: Whose values have been checked.
             moments: The mean and the standard deviation to standardise floating-point values by.
         """
-        return self._split(images, self._prepare(moments), EVALUATION_SEED + 1)
+        holes = missing_pixels(images.pixels) > 0
+        return self._split(images, self._prepare(moments), EVALUATION_SEED + 1, holes)
 
     def __call__(self, source: Source, seed: int) -> Data:
         """The data set in its domain.
@@ -224,20 +233,24 @@ class Conversion:
             source = some_classes(source, self.classes, self.without_classes)
         pixels = [images.pixels for images in source.splits]
         values = check_values(self.name, pixels, self.levels, self.domain, self.binarize)
-        remark = values_remark(values, self.scale) if self.levels is None else ""
+        remarks = [values_remark(values, self.scale)] if self.levels is None else []
+        missing = tuple(missing_pixels(part) if values.missing else 0 for part in pixels)
+        remarks += [missing_phrase(values.missing, pixels)] if values.missing else []
         standard = self.scale == "standard"
         moments = mean_and_deviation(source.train.pixels) if standard else None
         prepare = self._prepare(moments)
         _, channels, height, width = source.train.pixels.shape
-        train = self._split(source.train, prepare, seed if self.binarize == "fixed" else None)
+        holes = values.missing > 0
+        fixed = seed if self.binarize == "fixed" else None
+        train = self._split(source.train, prepare, fixed, holes)
         if self.perturb and self.levels is not None:
             levels = 2 if self.binarize in ("fixed", "threshold") else self.levels
             replaced = partial(perturbed, levels=levels, rate=self.perturb)
             train = replace(train, prepare=partial(_in_turn, first=replaced, then=train.prepare))
         return Data(
             train=train,
-            validation=self._split(source.validation, prepare, EVALUATION_SEED),
-            test=self._split(source.test, prepare, EVALUATION_SEED + 1),
+            validation=self._split(source.validation, prepare, EVALUATION_SEED, holes),
+            test=self._split(source.test, prepare, EVALUATION_SEED + 1, holes),
             name=self.name,
             domain=self.domain,
             image_shape=(channels, height, width),
@@ -245,10 +258,12 @@ class Conversion:
             binarize=self.binarize,
             dequantize=self.dequantize,
             class_names=source.class_names,
-            note="; ".join(filter(None, (self._note(source), remark, *source.remarks))),
+            note="; ".join(filter(None, (self._note(source), *remarks, *source.remarks))),
             fingerprint=tuple(map(images_fingerprint, source.splits)),
             scale=self.scale,
             moments=moments,
+            holes=missing[0] > 0,
+            missing=missing,
             pooled=lambda: self.once(source.pooled(), moments),
         )
 

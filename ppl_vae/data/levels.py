@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.spec import Domain
+from ppl_vae.data.holes import known, missing_pixels
 from ppl_vae.data.stored import Reader, Stored, pieces
 from ppl_vae.errors import InputError
 
 __all__ = [
     "DEEPEST",
     "Values",
+    "are_grey_levels_with_holes",
     "as_int32",
     "at_least",
     "check_values",
@@ -42,14 +44,16 @@ class Values:
     Args:
         least: The smallest that is finite.
         most: The largest that is finite.
-        whole: Whether all are whole numbers.
-        not_finite: How many are NaN or infinite.
+        whole: Whether all are whole numbers, but for those that are missing.
+        infinite: How many are infinite (as float32).
+        missing: How many are missing, which is NaN.
     """
 
     least: float
     most: float
     whole: bool
-    not_finite: int
+    infinite: int
+    missing: int
 
 
 def as_int32(array: NDArray[Any]) -> NDArray[np.int32]:
@@ -60,18 +64,21 @@ def as_int32(array: NDArray[Any]) -> NDArray[np.int32]:
 
 def values_of(*parts: Tensor | Stored) -> Values:
     """Looks at all values of images, those of a file in the order in which they lie in it."""
-    least, most, whole, not_finite = inf, -inf, True, 0
+    least, most, whole, infinite, missing = inf, -inf, True, 0, 0
     for part in parts:
         if isinstance(part, Stored):
             part = replace(part, rows=part.rows.sort().values)
         for piece in pieces(part):
             floats = piece.is_floating_point()
             finite = piece[piece.isfinite()] if floats else piece
-            not_finite += piece.numel() - finite.numel()
+            if finite.numel() < piece.numel():
+                nan = int(piece.isnan().sum())
+                missing += nan
+                infinite += piece.numel() - finite.numel() - nan
             if finite.numel():
                 least, most = min(least, finite.min().item()), max(most, finite.max().item())
                 whole = whole and not (floats and (finite != finite.round()).any())
-    return Values(least, most, whole, not_finite)
+    return Values(least, most, whole, infinite, missing)
 
 
 def check_values(
@@ -99,27 +106,30 @@ def check_values(
         InputError: If they do not.
     """
     dtype = pixels[0].dtype
-    if dtype.is_floating_point != (levels is None):
+    floats = dtype.is_floating_point
+    looked_at = [part for part in pixels if floats or isinstance(part, Tensor)]
+    values = values_of(*looked_at)
+    if floats != (levels is None or values.missing > 0):
         expected = "floating-point values" if levels is None else f"integers below {levels}"
         raise InputError(
             f"expected {expected} from {name}, with levels={levels} in Conversion.choose; got "
             f"{dtype}; give levels=None for floating-point values, else how many grey levels "
             "there are"
         )
-    looked_at = [part for part in pixels if levels is None or isinstance(part, Tensor)]
-    values = values_of(*looked_at)
     least, most = f"{values.least:g}", f"{values.most:g}"
     if levels is not None and looked_at and not -1 < values.least <= values.most < levels:
         raise InputError(
             f"expected grey levels of 0 to {levels - 1} from {name}; got {least} to {most}; give "
             "Conversion.choose the number of levels that there are"
         )
-    if values.not_finite:
+    if values.infinite:
         total = sum(part.shape.numel() for part in pixels)
         raise InputError(
-            f"expected finite images; got {values.not_finite:,} of {total:,} values NaN or "
-            f"infinite (as float32) in {name}; remove or replace them"
+            f"expected finite images, or NaN where a pixel is missing; got {values.infinite:,} of "
+            f"{total:,} values infinite (as float32) in {name}; remove or replace them"
         )
+    if values.missing and values.least > values.most:
+        raise InputError(f"expected images with observed pixels; all of {name} are missing (NaN)")
     if levels is not None or domain == "real":
         return values
     misfit = f"a likelihood for {domain} data does not fit the"
@@ -139,9 +149,10 @@ def check_values(
             "--likelihood Gaussian"
         )
     if domain == "bytes":
+        cast = "" if values.missing else ".astype('uint8')"
         raise InputError(
-            f"{misfit} floating-point values of {name}; convert them to uint8 with "
-            "(255 * images).round().astype('uint8'), or choose --likelihood Gaussian"
+            f"{misfit} floating-point values of {name}; convert them to whole numbers with "
+            f"(255 * images).round(){cast}, or choose --likelihood Gaussian"
         )
     return values
 
@@ -161,32 +172,53 @@ def values_remark(values: Values, scale: str | None) -> str:
         remedies.insert(0, f"divide them by {values.most:g}")
     else:
         dtype = "uint8" if values.most < 256 else "uint16"
-        remedies.insert(0, f"save them as {dtype} with images.round().astype('{dtype}')")
+        save = f"save them as {dtype} with images.round().astype('{dtype}')"
+        remedies.insert(0, "round them with images.round()" if values.missing else save)
     looks = "look like grey levels" if grey else "are far from 1"
     return f"{said}, which {looks}: {', or '.join(remedies)}"
 
 
 def mean_and_deviation(pixels: Tensor | Stored) -> tuple[float, float]:
-    """The mean and the standard deviation (1 where that is 0) of all values."""
-    count = pixels.shape.numel()
-    mean = sum(piece.double().sum().item() for piece in pieces(pixels)) / count
-    squares = sum((piece.double() - mean).square().sum().item() for piece in pieces(pixels))
-    return mean, sqrt(squares / count) or 1.0
+    """The mean and the standard deviation (1 where that is 0) of all values that there are."""
+    count, total = 0, 0.0
+    for piece in pieces(pixels):
+        values = known(piece)
+        count, total = count + values.numel(), total + values.double().sum().item()
+    mean = total / max(count, 1)
+    squares = sum((known(piece).double() - mean).square().sum().item() for piece in pieces(pixels))
+    return mean, sqrt(squares / max(count, 1)) or 1.0
 
 
 def two_values(*parts: Tensor | Stored) -> tuple[float, float] | None:
-    """The two values that all pixels have; None where there are more, or only one.
+    """The two values that all observed pixels have; None where there are more, or only one.
 
     int32 of `DEEPEST` stands for all that are larger, and so is no value.
     """
     found = np.empty(0)
     for part in parts:
         for piece in pieces(part):
-            found = np.union1d(found, piece.numpy())
+            found = np.union1d(found, known(piece).numpy())
             if len(found) > 2:
                 return None
-    known = all(part.dtype != torch.int32 for part in parts) or (abs(found) < DEEPEST).all()
-    return (float(found[0]), float(found[1])) if len(found) == 2 and known else None
+    sure = all(part.dtype != torch.int32 for part in parts) or (abs(found) < DEEPEST).all()
+    return (float(found[0]), float(found[1])) if len(found) == 2 and sure else None
+
+
+def are_grey_levels_with_holes(parts: Sequence[Tensor | Stored]) -> bool:
+    """Whether some values are missing and all others, at least one, whole numbers up to 65,535.
+
+    No integer type has a NaN, so that grey levels with missing pixels are stored as real numbers.
+    """
+    if not parts[0].dtype.is_floating_point:
+        return False
+    count = 0
+    for part in parts:
+        for piece in pieces(part):
+            there = known(piece)
+            if not ((there == there.round()) & (there >= 0) & (there < DEEPEST)).all():
+                return False
+            count += there.numel()
+    return 0 < count < sum(part.shape.numel() for part in parts)
 
 
 def grey_levels(
@@ -198,15 +230,17 @@ def grey_levels(
     and 16 that hold the largest.
 
     Args:
-        parts: Whole numbers (N, C, H, W), all uint8 or all int32.
+        parts: Whole numbers (N, C, H, W), all uint8 or all int32, or with missing pixels float32;
+            of two values, any numbers.
         name: What to call them in errors.
 
     Raises:
         InputError: If a value is below 0 or above 65,535.
     """
     pair = two_values(*parts)
+    holes = any(missing_pixels(part) for part in parts)
     if pair is not None:
-        binary = [at_least(part, pair[1]) for part in parts]
+        binary = [at_least(part, pair[1], holes) for part in parts]
         return binary, 2, f"two values ({pair[0]:g} and {pair[1]:g})"
     if parts[0].dtype == torch.uint8:
         return [*parts], 256, ""
@@ -219,12 +253,16 @@ def grey_levels(
         )
     bits = next(bits for bits in _BITS if values.most < 2**bits)
     if bits == 8:
+        if holes:
+            return [*parts], 256, "whole numbers, read as grey levels"
         return [_mapped(part, _as_bytes) for part in parts], 256, ""
     return [*parts], 2**bits, f"grey levels of {bits} bits (the largest is {values.most:,.0f})"
 
 
-def at_least(pixels: Tensor | Stored, value: float) -> Tensor | Stored:
-    """1 where a pixel is at least the value, else 0; uint8."""
+def at_least(pixels: Tensor | Stored, value: float, holes: bool = False) -> Tensor | Stored:
+    """1 where a pixel is at least the value, else 0; uint8, or float32 where some are missing."""
+    if holes:
+        return _mapped(pixels, partial(_is_at_least_or_missing, value=value), torch.float32)
     return _mapped(pixels, partial(_is_at_least, value=value))
 
 
@@ -232,14 +270,22 @@ def _is_at_least(images: Tensor, value: float) -> Tensor:
     return (images >= value).to(torch.uint8)
 
 
+def _is_at_least_or_missing(images: Tensor, value: float) -> Tensor:
+    return (images >= value).float().masked_fill(images.isnan(), torch.nan)
+
+
 def _as_bytes(images: Tensor) -> Tensor:
     return images.to(torch.uint8)
 
 
-def _mapped(pixels: Tensor | Stored, function: Callable[[Tensor], Tensor]) -> Tensor | Stored:
-    """The images that a function makes of these, uint8."""
+def _mapped(
+    pixels: Tensor | Stored,
+    function: Callable[[Tensor], Tensor],
+    dtype: torch.dtype = torch.uint8,
+) -> Tensor | Stored:
+    """The images that a function makes of these, of another type."""
     if isinstance(pixels, Stored):
-        return replace(pixels, read=_Mapped(pixels.read, function), dtype=torch.uint8)
+        return replace(pixels, read=_Mapped(pixels.read, function), dtype=dtype)
     return function(pixels)
 
 

@@ -4,7 +4,9 @@ Each becomes what it would be as a test image. Whole numbers are grey levels 0, 
 run's data, truth values are 0 and 1, and pictures have 256 levels, or 65,536 where they have 16
 bits. Of pictures the intensity counts where the domain is `binary` or `unit`; elsewhere their
 levels have to be those of the run. Floating-point numbers are values in the domain, or where the
-run's data are floating-point numbers, values such as those.
+run's data are floating-point numbers, values such as those. Where the run's data are grey levels
+with missing pixels, which are stored as floating-point numbers, whole ones of these are grey levels
+if one is above 1.
 """
 
 import os
@@ -23,7 +25,13 @@ from ppl_vae.data.classes import class_number
 from ppl_vae.data.conversion import Conversion
 from ppl_vae.data.in_memory import part_of
 from ppl_vae.data.levels import DEEPEST, as_int32
-from ppl_vae.data.new_values import check_floats, check_shape, fitting, grey_levels
+from ppl_vae.data.new_values import (
+    are_grey_levels,
+    check_floats,
+    check_shape,
+    fitting,
+    grey_levels,
+)
 from ppl_vae.data.pictures import read_header, read_pixels
 from ppl_vae.data.resizing import Resizing
 from ppl_vae.data.source import Images
@@ -96,9 +104,8 @@ def _converted(images: Any, facts: Facts) -> Split:
                 f"{fitting(facts)}"
             )
         return _conversion(facts, 2).once(Images(pixels.to(torch.uint8)))
-    if not pixels.is_floating_point():
+    if are_grey_levels(pixels, facts):
         return _conversion(facts, facts.levels).once(Images(grey_levels(pixels, facts)))
-    pixels = pixels.float()
     check_floats(pixels, facts)
     if facts.levels is None:
         return _conversion(facts, None).once(Images(pixels), facts.moments)

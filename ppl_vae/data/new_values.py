@@ -5,11 +5,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ppl_vae.data.holes import known
 from ppl_vae.data.levels import DEEPEST
 from ppl_vae.data.split import Facts
 from ppl_vae.errors import InputError
 
-__all__ = ["check_floats", "check_shape", "fitting", "grey_levels"]
+__all__ = [
+    "are_grey_levels",
+    "check_floats",
+    "check_missing",
+    "check_shape",
+    "fitting",
+    "grey_levels",
+]
 
 _BYTES = 256
 
@@ -31,6 +39,16 @@ def check_shape(shape: Sequence[int], facts: Facts) -> None:
     )
 
 
+def check_missing(missing: int, facts: Facts) -> None:
+    """Raises an InputError where pixels are missing and the run's training images had all."""
+    if missing and not facts.holes:
+        raise InputError(
+            f"expected all pixels, as the run's training images have; {missing:,} are missing "
+            "(NaN); fill them with ppl_vae.restore --corruption Masked --images FILE, or train on "
+            "images with missing pixels"
+        )
+
+
 def fitting(facts: Facts) -> str:
     """The numbers that fit a run, as a phrase."""
     if facts.levels is None:
@@ -41,8 +59,11 @@ def fitting(facts: Facts) -> str:
 
 
 def grey_levels(pixels: Tensor, facts: Facts) -> Tensor:
-    """Whole numbers as the run's data have them; raises an InputError where they cannot be."""
-    least, most = int(pixels.min()), int(pixels.max())
+    """Whole numbers as the run's data have them; raises an InputError where they cannot be.
+
+    Those that stand among missing pixels are floating-point numbers, and stay so.
+    """
+    least, most = int(known(pixels).min()), int(known(pixels).max())
     if facts.levels is None:
         raise InputError(
             f"expected {fitting(facts)}; got whole numbers of {least} to {most:,}; scale them as "
@@ -59,16 +80,32 @@ def grey_levels(pixels: Tensor, facts: Facts) -> Tensor:
             f"expected {fitting(facts)}; got 0 and 1 alone, which is black; if the images are "
             "binary, give them as truth values with images.astype(bool)"
         )
+    if pixels.is_floating_point():
+        return pixels
     return pixels.to(torch.uint8 if facts.levels <= _BYTES else torch.int32)
+
+
+def are_grey_levels(pixels: Tensor, facts: Facts) -> bool:
+    """Whether images are of whole numbers: grey levels, as far as the run's data have them.
+
+    Floating-point images are where those of the run are grey levels with missing pixels, and a
+    value is above 1: else they are values in the domain.
+    """
+    if not pixels.is_floating_point():
+        return True
+    there = known(pixels)
+    grey = facts.holes and facts.levels is not None and facts.domain != "bytes"
+    return grey and bool((there == there.round()).all()) and bool((there > 1).any())
 
 
 def check_floats(pixels: Tensor, facts: Facts) -> None:
     """Raises an InputError unless floats are values of the domain, or those of the run's data."""
-    if not pixels.isfinite().all():
-        count = int((~pixels.isfinite()).sum())
+    check_missing(int(pixels.isnan().sum()), facts)
+    total, pixels = pixels.numel(), known(pixels)
+    if pixels.isinf().any():
         raise InputError(
-            f"expected finite values; {count:,} of {pixels.numel():,} are infinite or NaN; replace "
-            "them, as with numpy.nan_to_num(images)"
+            f"expected finite values; {int(pixels.isinf().sum()):,} of {total:,} are infinite; "
+            "replace them, as with numpy.nan_to_num(images)"
         )
     if facts.domain == "real" and facts.levels is None:
         return

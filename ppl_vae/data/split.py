@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.spec import Domain
 from ppl_vae.data.classes import class_number
-from ppl_vae.data.stored import Index, Stored
+from ppl_vae.data.stored import Index, Stored, pieces
 from ppl_vae.errors import InputError
 
 __all__ = ["Data", "Facts", "Split", "sizes_phrase"]
@@ -75,6 +75,12 @@ class Split:
             return (x,)
         unknown = torch.full((len(x),), -1, device=x.device)
         return (x, unknown if self.labels is None else self.labels[index])
+
+    def observed(self) -> Tensor:
+        """How many pixels of each image are not missing, (N,)."""
+        if not self.raw.dtype.is_floating_point:
+            return torch.full((len(self),), self.raw.shape[1:].numel())
+        return torch.cat([(~piece.isnan()).flatten(1).sum(1) for piece in pieces(self.raw)])
 
     def keep_labels(self, count: int, classes: int, seed: int) -> "Split":
         """The split with the labels of `count` images, chosen by the seed, and -1 for the others.
@@ -158,6 +164,7 @@ class Facts:
         moments: The mean and the standard deviation that they are standardised by.
         crop: How pictures are brought to the size of `image_shape`, as `ImageFolder` takes it; None
             where they have to be of that size.
+        holes: Whether training images have missing pixels, which are NaN.
     """
 
     name: str
@@ -170,6 +177,7 @@ class Facts:
     scale: Literal["none", "standard"] | None = None
     moments: tuple[float, float] | None = None
     crop: Literal["none", "center"] | None = None
+    holes: bool = False
 
     @classmethod
     def restored(cls, plain: Mapping[str, Any]) -> Self:
@@ -225,6 +233,7 @@ class Data(Facts):
         note: The first line of a run: sizes, choices, and remarks on the data.
         fingerprint: Of each split, as `ppl_vae.data.fingerprint` has it; without one, its size.
         pooled: Gives the images of all three splits as one.
+        missing: How many pixels of each split are missing.
     """
 
     train: Split
@@ -233,6 +242,7 @@ class Data(Facts):
     note: str
     fingerprint: tuple[str, ...] = ()
     pooled: Callable[[], Split] | None = None
+    missing: tuple[int, ...] = (0, 0, 0)
 
     def __repr__(self) -> str:
         return f"Data {self.note}"

@@ -125,6 +125,11 @@ def seen_of(
         split: Split = run.split_of(images, labels)
         split = split.first(_checked(count, len(split)))
         x = split[:] / white(run.spec.domain)
+        if x.isnan().any():
+            raise InputError(
+                "expected originals without missing pixels (NaN), which restorations are compared "
+                "with; give such images, or leave out --corrupt to restore these as they are"
+            )
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         y = corruption.corrupt(x, generator)
         if y.shape == x.shape and torch.equal(y, x):

@@ -1,6 +1,6 @@
 """The numbers that are reported of a pair: means with their standard errors, bits, active units."""
 
-from math import log, sqrt
+from math import log, prod, sqrt
 from typing import Any
 
 import numpy as np
@@ -46,15 +46,17 @@ def scored(name: str, values: ArrayLike | Tensor) -> dict[str, float | None]:
     return {name: mean, f"{name}_standard_error": error}
 
 
-def quantity(model: Model) -> str:
+def quantity(model: Model, holes: bool = False) -> str:
     """The log-likelihood that a pair estimates: given y where the model takes the class as given.
 
-    A model that sums its classes out is measured as one of images alone.
+    A model that sums its classes out is measured as one of images alone. Of images with missing
+    pixels it is the log-likelihood of the observed ones.
     """
-    return "log p(x|y)" if model.labelled and not model.enumerated else "log p(x)"
+    x = "x_observed" if holes else "x"
+    return f"log p({x}|y)" if model.labelled and not model.enumerated else f"log p({x})"
 
 
-def bits_per_dim(log_likelihood: Tensor, data: Facts) -> Tensor:
+def bits_per_dim(log_likelihood: Tensor, data: Facts, observed: Tensor | None = None) -> Tensor:
     """-log2 of the probability of an image of the original, per pixel and channel, (N,).
 
     Where L grey levels were dequantised, x = (v + u) / L with u uniform, the density of x bounds
@@ -64,9 +66,9 @@ def bits_per_dim(log_likelihood: Tensor, data: Facts) -> Tensor:
     Args:
         log_likelihood: log p(x), (N,) in nats.
         data: The data set of the images.
+        observed: How many values of each image are not missing, (N,); all unless given.
     """
-    channels, height, width = data.image_shape
-    nats = -log_likelihood / (channels * height * width)
+    nats = -log_likelihood / (prod(data.image_shape) if observed is None else observed)
     if data.dequantize == "uniform" and data.levels is not None:
         nats = nats + log(data.levels)
     return nats / log(2)

@@ -51,12 +51,17 @@ class WakeSleep(Objective):
 
 
 def _sleep(model: Model, guide: Guide, x: Tensor) -> Tensor:
-    """-log q(z|x), averaged over as many (z, x) from the model as there are images in x."""
+    """-log q(z|x), averaged over as many (z, x) from the model as there are images in x.
+
+    Images from the model have the missing pixels of the data.
+    """
     with torch.no_grad():
         dream = poutine.trace(poutine.uncondition(model)).get_trace(x)
     drawn: dict[str, Any] = dict(dream.nodes)
     # q(z|x) may depend on the model's parameters too, which are no part of phi.
     constants = {f"model.{name}": value.detach() for name, value in model.named_parameters()}
     dreamt = drawn["x"]["value"]
+    if model.spec.holes:  # or the guide would be taught on whole images alone
+        dreamt = dreamt.masked_fill(x.isnan(), torch.nan)
     inputs = (dream, model.latents, torch.Size((len(x),)), dreamt)
     return -functional_call(Scoring(model, guide), constants, inputs).mean()

@@ -69,7 +69,8 @@ def load_data(pieces: Pieces, seed: int) -> Data:
         seed: The run's seed.
 
     Raises:
-        InputError: If it cannot be read, its `load` returns something else, or a split is empty.
+        InputError: If it cannot be read, its `load` returns something else, a split is empty, or
+            pixels are missing in validation or test images alone.
     """
     domain = choose_domain(pieces)
     data = pieces["data"].load(domain, seed)
@@ -97,6 +98,13 @@ def load_data(pieces: Pieces, seed: int) -> Data:
         raise InputError(
             f"{name}: expected training, validation and test images; got {counts[0]:,} / "
             f"{counts[1]:,} / {counts[2]:,}{together}; add {add}{others}"
+        )
+    if any(data.missing) and not data.holes:
+        raise InputError(
+            f"{name}: expected missing pixels (NaN) in training images too, so that the encoder "
+            f"learns of them; got {data.missing[1]:,} in the validation and {data.missing[2]:,} in "
+            "the test images alone; leave those images out, and fill their holes with "
+            "ppl_vae.restore --corruption Masked --images FILE"
         )
     return data
 

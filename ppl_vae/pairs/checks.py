@@ -22,6 +22,11 @@ from ppl_vae.pairs.sites import OnlyDistributions, check_plates
 
 __all__ = ["check_labels", "check_objective", "check_pair", "find_not_finite"]
 
+_HOLES = (
+    "; where pixels are missing (NaN), the site x takes self.observed(p(x|z)) in a model, and the "
+    "encoder of a guide inputs of shape spec.encoder_shape"
+)
+
 
 def check_labels(model: Model, data: Data) -> None:
     """Checks that the labels of the data suit a model of labelled images.
@@ -109,9 +114,10 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
                     f"{pair}: the guide is one for the sites {sorted(guide.latents)}, the model "
                     f"has {sorted(model.latents)}; choose one of {others or 'your own'}"
                 ) from error
+            holes = _HOLES if model.spec.holes else ""
             raise InputError(
                 f"{pair} does not run on images {tuple(x.shape[1:])}: {reason(error)}"
-                f"{in_own_code(error)}"
+                f"{in_own_code(error)}{holes}"
             ) from error
     sites = {
         "model": sorted(model_trace.stochastic_nodes),
@@ -253,7 +259,7 @@ def find_not_finite(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> s
     Returns:
         A phrase such as "the log-probability of site 'x' is not finite", or None.
     """
-    if not x.isfinite().all():
+    if not (x.isfinite() | (x.isnan() & model.spec.holes)).all():
         return "the data are not finite"
     for program, module in (("guide", guide), ("model", model)):
         for name, parameter in module.named_parameters():

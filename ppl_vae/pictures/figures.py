@@ -35,6 +35,7 @@ FAINT = "#777777"
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 # Around images on a sheet: no shade of grey, so that neither white nor black ones merge with it.
 _FRAME = (159, 179, 200)
+_MISSING = 0.5  # the grey of a pixel that is missing
 _SURFACE_FRAME = 2  # pixels, around images without gaps
 _SHEET_WIDTH = 1400  # pixels, to which a sheet of many small images is enlarged
 _LARGEST_TILE = 112  # pixels, to which one image on a sheet is enlarged
@@ -182,11 +183,15 @@ def _enlarged(
     lefts: NDArray[np.int_],
     frame: int,
 ) -> NDArray[np.uint8]:
-    """The tiles on white, each pixel a square, each tile in a frame; NaN is left out."""
+    """The tiles on white, each pixel a square, each tile in a frame.
+
+    A tile of NaN alone is left out, and among other pixels NaN is one that is missing, grey.
+    """
     height, width = (scale * side for side in tiles.shape[3:])
     size = (tops[-1] + height + 2 * frame, lefts[-1] + width + 2 * frame)
     picture = np.full((*size, 3), 255, dtype=np.uint8)
-    shown = np.argwhere(~np.isnan(tiles).any((2, 3, 4)))
+    shown = np.argwhere(~np.isnan(tiles).all((2, 3, 4)))
+    tiles = np.nan_to_num(tiles, nan=_MISSING)
     for row, column in shown:  # the frames first: without gaps they would cover other tiles
         top, left = tops[row], lefts[column]
         picture[top : top + height + 2 * frame, left : left + width + 2 * frame] = _FRAME

@@ -40,7 +40,7 @@ def to_display(images: ArrayLike, domain: Domain, like: ArrayLike) -> NDArray[np
     """Images of a domain as grey or colour values in [0, 1].
 
     Bytes are divided by 255. Other data are clamped to [0, 1], except real data that leave it,
-    which are scaled by (x - min) / (max - min) first.
+    which are scaled by (x - min) / (max - min) first. Missing pixels stay NaN.
 
     Args:
         images: Images of any shape, in units of the domain.
@@ -56,6 +56,7 @@ def to_display(images: ArrayLike, domain: Domain, like: ArrayLike) -> NDArray[np
         values = values / 255
     elif domain == "real":
         reference = np.asarray(like, dtype=np.float64)
+        reference = reference[~np.isnan(reference)]
         low, high = (reference.min(), reference.max()) if reference.size else (0.0, 1.0)
         if low < 0 or high > 1:
             values = (values - low) / (high - low if high > low else 1.0)

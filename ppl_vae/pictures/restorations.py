@@ -12,7 +12,6 @@ from ppl_vae.pictures.figures import save, sheet
 __all__ = ["draw_restorations", "write_images"]
 
 _ROWS, _DRAWS = 8, 4
-_MISSING = 0.5  # the grey of a pixel that is missing
 
 
 def draw_restorations(
@@ -31,7 +30,7 @@ def draw_restorations(
     mean = arrays["mean"][:_ROWS]
     seen = arrays["corrupted"][:_ROWS]
     factor = mean.shape[-1] // seen.shape[-1]
-    seen = np.nan_to_num(seen, nan=_MISSING).repeat(factor, -1).repeat(factor, -2)
+    seen = seen.repeat(factor, -1).repeat(factor, -2)
     deviation = arrays["standard_deviation"][:_ROWS]
     columns = {"seen": seen, "$E[x|y]$": mean}
     if "original" in arrays:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ppl_vae.data import Split
 from ppl_vae.inference.pareto import log_mean
@@ -92,17 +93,18 @@ def comparison(inspection: Inspection, section: Section) -> None:
 def comparable(inspection: Inspection, other: Run) -> str | None:
     """Why a run cannot be compared on the same images, or None."""
     run = inspection.run
-    if quantity(other.model) != inspection.log_p:
-        return (
-            f"estimates {quantity(other.model)}, which is another quantity than {inspection.log_p}"
-        )
+    theirs, ours = quantity(other.model), quantity(run.model)
+    if theirs != ours:
+        return f"estimates {theirs}, which is another quantity than {ours}"
+    if inspection.holes and not other.spec.holes:
+        return "was trained on images without missing pixels, and these have some"
     if other.spec.image_shape != run.spec.image_shape:
         shapes = [" x ".join(map(str, r.spec.image_shape)) for r in (other, run)]
         return f"has images of {shapes[0]}, not {shapes[1]}"
     if other.data.reference_measure != run.data.reference_measure:
         return f"has densities with respect to the {other.data.reference_measure}"
-    theirs = getattr(other.data, inspection.split_name)
-    if len(theirs) != len(inspection.split) or not _same_images(inspection, other, theirs):
+    images = getattr(other.data, inspection.split_name)
+    if len(images) != len(inspection.split) or not _same_images(inspection, other, images):
         return "was trained on other data: its images are not the same"
     return None
 
@@ -111,10 +113,17 @@ def _same_images(inspection: Inspection, other: Run, theirs: Split) -> bool:
     """In the training split the stored images and their conversion: its noise is always fresh."""
     index = inspection.images
     if inspection.split_name != "train":
-        return torch.equal(theirs[index.to(other.device)].cpu(), inspection.batch()[0].cpu())
+        return _equal(theirs[index.to(other.device)], inspection.batch()[0])
     conversions = [(data.binarize, data.dequantize) for data in (other.data, inspection.run.data)]
-    return conversions[0] == conversions[1] and torch.equal(
-        theirs.raw[index.to(other.device)].cpu(), inspection.split.raw[index].cpu()
+    return conversions[0] == conversions[1] and _equal(
+        theirs.raw[index.to(other.device)], inspection.split.raw[index]
+    )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether images are the same, pixels that are missing too."""
+    return one.dtype == other.dtype and torch.allclose(
+        one.cpu(), other.cpu(), rtol=0, atol=0, equal_nan=True
     )
 
 

@@ -101,9 +101,14 @@ class Inspection:
         return getattr(self.run.data, self.split_name)
 
     @property
+    def holes(self) -> bool:
+        """Whether some of the images have missing pixels."""
+        return bool(self.batch()[0].isnan().any())
+
+    @property
     def log_p(self) -> str:
-        """The log-likelihood that is estimated, log p(x) or log p(x|y)."""
-        return quantity(self.run.model)
+        """The log-likelihood that is estimated, log p(x) or log p(x|y); of observed pixels."""
+        return quantity(self.run.model, self.holes)
 
     @property
     def images(self) -> Tensor:

@@ -244,7 +244,7 @@ def _description(run: "Run") -> dict[str, Any]:
         "latent_dim": spec.latent_dim,
         "classes": spec.classes,
         "domain": spec.domain,
-        "values_of_x": _VALUES[spec.domain],
+        "values_of_x": _VALUES[spec.domain] + (", or NaN where missing" if spec.holes else ""),
         "from_pixels_v": pixels,
     }
 

@@ -10,6 +10,7 @@ import torch
 
 from models import Spec
 from ppl_vae.data import Data, DataSet, Facts, ImageFolder, Split, sizes_phrase, standardised
+from ppl_vae.data.new_values import check_missing
 from ppl_vae.errors import InputError
 
 __all__ = ["other_data"]
@@ -44,6 +45,7 @@ def other_data(data_set: DataSet, facts: Facts, spec: Spec, labelled: bool) -> D
             f"expected floating-point values, as the run's data are; {data.name} has "
             f"{data.levels:,} grey levels; save its images as those were"
         )
+    check_missing(sum(data.missing), facts)
     adapt = partial(
         _adapted, facts=facts, classes=_classes(data, facts, spec) if labelled else None
     )

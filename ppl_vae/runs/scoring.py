@@ -73,6 +73,12 @@ class Scoring:
                     f"expected a guide with a density; q(z|x) of {type(run.guide).__name__} in "
                     f"{run.path} is a point; train a run with another guide, such as DiagonalNormal"
                 )
+            if run is not None and run.spec.holes:
+                raise InputError(
+                    "expected a run of images without missing pixels, since scores of images with "
+                    "more or fewer of them do not compare; train one on complete images instead of "
+                    f"{run.path}"
+                )
         if (self.background is None) == ("likelihood_ratio" in self.names):
             remedy = "name a run on the same images that was trained with --data.perturb 0.2"
             if self.background is not None:

@@ -57,7 +57,7 @@ def prepare(
     batch_size = _batch_size(settings, len(data.train), pieces["objective"], ranks.size)
     config["batch_size"] = batch_size
     settings = dataclasses.replace(settings, batch_size=batch_size)
-    spec = Spec(data.image_shape, data.domain, settings.latent_dim, data.classes)
+    spec = Spec(data.image_shape, data.domain, settings.latent_dim, data.classes, data.holes)
     check_size(spec, pieces)
     model, guide = build_pair(spec, pieces)
     model.to(device)

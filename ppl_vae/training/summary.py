@@ -76,7 +76,8 @@ def report(run: Run) -> str:
     rows["next"] = f"python -m ppl_vae.evaluate {run.path}"
     if outside_classes(run.config):
         rows["next"] += " --allow_code true"
-    given = "" if quantity(run.model) == "log p(x)" else f" of {quantity(run.model)}"
+    log_p = quantity(run.model, run.spec.holes)
+    given = "" if log_p == "log p(x)" else f" of {log_p}"
     meaning = f"ELBO{given} = -(rate + distortion)" if bounded else "distortion = -log p(x|z)"
     title = f"{run.path}: {summary['data']}, validation images ({meaning})"
     return table(title, {"measure": summary["reference_measure"], **rows})
