@@ -82,7 +82,8 @@ def detect(
     An image is flagged where its conformal p-value, from the validation images of the run, is at
     most `false_alarms`. A normal image is then flagged with at most that probability, whatever the
     model, see `ppl_vae.measures.conformal`. RUN/detection/ gets scores.csv, detection.json,
-    images.png, histograms.png and, where it is known which images are normal, curves.png.
+    images.png, histograms.png and, where it is known which images are normal, curves.png. Of the
+    rows of a table there is no images.png.
 
     Args:
         run: A trained run, or its directory.
@@ -242,12 +243,13 @@ def _write(found: Detection, folder: Path, run: Run, images: Split, facts: Facts
         columns[f"{name}_p_value"] = torch.from_numpy(found.p_values[name])
     columns["flagged"] = torch.from_numpy(found.flagged).long()
     score = found.summary["score"]
-    like = run.data.test[slice(0, 256)].cpu().numpy()
-    shown = images.select(torch.from_numpy(found.shown))[:].cpu().numpy()
-    halves = np.split(to_display(shown, run.spec.domain, like), 2), np.split(found.maps, 2)
-    names = ("least normal", "most normal")
-    title = f"By {score.replace('_', ' ')}; below, nats above (red) and below (blue) the usual"
-    draw_extremes(dict(zip(names, zip(*halves, strict=True), strict=True)), folder / IMAGES, title)
+    if not run.facts.table:
+        like = run.data.test[slice(0, 256)].cpu().numpy()
+        shown = images.select(torch.from_numpy(found.shown))[:].cpu().numpy()
+        halves = np.split(to_display(shown, run.spec.domain, like), 2), np.split(found.maps, 2)
+        pairs = dict(zip(("least normal", "most normal"), zip(*halves, strict=True), strict=True))
+        title = f"By {score.replace('_', ' ')}; below, nats above (red) and below (blue) the usual"
+        draw_extremes(pairs, folder / IMAGES, title)
     kinds = {"calibration": found.calibration, "images": found.scores}
     ranked = found.ranked()
     if found.anomalous is not None and ranked is not None:
@@ -280,18 +282,18 @@ def _main(arguments: list[str]) -> None:
     if background is not None:
         options["background"] = load(background, device, code)
     found = detect(run, data=data, **options)
-    print(table(f"{run.path}: {found.summary['data']}", _lines(found)))
+    print(table(f"{run.path}: {found.summary['data']}", _lines(found, run.facts.noun)))
     folder = options["out"] or run.path / DETECTION
     print(f"  written  {folder}")
 
 
-def _lines(found: Detection) -> dict[str, str]:
+def _lines(found: Detection, noun: str) -> dict[str, str]:
     it = found.summary
     count, flagged = it["data_points"], it["flagged"]
     option = "false_alarms" if "false_alarms" in it else "false_discoveries"
     lines = {
         "score": it["score"],
-        "flagged": f"{flagged:,} of {count:,} images, --{option} {it[option]:g}",
+        "flagged": f"{flagged:,} of {count:,} {noun}, --{option} {it[option]:g}",
     }
     for name, title in (
         ("false_alarm_rate", "false alarms"),

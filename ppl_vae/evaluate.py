@@ -133,13 +133,13 @@ def evaluate(
     if not run.guide.has_density:
         particles = 1  # every draw from a point is the same
     elif particles is None:
-        particles, wanted = _affordable(run, images, data_points is not None)
+        particles, wanted = _affordable(run, images, data_points is not None, facts.noun)
         images = images.first(wanted)
     observed = images.observed().to(run.device)
     share = observed.double() / run.spec.pixels
     holes = bool((share < 1).any())
     began = time.monotonic()
-    progress = Progress(f"evaluating {run.path}", wanted, "images")
+    progress = Progress(f"evaluating {run.path}", wanted, facts.noun)
     with progress, seeded(run.device, seed), torch.no_grad():
         estimates = estimate(
             run.model, run.guide, images, particles, advance=progress.advance, engine=engine
@@ -197,7 +197,7 @@ def evaluate(
     return result
 
 
-def _affordable(run: Run, images: Split, all_of_them: bool) -> tuple[int, int]:
+def _affordable(run: Run, images: Split, all_of_them: bool, noun: str) -> tuple[int, int]:
     """The particles and images of about a minute, said on standard error."""
     effort = affordable_effort(run.model, run.guide, images, all_of_them)
     of = "all" if effort.data_points == len(images) else "the first"
@@ -205,7 +205,7 @@ def _affordable(run: Run, images: Split, all_of_them: bool) -> tuple[int, int]:
     if effort.particles < MOST_PARTICLES or effort.data_points < len(images):
         more = f"; for a paper add --particles {MOST_PARTICLES} --data_points all"
     print(
-        f"measuring {of} {effort.data_points:,} images with {effort.particles:,} particles each, "
+        f"measuring {of} {effort.data_points:,} {noun} with {effort.particles:,} particles each, "
         f"about {effort.seconds:,.0f} s here{more}",
         file=sys.stderr,
     )
@@ -245,7 +245,7 @@ def _main(arguments: list[str]) -> None:
     name = f"{result['data']} {place}" if place else result["data"]
     of = "" if result["split"] == "all" else f" of the {result['split']} split"
     title = (
-        f"{run.path}: {name}, {result['data_points']:,} images{of}, "
+        f"{run.path}: {name}, {result['data_points']:,} {run.facts.noun}{of}, "
         f"in {result['seconds']:.1f} seconds"
     )
     folder, end = Path(options["out"] or run.path), ending_of(result["split"], data)

@@ -67,8 +67,8 @@ def features(
     All are fitted to training images and measured on test images, each with its standard error
     over the test images. Images whose label is not known, -1, are left out of the scores that need
     labels; where no label is known only the first score is there. Written are features.json and two
-    pictures in the first run's directory, and each run's features with their labels as
-    RUN/features.npz.
+    pictures in the first run's directory (one of runs on a table), and each run's features with
+    their labels as RUN/features.npz.
 
     Args:
         *runs: Trained runs on the same data, or their paths.
@@ -152,7 +152,8 @@ def features(
 def _places(runs: Sequence[Run], out: Path | None) -> list[Path]:
     """The scores, the two pictures, and the features of each run."""
     folder = out or runs[0].path / PICTURES
-    pictures = [folder / SCORES_PICTURE, folder / RECONSTRUCTIONS_PICTURE]
+    pictures = [folder / SCORES_PICTURE]
+    pictures += [] if runs[0].facts.table else [folder / RECONSTRUCTIONS_PICTURE]
     if out is None:
         return [runs[0].path / FEATURES, *pictures, *(run.path / ARRAYS for run in runs)]
     names = [ARRAYS, *(f"features-{number}.npz" for number in range(2, len(runs) + 1))]
@@ -233,6 +234,8 @@ def _draw(
     rows = result["representations"]
     note = f"{_images_of(result)}; bars are two standard errors either way"
     plots.score_chart(rows, _scores_in(rows), pictures[0], note)
+    if run.facts.table:
+        return
     if labels is None:
         chosen = list(range(min(_SHOWN, len(x))))
     else:  # one image of each known label, in their order

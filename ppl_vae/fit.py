@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from guides import DiagonalNormal, Guide
-from models import MLP, VAE, Bernoulli, Gaussian, Likelihood, Model, NetworkFactory, Prior, Spec
+from models import MLP, VAE, Likelihood, Model, NetworkFactory, Prior, Spec
 from ppl_vae.command_line.fit_parser import fit_parser
 from ppl_vae.command_line.pieces import allow_only, data_set_of, parse_with_pieces, piece_arguments
 from ppl_vae.command_line.verbs import run_verb
@@ -26,7 +26,7 @@ from ppl_vae.machine.notebook import in_notebook
 from ppl_vae.machine.processes import join
 from ppl_vae.machine.progress import announced
 from ppl_vae.objectives import ELBO, Objective
-from ppl_vae.pairs.building import check_pieces, choose_domain
+from ppl_vae.pairs.building import check_pieces, usual_likelihood
 from ppl_vae.pairs.calls import called_anywhere
 from ppl_vae.pairs.given import data_set, described, save_with_images, saved_in
 from ppl_vae.pairs.pieces import class_of, instance
@@ -87,12 +87,14 @@ def fit(
 
     Args:
         data: The data set, or images as `ppl_vae.data.Arrays.of` takes them: an array or a tensor
-            (N, H, W) or (N, C, H, W), a pair (images, labels), or a map-style torch `Dataset`. Of
-            images the run directory keeps a copy. The embedded digits unless given.
+            (N, H, W) or (N, C, H, W), a table (N, columns), a pair (images, labels), or a map-style
+            torch `Dataset`. Of images the run directory keeps a copy. The embedded digits unless
+            given.
         model: p(x, z).
         prior: p(z), where the model has one to choose.
         likelihood: p(x|z), where the model has one to choose; unless given, Bernoulli for data
-            that are binary by default and Gaussian for others.
+            that are binary by default and Gaussian for others, for a table with a scale for each
+            column that begins at 1.
         network: The architecture of encoder and decoder.
         guide: q(z|x).
         objective: What is minimised; the negative ELBO unless given.
@@ -177,7 +179,7 @@ def fit(
         raise InputError("--overwrite: expected --run too, the run to replace; got none")
     ranks = join(settings.device)
     if likelihood is None and "likelihood" in inspect.signature(model).parameters:
-        pieces["likelihood"] = Bernoulli if choose_domain(pieces) == "binary" else Gaussian
+        pieces["likelihood"] = usual_likelihood(pieces)
     name = "-".join(class_of(pieces[role]).__name__ for role in ("data", "model"))
     free = partial(free_path, name)
     wanted = as_path("--run", run) if run else None

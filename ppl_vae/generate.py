@@ -62,6 +62,8 @@ def generate(
 ) -> Pictures:
     """Shows what a trained pair has learned, as a picture and as arrays in RUN/generated/.
 
+    Of a run on a table there are the arrays alone.
+
     Args:
         run: A trained run, or its path.
         what: `sample` draws from the prior; `reconstruct` encodes and decodes test images;
@@ -115,7 +117,9 @@ def generate(
     folder = writable(out or run.path / "generated")
     name = what if label is None else f"{what}-label-{label}"
     with announced(f"generate {what}: writing the picture and the arrays"):
-        written = Pictures(_draw(run, what, arrays, folder / f"{name}.png", label))
+        written = Pictures()
+        if not run.data.table:
+            written += _draw(run, what, arrays, folder / f"{name}.png", label)
         written.append(folder / f"{name}.npz")
         with whole_file(written[-1]) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
@@ -132,7 +136,7 @@ _UNITS = {
 
 
 def _draw(run: Run, what: What, arrays: Arrays, path: Path, label: int | str | None) -> list[Path]:
-    limits = run.data.test[slice(0, 256)].cpu().numpy()
+    limits = run.data.in_units(run.data.test[slice(0, 256)]).cpu().numpy()
 
     def display(name: str) -> NDArray[np.float64]:
         return plots.to_display(arrays[name], run.spec.domain, like=limits)

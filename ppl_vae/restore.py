@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.corruptions import Corruption
+from models.corruptions import Corruption, Downsampled, SaltAndPepper
 from ppl_vae.command_line.parser import Parser
 from ppl_vae.command_line.pieces import piece_arguments, piece_of
 from ppl_vae.command_line.verbs import (
@@ -72,7 +72,7 @@ def restore(
         images: The corrupted images, as `Run.split_of` takes them; floating-point arrays are
             intensities, with NaN where a pixel is missing. With `corrupt` the originals; those of
             the run's data unless given. Unless given, those of the run's data too where these have
-            missing pixels.
+            missing pixels. Of a run on a table they are its rows (N, columns).
         corruption: p(y|x). A parameter that it leaves out is inferred from all the images.
         corrupt: Whether to corrupt the images first, so that the restorations can be measured.
         labels: Of the images, where the model takes the class as given.
@@ -96,6 +96,13 @@ def restore(
     run = as_run(run)
     if images is None and not corrupt and not run.spec.holes:
         raise InputError("expected corrupted images (--images), or --corrupt true to make some")
+    if run.facts.table:
+        compare_with_others = False
+        if isinstance(corruption, Downsampled | SaltAndPepper):
+            raise InputError(
+                f"{type(corruption).__name__} is for images, and the run's data are a table; "
+                "choose Masked or GaussianNoise"
+            )
     began = time.monotonic()
     with seeded(run.device, seed), _input_errors():
         check_sampling(method, draws, particles)
@@ -105,7 +112,7 @@ def restore(
         wanted = min(_USUAL, len(source)) if own and count is None else count
         seen = seen_of(run, source, corruption, corrupt, labels, wanted)
         inferred: dict[str, Any] = {}
-        with Progress(f"restoring with {run.path}", len(seen), "images") as progress:
+        with Progress(f"restoring with {run.path}", len(seen), run.facts.noun) as progress:
             for name in corruption.unknown:
                 corruption, error = infer_unknown(
                     run.model, run.guide, corruption, seen.y, seen.labels,
@@ -127,7 +134,8 @@ def restore(
             **diagnostics([part.latents for part in parts]),
         }
         if seen.x is not None:
-            numbers["restoration"] = restoration_scores(seen.x, mean, every)
+            hidden = seen.y.isnan() if run.facts.table else None
+            numbers["restoration"] = restoration_scores(seen.x, mean, every, hidden)
             numbers["others"] = {
                 name: restoration_scores(seen.x, value) for name, value in others.items()
             }
@@ -135,13 +143,14 @@ def restore(
             numbers |= {"note": note} if note else {}
     numbers |= {"draws": draws, "particles": particles, "method": method, "seed": seed}
     numbers["seconds"] = time.monotonic() - began
+    in_units = run.facts.in_units
     return Restoration(
-        _array(seen.y),
-        _array(mean),
-        _array(deviation),
-        _array(every[:restorations].movedim(0, 1)),
-        None if seen.x is None else _array(seen.x),
-        {name: _array(value) for name, value in others.items()},
+        _array(in_units(seen.y)),
+        _array(in_units(mean)),
+        _array(in_units(deviation, spread=True)),
+        _array(in_units(every[:restorations].movedim(0, 1))),
+        None if seen.x is None else _array(in_units(seen.x)),
+        {name: _array(in_units(value)) for name, value in others.items()},
         seen.names,
         plain(numbers),
     )
@@ -182,27 +191,30 @@ def write(restoration: Restoration, folder: Path | str) -> list[Path]:
 
     Returns:
         restoration.json, restoration.npz, restoration.png, and the folder images/ with the mean of
-        each image under its own name.
+        each image under its own name; of the rows of a table the first two.
 
     Raises:
         InputError: If the folder cannot be written to.
         OSError: If a file cannot be written.
     """
     folder = writable(as_path("a folder", folder))
-    paths = [folder / RESTORATION, folder / "restoration.npz", folder / "restoration.png"]
+    paths = [folder / RESTORATION, folder / "restoration.npz"]
     write_numbers(paths[0], restoration.numbers)
     with whole_file(paths[1]) as file:
         np.savez(file, **restoration.arrays)  # type: ignore[arg-type]
+    if restoration.mean.ndim == 2:
+        return paths
+    paths.append(folder / "restoration.png")
     scores = restoration.numbers.get("others") or {}
     best = max(scores, key=lambda name: scores[name]["psnr_decibels"], default=None)
     other = {SHORT[best]: restoration.others[best]} if best else {}
-    draw_restorations(restoration.arrays, other, paths[2])
+    draw_restorations(restoration.arrays, other, paths[-1])
     write_images(restoration.mean, restoration.names, writable(folder / "images"))
     return [*paths, folder / "images"]
 
 
 def _report(run: Run, numbers: dict[str, Any]) -> str:
-    rows = {"images": f"{numbers['images']:,}"}
+    rows = {run.facts.noun: f"{numbers['images']:,}"}
     for name, value in numbers["inferred"].items():
         if not name.endswith("standard_error"):
             error = numbers["inferred"][f"{name}_standard_error"]
@@ -221,6 +233,7 @@ def _report(run: Run, numbers: dict[str, Any]) -> str:
 
 _TITLES = (
     ("psnr_decibels", "PSNR", 2),
+    ("squared_error_per_value", "squared error", 3),
     ("ssim", "SSIM", 3),
     ("crps", "CRPS", 4),
     ("coverage_of_90_percent", "coverage of 90 %", 3),
@@ -239,7 +252,8 @@ def _main(arguments: list[str]) -> None:
         "--images",
         type=Path,
         nargs="+",
-        help="The corrupted images: pictures, folders of them, or one .npy or .npz file.",
+        help="The corrupted images: pictures, folders of them, or one .npy or .npz file; the rows "
+        "of a table, with NaN where a value is missing.",
     )
     parser.add_argument(
         "--skip_unreadable",

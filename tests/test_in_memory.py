@@ -222,7 +222,7 @@ def test_a_large_copy_is_said_before_it_is_made(tmp_path, capsys) -> None:
             {"data": Items(IMAGES[0], IMAGES[0].T)},
             "(5, 4) and uint8 of shape (4, 5) in data[0] and",
         ),
-        ({"data": IMAGES[0]}, "expected images of shape (N, H, W)"),
+        ({"data": IMAGES[0, 0]}, "expected images of shape (N, H, W)"),
         ({"data": (IMAGES, LABELS[:5])}, "expected one label for each of 60 images in data"),
         ({"data": (IMAGES, LABELS / 2)}, "expected labels of shape (N,) and an integer type"),
         ({"data": IMAGES, "test": IMAGES[:, :2]}, "expected images of one size and type in all"),

@@ -114,7 +114,7 @@ def test_a_guide_inside_another_is_a_class(value: Any) -> None:
 BOUNDS: list[tuple[Callable[[], Any], str]] = [
     (partial(Digits, binarize="dynmic"), r"--data\.binarize of auto, none, dynamic.*'dynmic'"),
     (partial(EMNIST, split="all"), r"--data\.split of balanced, .*; got 'all'"),
-    (partial(Arrays, "x", scale="sd"), r"--data\.scale of none, standard; got 'sd'"),
+    (partial(Arrays, "x", scale="sd"), r"--data\.scale of auto, none, standard; got 'sd'"),
     *(
         (partial(kind, "x", memory_gib=-1.0), r"--data\.memory_gib >= 0; got -1\.0")
         for kind in (Arrays, ImageFolder)

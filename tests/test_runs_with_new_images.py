@@ -20,6 +20,7 @@ from ppl_vae import load
 from ppl_vae.data import Arrays, Data, Digits, ImageFolder
 from ppl_vae.errors import InputError
 from ppl_vae.evaluate import evaluate
+from ppl_vae.latents.views import reconstruct
 from ppl_vae.runs.run import Run
 
 
@@ -121,6 +122,15 @@ def test_standardised_values_are_standardised_by_the_training_images(tmp_path: P
     assert np.isin(known, train_values).all()
     expected = (new - known.mean()) / known.std()
     np.testing.assert_allclose(run.split_of(new)[:].numpy()[:, 0], expected, rtol=1e-5, atol=1e-6)
+    # What is made of them has the units of the data again.
+    with torch.no_grad():
+        standard = run.model.decode(run.encode(new)).mean.numpy()
+    np.testing.assert_allclose(
+        run.reconstruct(new), known.mean() + known.std() * standard, rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        reconstruct(run, count=3)["original"], run.data.test.raw[:3], rtol=1e-5, atol=1e-5
+    )
 
 
 def test_models_with_classes(tmp_path: Path) -> None:

@@ -52,8 +52,13 @@ class Originals(ABC):
         """What `ppl_vae.coding.written` needs to write them again, once all were read."""
 
     def _codes(self, pixels: Any, name: str) -> Codes:
-        """Whole numbers in range (N, C, H, W), or (N, H, W) of one channel, as bytes."""
+        """Whole numbers in range (N, C, H, W), or (N, H, W) of one channel, as bytes.
+
+        The rows of a table are (N, D), images of one channel and one row of pixels.
+        """
         array = np.asarray(pixels)
+        if array.ndim == 2 and self.image_shape[:2] == (1, 1):
+            array = array[:, None]
         if array.ndim == 3 and self.image_shape[0] == 1:
             array = array[:, None]
         if array.ndim != 4 or array.shape[1:] != self.image_shape:

@@ -1,4 +1,4 @@
-"""Images and labels as NumPy has them: checked, and read as pixels."""
+"""Images, or the rows of a table, and labels as NumPy has them: checked, and read as pixels."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Part:
     """Images, all there are or those of one split.
 
     Args:
-        images: (N, H, W) or (N, C, H, W), of any type.
+        images: (N, H, W), (N, C, H, W), or a table (N, D), of any type.
         labels: (N,), or None.
         where: What to call them in errors.
         file: The file that they are in, if they are in one.
@@ -45,10 +45,10 @@ class Part:
             InputError: If they are wrong.
         """
         array, where = self.images, self.where
-        if array.ndim not in (3, 4) or 0 in array.shape:
+        if array.ndim not in (2, 3, 4) or 0 in array.shape:
             raise InputError(
-                f"expected images of shape (N, H, W) or (N, C, H, W), N >= 1; got {array.shape} in "
-                f"{where}; reshape them"
+                "expected images of shape (N, H, W) or (N, C, H, W), or a table of shape (N, D), "
+                f"N >= 1; got {array.shape} in {where}; reshape them"
             )
         few = 1 if array.ndim == 4 and 2 in (array.shape[1], array.shape[3]) else 3
         if array.ndim == 4 and array.shape[1] > 4 and array.shape[3] in (1, 2, 3, 4):
@@ -80,13 +80,20 @@ class Part:
             )
 
     @property
+    def table(self) -> bool:
+        """Whether they are the rows of a table."""
+        return self.images.ndim == 2
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        *first, height, width = self.images.shape[1:]
-        return (first[0] if first else 1, height, width)
+        """(C, H, W); (1, 1, D) for a row of a table."""
+        channels, height, width = (1, 1, 1, *self.images.shape[1:])[-3:]
+        return channels, height, width
 
     def pixels(self, fits: Callable[[int], bool], workers: int) -> Tensor | Stored:
         """(N, C, H, W) uint8, int32 or float32; images that are mapped from a file stay there.
+
+        The rows of a table are float32.
 
         Args:
             fits: Whether so many bytes of images from a file are to be held in memory.
@@ -98,6 +105,7 @@ class Part:
         array = self.images
         dtype = np.dtype({"b": np.uint8, "f": np.float32}.get(array.dtype.kind, np.int32))
         dtype = np.dtype(np.uint8) if array.dtype == np.uint8 else dtype
+        dtype = np.dtype(np.float32) if self.table else dtype
         if self.file and isinstance(array, np.memmap) and array.flags.c_contiguous:
             read = _Mapped(self.file, array.dtype, array.offset, array.shape, dtype)
             kind = torch.from_numpy(np.empty(0, dtype)).dtype
@@ -134,7 +142,7 @@ class _Mapped:
         except (OSError, ValueError) as error:
             raise unreadable(self.path, error, "restore the file as it was") from error
         images = _cast(array[rows], self.dtype)
-        return np.asarray(images if images.ndim == 4 else images[:, None])
+        return np.asarray(images.reshape(len(images), *(1, 1, *images.shape[1:])[-3:]))
 
 
 def joint_labels(

@@ -23,6 +23,7 @@ from ppl_vae.data.source import Images, Source, fixed_order
 from ppl_vae.data.split import Data
 from ppl_vae.data.splitting import tenths
 from ppl_vae.data.stored import Stored
+from ppl_vae.data.tables import as_table, is_binary
 from ppl_vae.errors import InputError, kind
 from ppl_vae.machine.files import whole_file
 
@@ -37,7 +38,7 @@ _SPLITS = {"path": 0, "validation": 1, "test": 2}
 
 @dataclass(frozen=True)
 class Arrays(OwnFiles):
-    """The images in a NumPy file: `.npy`, or `.npz` with `images` and, optionally, `labels`.
+    """Images or a table in a NumPy file: `.npy`, or `.npz` with `images` and maybe `labels`.
 
     Of shape (N, H, W) or (N, C, H, W), and of one of these types: bool; whole numbers of 0 to
     65,535, which are grey levels of as many bits (8, 10, 12, 14 or 16) as the largest needs; or
@@ -47,6 +48,10 @@ class Arrays(OwnFiles):
     one for validation and one for the test; `validation` and `test` name files of these instead.
     Files of any size are mapped into memory piece by piece, except a `.npz` that is compressed.
 
+    An array of shape (N, D) is a table: N rows of D columns, which are numbers of any type and no
+    grey levels. Each column is standardised, and whatever is written in its place has its units
+    again. A table of 0 and 1 alone is binary.
+
     Labels are whole numbers, -1 where one is unknown; where they skip some, each that there is
     names a class. `groups` is a `.npy` file of N whole numbers or texts, for the images in `path`.
 
@@ -55,25 +60,28 @@ class Arrays(OwnFiles):
     Args:
         path: The file.
         scale: `standard` takes the mean of all values of the training images from each
-            floating-point value, and divides by their standard deviation.
+            floating-point value, and divides by their standard deviation; in a table, those of
+            each column. `auto` is `standard` for a table under a likelihood for real data and
+            `none` otherwise.
     """
 
     path: Path
-    scale: Literal["none", "standard"] = "none"
+    scale: Literal["auto", "none", "standard"] = "auto"
     in_memory: Mapping[str, Part] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("--data.scale", self.scale, ("none", "standard"))
+        check_choice("--data.scale", self.scale, ("auto", "none", "standard"))
 
     @classmethod
     def of(cls, images: Any, validation: Any = None, test: Any = None, **options: Any) -> Self:
         """The data set of images in memory, which `fit` keeps in the run directory.
 
         Args:
-            images: A NumPy array or a tensor, (N, H, W) or (N, C, H, W); such images with their
-                labels, as a pair; or a map-style torch `Dataset` whose items are images, or images
-                with labels. An image there is an array, a tensor or a picture of Pillow's.
+            images: A NumPy array or a tensor, (N, H, W), (N, C, H, W) or a table (N, D); such
+                images with their labels, as a pair; or a map-style torch `Dataset` whose items are
+                images, or images with labels. An image there is an array, a tensor or a picture of
+                Pillow's.
             validation: The validation images, in the same way; cut from the others unless given.
             test: The test images.
             **options: Further ones of the data set; `groups` is a file here too.
@@ -104,17 +112,26 @@ class Arrays(OwnFiles):
     @property
     def default_domain(self) -> Domain:
         parts = self._parts()
+        if parts[0].table:
+            return "binary" if is_binary(*map(self._pixels, parts)) else "real"
         binary = parts[0].images.dtype == np.bool_
         if self.rules == 1 or binary:
             return "binary" if binary else "real"
         return "binary" if two_values(*map(self._pixels, parts)) else "real"
+
+    @property
+    def table(self) -> bool:
+        return self._parts()[0].table
 
     def load(self, domain: Domain, seed: int) -> Data:
         parts = self._parts()
         labels, names = joint_labels(parts, self.rules)
         pixels = [self._held(self._pixels(part)) for part in parts]
         dtype, levels, remark = parts[0].images.dtype, None, ""
-        if self.rules == 1 or dtype == np.bool_:
+        chosen, table = self, parts[0].table
+        if table:
+            chosen, pixels, levels = as_table(self, pixels, domain)
+        elif self.rules == 1 or dtype == np.bool_:
             levels = {"b": 2, "u": 256}.get(dtype.kind)
         elif (
             dtype.kind in "iu"
@@ -122,7 +139,8 @@ class Arrays(OwnFiles):
             or are_grey_levels_with_holes(pixels)
         ):
             pixels, levels, remark = grey_levels(pixels, " and ".join(p.where for p in parts))
-        conversion = Conversion.choose(self, domain, levels)
+        chosen = replace(chosen, scale="none") if chosen.scale == "auto" else chosen
+        conversion = Conversion.choose(chosen, domain, levels)
         images = [Images(*each) for each in zip(pixels, labels, strict=True)]
         every = (
             None if labels[0] is None else torch.cat([each for each in labels if each is not None])
@@ -131,7 +149,7 @@ class Arrays(OwnFiles):
         counts = self._classes_remark(every, names)
         unused = self._stratify_remark(len(parts))
         remarks = remark, counts, *(part.remark for part in parts), unused
-        data = conversion(replace(source, remarks=remarks), seed)
+        data = conversion(replace(source, remarks=remarks, table=table), seed)
         if any(data.missing):
             for part, each in zip(parts, pixels, strict=True):
                 check_observed(each, part.where)

@@ -81,7 +81,8 @@ def some_classes(
     labels = torch.cat([images.labels for images in splits if images.labels is not None])
     remarks = f"only {len(kept_names)} of {len(names)} classes", classes_remark(labels, kept_names)
     train, validation, test = splits
-    return Source(train, validation, test, kept_names, (*source.remarks, *remarks))
+    said = (*source.remarks, *remarks)
+    return Source(train, validation, test, kept_names, said, source.table)
 
 
 def _there(option: str, label: int | str, names: Sequence[str]) -> int:

@@ -7,7 +7,8 @@ Below, v is a grey level 0, ..., L - 1, and v / (L - 1) its intensity.
     bytes     v where L = 256, else 255 v / (L - 1), rounded
     real      (v + u) / L with u uniform on [0, 1), or v / (L - 1)
 
-Floating-point values stay as they are, or are standardised by those of the training images.
+Floating-point values stay as they are, or are standardised by those of the training images, each
+column of a table by itself.
 
 Noise on training images is fresh in each batch. Validation and test images get theirs once, from a
 seed that is the same in every run, so that all runs are compared on the same images.
@@ -15,7 +16,7 @@ seed that is the same in every run, so that all runs are compared on the same im
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Literal, cast
 
 import torch
@@ -29,8 +30,9 @@ from ppl_vae.data.holes import missing_phrase, missing_pixels
 from ppl_vae.data.levels import at_least, check_values, mean_and_deviation, values_remark
 from ppl_vae.data.misfits import refuse_misfits
 from ppl_vae.data.source import Images, Source
-from ppl_vae.data.split import Data, Split, sizes_phrase
+from ppl_vae.data.split import Data, Moments, Split, sizes_phrase
 from ppl_vae.data.stored import Stored
+from ppl_vae.data.tables import column_moments
 from ppl_vae.errors import InputError
 
 __all__ = [
@@ -97,9 +99,20 @@ def _stretched(raw: Tensor, top: int) -> Tensor:
     return (raw.float() * 255 / top).round()
 
 
-def standardised(raw: Tensor, mean: float, deviation: float) -> Tensor:
-    """(raw - mean) / deviation."""
+Numbers = float | tuple[float, ...]
+
+
+def standardised(raw: Tensor, mean: Numbers, deviation: Numbers) -> Tensor:
+    """(raw - mean) / deviation, for all values or for each column of a table (..., D)."""
+    if isinstance(mean, tuple) or isinstance(deviation, tuple):
+        return (raw.float() - _columns(mean, raw.device)) / _columns(deviation, raw.device)
     return (raw.float() - mean) / deviation
+
+
+@cache
+def _columns(values: Numbers, device: torch.device) -> Tensor:
+    # Kept, since a step that a GPU has captured cannot copy them from here.
+    return torch.tensor(values, device=device)
 
 
 @dataclass(frozen=True)
@@ -163,7 +176,7 @@ class Conversion:
         choices = data_set.classes, data_set.without_classes, data_set.perturb
         return cls(name, domain, levels, binarize, dequantize, scale, chosen, *choices)
 
-    def _prepare(self, moments: tuple[float, float] | None) -> Callable[..., Tensor]:
+    def _prepare(self, moments: Moments | None) -> Callable[..., Tensor]:
         """From stored pixels to the domain."""
         top = 1 if self.levels is None else self.levels - 1
         if moments is not None:
@@ -203,7 +216,7 @@ class Conversion:
             raw, prepare = frozen, _as_float
         return Split(raw, images.labels, prepare, images.names)
 
-    def once(self, images: Images, moments: tuple[float, float] | None = None) -> Split:
+    def once(self, images: Images, moments: Moments | None = None) -> Split:
         """Images in the domain, their noise drawn as that of test images is.
 
         Args:
@@ -233,11 +246,17 @@ class Conversion:
             source = some_classes(source, self.classes, self.without_classes)
         pixels = [images.pixels for images in source.splits]
         values = check_values(self.name, pixels, self.levels, self.domain, self.binarize)
-        remarks = [values_remark(values, self.scale)] if self.levels is None else []
+        remarks: list[str] = []
+        if self.levels is None:
+            remarks = [values_remark(values, self.scale, source.table)]
         missing = tuple(missing_pixels(part) if values.missing else 0 for part in pixels)
-        remarks += [missing_phrase(values.missing, pixels)] if values.missing else []
-        standard = self.scale == "standard"
-        moments = mean_and_deviation(source.train.pixels) if standard else None
+        if values.missing:
+            noun = "entries" if source.table else "pixels"
+            remarks.append(missing_phrase(values.missing, pixels, noun))
+        moments: Moments | None = None
+        if self.scale == "standard":
+            of = column_moments if source.table else mean_and_deviation
+            moments = of(source.train.pixels)
         prepare = self._prepare(moments)
         _, channels, height, width = source.train.pixels.shape
         holes = values.missing > 0
@@ -262,6 +281,7 @@ class Conversion:
             fingerprint=tuple(map(images_fingerprint, source.splits)),
             scale=self.scale,
             moments=moments,
+            table=source.table,
             holes=missing[0] > 0,
             missing=missing,
             pooled=lambda: self.once(source.pooled(), moments),
@@ -272,13 +292,17 @@ class Conversion:
         said = [
             f"{option} {value}{' (auto)' if option in self.chosen else ''}"
             for option, value in choices.items()
-            if value != "none" or (option == "dequantize" and self.domain == "real")
+            if value != "none"
+            or (option == "dequantize" and self.domain == "real" and not source.table)
         ]
-        said += ["standardised"] if self.scale == "standard" else []
+        each = "each column " if source.table else ""
+        said += [f"{each}standardised"] if self.scale == "standard" else []
         said += [f"perturb {self.perturb:g}"] if self.perturb else []
-        shape = " x ".join(str(size) for size in source.train.pixels.shape[1:])
-        parts = [f"{self.domain} data", *said, sizes_phrase(*source.splits)]
         pixels, where = source.train.pixels, "in memory"
+        kind, noun, shape = "", "images", " x ".join(str(size) for size in pixels.shape[1:])
+        if source.table:
+            kind, noun, shape = "a table of ", "rows", f"{pixels.shape[-1]:,} columns"
+        parts = [f"{kind}{self.domain} data", *said, sizes_phrase(*source.splits, noun=noun)]
         if isinstance(pixels, Stored):
             readers = "1 process" if pixels.workers == 1 else f"{pixels.workers} processes"
             where = f"read from disk by {readers if pixels.workers else 'this process'}"

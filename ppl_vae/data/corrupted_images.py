@@ -97,7 +97,7 @@ def corrupted_images(
     Raises:
         InputError: If the images are none that the run's data could have become.
     """
-    floating = _floating(images, shape[0])
+    floating = _floating(images, shape[0], facts.table)
     if keeps_values:
         missing = None
         if floating is not None:
@@ -137,10 +137,10 @@ def file_stems(names: NDArray[np.bytes_]) -> list[str]:
     return [Path(os.fsdecode(name)).stem for name in names.tolist()]
 
 
-def _floating(images: Any, channels: int) -> Tensor | None:
+def _floating(images: Any, channels: int, table: bool) -> Tensor | None:
     """Images of a floating-point type, (N, C, H, W) on the CPU; None of any others."""
     each = images if isinstance(images, list) and images else [images]
     if not all(isinstance(image, np.ndarray | Tensor) for image in each):
         return None
-    tensor = image_tensor(images, channels)
+    tensor = image_tensor(images, channels, table)
     return tensor if tensor.is_floating_point() else None

@@ -73,6 +73,11 @@ class DataSet(ABC):
     def default_domain(self) -> Domain:
         """The domain of the data where no likelihood is chosen."""
 
+    @property
+    def table(self) -> bool:
+        """Whether the data are the rows of a table, which a `Source` says of them too."""
+        return False
+
     def of_run(self, options: Mapping[str, Any]) -> Self:
         """The data set as a run has it whose config holds these options.
 

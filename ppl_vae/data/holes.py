@@ -26,10 +26,10 @@ def missing_pixels(pixels: Tensor | Stored) -> int:
     return sum(int(piece.isnan().sum()) for piece in pieces(pixels))
 
 
-def missing_phrase(missing: int, parts: Sequence[Tensor | Stored]) -> str:
-    """How many pixels are missing, for the first line of a run."""
+def missing_phrase(missing: int, parts: Sequence[Tensor | Stored], noun: str) -> str:
+    """How many pixels, or entries of a table, are missing, for the first line of a run."""
     total = sum(part.shape.numel() for part in parts)
-    return f"{missing:,} of {total:,} pixels ({100 * missing / total:.3g} %) are missing (NaN)"
+    return f"{missing:,} of {total:,} {noun} ({100 * missing / total:.3g} %) are missing (NaN)"
 
 
 def check_observed(pixels: Tensor | Stored, where: str) -> None:

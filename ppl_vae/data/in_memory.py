@@ -20,8 +20,8 @@ __all__ = ["part_of"]
 
 _MANY = 5_000  # items of a data set that take long enough to say so
 _KINDS = (
-    "an array or a tensor of shape (N, H, W) or (N, C, H, W), a pair (images, labels) of these, or "
-    "a map-style torch Dataset"
+    "an array or a tensor of shape (N, H, W), (N, C, H, W) or (N, D), a pair (images, labels) of "
+    "these, or a map-style torch Dataset"
 )
 
 
@@ -57,6 +57,8 @@ def _kind(value: Any) -> str:
         return f"the text {value!r}; a data set is given as in data=MNIST(root='data')"
     if isinstance(value, Sequence):
         return f"a {type(value).__name__} of {len(value)}; stack images with numpy.stack"
+    if hasattr(value, "to_numpy"):
+        return f"a {type(value).__name__}; give its .to_numpy()"
     return type(value).__name__
 
 

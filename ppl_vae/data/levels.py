@@ -157,13 +157,13 @@ def check_values(
     return values
 
 
-def values_remark(values: Values, scale: str | None) -> str:
-    """The range of real numbers, and what to do where they look like grey levels or are large."""
+def values_remark(values: Values, scale: str | None, table: bool = False) -> str:
+    """The range of real numbers, and what to do where images look like grey levels or are large."""
     said = f"values of {values.least:g} to {values.most:g}"
     whole = values.whole and values.most < DEEPEST
     grey = values.least >= 0 and values.most > 1 and (whole or 100 < values.most < 256)
     far = max(-values.least, values.most) > _FAR
-    if scale == "standard" or not (grey or far):
+    if table or scale == "standard" or not (grey or far):
         return said
     remedies = [] if scale is None else ["add --data.scale standard"]
     if not grey:

@@ -48,7 +48,8 @@ def new_split(images: Any, facts: Facts, labels: Any = None) -> Split:
 
     Args:
         images: A `Split` of that domain; an array or a tensor, (N, C, H, W), (N, H, W) of one
-            channel, or one image without N; a picture that Pillow has opened or the path of one;
+            channel, or one image without N; of a run on a table its rows (N, D), or one (D,), of
+            any type of number; a picture that Pillow has opened or the path of one;
             a list of these; any of them with labels, as a pair (images, labels); or a map-style
             torch `Dataset`. Pictures are read as `ImageFolder` reads them, and become grey, and of
             another size, where the run's data did.
@@ -95,7 +96,7 @@ def _converted(images: Any, facts: Facts) -> Split:
         paths = [os.fsencode(each) for each in images if isinstance(each, str | Path)]
         names = np.array(paths) if len(paths) == len(images) else None
         return _conversion(facts, levels).once(Images(pixels, names=names))
-    pixels = image_tensor(images, facts.image_shape[0])
+    pixels = image_tensor(images, facts.image_shape[0], facts.table)
     check_shape(pixels.shape, facts)
     if pixels.dtype == torch.bool:
         if facts.domain != "binary":
@@ -126,9 +127,17 @@ def _is_picture(image: Any) -> bool:
     return isinstance(image, Image.Image)
 
 
-def image_tensor(images: Any, channels: int) -> Tensor:
-    """An array, a tensor or a list of these as (N, C, H, W) on the CPU: bool, int32 or float32."""
-    pixels = _tensor(images)
+def image_tensor(images: Any, channels: int, table: bool = False) -> Tensor:
+    """An array, a tensor or a list of these as (N, C, H, W) on the CPU: bool, int32 or float32.
+
+    Args:
+        images: Images of so many channels, the rows (N, D) of a table, or one of them.
+        channels: C.
+        table: Whether they are rows, which become float32.
+    """
+    pixels = _tensor(images, table)
+    if table and pixels.dim() in (1, 2):
+        return pixels.reshape(-1, 1, 1, pixels.shape[-1])
     if pixels.dim() == 2 and channels == 1:
         return pixels[None, None]
     if pixels.dim() == 3:
@@ -136,7 +145,7 @@ def image_tensor(images: Any, channels: int) -> Tensor:
     return pixels
 
 
-def _tensor(images: Any) -> Tensor:
+def _tensor(images: Any, table: bool) -> Tensor:
     if isinstance(images, Sequence):
         images = [each.cpu() if isinstance(each, Tensor) else each for each in images]
         if len({np.shape(each) for each in images}) > 1:
@@ -150,13 +159,16 @@ def _tensor(images: Any) -> Tensor:
             "expected an array or a tensor of numbers, pictures, or paths of picture files; got "
             f"{kind(images)}{of}"
         )
-    if array.dtype.kind in "iu":
+    if array.dtype.kind in "iu" and not table:
         return torch.from_numpy(as_int32(array))
-    return torch.from_numpy(np.array(array, bool if array.dtype.kind == "b" else np.float32))
+    truths = array.dtype.kind == "b" and not table
+    return torch.from_numpy(np.array(array, bool if truths else np.float32))
 
 
 def _of_pictures(pictures: Sequence[Any], facts: Facts) -> tuple[Tensor, int]:
     """The pixels of pictures, (N, C, H, W), and how many grey levels they have."""
+    if facts.table:
+        raise InputError("expected rows of a table, as the run's data are; got pictures")
     channels, height, width = facts.image_shape
     resizing = None if facts.crop is None else Resizing((height, width), facts.crop == "center")
     pixels: list[NDArray[Any]] = []

@@ -27,6 +27,12 @@ def check_shape(shape: Sequence[int], facts: Facts) -> None:
     channels, height, width = facts.image_shape
     if len(shape) == 4 and shape[0] and tuple(shape[1:]) == facts.image_shape:
         return
+    if facts.table:
+        got = f"{shape[-1]:,}" if tuple(shape[1:3]) == (1, 1) else f"an array {tuple(shape)}"
+        raise InputError(
+            f"expected rows of {width:,} columns, as the run's table has; got {got}; give an array "
+            f"of shape (N, {width})"
+        )
     remedy = "crop or resize them"
     if tuple(shape[-3:-1]) == (height, width) and shape[-1] in (1, 3, 4):
         axes = "0, 3, 1, 2" if len(shape) == 4 else "2, 0, 1"

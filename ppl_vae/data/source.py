@@ -83,6 +83,7 @@ class Source:
         test: The test images.
         class_names: The names of the labels 0, 1, ..., where they are known.
         remarks: Phrases that the first line of a run adds on the data.
+        table: Whether the images (1, 1, D) are the rows of a table of D columns.
     """
 
     train: Images
@@ -90,6 +91,7 @@ class Source:
     test: Images
     class_names: tuple[str, ...] | None = None
     remarks: tuple[str, ...] = ()
+    table: bool = False
 
     @property
     def splits(self) -> tuple[Images, Images, Images]:

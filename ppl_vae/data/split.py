@@ -14,7 +14,10 @@ from ppl_vae.data.classes import class_number
 from ppl_vae.data.stored import Index, Stored, pieces
 from ppl_vae.errors import InputError
 
-__all__ = ["Data", "Facts", "Split", "sizes_phrase"]
+__all__ = ["Data", "Facts", "Moments", "Split", "sizes_phrase"]
+
+Moments = tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]]
+"""The mean and the standard deviation of all values, or those of each column of a table."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -142,9 +145,9 @@ class Split:
         return replace(self, raw=self.raw.to(device), labels=labels)
 
 
-def sizes_phrase(*splits: Sized) -> str:
+def sizes_phrase(*splits: Sized, noun: str = "images") -> str:
     """How many images the three splits have, as the first line of a run says it."""
-    return f"{' / '.join(f'{len(each):,}' for each in splits)} training / validation / test images"
+    return f"{' / '.join(f'{len(each):,}' for each in splits)} training / validation / test {noun}"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -154,14 +157,16 @@ class Facts:
     Args:
         name: The data set.
         domain: The domain of the images.
-        image_shape: (C, H, W).
+        image_shape: (C, H, W); (1, 1, D) for the rows of a table of D columns.
         levels: How many grey levels the original has (256, 17 for `Digits`, 2 where it is
             binary), or None where it is not quantised.
         binarize: The binarisation in use.
         dequantize: The dequantisation in use.
         class_names: The names of the labels 0, 1, ..., where they are known.
         scale: Whether floating-point values are standardised.
-        moments: The mean and the standard deviation that they are standardised by.
+        moments: The mean and the standard deviation that they are standardised by; those of each
+            column of a table.
+        table: Whether they are the rows of a table, of which there are no pictures.
         crop: How pictures are brought to the size of `image_shape`, as `ImageFolder` takes it; None
             where they have to be of that size.
         holes: Whether training images have missing pixels, which are NaN.
@@ -175,18 +180,15 @@ class Facts:
     dequantize: Literal["uniform", "none"]
     class_names: tuple[str, ...] | None
     scale: Literal["none", "standard"] | None = None
-    moments: tuple[float, float] | None = None
+    moments: Moments | None = None
+    table: bool = False
     crop: Literal["none", "center"] | None = None
     holes: bool = False
 
     @classmethod
     def restored(cls, plain: Mapping[str, Any]) -> Self:
         """The facts that `plain` gave, from JSON."""
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in plain.items()
-        }
-        return cls(**values)
+        return cls(**{name: _as_tuple(value) for name, value in plain.items()})
 
     def plain(self) -> dict[str, Any]:
         """The facts alone, for JSON."""
@@ -201,6 +203,26 @@ class Facts:
         return class_number("--label", label, self.class_names or ())
 
     @property
+    def noun(self) -> str:
+        """What to call the data."""
+        return "rows" if self.table else "images"
+
+    def in_units(self, x: Tensor, spread: bool = False) -> Tensor:
+        """Values of the domain in the units of the data: standardised ones no longer are.
+
+        Args:
+            x: (..., C, H, W).
+            spread: Whether they are standard deviations, whose mean stays 0.
+
+        Returns:
+            (..., C, H, W), or (..., D) for the rows of a table.
+        """
+        if self.moments is not None:
+            mean, deviation = (torch.tensor(each, device=x.device) for each in self.moments)
+            x = x * deviation if spread else x * deviation + mean
+        return x.flatten(-3) if self.table else x
+
+    @property
     def reference_measure(self) -> str:
         """The measure that a density or mass of these images refers to, as a phrase."""
         if self.domain == "binary":
@@ -210,7 +232,8 @@ class Facts:
         line = "[0, 1]" if self.domain == "unit" else "the real line"
         if self.levels is None:
             how = "standardised" if self.scale == "standard" else "as they are"
-            return f"Lebesgue measure on {line}, floating-point values {how}"
+            by_column = " column by column" if self.table and self.scale == "standard" else ""
+            return f"Lebesgue measure on {line}, floating-point values {how}{by_column}"
         if self.dequantize == "uniform":
             return (
                 f"Lebesgue measure on [0, 1], {self.levels} grey levels dequantised with uniform "
@@ -284,3 +307,8 @@ class Data(Facts):
         """The same data with every split on a device."""
         train, validation, test = (s.to(device) for s in (self.train, self.validation, self.test))
         return replace(self, train=train, validation=validation, test=test)
+
+
+def _as_tuple(value: Any) -> Any:
+    """A list of JSON, and those in it, as tuples; anything else as it is."""
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value

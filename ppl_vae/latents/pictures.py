@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,7 +23,7 @@ def draw_pictures(run: Run, rows: list[Row]) -> None:
     """Draws what a run learned, into RUN/pictures/.
 
     Learning curves, test images beside their reconstructions, samples from the model, and the
-    graphical model that the two programs are.
+    graphical model that the two programs are; of a table there are no images.
 
     Args:
         run: A trained run, its pair in evaluation mode.
@@ -33,24 +34,30 @@ def draw_pictures(run: Run, rows: list[Row]) -> None:
     """
     folder = run.path / PICTURES
     folder.mkdir(exist_ok=True)
+    draw_curves(run, rows)
+    if not run.data.table:
+        _draw_images(run, folder)
+    x, *labels = run.data.test.batch(slice(0, 2), run.model.labelled)
+    graphical_model(run.model, run.guide, x, folder / "graphical_model.png", *labels)
+
+
+def _draw_images(run: Run, folder: Path) -> None:
+    """Test images beside their reconstructions, and samples."""
     seed = run.config["seed"]
     test = run.data.test
-    shown = test[slice(0, 256)].cpu().numpy()
+    shown = run.data.in_units(test[slice(0, 256)]).cpu().numpy()
     rebuilt = reconstruct(run, count=min(16, len(test)), seed=seed)
     drawn = sample(run, count=64, seed=seed)
 
     def display(images: ArrayLike) -> NDArray[np.float64]:
         return plots.to_display(images, run.spec.domain, like=shown)
 
-    draw_curves(run, rows)
     plots.reconstructions(
         display(rebuilt["original"]), display(rebuilt["mean"]), folder / "reconstructions.png"
     )
     plots.image_grid(
         display(drawn["mean"]), folder / "samples.png", title=plots.sample_titles(run.model)[0]
     )
-    x, *labels = test.batch(slice(0, 2), run.model.labelled)
-    graphical_model(run.model, run.guide, x, folder / "graphical_model.png", *labels)
 
 
 @contextmanager

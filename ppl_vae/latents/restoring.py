@@ -41,6 +41,9 @@ Images = NDArray[np.float32]
 class Restoration:
     """N restored images in units of intensity, black 0 and white 1.
 
+    Data that were standardised are in their own units again. Of the rows of a table (C, H, W) is
+    (columns,).
+
     Attributes:
         corrupted: y, (N, C, H, W), or smaller where pixels were joined; NaN where one is missing.
         mean: E[x|y], (N, C, H, W).

@@ -18,6 +18,8 @@ __all__ = ["Arrays", "arrays_of", "choose_images", "drawing", "encode"]
 
 Arrays = dict[str, NDArray[Any]]
 
+_IMAGES = ("original", "mean", "draw")
+
 
 @contextmanager
 def drawing(run: Run, seed: int) -> Iterator[None]:
@@ -46,9 +48,11 @@ def choose_images(run: Run, images: Sequence[int] | None, count: int) -> Tensor:
     return torch.as_tensor(list(images), device=run.device)
 
 
-def arrays_of(**values: Tensor | NDArray[Any]) -> Arrays:
-    """Tensors on any device as arrays."""
-    return {
-        name: value.cpu().numpy() if isinstance(value, Tensor) else value
-        for name, value in values.items()
-    }
+def arrays_of(run: Run, **values: Tensor | NDArray[Any]) -> Arrays:
+    """Tensors on any device as arrays; images, and rows of a table, in the units of the data."""
+    arrays = {}
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            value = (run.facts.in_units(value) if name in _IMAGES else value).cpu().numpy()
+        arrays[name] = value
+    return arrays

@@ -1,4 +1,8 @@
-"""What a trained pair has learned, as arrays: draws, reconstructions and ways through z."""
+"""What a trained pair has learned, as arrays: draws, reconstructions and ways through z.
+
+Images (C, H, W) are in the units of the data, also where these were standardised. In their place
+are rows (columns,) of a table.
+"""
 
 from collections.abc import Sequence
 from numbers import Integral
@@ -66,7 +70,7 @@ def sample(
         z = _value(trace, model.latents[-1])
         mean = decoded_mean(model, z, y if model.labelled else None)
         given = {} if y is None else {"y": y}
-        return arrays_of(z=z, **given, mean=mean, draw=_value(trace, "x"))
+        return arrays_of(run, z=z, **given, mean=mean, draw=_value(trace, "x"))
 
 
 @called_anywhere
@@ -91,7 +95,7 @@ def reconstruct(
     chosen = choose_images(run, images, count)
     with drawing(run, seed):
         x, y, z = encode(run, chosen)
-        return arrays_of(images=chosen, original=x, z=z, mean=decoded_mean(run.model, z, y))
+        return arrays_of(run, images=chosen, original=x, z=z, mean=decoded_mean(run.model, z, y))
 
 
 @called_anywhere
@@ -124,7 +128,7 @@ def manifold(run: Run | Path | str, rows: int = 20, seed: int = 0) -> Arrays:
     with drawing(run, seed):
         across, up = prior_quantiles(run, probabilities).T
         z = torch.stack(torch.meshgrid(across, up.flip(0), indexing="xy"), dim=-1)
-        return arrays_of(probabilities=probabilities, z=z, mean=decoded_mean(run.model, z))
+        return arrays_of(run, probabilities=probabilities, z=z, mean=decoded_mean(run.model, z))
 
 
 @called_anywhere
@@ -183,6 +187,7 @@ def traverse(
             [decoded_mean(run.model, _move(z, latent, quantiles), _column(y)) for latent in shown]
         )
         return arrays_of(
+            run,
             images=chosen,
             original=x,
             z=z,
@@ -243,6 +248,7 @@ def interpolate(
             first, second = y.reshape(-1, 2, 1).unbind(1)
             y = torch.where(weight.mT <= 0.5, first, second)
         return arrays_of(
+            run,
             images=chosen.reshape(-1, 2),
             original=x.unflatten(0, (-1, 2)),
             t=t,

@@ -51,7 +51,7 @@ def analogies(
         every = z[:, None].expand(-1, len(classes), -1)
         given = {} if y is None else {"y": y}
         mean = decoded_mean(run.model, every, classes)
-        return arrays_of(images=chosen, original=x, **given, z=z, mean=mean)
+        return arrays_of(run, images=chosen, original=x, **given, z=z, mean=mean)
 
 
 @called_anywhere
@@ -80,4 +80,4 @@ def clusters(run: Run | Path | str, count: int = 10, seed: int = 0) -> Arrays:
         probabilities, order = run.model.logits.softmax(-1).sort(descending=True, stable=True)
         z = run.model.component(order[:, None].expand(-1, count)).sample()
         mean = decoded_mean(run.model, z)
-        return arrays_of(order=order, probabilities=probabilities, z=z, mean=mean)
+        return arrays_of(run, order=order, probabilities=probabilities, z=z, mean=mean)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ppl_vae.measures.denoisers import installed
 from ppl_vae.measures.scores import scored
 
-__all__ = ["coverage", "crps", "psnr", "restoration_scores", "ssim"]
+__all__ = ["coverage", "crps", "psnr", "restoration_scores", "squared_error", "ssim"]
 
 _LEVEL = 0.9
 _SURE = 0.01  # of intensity, a standard deviation below which a pixel counts as known
@@ -91,21 +91,45 @@ def coverage(original: Tensor, draws: Tensor, generator: torch.Generator) -> Ten
     return (inside & counted).flatten(1).sum(1).double() / counted.flatten(1).sum(1)
 
 
-def restoration_scores(x: Tensor, mean: Tensor, draws: Tensor | None = None) -> dict[str, Any]:
+def squared_error(original: Tensor, restored: Tensor, hidden: Tensor) -> Tensor:
+    """The mean squared error over the values of each row that were hidden.
+
+    Args:
+        original: (B, C, H, W).
+        restored: (B, C, H, W).
+        hidden: (B, C, H, W), bool; all values count where none was hidden.
+
+    Returns:
+        (B,), or fewer: a row without a hidden value among others that have one is left out.
+    """
+    hidden = hidden | ~hidden.any()
+    error = ((original.double() - restored.double()).square() * hidden).flatten(1).sum(1)
+    count = hidden.flatten(1).sum(1)
+    return (error / count)[count > 0]
+
+
+def restoration_scores(
+    x: Tensor, mean: Tensor, draws: Tensor | None = None, hidden: Tensor | None = None
+) -> dict[str, Any]:
     """PSNR, SSIM, CRPS, and with draws the coverage, each with its standard error over images.
+
+    Of the rows of a table, which have no least and largest value, the squared error in place of the
+    first two, in the units that the networks see.
 
     Args:
         x: The originals, (B, C, H, W).
         mean: The restorations, (B, C, H, W).
         draws: From p(x|y), (S, B, C, H, W), where there are some.
+        hidden: Of the rows of a table, which values were missing, (B, C, H, W) bool.
     """
     span = float(x.max() - x.min()) if x.min() < 0 or x.max() > 1 else 1.0
     points = mean[None].expand(2, *mean.shape)
-    values: dict[str, Any] = {
-        "psnr_decibels": psnr(x, mean, span),
-        "crps": crps(x, points if draws is None else draws),
-    }
-    similar = ssim(x, mean, span) if installed() else None
+    values: dict[str, Any] = {"crps": crps(x, points if draws is None else draws)}
+    if hidden is None:
+        values = {"psnr_decibels": psnr(x, mean, span), **values}
+    else:
+        values = {"squared_error_per_value": squared_error(x, mean, hidden), **values}
+    similar = ssim(x, mean, span) if installed() and hidden is None else None
     if similar is not None:
         values["ssim"] = similar
     if draws is not None:

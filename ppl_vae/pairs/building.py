@@ -6,13 +6,31 @@ from functools import partial
 from typing import Any
 
 from guides import Guide
-from models import DOMAINS, Domain, Model, Network, NetworkFactory, Shape, Spec
+from models import (
+    DOMAINS,
+    Bernoulli,
+    Domain,
+    Gaussian,
+    Likelihood,
+    Model,
+    Network,
+    NetworkFactory,
+    Shape,
+    Spec,
+)
 from ppl_vae.data import Data
 from ppl_vae.errors import InputError, kind, reason
 from ppl_vae.pairs.own_code import in_own_code
 from ppl_vae.pairs.pieces import ROLES, check_options, class_of
 
-__all__ = ["Pieces", "build_pair", "check_pieces", "choose_domain", "load_data"]
+__all__ = [
+    "Pieces",
+    "build_pair",
+    "check_pieces",
+    "choose_domain",
+    "load_data",
+    "usual_likelihood",
+]
 
 Pieces = Mapping[str, Any]
 
@@ -59,6 +77,18 @@ def choose_domain(pieces: Pieces) -> Domain:
                 f"{', '.join(DOMAINS)}; got {domain!r}"
             )
     raise AssertionError("a data set has a default domain")
+
+
+def usual_likelihood(pieces: Pieces) -> Callable[[Spec], Likelihood]:
+    """Bernoulli for data that are binary by default, and Gaussian for others.
+
+    That of a table has a scale for each column, which begins at that of standardised columns.
+    """
+    if choose_domain(pieces) == "binary":
+        return Bernoulli
+    if pieces["data"].table:
+        return partial(Gaussian, scale="pixel", initial_scale=1.0)
+    return Gaussian
 
 
 def load_data(pieces: Pieces, seed: int) -> Data:

@@ -11,21 +11,41 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from guides import Guide
-from models import Model
+from models import Convolutional, MaxPooling, Model, NetworkFactory, Residual
 from ppl_vae.data import Data
 from ppl_vae.errors import InputError, reason
 from ppl_vae.machine.randomness import isolated
 from ppl_vae.objectives import Objective
 from ppl_vae.pairs.own_code import in_own_code
-from ppl_vae.pairs.pieces import subclasses
+from ppl_vae.pairs.pieces import class_of, subclasses
 from ppl_vae.pairs.sites import OnlyDistributions, check_plates
 
-__all__ = ["check_labels", "check_objective", "check_pair", "find_not_finite"]
+__all__ = [
+    "check_labels",
+    "check_network",
+    "check_objective",
+    "check_pair",
+    "find_not_finite",
+]
 
 _HOLES = (
     "; where pixels are missing (NaN), the site x takes self.observed(p(x|z)) in a model, and the "
     "encoder of a guide inputs of shape spec.encoder_shape"
 )
+
+
+def check_network(network: NetworkFactory, data: Data) -> None:
+    """Refuses a network of convolutions for the rows of a table, whose columns have no neighbours.
+
+    Raises:
+        InputError: If it is one.
+    """
+    cls = class_of(network)
+    if data.table and issubclass(cls, (Convolutional, MaxPooling, Residual)):
+        raise InputError(
+            f"--network {cls.__name__} convolves images, and the data are a table, whose columns "
+            "have no neighbours; choose --network MLP or Linear"
+        )
 
 
 def check_labels(model: Model, data: Data) -> None:

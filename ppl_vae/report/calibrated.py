@@ -54,6 +54,7 @@ def calibrated(inspection: Inspection, section: Section) -> None:
         "verdict": verdict(len(failed), len(active), inspection.effort.simulations),
         "ends": ends[active].mean().item(),
         "shown": min(len(active), _PANELS),
+        "holes": inspection.run.spec.holes,
     }
     section.pictures = {"ranks": _histograms(calibration, counts, active)}
     if not inspection.run.spec.holes:

@@ -69,8 +69,9 @@ def guide_quality(inspection: Inspection, section: Section) -> None:
     section.pictures = {
         "distributions": _distributions(diagnosis, draws),
         "curve": _curve(curve, gain, error, shown),
-        "images": _images(inspection, rows),
     }
+    if not inspection.run.facts.table:
+        section.pictures["images"] = _images(inspection, rows)
 
 
 def _gain(curve: ImportanceWeightedBounds) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ppl_vae.data import new_split
 from ppl_vae.latents.views import sample
 from ppl_vae.pictures.figures import BLUE, INK, new_figure, sheet
 from ppl_vae.report.inspection import Inspection
@@ -23,8 +24,12 @@ _SCALE = 5.0  # standard errors, the ends of the colours
 
 
 def predicted(inspection: Inspection, section: Section) -> None:
-    """Total ink, the marginals of the pixels and the nearest training images."""
-    _totals(inspection, section)
+    """Total ink, the marginals of the pixels and the nearest training images.
+
+    The columns of a table have no total, and there are no pictures of its rows.
+    """
+    if not inspection.run.facts.table:
+        _totals(inspection, section)
     _neighbours(inspection, section)
 
 
@@ -169,7 +174,7 @@ def _neighbours(inspection: Inspection, section: Section) -> None:
     if inspection.split_name == "train":
         return
     drawn = sample(run, min(_COMPARED, 10 * _NEIGHBOURS), inspection.seed)
-    x = torch.as_tensor(drawn["draw"], device=run.device)
+    x = new_split(drawn["draw"], run.facts).to(run.device)[:]
     own = inspection.batch(_COMPARED)[0]
     with torch.no_grad():
         distance, index = nearest(x, run.data.train)
@@ -178,6 +183,8 @@ def _neighbours(inspection: Inspection, section: Section) -> None:
         "nearest_training_distance_samples_median": distance.median().item(),
         "nearest_training_distance_data_median": test.median().item(),
     }
+    if run.facts.table:
+        return
     count = min(_NEIGHBOURS, len(x))
     images = [x[:count], run.data.train[index[:count]]]
     figure = sheet(

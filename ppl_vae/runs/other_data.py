@@ -9,7 +9,16 @@ from typing import Any
 import torch
 
 from models import Spec
-from ppl_vae.data import Data, DataSet, Facts, ImageFolder, Split, sizes_phrase, standardised
+from ppl_vae.data import (
+    Arrays,
+    Data,
+    DataSet,
+    Facts,
+    ImageFolder,
+    Split,
+    sizes_phrase,
+    standardised,
+)
 from ppl_vae.data.new_values import check_missing
 from ppl_vae.errors import InputError
 
@@ -35,6 +44,11 @@ def other_data(data_set: DataSet, facts: Facts, spec: Spec, labelled: bool) -> D
     """
     data = _as_chosen(data_set, facts).load(facts.domain, seed=0)
     if data.image_shape != spec.image_shape:
+        if facts.table and data.table:
+            raise InputError(
+                f"expected {spec.pixels:,} columns, as the run's table has; that of {data.name} "
+                f"has {data.image_shape[2]:,}; choose them as they were chosen for the run"
+            )
         expected, got = (" x ".join(map(str, s)) for s in (spec.image_shape, data.image_shape))
         raise InputError(
             f"expected images of {expected} (channels, height, width), as the run's are; those of "
@@ -52,8 +66,9 @@ def other_data(data_set: DataSet, facts: Facts, spec: Spec, labelled: bool) -> D
     whole: Callable[[], Split] | None = data.pooled
     splits = data.train, data.validation, data.test
     count = sum(map(len, splits))
-    every = "1 image" if count == 1 else f"{count:,} images"
-    print(data.note.replace(sizes_phrase(*splits), every), file=sys.stderr)
+    every = f"1 {data.noun[:-1]}" if count == 1 else f"{count:,} {data.noun}"
+    sizes = sizes_phrase(*splits, noun=data.noun)
+    print(data.note.replace(sizes, every), file=sys.stderr)
     return replace(
         data,
         train=adapt(data.train),
@@ -73,7 +88,9 @@ def _as_chosen(data_set: DataSet, facts: Facts) -> DataSet:
         chosen["binarize"] = "dynamic" if facts.binarize == "fixed" else facts.binarize
     if data_set.dequantize == "auto" and facts.levels is not None and facts.dequantize == "none":
         chosen["dequantize"] = "none"
-    if facts.moments is not None and getattr(data_set, "scale", None) == "standard":
+    scale = getattr(data_set, "scale", None)
+    open_scale = isinstance(data_set, Arrays) and scale == "auto"
+    if open_scale or (facts.moments is not None and scale == "standard"):
         chosen["scale"] = "none"
     if isinstance(data_set, ImageFolder):
         if data_set.colour == "auto":

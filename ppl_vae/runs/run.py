@@ -208,7 +208,9 @@ class Run:
 
     @called_anywhere
     def reconstruct(self, images: Any, labels: Any = None) -> Tensor:
-        """E[x|z] at z = E[z|x], (N, C, H, W), of new images.
+        """E[x|z] at z = E[z|x], (N, C, H, W) or (N, columns), of new images or rows.
+
+        Data that were standardised are in their own units again.
 
         Args:
             images: As `split_of` takes them.
@@ -219,7 +221,7 @@ class Run:
         """
         split = self.split_of(images, labels)
         with seeded(self.device, 0):
-            return reconstructions(self.model, self.guide, split)
+            return self.facts.in_units(reconstructions(self.model, self.guide, split))
 
     @called_anywhere
     def score(

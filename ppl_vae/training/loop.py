@@ -74,7 +74,7 @@ class Training(State):
         with (
             asked_to_stop() as asked,
             pyro.validation_enabled(False),
-            Progress(title, self.settings.epochs * images, "images", done) as progress,
+            Progress(title, self.settings.epochs * images, self.data.noun, done) as progress,
             events(folder, len(self.rows) + 1, self.ranks.first) as log_event,
             self._saved_if_lost(folder),
         ):

@@ -18,7 +18,7 @@ from ppl_vae.machine.processes import Ranks
 from ppl_vae.machine.randomness import isolated, seeded
 from ppl_vae.objectives import Objective
 from ppl_vae.pairs.building import build_pair, load_data
-from ppl_vae.pairs.checks import check_labels, check_objective, check_pair
+from ppl_vae.pairs.checks import check_labels, check_network, check_objective, check_pair
 from ppl_vae.pairs.own_code import in_own_code
 from ppl_vae.runs.config import config_of, write_config
 from ppl_vae.runs.directory import SUMMARY
@@ -58,6 +58,7 @@ def prepare(
     config["batch_size"] = batch_size
     settings = dataclasses.replace(settings, batch_size=batch_size)
     spec = Spec(data.image_shape, data.domain, settings.latent_dim, data.classes, data.holes)
+    check_network(pieces["network"], data)
     check_size(spec, pieces)
     model, guide = build_pair(spec, pieces)
     model.to(device)

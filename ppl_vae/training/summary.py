@@ -79,5 +79,5 @@ def report(run: Run) -> str:
     log_p = quantity(run.model, run.spec.holes)
     given = "" if log_p == "log p(x)" else f" of {log_p}"
     meaning = f"ELBO{given} = -(rate + distortion)" if bounded else "distortion = -log p(x|z)"
-    title = f"{run.path}: {summary['data']}, validation images ({meaning})"
+    title = f"{run.path}: {summary['data']}, validation {run.data.noun} ({meaning})"
     return table(title, {"measure": summary["reference_measure"], **rows})
