@@ -63,7 +63,7 @@ _PCA = {"model": ProbabilisticPCA, "network": Linear}
 _CLIMBING = {"guide": partial(SemiAmortized, steps=3)}
 _LADDER = {"model": Hierarchical, "guide": Ladder}
 
-# The first three are pairs of benchmarks/foundation.py.
+# The first two are those of Kingma and Welling (2014) and of Burda et al. (2016).
 PAIRS: dict[str, tuple[Spec, dict[str, Any], Objective]] = {
     "MNIST, tanh 500, D = 20": (MNIST(20), {}, ELBO()),
     "MNIST, tanh 200-200, D = 50": (MNIST(50), {"network": TWO_LAYERS}, ELBO()),

@@ -3,16 +3,15 @@
     python benchmarks/compression.py --data_root DIR --runs DIR
 
 A run that is there already is not trained again, and one that was measured by
-`compress --measure true` is not measured again. The table goes to
-benchmarks/compression.md.
+`compress --measure true` is not measured again. The table goes to compression.md.
 """
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import log
@@ -24,7 +23,8 @@ import torch
 from jsonargparse import auto_cli
 from tables import table_row, trained, write
 
-from models import MLP, BetaBinomial, DiscretizedLogistic
+from guides import FullRankNormal
+from models import MLP, BetaBinomial, Convolutional, DiscretizedLogistic, Flow
 from ppl_vae import load
 from ppl_vae.coding.archive import Archive, pack_model
 from ppl_vae.coding.bits_back import decode, encode
@@ -42,18 +42,16 @@ from ppl_vae.runs.run import Run
 
 TABLE = Path(__file__).with_suffix(".md")
 BATCHES = (1, 7, 100, 1000)
+FEWER = 500  # images, where each is coded alone or threads wait for each other
 DAMAGES = 1000
-OTHERS = ("gzip", "bz2", "lzma", "PNG", "WebP")
 DECODE = "decode"
 PIECE = 2**14  # pixels
-PROCESSES = (
-    {"OMP_NUM_THREADS": "1"},
-    {
-        "OMP_NUM_THREADS": "2",
-        "OPENBLAS_CORETYPE": "Nehalem",
-        "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL",
-    },
-)
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+TWO_WITHOUT_AVX = {
+    "OMP_NUM_THREADS": "2",
+    "OPENBLAS_CORETYPE": "Nehalem",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL",
+}
 
 
 @dataclass(frozen=True)
@@ -67,14 +65,20 @@ class Case:
     published: str
 
 
-_DEEP = {
-    "network": partial(MLP, hidden=(500, 500), activation="leaky_relu"),
-    "latent_dim": 50,
-    "learning_rate": 2e-3,
-    "engine": "compiled",
+_LONG = {"prior": partial(Flow, flows=1), "learning_rate": 2e-3, "engine": "compiled"}
+_BINARY = _LONG | {
+    "network": partial(MLP, hidden=(500, 500), activation="silu"),
+    "latent_dim": 40,
+    "guide": FullRankNormal,
+    "epochs": 80,
+    "objective": Beta(warmup_epochs=5),
 }
-_BINARY = _DEEP | {"epochs": 24, "objective": Beta(warmup_epochs=3)}
-_BYTES = _DEEP | {"epochs": 9, "likelihood": BetaBinomial}
+_BYTES = _LONG | {
+    "network": partial(Convolutional, kernel_size=5, activation="silu"),
+    "latent_dim": 50,
+    "likelihood": BetaBinomial,
+    "epochs": 12,
+}
 _FREY = {
     "network": partial(MLP, hidden=(200,)),
     "latent_dim": 20,
@@ -85,12 +89,15 @@ _FREY = {
 }
 
 CASES = (
-    Case("binary", "binarised MNIST, MLP 500-500, D = 50", MNIST, _BINARY, "0.19 (BB-ANS)"),
     Case(
-        "bytes", "8-bit MNIST, MLP 500-500, D = 50, BetaBinomial", MNIST, _BYTES,
-        "1.41 (BB-ANS), 1.29 (Bit-Swap)",
+        "binary", "binarised MNIST, MLP 500-500, D = 40, full-rank normal, flow", MNIST, _BINARY,
+        "0.19 (BB-ANS)",
     ),
     Case("frey", "Frey Face, MLP 200, D = 20, DiscretizedLogistic", FreyFace, _FREY, ""),
+    Case(
+        "bytes", "8-bit MNIST, convolutions 32-64, D = 50, flow, BetaBinomial", MNIST, _BYTES,
+        "1.41 (BB-ANS), 1.29 (Bit-Swap)",
+    ),
 )  # fmt: skip
 
 
@@ -102,18 +109,34 @@ def main(data_root: Path, runs: Path, few: int = 10_000) -> None:
         runs: Where the runs are kept.
         few: Of how many test images the rest than the rates is measured.
     """
-    rates, speeds, safety, damage = [], [], [], []
+    rates, speeds, safety, damage, others = [], [], [], [], list[str]()
     for case in CASES:
         path = trained(runs / case.name, data=case.data(data_root), **case.options)
         run = load(path, "cpu")
         pair, codes = integer_pair(run.model, run.guide), run.data.test[:].byte().numpy()
         result = _measured(run)
         rates.append(_rates(case, run, result, _of_whole_numbers(run, pair, codes[:1000])))
+        others = [*result["others"]]
         codes = codes[:few]
-        speeds.append(_speeds(case, run, codes))
+        _, memory_of_fewer = _with_memory(partial(compress, run, codes[:FEWER]))
+        archive, memory = _with_memory(partial(compress, run, codes))
+        speeds.append(table_row(case.name, *_speeds(pair, codes), memory_of_fewer, memory))
         safety.append(table_row(case.name, *_wrong(path, run, codes)))
-        damage.append(table_row(case.name, *_found(compress(run, codes), pair, codes)))
-    write(TABLE, _page(rates, speeds, safety, damage))
+        damage.append(table_row(case.name, *_found(archive, pair, codes)))
+    write(TABLE, _page(others, rates, speeds, safety, damage))
+
+
+def _with_memory(work: Callable[[], Any]) -> tuple[Any, str]:
+    """What it returns, and by how many MiB memory grows for a while, as Linux counts it."""
+    Path("/proc/self/clear_refs").write_text("5")  # what was the most is forgotten
+    before = _most_kibibytes()
+    result = work()
+    return result, f"{(_most_kibibytes() - before) / 1024:.0f}"
+
+
+def _most_kibibytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def _measured(run: Run) -> dict[str, Any]:
@@ -151,38 +174,38 @@ def _rates(case: Case, run: Run, result: dict[str, Any], whole_numbers: float) -
         f"{bound:.4f} +- {error:.4f}",
         f"{100 * (ours / bound - 1):+.2f} %",
         f"{100 * whole_numbers:+.3f} %",
-        *(f"{result['others'][name]:.3f}" for name in OTHERS),
+        *(f"{bits:.3f}" for bits in result["others"].values()),
         case.published,
     )
 
 
-def _speeds(case: Case, run: Run, codes: np.ndarray) -> str:
-    pair = integer_pair(run.model, run.guide)
+def _speeds(pair: IntegerPair, codes: np.ndarray) -> list[str]:
     began = time.process_time()
     words, batches = encode(pair, codes)
     coded = time.process_time()
     decode(pair, words, len(codes), batches)
     ended = time.process_time()
     ways = (f"{len(codes) / seconds:,.0f}" for seconds in (coded - began, ended - coded))
-    size = len(pack_model(pair.data))
-    return table_row(case.name, f"{len(codes):,}", *ways, f"{size:,}")
+    return [f"{len(codes):,}", *ways, f"{len(pack_model(pair.data)):,}"]
 
 
 def _wrong(path: Path, run: Run, codes: np.ndarray) -> list[str]:
     """How many images come back wrong, decoded by other processes, for each size of a batch."""
     np.save(path.parent / "codes.npy", codes)
-    for batch in BATCHES:
-        _archive(path, batch).write_bytes(compress(run, codes, batch_size=batch))
-    wrong = [
-        subprocess.run(
+    wrong = []
+    for environment in (ONE_THREAD, TWO_WITHOUT_AVX):
+        for batch in BATCHES:
+            fewer = batch == 1 or environment is TWO_WITHOUT_AVX
+            some = codes[:FEWER] if fewer else codes
+            _archive(path, batch).write_bytes(compress(run, some, batch_size=batch))
+        decoder = subprocess.run(
             [sys.executable, __file__, DECODE, str(path)],
             env=os.environ | environment,
             check=True,
             stdout=subprocess.PIPE,
             text=True,
-        ).stdout.split()
-        for environment in PROCESSES
-    ]
+        )
+        wrong.append(decoder.stdout.split())
     return [f"{len(codes):,}", *(cell for cells in zip(*wrong, strict=True) for cell in cells)]
 
 
@@ -195,15 +218,15 @@ def _decode(path: Path) -> None:
     run, codes = load(path, "cpu"), np.load(path.parent / "codes.npy")
     for batch in BATCHES:
         back = decompress(_archive(path, batch).read_bytes(), run)
-        print(int((back != codes).reshape(len(codes), -1).any(1).sum()))
+        print(int((back != codes[: len(back)]).reshape(len(back), -1).any(1).sum()))
 
 
 def _found(data: bytes, pair: IntegerPair, codes: np.ndarray) -> list[str]:
     """How many damages of each kind are found, and by how many MiB they make memory grow."""
     rng = np.random.default_rng(0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = dict.fromkeys(("flip", "truncation", "splice", "swap"), 0)
-    for _ in range(DAMAGES):
+
+    def damage() -> None:
         a, b, c = sorted(rng.choice(len(data), 3, replace=False).tolist())
         flipped = bytes([data[a] ^ (1 << int(rng.integers(8)))])
         for kind, damaged in {
@@ -213,8 +236,9 @@ def _found(data: bytes, pair: IntegerPair, codes: np.ndarray) -> list[str]:
             "swap": data[:a] + data[b:c] + data[a:b] + data[c:],
         }.items():
             found[kind] += damaged == data or _is_found(damaged, pair, codes)
-    growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return [*(f"{number:,} of {DAMAGES:,}" for number in found.values()), f"{growth:.0f}"]
+
+    _, growth = _with_memory(lambda: [damage() for _ in range(DAMAGES)])
+    return [*(f"{number:,} of {DAMAGES:,}" for number in found.values()), growth]
 
 
 def _is_found(data: bytes, pair: IntegerPair, codes: np.ndarray) -> bool:
@@ -228,8 +252,9 @@ def _is_found(data: bytes, pair: IntegerPair, codes: np.ndarray) -> bool:
     return np.array_equal(back, codes)  # the damage is none: every byte that is read is right
 
 
-def _page(rates: list[str], speeds: list[str], safety: list[str], damage: list[str]) -> list[str]:
-    others = " | ".join(OTHERS)
+def _page(
+    others: list[str], rates: list[str], speeds: list[str], safety: list[str], damage: list[str]
+) -> list[str]:
     processes = " | ".join(
         f"{batch:,}, {name}" for batch in BATCHES for name in ("one thread", "two, no AVX")
     )
@@ -240,13 +265,14 @@ def _page(rates: list[str], speeds: list[str], safety: list[str], damage: list[s
         "each data set, in bits per dim of the whole archive without the model. -ELBO is that of",
         "the networks in floating point, 10 particles; +- is one standard error over the images,",
         "which are the same in both, so that the gap is more certain than that. gzip, bz2 and lzma",
-        "are over one stream of all images, of binary ones as bytes or bits, PNG and WebP over",
-        "pictures of one image or of many, the first 1,000; the shorter counts. Speed, safety and",
-        "damage are measured on the first images, `--few` of them.",
+        "are over one stream of all images, of binary ones as bytes or bits; PNG, WebP and, where",
+        "pillow-jxl-plugin is installed, JPEG XL over pictures of one image or of many, the first",
+        "1,000; the shorter counts. Speed, safety and damage are measured on the first images,",
+        "`--few` of them.",
         "",
         "| images and model | epochs | ours | -ELBO | gap | whole numbers | "
-        f"{others} | published |",
-        f"|{'---|' * (7 + len(OTHERS))}",
+        f"{' | '.join(others)} | published |",
+        f"|{'---|' * (7 + len(others))}",
         *rates,
         "",
         "The gap is the coder's: whole numbers instead of floating point, bins, the bits that the",
@@ -257,16 +283,19 @@ def _page(rates: list[str], speeds: list[str], safety: list[str], damage: list[s
         "## Speed",
         "",
         "Images for each second of the processor, one thread; the cores did other work too, which",
-        "shares their caches. The bytes of the model are what `--embed_model true` adds.",
+        "shares their caches. The bytes of the model are what `--embed_model true` adds. Memory is",
+        f"by how much it grows while the first {FEWER:,} are compressed, and while all are.",
         "",
-        "| run | images | compressed | decompressed | bytes of the model |",
-        f"|{'---|' * 5}",
+        "| run | images | compressed | decompressed | bytes of the model | "
+        f"MiB of {FEWER:,} | MiB of all |",
+        f"|{'---|' * 7}",
         *speeds,
         "",
         "## Safety",
         "",
         "Images that came back wrong, by how many are coded together. They are decoded by other",
-        "processes: of one thread, and of two that take no AVX instructions.",
+        "processes: of one thread, and of two that take no AVX instructions. Where each is coded",
+        f"alone, and of two threads, which wait for each other long, the first {FEWER:,} are.",
         "",
         f"| run | images | {processes} |",
         f"|{'---|' * (2 + 2 * len(BATCHES))}",

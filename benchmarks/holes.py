@@ -23,7 +23,7 @@ TABLE = Path(__file__).with_suffix(".md")
 SHARE = 0.5
 
 
-def main(data_root: Path, runs: Path, epochs: int = 15, images: int = 500) -> None:
+def main(data_root: Path, runs: Path, epochs: int = 40, images: int = 500) -> None:
     """Trains what is missing, measures it and writes the table.
 
     Args:

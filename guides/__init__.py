@@ -3,6 +3,7 @@
 Every class here can be named on the command line and replaced by your own subclass of `Guide`.
 """
 
+from guides.bidirectional import Bidirectional
 from guides.bottom_up import BottomUp
 from guides.conditional_normal import ConditionalNormal
 from guides.delta import Delta
@@ -16,6 +17,7 @@ from guides.semi_supervised_normal import SemiSupervisedNormal
 
 __all__ = [
     "IAF",
+    "Bidirectional",
     "BottomUp",
     "ConditionalNormal",
     "Delta",

@@ -1,7 +1,6 @@
 """The encoder of two layers that goes from the data upwards."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import pyro
 from torch import Tensor
@@ -45,7 +44,7 @@ class BottomUp(Guide):
         ValueError: If the model is not of two layers, or a width is below 1.
     """
 
-    latents: ClassVar[tuple[str, ...]] = ("z2", "z1")
+    latents: tuple[str, ...] = ("z2", "z1")
 
     def __init__(
         self,

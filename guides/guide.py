@@ -1,7 +1,6 @@
 """The contract of every guide."""
 
 from abc import abstractmethod
-from typing import ClassVar
 
 from pyro.distributions import TorchDistribution
 from pyro.poutine.runtime import am_i_wrapped
@@ -32,7 +31,7 @@ class Guide(Program):
             one takes this from it.
     """
 
-    latents: ClassVar[tuple[str, ...]] = ("z",)
+    latents: tuple[str, ...] = ("z",)
     has_density: bool = True
 
     def check_density(self, purpose: str) -> None:

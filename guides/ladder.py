@@ -1,7 +1,6 @@
 """The encoder of two layers that meets the model on its way down."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -43,7 +42,7 @@ class Ladder(Guide):
         ValueError: If the model is not of two layers, or a size is below 1.
     """
 
-    latents: ClassVar[tuple[str, ...]] = ("z2", "z1")
+    latents: tuple[str, ...] = ("z2", "z1")
 
     def __init__(
         self,

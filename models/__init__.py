@@ -15,8 +15,10 @@ from models.likelihoods.continuous_bernoulli import ContinuousBernoulli
 from models.likelihoods.discretized_logistic import DiscretizedLogistic
 from models.likelihoods.gaussian import Gaussian
 from models.likelihoods.likelihood import Likelihood
+from models.likelihoods.mixture_of_logistics import MixtureOfLogistics
 from models.mixture import Mixture
 from models.model import Model
+from models.networks.cells import Cells
 from models.networks.convolutional import Convolutional
 from models.networks.max_pooling import MaxPooling
 from models.networks.mlp import MLP, Linear
@@ -30,6 +32,7 @@ from models.priors.standard_normal import StandardNormal
 from models.priors.vamp_prior import VampPrior
 from models.semi_supervised import SemiSupervised
 from models.spec import DOMAINS, Domain, Shape, Spec
+from models.top_down import TopDown
 from models.vae import VAE
 
 __all__ = [
@@ -39,6 +42,7 @@ __all__ = [
     "Autoencoder",
     "Bernoulli",
     "BetaBinomial",
+    "Cells",
     "Conditional",
     "ContinuousBernoulli",
     "Convolutional",
@@ -52,6 +56,7 @@ __all__ = [
     "Linear",
     "MaxPooling",
     "Mixture",
+    "MixtureOfLogistics",
     "MixtureOfNormals",
     "Model",
     "Network",
@@ -63,6 +68,7 @@ __all__ = [
     "Shape",
     "Spec",
     "StandardNormal",
+    "TopDown",
     "VampPrior",
 ]
 

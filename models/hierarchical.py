@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -41,7 +41,7 @@ class Hierarchical(Model):
         ValueError: If top_dim or a width is below 1, or the prior is of another dimension.
     """
 
-    latents: ClassVar[tuple[str, ...]] = ("z2", "z1")
+    latents: tuple[str, ...] = ("z2", "z1")
 
     def __init__(
         self,

@@ -29,6 +29,9 @@ class Model(Program):
 
     - takes the `Spec` as its first argument and names the pieces that it wants (`prior`,
       `likelihood`, `network`) as further arguments; the other arguments are its options;
+    - writes `forward` with one plate `data` at dim -1, its latent sites, and the site `x`;
+    - lists its latent sites in `latents`, the one that `decode` takes last, or overrides `code`;
+
     - writes `forward` with one plate `data` at dim -1, its latent sites, and the site `x`, whose
       distribution is `observed(p(x|z))`;
     - lists its latent sites in `latents`, the one that `decode` takes last;
@@ -36,7 +39,8 @@ class Model(Program):
       particles go.
 
     Attributes:
-        latents: Names of the latent sites that are drawn.
+        latents: Names of the latent sites that are drawn. Where their number is an option, they
+            are known of an instance only.
         enumerated: Names of further, discrete latent sites, which are summed out exactly: in the
             program each has `infer={"enumerate": "parallel"}`. A guide may leave them out, or have
             them with the same mark.
@@ -47,7 +51,7 @@ class Model(Program):
         spec: The data's shape and domain, and D.
     """
 
-    latents: ClassVar[tuple[str, ...]] = ("z",)
+    latents: tuple[str, ...] = ("z",)
     enumerated: ClassVar[tuple[str, ...]] = ()
     labelled: ClassVar[bool] = False
     has_prior: ClassVar[bool] = True
@@ -67,6 +71,19 @@ class Model(Program):
     @abstractmethod
     def decode(self, z: Tensor) -> TorchDistribution:
         """p(x|z), with batch shape (...) and event shape (C, H, W), for z of shape (..., D)."""
+
+    @property
+    def code_dim(self) -> int:
+        """D, the dimension of the z that `decode` takes."""
+        return self.spec.latent_dim
+
+    def code(self, latents: dict[str, Tensor]) -> Tensor:
+        """The z that `decode` takes, (..., D), from the values of all latent sites.
+
+        By default it is that of the last one. A model whose p(x|z) takes several puts them side by
+        side.
+        """
+        return latents[self.latents[-1]]
 
     def observed(self, images: TorchDistribution) -> TorchDistribution:
         """p(x|z) at the site `x`: where the data have missing pixels, of those that are observed.

@@ -21,6 +21,7 @@ VERBS = {
     "features": "compare what runs learned with PCA and k-means, on the same images",
     "compress": "compress images without loss, with the model of a run",
     "decompress": "write the images of an archive again",
+    "recipes": "list the recipes of published results, with what they reached",
 }
 
 

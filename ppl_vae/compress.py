@@ -174,10 +174,11 @@ def _main(arguments: list[str]) -> None:
         raise InputError("expected --out with the archive to write, as -o images.pvz; got none")
     if out.exists():
         raise InputError(f"{out} exists already; name another archive with --out")
-    check_writable(out.parent, "name another place with --out", make=True)
+    check_writable(out.parent, "name another place with --out")
     run = pop_run(options)
     images = files or data_set or chosen_images(run, split, None)[1]
     data = compress(run, images, **options)
+    out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out) as file:
         file.write(data)
     header = Archive(data).header

@@ -1,7 +1,6 @@
 """Decompress an archive of images: `python -m ppl_vae.decompress ARCHIVE -o DIR`."""
 
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from ppl_vae.command_line.parser import Parser
 from ppl_vae.command_line.pieces import ALLOW_CODE_HELP
 from ppl_vae.command_line.verbs import run_verb
 from ppl_vae.errors import InputError, as_path
-from ppl_vae.machine.files import check_writable
+from ppl_vae.machine.files import check_writable, unfinished_folder
 from ppl_vae.machine.progress import Progress
 from ppl_vae.runs.run import Run, as_run, load
 
@@ -78,11 +77,9 @@ def decompress_to(
     archive = Archive(data, salvage)
     pair = _pair(archive, run)
     count = archive.header.count
-    check_writable(out.parent, "name another place with --out", make=True)
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}.unfinished")
-    unfinished.mkdir()
+    check_writable(out.parent, "name another place with --out")
     written, lost = 0, list[str]()
-    try:
+    with unfinished_folder(out) as unfinished:
         write = writer(archive.header.originals, count, pair.pixels.levels, unfinished)
         with Progress("decompressing", count, "images") as progress:
             leave_out = lost if salvage else None
@@ -92,8 +89,6 @@ def decompress_to(
         if lost and not written:
             raise InputError("every block of the archive is damaged; nothing of it can be read")
         os.replace(unfinished, out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return written, lost
 
 

@@ -116,7 +116,7 @@ def features(
         writable(place.parent)
     began = time.monotonic()
     labels, skipped = _labels(train, test)
-    dimensions = sorted({run.spec.latent_dim for run in loaded})
+    dimensions = sorted({run.model.code_dim for run in loaded})
     steps = 2 + len(dimensions) + len(loaded)
     codes, rows = [], []
     with Progress("comparing", steps, "representations") as progress, seeded(first.device, seed):

@@ -66,6 +66,7 @@ def fit(
     adam_epsilon: float = 1e-8,
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
+    skip_norm: float | None = None,
     average: float | None = None,
     patience: int | None = None,
     start_from: Run | Path | str | None = None,
@@ -116,14 +117,13 @@ def fit(
         adam_epsilon: What is added to the denominator of an update.
         weight_decay: This multiple of each parameter is added to its gradient; with AdamW the
             parameter shrinks by it, times the learning rate, instead.
-        clip_norm: The largest norm of the gradient, over all parameters together; a larger one is
-            scaled down to it.
+        clip_norm: A gradient of a larger norm, over all parameters, is scaled down to it.
+        skip_norm: A step whose gradient has a larger norm is left out, and counted.
         average: The decay, such as 0.999, of an exponential mean of the parameters over the steps,
             which is then what is validated, kept and measured; none unless given.
         patience: Stop after this many epochs without a better validation ELBO, and keep the best
             parameters; unless given, train all epochs and keep the last.
-        start_from: The run, or its directory, with whose parameters the pair starts; their shapes
-            have to agree.
+        start_from: A run, or its directory, whose parameters, of the same shapes, the pair takes.
         labels: How many of the training images keep their labels, as many of each class, where
             the model is one of labelled images; all unless given.
         label_repeats: How often an epoch has each image that keeps its label, where `labels` is

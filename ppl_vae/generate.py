@@ -21,6 +21,7 @@ from ppl_vae.latents.views import (
     traverse,
 )
 from ppl_vae.latents.views_by_class import analogies, clusters
+from ppl_vae.latents.views_by_level import levels
 from ppl_vae.machine.files import whole_file
 from ppl_vae.machine.notebook import Pictures
 from ppl_vae.machine.progress import announced
@@ -35,6 +36,7 @@ __all__ = [
     "clusters",
     "generate",
     "interpolate",
+    "levels",
     "manifold",
     "reconstruct",
     "sample",
@@ -42,9 +44,16 @@ __all__ = [
 ]
 
 What = Literal[
-    "sample", "reconstruct", "manifold", "traverse", "interpolate", "analogies", "clusters"
+    "sample",
+    "reconstruct",
+    "manifold",
+    "traverse",
+    "interpolate",
+    "levels",
+    "analogies",
+    "clusters",
 ]
-_CHOICES = "sample, reconstruct, manifold, traverse, interpolate, analogies or clusters"
+_CHOICES = "sample, reconstruct, manifold, traverse, interpolate, levels, analogies or clusters"
 
 
 @called_anywhere
@@ -69,16 +78,18 @@ def generate(
         what: `sample` draws from the prior; `reconstruct` encodes and decodes test images;
             `manifold` decodes a grid over a two-dimensional z; `traverse` moves one latent at a
             time over its range in the data, those with the largest effect first; `interpolate`
-            goes from one test image to another; `analogies` decodes the style of a test image
-            with every class, under a model of labelled images; `clusters` draws from each cluster
-            of a `Mixture`.
-        count: How many: 64 samples, 16 reconstructions, 1 image to traverse from, 8 pairs to
-            interpolate between, 10 styles or 10 images of each cluster unless given. The picture
-            shows at most 1,024 samples.
+            goes from one test image to another; `levels` holds the upper latents of a test image
+            and draws those below, under a model of several latent sites; `analogies` decodes the
+            style of a test image with every class, under a model of labelled images; `clusters`
+            draws from each cluster of a `Mixture`.
+        count: How many: 64 samples, 16 reconstructions, 1 image to traverse from or to hold the
+            levels of, 8 pairs to interpolate between, 10 styles or 10 images of each cluster
+            unless given. The picture shows at most 1,024 samples.
         images: Which test images, counted from 0, instead of the first `count`; for
             `interpolate` in pairs.
         rows: Images from bottom to top and from left to right of the manifold.
-        steps: Positions of a latent in `traverse`, images on the line in `interpolate`.
+        steps: Positions of a latent in `traverse`, images on the line in `interpolate`, draws at
+            each level in `levels`.
         latents: How many latents `traverse` shows.
         label: Of which class, by its number or name, `sample` draws, under a model that has
             classes; of all unless given.
@@ -98,7 +109,7 @@ def generate(
     run = as_run(run)
     # Counts above the number of test images are refused only where they were asked for.
     size = len(run.data.test)
-    usual = {"sample": 64, "reconstruct": min(16, size), "traverse": 1,
+    usual = {"sample": 64, "reconstruct": min(16, size), "traverse": 1, "levels": 1,
              "interpolate": max(1, min(8, size // 2)), "analogies": min(10, size)}  # fmt: skip
     number = usual.get(what, 10) if count is None else count
     views: dict[str, Callable[[], Arrays]] = {
@@ -107,6 +118,7 @@ def generate(
         "manifold": lambda: manifold(run, rows, seed),
         "traverse": lambda: traverse(run, images, number, steps, latents, seed),
         "interpolate": lambda: interpolate(run, images, number, steps, seed),
+        "levels": lambda: levels(run, images, number, steps, seed),
         "analogies": lambda: analogies(run, images, number, seed),
         "clusters": lambda: clusters(run, number, seed),
     }
@@ -167,6 +179,16 @@ def _draw(run: Run, what: What, arrays: Arrays, path: Path, label: int | str | N
     elif what == "traverse":
         change = f"root mean square change of {expectation} per pixel ({_UNITS[run.spec.domain]})"
         return _draw_traversal(mean, display("original"), arrays, path, change)
+    elif what == "levels":
+        tiles = np.concatenate([np.full_like(mean[:, :, :1], np.nan), mean], axis=2)
+        tiles[0, :, 0] = display("original")
+        plots.image_grid(
+            tiles.swapaxes(0, 1).reshape(-1, *tiles.shape[2:]),
+            path,
+            title=f"{expectation}, drawn from $p$ from one site on, given a draw of those above",
+            row_labels=[literal(f"from {site} on") for site in run.model.latents] * mean.shape[1],
+            blocks=(len(tiles), tiles.shape[2]),
+        )
     elif what == "analogies":
         tiles = np.concatenate([display("original")[:, None], mean], axis=1)
         names = map(literal, run.data.class_names or map(str, range(mean.shape[1])))

@@ -264,7 +264,7 @@ IMAGES = np.random.default_rng(0).random((200, 4, 4)).astype(np.float32)
     [
         (np.where(IMAGES < 0.01, np.inf, IMAGES), [], ["NaN where a pixel is missing", "infinite"]),
         (np.where(IMAGES[:, :1, :1] < 0.02, np.nan, IMAGES), [], ["5 of 200", "at index 38, 84"]),
-        (IMAGES[:, 0], [], ["(N, H, W)", "(200, 4)"]),
+        (IMAGES[:, 0, 0], [], ["(N, H, W)", "(200,)"]),
         (IMAGES, ["--likelihood", "Bernoulli"], ["--data.binarize dynamic"]),
         (IMAGES[:100], ["--batch_size", "100"], ["--batch_size: expected at most 80", "got 100"]),
     ],

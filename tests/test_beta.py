@@ -10,8 +10,8 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from guides import IAF, ConditionalNormal, DiagonalNormal, FullRankNormal
-from models import MLP, VAE, Conditional, Flow, MixtureOfNormals, Spec
+from guides import IAF, ConditionalNormal, DiagonalNormal, FullRankNormal, Ladder
+from models import MLP, VAE, Conditional, Flow, Hierarchical, MixtureOfNormals, Spec
 from ppl_vae.densities.weights import log_terms
 from ppl_vae.errors import InputError
 from ppl_vae.objectives import ELBO, Beta
@@ -128,13 +128,13 @@ def test_the_kl_of_normals_is_that_of_their_covariances_and_of_draws(guide):
         seeded(distortion_and_rates, model, q, (x,), 20_000, analytic_kl)
         for analytic_kl in (True, False)
     )
-    torch.testing.assert_close(rates.sum(), expected)
+    torch.testing.assert_close(rates["z"].sum(), expected)
     assert torch.equal(distortion, again)
     z = posterior.sample((20_000,))
     ratios = (posterior.log_prob(z) - model.prior().log_prob(z)).mean(1)
     allowed = 4 * ratios.std() / len(ratios) ** 0.5
     assert (ratios.mean() - expected).abs() < allowed
-    assert (drawn.sum() - expected).abs() < allowed
+    assert (drawn["z"].sum() - expected).abs() < allowed
     for objective in (ELBO(20_000, analytic_kl=True), Beta(analytic_kl=True, particles=20_000)):
         torch.testing.assert_close(seeded(objective.loss, model, q, x), distortion + expected)
 
@@ -167,7 +167,7 @@ def test_masks_and_scales_count_as_in_pyros_estimators(analytic_kl, stock):
         program.forward = seen(program)
     expected = seeded(stock(max_plate_nesting=1).differentiable_loss, model, guide, x) / len(x)
     distortion, rates = seeded(distortion_and_rates, model, guide, (x,), 1, analytic_kl)
-    torch.testing.assert_close(distortion + rates.sum(), expected)
+    torch.testing.assert_close(distortion + rates["z"].sum(), expected)
 
 
 def test_free_bits_of_images_with_their_classes():
@@ -193,3 +193,30 @@ def test_a_closed_form_that_does_not_exist_is_refused(guide, prior):
     for objective in (ELBO(analytic_kl=True), Beta(analytic_kl=True)):
         with pytest.raises(InputError, match=said):
             check_objective(objective, model, q, x)
+
+
+def test_sites_are_balanced_until_the_weight_is_warm():
+    """By hand, from the rates of the sites: weights with a mean of one, held constant."""
+    spec = Spec((1, 3, 4), "binary", 3)
+    model = Hierarchical(spec, network=partial(MLP, hidden=(6,)), top_dim=2, hidden=(5,)).double()
+    guide = Ladder(spec, model, network=partial(MLP, hidden=(6,))).double()
+    x = torch.rand(5, 1, 3, 4).round().double()
+    objective = Beta(beta=0.8, warmup_epochs=4, balance=True)
+
+    def by_hand(model, guide, x, beta):
+        distortion, rates = distortion_and_rates(model, guide, (x,), 1, analytic_kl=False)
+        z2, z1 = rates["z2"].sum(), rates["z1"].sum()
+        by_dimension = [(abs(z2.item()) + 0.01) / 2, (abs(z1.item()) + 0.01) / 3]
+        g2, g1 = (2 * share / sum(by_dimension) for share in by_dimension)
+        return distortion + beta * (g2 * z2 + g1 * z1)
+
+    for beta, expected in ((0.2, by_hand), (0.8, Beta().loss)):
+        results = [
+            loss_and_gradients(loss, (model, guide), model, guide, x, beta=torch.tensor(beta))
+            for loss in (objective.loss, expected)
+        ]
+        torch.testing.assert_close(*results, rtol=1e-6, atol=1e-9)
+    plain = [seeded(one.loss, model, guide, x) for one in (objective, Beta(0.8))]
+    torch.testing.assert_close(*plain)
+    with pytest.raises(ValueError, match="expected warmup_epochs above 0 with balance"):
+        Beta(balance=True)

@@ -33,6 +33,7 @@ from ppl_vae.coding.ans import Stack
 from ppl_vae.coding.bits_back import decode, encode
 from ppl_vae.coding.integer_pair import integer_pair, restored
 from ppl_vae.coding.pixels import pixels_of
+from ppl_vae.coding.priors import prior_of
 from ppl_vae.errors import InputError
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.estimates import estimate
@@ -85,7 +86,8 @@ def test_images_come_back(model, guide, likelihood) -> None:
 
 PRIORS = {
     "flow": lambda spec: Flow(spec, flows=1, hidden=(6,)),
-    "mixture": lambda spec: MixtureOfNormals(spec, components=1),
+    "normal": lambda spec: MixtureOfNormals(spec, components=1),
+    "mixture": lambda spec: MixtureOfNormals(spec, components=4),
 }
 
 
@@ -99,6 +101,30 @@ def test_images_come_back_under_every_prior(model, guide, prior) -> None:
     pair, images = integer_pair(p, q), images_of(p, 60)
     words, batches = encode(pair, images)
     assert np.array_equal(decode(restored(pair.data), words, len(images), batches), images)
+
+
+def test_latents_of_a_mixture_cost_what_it_says() -> None:
+    prior = MixtureOfNormals(Spec(SHAPE, "binary", 3), components=4)
+    for parameter in prior.parameters():
+        torch.nn.init.normal_(parameter)
+    mixture, bins = prior_of(prior)
+    edges, z = bins.edges / 2**14, prior().sample((500,)).numpy()
+    chosen = np.array([*map(np.searchsorted, edges, z.T)]).T
+    stack = Stack.seeded(0)
+    before = len(stack)
+    mixture.push(stack, bins, chosen.astype(np.int32))
+    weight, loc, scale = (
+        each.detach().double().numpy()
+        for each in (prior.logits.softmax(0), prior.loc, prior.log_scale.exp())
+    )
+    ends = np.pad(edges, ((0, 0), (1, 1)), constant_values=((0, 0), (-np.inf, np.inf)))
+    d = np.arange(3)
+    upper, lower = (
+        stats.norm.cdf((ends[d, chosen + more][:, None] - loc) / scale) for more in (1, 0)
+    )
+    exact = -np.log2(((upper - lower).prod(2) * weight).sum(1))
+    # The weights follow from the middles of the bins before, which are narrow.
+    assert 32 * (len(stack) - before) == pytest.approx(exact.sum(), rel=2e-3, abs=64)
 
 
 def test_the_bins_of_a_prior_do_not_follow_from_a_library_of_exponentials(monkeypatch) -> None:
@@ -142,6 +168,8 @@ def test_one_image_none_and_impossible_ones_come_back() -> None:
         (Bernoulli, {"guide": FullRankNormal}),
         (Bernoulli, {"prior": partial(Flow, flows=1, hidden=(8,))}),
         (Bernoulli, {"prior": partial(MixtureOfNormals, components=1)}),
+        (Bernoulli, {"prior": MixtureOfNormals}),
+        (Bernoulli, {"prior": MixtureOfNormals, "latent_dim": 1}),
         (Bernoulli, {"model": Hierarchical, "guide": BottomUp}),
     ],
 )

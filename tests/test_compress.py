@@ -1,7 +1,6 @@
 """compress and decompress as a user runs them."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from own_images import save_pictures
 from PIL import Image
 from tiny_runs import exit_code, tiny, tree, without_pictures
 
 import ppl_vae.compress
 import ppl_vae.decompress
-from models import BetaBinomial, ContinuousBernoulli
+from models import BetaBinomial
 from ppl_vae.compress import compress, measure
 from ppl_vae.data import Digits
 from ppl_vae.decompress import decompress, decompress_to
-from ppl_vae.errors import InputError
 from ppl_vae.runs.run import Run
 
 ARCHIVES = Path(__file__).parent / "archives"
@@ -41,16 +40,8 @@ def in_bytes(tmp_path_factory) -> Run:
 def _empty_folder(empty_folder: Path) -> None: ...
 
 
-def save(folder: Path, images: np.ndarray) -> list[Path]:
-    folder.mkdir(parents=True)
-    paths = [folder / f"{number}.png" for number in range(len(images))]
-    for path, image in zip(paths, images, strict=True):
-        Image.fromarray(image).save(path)
-    return paths
-
-
-def bits(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 2, shape).astype(np.uint8)
+def bits(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 2, shape).astype(np.uint8)
 
 
 def test_arrays_tensors_splits_and_data_sets_come_back(binary, in_bytes) -> None:
@@ -82,24 +73,6 @@ def test_a_run_may_be_named_by_its_path(binary) -> None:
     assert np.array_equal(np.load("out/images.npy"), x)
 
 
-@pytest.mark.parametrize("images", [5, None, np.uint8(1), [bits(8, 8), bits(8, 9)]])
-def test_what_is_no_array_of_images_is_refused_in_one_line(binary, images) -> None:
-    with pytest.raises(InputError, match="expected images") as caught:
-        compress(binary, images)
-    assert "\n" not in str(caught.value)
-
-
-def test_what_is_no_archive_is_refused_in_one_line(binary) -> None:
-    for given in ("a.pvz", Path("a.pvz"), None):
-        with pytest.raises(InputError, match=r"expected the bytes of an archive.*read_bytes"):
-            decompress(given, binary)
-
-
-def test_there_is_no_such_split_to_measure(binary) -> None:
-    with pytest.raises(InputError, match=r"--split: expected one of.*got 'tst'"):
-        measure(binary, "tst")
-
-
 def test_what_to_do_next_can_be_typed(binary, capsys) -> None:
     np.save("a.npy", bits(2, 8, 8))
     path = str(binary.path)
@@ -119,9 +92,9 @@ def test_the_same_images_give_the_same_archive(binary) -> None:
 
 def test_pictures_come_back_with_names_pixels_and_modes(binary) -> None:
     images = bits(6, 8, 8)
-    save(Path("in/of bits"), images[:3].astype(bool))
-    grey = save(Path("in/of bytes"), images[3:] * 255)
-    grey[0].rename("in/of bytes/first.PNG")
+    save_pictures(Path("in/of bits"), images[:3].astype(bool))
+    save_pictures(Path("in/of bytes"), images[3:] * 255)
+    Path("in/of bytes/000.png").rename("in/of bytes/first.PNG")
     assert exit_code(ppl_vae.compress, str(binary.path), "in", "-o", "a.pvz") == 0
     assert exit_code(ppl_vae.decompress, "a.pvz", "--run", str(binary.path), "-o", "out") == 0
     before, after = (
@@ -161,7 +134,7 @@ def test_a_split_and_other_data_are_compressed(binary, capsys) -> None:
 
 def test_what_is_whole_is_salvaged(binary, monkeypatch, capsys) -> None:
     monkeypatch.setattr("ppl_vae.coding.archive._MOST_IMAGES", 4)
-    save(Path("in"), bits(10, 8, 8).astype(bool))
+    save_pictures(Path("in"), bits(10, 8, 8).astype(bool))
     run = str(binary.path)
     assert exit_code(ppl_vae.compress, run, "in", "-o", "a.pvz") == 0
     data = bytearray(Path("a.pvz").read_bytes())
@@ -175,7 +148,7 @@ def test_what_is_whole_is_salvaged(binary, monkeypatch, capsys) -> None:
     salvage = ["b.pvz", "--run", run, "-o", "out", "--salvage", "true"]
     assert exit_code(ppl_vae.decompress, *salvage) == 0
     assert "block 3, images 8 to 9, is damaged and not written" in capsys.readouterr().err
-    assert {path.name for path in Path("out").iterdir()} == {f"{n}.png" for n in range(8)}
+    assert {path.name for path in Path("out").iterdir()} == {f"{n:03}.png" for n in range(8)}
 
 
 def test_images_that_are_lost_are_not_counted_and_black_in_an_array(
@@ -193,114 +166,6 @@ def test_images_that_are_lost_are_not_counted_and_black_in_an_array(
     assert "block 3, images 8 to 9, is damaged; they are black" in said.err
     x[8:] = 0
     assert np.array_equal(np.load("out/images.npy"), x)
-
-
-@pytest.fixture
-def images() -> None:
-    """Pictures and arrays that are not such as the run has."""
-    save(Path("binary"), bits(2, 8, 8) * 255)
-    save(Path("grey"), np.full((1, 8, 8), 7, np.uint8))
-    save(Path("large"), bits(1, 9, 9) * 255)
-    save(Path("colour"), np.zeros((1, 8, 8, 3), np.uint8))
-    save(Path("same"), bits(1, 8, 8) * 255)[0].rename("same/0.bmp")
-    save(Path("same/more"), bits(1, 8, 8) * 255)
-    Path("same/more/0.png").rename("same/0.png")
-    Path("broken.png").write_bytes(b"no picture")
-    np.save("levels.npy", np.arange(64, dtype=np.uint8).reshape(1, 8, 8))
-    np.save("floats.npy", np.zeros((1, 8, 8)))
-    np.save("wide.npy", np.zeros((1, 8, 9), np.uint8))
-    np.save("number.npy", np.uint8(1))
-    np.save("image.npy", bits(8, 8))
-    Path("there").mkdir()
-    Path("empty").mkdir()
-    Path("none.npy").write_bytes(b"no array")
-    Path("note.pvz").write_bytes(b"no archive")
-
-
-BAD = {
-    "no source": ([], "expected either files, a --split"),
-    "two sources": (["binary", "--split", "test"], "got more than one"),
-    "nothing there": (["nowhere"], "there is no nowhere"),
-    "an empty folder": (["empty"], "in empty; found none; name another folder"),
-    "grey levels": (["grey"], "two values, 0 and 255.*BetaBinomial"),
-    "another size": (["large"], "expected images of 1 x 8 x 8.*1 x 9 x 9"),
-    "colour": (["colour"], "mode RGB"),
-    "one name": (["same"], "0.png; rename one"),
-    "a broken picture": (["broken.png"], "could not read broken.png"),
-    "levels in an array": (["levels.npy"], "two values, 0 and 1.*BetaBinomial"),
-    "floats": (["floats.npy"], "uint8 or bool.*float64"),
-    "another width": (["wide.npy"], "1 x 8 x 8.*1 x 8 x 9"),
-    "a broken array": (["none.npy"], "could not read none.npy"),
-    "an array of one number": (["number.npy"], r"1 x 8 x 8.*number.npy has the shape \(1,\)"),
-    "an array of one image": (["image.npy"], r"1 x 8 x 8.*image.npy has the shape \(8, 8\)"),
-    "array among others": (["levels.npy", "grey"], "one .npy file by itself"),
-    "a batch of none": (["binary", "--batch_size", "0"], "batch_size >= 1"),
-    "an option": (["binary", "--embed", "true"], "did you mean --embed_model"),
-    "points without measuring": (["binary", "--data_points", "1"], "goes with --measure"),
-    "measuring files": (["binary", "--measure", "true"], "leave files"),
-    "measuring a model inside": (
-        ["--measure", "true", "--embed_model", "true"],
-        "--embed_model and --batch_size out",
-    ),
-    "measuring another batch": (
-        ["--measure", "true", "--batch_size", "7"],
-        "--embed_model and --batch_size out",
-    ),
-    "the archive exists": (["binary", "-o", "note.pvz"], "exists already"),
-}
-
-
-@pytest.mark.usefixtures("images")
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_line_and_nothing_is_written(name, binary, capsys) -> None:
-    arguments, said = BAD[name]
-    out = [] if "-o" in arguments or "--measure" in arguments else ["-o", "a.pvz"]
-    before = tree()
-    assert exit_code(ppl_vae.compress, str(binary.path), *arguments, *out) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ")
-    assert re.search(said, error), error
-    assert tree() == before
-
-
-@pytest.mark.usefixtures("images")
-def test_bad_archives_are_one_line_and_nothing_is_written(binary, in_bytes, capsys) -> None:
-    run, other = str(binary.path), str(in_bytes.path)
-    Path("a.pvz").write_bytes(compress(binary, bits(5, 1, 8, 8)))
-    before = tree()
-    for arguments, said in (
-        (["note.pvz"], "expected an archive"),
-        (["nowhere.pvz"], "expected an archive at nowhere.pvz"),
-        (["a.pvz"], "name the run"),
-        (["a.pvz", "--run", other], "expected the model"),
-        (["a.pvz", "--run", "grey"], "grey"),
-    ):
-        assert exit_code(ppl_vae.decompress, *arguments, "-o", "out") == 2
-        assert said in capsys.readouterr().err.splitlines()[-1]
-        assert tree() == before
-    assert exit_code(ppl_vae.decompress, "a.pvz", "--run", run, "-o", "there") == 2
-    assert "exists already" in capsys.readouterr().err
-    assert exit_code(ppl_vae.decompress, "a.pvz", "--run", run) == 2
-    assert "expected --out with the folder to write" in capsys.readouterr().err
-
-
-def test_runs_of_floats_are_refused_with_the_remedy(tmp_path, no_pictures) -> None:
-    run = tiny(tmp_path / "run", likelihood=ContinuousBernoulli, device="cpu")
-    with pytest.raises(
-        InputError, match="ContinuousBernoulli; train with --likelihood BetaBinomial"
-    ):
-        compress(run, np.zeros((1, 1, 8, 8)))
-
-
-def test_names_that_lie_outside_are_refused(binary) -> None:
-    from ppl_vae.coding.written import writer
-
-    for name in ("../a.png", "/a.png", "a//b.png", "c:a.png", "a\\b.png", ""):
-        with pytest.raises(InputError, match="inside of a folder"):
-            writer({"kind": "pictures", "names": [name], "modes": "L"}, 1, 256, Path())
-    for forged in ({}, [], {"kind": "pictures", "names": ["a"], "modes": "P"}, {"kind": "array"}):
-        with pytest.raises(InputError, match="not those that compress writes"):
-            writer(forged, 1, 256, Path())
 
 
 def test_what_is_measured(binary, in_bytes) -> None:

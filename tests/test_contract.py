@@ -160,7 +160,7 @@ def test_decode_is_the_likelihood_of_the_program(case: Case) -> None:
     model, guide = case.build()
     x = case.data()
     model_trace, _ = traces(model, guide, x, PARTICLES)
-    z = model_trace.nodes[model.latents[-1]]["value"]
+    z = model.code({site: model_trace.nodes[site]["value"] for site in model.latents})
     given = ()
     if model.labelled:
         y = model_trace.nodes["y"]["value"] if model.enumerated else with_labels(model, x)[1]

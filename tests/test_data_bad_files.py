@@ -173,7 +173,7 @@ def test_doubles_beyond_float32(refused, arrays):
     refused(arrays(REAL.astype(np.float64) * 1e300), "real", "infinite (as float32)")
 
 
-@pytest.mark.parametrize("shape", [(60,), (3, 20), (1, 3, 1, 4, 5), (0, 4, 5), (3, 0, 5)])
+@pytest.mark.parametrize("shape", [(60,), (1, 3, 1, 4, 5), (0, 4, 5), (3, 0, 5)])
 def test_wrong_shapes(refused, arrays, shape):
     array = np.zeros(shape, np.uint8)
     refused(arrays(array), "real", "(N, H, W) or (N, C, H, W)", str(shape), "reshape")

@@ -44,6 +44,7 @@ OPTIONS = {
     "features": [],
     "compress": [],
     "decompress": [],
+    "recipes": [],
     "restore": ["--count", "2", "--draws", "20", "--particles", "25"],
 }
 REAL_DATA_OPTIONS = {"MNIST": ["--batch_size", "1000"]}

@@ -274,7 +274,7 @@ def test_each_of_several_images_stands_beside_all_its_rows(run5, monkeypatch, im
 )
 def test_the_command_line_lists_what_can_be_generated(tmp_path, capsys, given, got):
     assert ended(main, tmp_path, *given) == 2
-    choices = "sample, reconstruct, manifold, traverse, interpolate, analogies or clusters"
+    choices = "sample, reconstruct, manifold, traverse, interpolate, levels, analogies or clusters"
     assert capsys.readouterr().err == f"error: expected {choices} after the run; got {got}\n"
 
 
@@ -289,7 +289,7 @@ def test_the_command_line_lists_what_can_be_generated(tmp_path, capsys, given, g
         ("reconstruct", {"images": []}, "--images: expected at least one index of an image"),
         ("reconstruct", {"count": 301}, "--count: expected at most 300, all test images; got 301"),
         ("manifold", {"rows": 1}, "expected --rows >= 2; got 1"),
-        ("manifold", {}, "latent_dim 5: train one with --latent_dim 2"),
+        ("manifold", {}, "5 dimensions: train a VAE with --latent_dim 2"),
         ("traverse", {"steps": 1}, "expected --steps >= 2; got 1"),
         ("traverse", {"latents": 0}, "expected --latents >= 1; got 0"),
         ("traverse", {"images": [500]}, "got 500"),

@@ -1,5 +1,8 @@
 """The drawn graph is what the programs do."""
 
+from functools import partial
+
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -11,7 +14,7 @@ from torch import nn
 import guides
 import models
 from ppl_vae.pictures import plots
-from ppl_vae.pictures.graphical_model import graphical_model, relations
+from ppl_vae.pictures.graphical_model import _in_order, _listed, graphical_model, relations
 
 
 def names_of(module):
@@ -189,3 +192,17 @@ def test_names_of_the_users_are_text_and_no_mathematics(tmp_path, name):
     rows = [{"name": name, "score": 1.0, "score_standard_error": 0.1}]
     plots.score_chart(rows, {"score": "a score"}, tmp_path / "chart.png", f"{name} in {name}")
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_many_sites_are_listed_by_the_first_and_the_last_and_fit_into_the_picture(tmp_path):
+    """No arrow comes near the edge, and z10 comes after z2."""
+    spec = models.Spec((1, 8, 8), "binary", 2)
+    network = partial(models.Cells, channels=4, inner=2)
+    model = models.TopDown(spec, network=network, groups=[[5, 1], [5, 2], [2, 4]], width=4)
+    guide = guides.Bidirectional(spec, model, network=network)
+    graphical_model(model, guide, torch.zeros(2, 1, 8, 8), tmp_path / "graph.png")
+    with Image.open(tmp_path / "graph.png") as picture:
+        grey = np.asarray(picture.convert("L"))
+    assert (grey[:, [0, 1, 2, -3, -2, -1]] == 255).all()
+    assert _listed(["x", *sorted(model.latents, key=_in_order)]) == "x, z_{1}, \\ldots, z_{12}"
+    assert _listed(["z1", "z2", "x"]) == "z_{1}, z_{2}, x"

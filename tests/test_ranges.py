@@ -12,9 +12,9 @@ import pytest
 
 from guides import (
     IAF,
+    Bidirectional,
     BottomUp,
     ConditionalNormal,
-    Guide,
     Ladder,
     SemiAmortized,
     SemiSupervisedNormal,
@@ -32,8 +32,10 @@ from models import (
     Network,
     Residual,
     Spec,
+    TopDown,
     VampPrior,
 )
+from models.feature_maps import Groups
 from models.ranges import check_choice, check_count, check_flag, check_number, check_sizes
 from ppl_vae.data import EMNIST, Arrays, Digits, ImageFolder
 from ppl_vae.objectives import (
@@ -51,6 +53,9 @@ from ppl_vae.pairs.pieces import ROLES, is_outside, options_of, subclasses
 IMAGE = (1, 8, 8)
 REAL, LABELLED = Spec(IMAGE, "real", 3), Spec(IMAGE, "binary", 3, classes=10)
 
+# The models of guides for several latent sites.
+MODELS: dict[type, Any] = {Bidirectional: TopDown, BottomUp: Hierarchical, Ladder: Hierarchical}
+
 # What no option of a type takes, whatever its bounds are.
 WRONG: dict[Any, list[Any]] = {
     int: [-1, 2.5, nan, inf, True, "2", None, []],
@@ -58,6 +63,7 @@ WRONG: dict[Any, list[Any]] = {
     bool: [0, 1, "false", None],
     Path: [5, None, ""],
     Sequence: [5, 2.5, "abc", None, [2.5], [nan], [True], [0], [-1], {}],
+    Groups: [5, 2.5, "abc", [2.5], [nan], [True], [0], [[]], [[1]], [[0, 1]], [[1, -1]], {}],
     Sequence[int | str]: [5, 2.5, "abc", [2.5], [nan], [True], [None], [[]], {}],
     Literal: ["nonsense", "", None, 1, []],
 }
@@ -84,8 +90,7 @@ def build(cls: Any, **chosen: Any) -> None:
         spec = Spec(IMAGE, getattr(cls, "domain", "binary"), latent_dim=3, classes=10)
         available["spec"] = spec
     if "model" in parameters:
-        two = issubclass(cls, Guide) and len(cls.latents) == 2
-        available["model"] = (Hierarchical if two else VAE)(spec)
+        available["model"] = MODELS.get(cls, VAE)(spec)
     required = [n for n, p in options_of(cls).items() if p.default is inspect.Parameter.empty]
     cls(**available, **{**dict.fromkeys(required, "images.npy"), **chosen})
 

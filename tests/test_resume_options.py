@@ -31,6 +31,7 @@ OPTIONS: list[dict[str, Any]] = [
     *({"optimizer": name, "weight_decay": 0.01} for name in get_args(Optimizer)),
     {"adam_beta1": 0.5, "adam_beta2": 0.99, "adam_epsilon": 1e-4},
     {"clip_norm": 0.5},
+    {"skip_norm": 20.0, "average": 0.9},
     {"schedule": "constant"},
     {"schedule": "step", "restart_epochs": [1], "warmup_epochs": 0},
     {"average": 0.9, "patience": 1, "learning_rate": 0.1},

@@ -33,7 +33,7 @@ def wrong() -> list[Any]:
         values = [True, np.True_, "1", [1], -1, nan, 1 + 1j]
         if field.name in ("learning_rate", "latent_dim", "epochs", "batch_size", "patience"):
             values.append(0)
-        if field.name in ("clip_norm", "average"):
+        if field.name in ("clip_norm", "skip_norm", "average"):
             values += [0, 0.0]
         if field.name in ("adam_beta1", "adam_beta2", "average"):
             values += [1, 1.5]
@@ -100,7 +100,7 @@ def test_a_config_of_an_early_run_has_fewer_settings(tmp_path: Path) -> None:
     late = {
         "weight_decay", "labels", "label_repeats", "engine", "precision", "schedule", "clip_norm",
         "restart_epochs", "optimizer", "adam_beta1", "adam_beta2", "adam_epsilon", "start_from",
-        "average",
+        "average", "skip_norm",
     }  # fmt: skip
     early = {name: value for name, value in DEFAULTS.items() if name not in late}
     assert Settings.of(early) == Settings.of(DEFAULTS)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_runs import OPTIONS, exit_code
 
 import ppl_vae.fit
@@ -12,7 +13,7 @@ from models import MLP, VAE, Gaussian, Spec
 from ppl_vae.errors import InputError
 from ppl_vae.pairs.building import build_pair
 from ppl_vae.training import size
-from ppl_vae.training.size import check_size
+from ppl_vae.training.size import check_activations, check_size
 
 PIECES = {
     "model": VAE,
@@ -73,3 +74,41 @@ def test_a_pair_that_cannot_be_built_without_values_trains(monkeypatch: pytest.M
     )
     monkeypatch.syspath_prepend(".")
     assert exit_code(ppl_vae.fit, *OPTIONS[2:], "--network", "size_looks.Looks") == 0
+
+
+@pytest.mark.parametrize("images", [2, 50])
+def test_activations_are_foreseen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], images: int
+) -> None:
+    """Of two layers in float32: 7 inputs, 5 results of tanh, and weights, which count once."""
+    layers = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    shared = torch.rand(100, 3, requires_grad=True)  # of all images together
+
+    def loss(count: int) -> torch.Tensor:
+        return layers(torch.rand(count, 7)).square().sum() + (shared.exp() * 2).sum()
+
+    needed = 4 * (images * (7 + 5 + 3) + 300)
+    for free in (needed - 1, needed):
+        monkeypatch.setattr(size, "free_memory", lambda free=free: free)
+        if free == needed:
+            check_activations(layers, loss, images)
+        else:
+            with pytest.raises(InputError, match=f"^a step on {images} images keeps 0.0 GiB for"):
+                check_activations(layers, loss, images)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(size, "_LARGE", needed)
+    check_activations(layers, loss, images)
+    assert capsys.readouterr().err == (
+        f"a step on {images} images keeps 0.0 GiB for its backward pass\n"
+    )
+
+
+@pytest.mark.usefixtures("no_pictures", "empty_folder")
+def test_a_step_without_room_is_one_line(
+    fit_refuses: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(size, "free_memory", lambda: 700_000)
+    line = fit_refuses(
+        ["--network.hidden", "[32]", "--batch_size", "1000"], "choose a smaller --batch_size or"
+    )
+    assert line.startswith("error: a step on 1,000 images keeps 0.0 GiB for its backward pass")

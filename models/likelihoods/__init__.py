@@ -6,6 +6,7 @@ from models.likelihoods.continuous_bernoulli import ContinuousBernoulli
 from models.likelihoods.discretized_logistic import DiscretizedLogistic
 from models.likelihoods.gaussian import Gaussian
 from models.likelihoods.likelihood import Likelihood
+from models.likelihoods.mixture_of_logistics import MixtureOfLogistics
 
 __all__ = [
     "Bernoulli",
@@ -14,4 +15,5 @@ __all__ = [
     "DiscretizedLogistic",
     "Gaussian",
     "Likelihood",
+    "MixtureOfLogistics",
 ]

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ppl_vae.coding.ans import Words
+from ppl_vae.coding.serialized import DAMAGED
 from ppl_vae.errors import InputError, kind
 
 __all__ = [
@@ -172,14 +173,14 @@ class Archive:
             return None
         packed = self._data[self._places[0]]
         if _digest(packed).hex() != digest:
-            raise InputError("the model in the archive is damaged; name the run with --run RUN")
+            raise InputError(DAMAGED)
         if size > _PACKED * len(packed):
             raise InputError("the model in the archive is larger than any that compress writes")
         reader = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MEMORY)
         try:
             return reader.decompress(packed, size)
         except lzma.LZMAError as error:
-            raise InputError("the model in the archive is damaged; name the run") from error
+            raise InputError(DAMAGED) from error
 
     def words(self, number: int) -> Words:
         """The words of a block, counted from 0.

@@ -105,13 +105,23 @@ class Convolution(_Products):
     def __post_init__(self) -> None:
         _check_geometry(self.stride, *self.padding)
 
+    @cached_property
+    def _matrix(self) -> Floats:
+        return self.weight.reshape(len(self.weight), -1).T.astype(np.float64)
+
     def __call__(self, x: Floats) -> Floats:
-        return _convolved(x, self.weight, self.bias, self.stride, (self.padding, self.padding))
+        size, step = self.weight.shape[-1], self.stride
+        padded = np.pad(x, ((0, 0), (0, 0), self.padding, self.padding))
+        windows = sliding_window_view(padded, (size, size), axis=(2, 3))[:, :, ::step, ::step]
+        batch, _, height, width = windows.shape[:4]
+        columns = windows.transpose(0, 2, 3, 1, 4, 5).reshape(batch * height * width, -1)
+        sums = columns @ self._matrix + self.bias
+        return _rounded(sums).reshape(batch, height, width, -1).transpose(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, eq=False)
 class TransposedConvolution(_Products):
-    """The transpose of a convolution: one of the input with zeros between its pixels.
+    """The transpose of a convolution: each pixel adds its product with the kernel to the output.
 
     Args:
         stride: s of the convolution that it transposes.
@@ -126,14 +136,25 @@ class TransposedConvolution(_Products):
     def __post_init__(self) -> None:
         _check_geometry(self.stride, self.padding, *self.left_over)
 
+    @cached_property
+    def _matrix(self) -> Floats:
+        """From the C of a pixel to the k k F sums that it takes part in."""
+        kernel = self.weight[:, :, ::-1, ::-1].transpose(1, 2, 3, 0)
+        return kernel.reshape(len(kernel), -1).astype(np.float64)
+
     def __call__(self, x: Floats) -> Floats:
         batch, channels, height, width = x.shape
-        step = self.stride
-        spread = np.zeros((batch, channels, (height - 1) * step + 1, (width - 1) * step + 1))
-        spread[:, :, ::step, ::step] = x
-        edge = self.weight.shape[-1] - 1 - self.padding
-        rows, columns = ((edge, edge + more) for more in self.left_over)
-        return _convolved(spread, self.weight, self.bias, 1, (rows, columns))
+        size, step = self.weight.shape[-1], self.stride
+        high, wide = (height - 1) * step + 1, (width - 1) * step + 1
+        parts = x.transpose(0, 2, 3, 1).reshape(-1, channels) @ self._matrix
+        parts = parts.reshape(batch, height, width, size, size, len(self.weight))
+        rows, columns = high + size - 1 + self.left_over[0], wide + size - 1 + self.left_over[1]
+        sums = np.zeros((batch, rows, columns, parts.shape[-1]))
+        for i, j in np.ndindex(size, size):
+            sums[:, i : i + high : step, j : j + wide : step] += parts[:, :, :, i, j]
+        edge = self.padding
+        inner = sums[:, edge : rows - edge, edge : columns - edge]
+        return _rounded(inner + self.bias).transpose(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,15 +240,3 @@ def _check_geometry(*sizes: int) -> None:
 def _rounded(sums: Floats) -> Floats:
     """Sums in units of 2^-26 as activations: to the nearest, halves up."""
     return np.clip(np.floor(sums * 2.0**-WEIGHT + 0.5), -_LARGEST, _LARGEST)
-
-
-def _convolved(
-    x: Floats, weight: Ints, bias: Ints, stride: int, padding: tuple[tuple[int, int], ...]
-) -> Floats:
-    size = weight.shape[-1]
-    padded = np.pad(x, ((0, 0), (0, 0), *padding))
-    windows = sliding_window_view(padded, (size, size), axis=(2, 3))[:, :, ::stride, ::stride]
-    batch, _, height, width = windows.shape[:4]
-    columns = windows.transpose(0, 2, 3, 1, 4, 5).reshape(batch * height * width, -1)
-    sums = columns @ weight.reshape(len(weight), -1).astype(np.float64).T + bias
-    return _rounded(sums).reshape(batch, height, width, -1).transpose(0, 3, 1, 2)

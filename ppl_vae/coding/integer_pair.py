@@ -20,14 +20,12 @@ from ppl_vae.coding.latents import (
 )
 from ppl_vae.coding.networks import layers_of
 from ppl_vae.coding.pixels import PIXELS, Pixels, pixels_of
-from ppl_vae.coding.priors import Autoregressive, Even, prior_of
-from ppl_vae.coding.serialized import from_bytes, to_bytes
+from ppl_vae.coding.priors import Autoregressive, Even, Mixture, Sequential, prior_of
+from ppl_vae.coding.serialized import DAMAGED, from_bytes, to_bytes
 from ppl_vae.coding.tables import FRACTION, Floats, Table, normal_cdf
 from ppl_vae.errors import InputError
 
-__all__ = ["DAMAGED", "IntegerPair", "Level", "integer_pair", "restored"]
-
-DAMAGED = "the model in the archive is damaged; name the run with --run RUN"
+__all__ = ["IntegerPair", "Level", "integer_pair", "restored"]
 
 _MOST_LATENTS = 2**16
 
@@ -70,7 +68,7 @@ class IntegerPair:
 
     image_shape: tuple[int, ...]
     pixels: Pixels
-    prior: Even | Autoregressive
+    prior: Even | Sequential
     normal: Normal
     levels: tuple[Level, ...]
 
@@ -99,7 +97,8 @@ class IntegerPair:
 
 
 _CLASSES = (
-    IntegerPair, Level, Bins, Even, Autoregressive, Normal, FullRank, Table, *PIXELS, *LAYERS,
+    IntegerPair, Level, Bins, Even, Autoregressive, Mixture, Normal, FullRank, Table, *PIXELS,
+    *LAYERS,
 )  # fmt: skip
 
 
@@ -127,7 +126,7 @@ def integer_pair(model: Model, guide: Guide) -> IntegerPair:
 
     Args:
         model: A `VAE` or `Hierarchical` with the prior `StandardNormal`, `Flow` of one map or
-            `MixtureOfNormals` of one component, and a likelihood of binary images or bytes.
+            `MixtureOfNormals`, and a likelihood of binary images or bytes.
         guide: A `DiagonalNormal`, a `FullRankNormal`, or for two layers a `BottomUp`.
 
     Raises:

@@ -13,7 +13,7 @@ from ppl_vae.coding.tables import FINE, FRACTION, MASS, Floats, Ints, Table, nor
 
 __all__ = [
     "BINS", "INVERSE", "Bins", "FullRank", "Normal", "Posterior", "between", "bins_around",
-    "bins_at", "fixed_bins", "inverse_scale", "standard_bins",
+    "bins_at", "fixed_bins", "inverse_scale", "standard_bins", "standardised",
 ]  # fmt: skip
 
 BINS = 2**10  # of each dimension
@@ -181,9 +181,13 @@ class _Triangle:
 
     def take(self, d: int, value: Floats, inverse: Floats) -> None:
         """Remembers e_d of z_d."""
-        e = (value - self.given(d)[0]) * np.minimum(inverse, _STEEPEST)
-        e = np.floor(e * 2.0**-INVERSE + 0.5)
-        self.standard[:, d] = np.clip(e, -_FARTHEST, _FARTHEST)
+        self.standard[:, d] = standardised(value - self.given(d)[0], inverse)
+
+
+def standardised(distance: Floats, inverse: Floats) -> Floats:
+    """(z - loc) / scale in units of 2^-12, from z - loc and 1 / scale; at most 32."""
+    e = np.floor(distance * np.minimum(inverse, _STEEPEST) * 2.0**-INVERSE + 0.5)
+    return np.clip(e, -_FARTHEST, _FARTHEST)
 
 
 def between(cdf: Table, edges: Ints, loc: Floats, inverse: Floats) -> NDArray[np.float32]:

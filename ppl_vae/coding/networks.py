@@ -20,10 +20,12 @@ from ppl_vae.coding.fixed_point import (
     SkipConnection,
     TransposedConvolution,
 )
-from ppl_vae.coding.tables import ACTIVATIONS, FRACTION, Floats, Ints, activation_table
+from ppl_vae.coding.tables import ACTIVATIONS, FRACTION, Ints, activation_table
 from ppl_vae.errors import InputError
 
-__all__ = ["affine", "layers_of"]
+__all__ = ["affine", "layers_of", "whole"]
+
+_BIAS = WEIGHT + FRACTION
 
 
 def layers_of(network: Network, scale: float = 1.0) -> tuple[Layer, ...]:
@@ -52,7 +54,7 @@ def layers_of(network: Network, scale: float = 1.0) -> tuple[Layer, ...]:
 
 def affine(weight: torch.Tensor, bias: torch.Tensor, scale: float = 1.0) -> Affine:
     """y = W x + b in fixed point, for inputs in units of `scale`."""
-    return Affine(_weight(weight, scale), _bias(bias))
+    return Affine(whole(weight, WEIGHT, scale), whole(bias, _BIAS))
 
 
 def _layer_of(module: Any, scale: float) -> Layer:
@@ -60,13 +62,13 @@ def _layer_of(module: Any, scale: float) -> Layer:
     if isinstance(module, nn.Linear):
         return affine(module.weight, module.bias, scale)
     if isinstance(module, nn.Conv2d):
-        weight, bias = _weight(module.weight, scale), _bias(module.bias)
+        weight, bias = whole(module.weight, WEIGHT, scale), whole(module.bias, _BIAS)
         edge = int(module.padding[0])
         return Convolution(weight, bias, module.stride[0], (edge, edge))
     if isinstance(module, nn.ConvTranspose2d):
-        weight = _weight(module.weight, scale).transpose(1, 0, 2, 3)[:, :, ::-1, ::-1].copy()
+        weight = whole(module.weight, WEIGHT, scale).transpose(1, 0, 2, 3)[:, :, ::-1, ::-1].copy()
         height, width = module.output_padding
-        bias, padding = _bias(module.bias), int(module.padding[0])
+        bias, padding = whole(module.bias, _BIAS), int(module.padding[0])
         return TransposedConvolution(weight, bias, module.stride[0], padding, (height, width))
     if isinstance(module, nn.ReLU | nn.LeakyReLU):
         slope = getattr(module, "negative_slope", 0.0)
@@ -80,16 +82,13 @@ def _layer_of(module: Any, scale: float) -> Layer:
     return SkipConnection(tuple(_layer_of(each, 1.0) for each in module.layers))  # a residual block
 
 
-def _weight(tensor: torch.Tensor, scale: float) -> Ints:
-    return _whole(tensor.detach().cpu().double().numpy() * scale, WEIGHT)
+def whole(tensor: Any, fraction: int, scale: float = 1.0) -> Ints:
+    """A tensor times a factor, in units of 2^-fraction, to the nearest.
 
-
-def _bias(tensor: Any) -> Ints:
-    return _whole(tensor.detach().cpu().double().numpy(), WEIGHT + FRACTION)
-
-
-def _whole(values: Floats, fraction: int) -> Ints:
-    scaled = np.floor(values * 2.0**fraction + 0.5)
+    Raises:
+        InputError: If a value is not finite, or too large.
+    """
+    scaled = np.floor(tensor.detach().cpu().double().numpy() * scale * 2.0**fraction + 0.5)
     if not (np.abs(scaled) < EXACT).all():
         raise InputError("expected weights that are finite numbers of a moderate size; train again")
     return scaled.astype(np.int64)

@@ -3,6 +3,8 @@
 import bz2
 import gzip
 import lzma
+from contextlib import suppress
+from importlib import import_module
 from io import BytesIO
 
 import numpy as np
@@ -16,7 +18,7 @@ def bits_of_others(images: NDArray[np.uint8], levels: int) -> dict[str, float]:
 
     Binary images are given to the former as bytes and as bits. Picture formats get the first 1,000
     images, each by itself and as sheets of many, below each other. The shorter counts. JPEG XL is
-    there where Pillow can write it.
+    there where the package pillow-jxl-plugin is installed.
 
     Args:
         images: (N, C, H, W), of 0 and 1 or of bytes.
@@ -57,7 +59,9 @@ def _formats() -> dict[str, dict[str, object]]:
     if features.check("webp"):
         formats["WebP"] = {"lossless": True, "quality": 100, "method": 6}
     Image.init()
-    if "JXL" in Image.SAVE:  # by the package pillow-jxl-plugin
+    with suppress(ImportError):
+        import_module("pillow_jxl")  # Pillow does not look for it by itself
+    if "JXL" in Image.SAVE:
         formats["JXL"] = {"lossless": True, "effort": 9}
     return formats
 

@@ -1,5 +1,6 @@
 """Priors of the highest latent over its bins, and the bins."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
@@ -17,13 +18,16 @@ from ppl_vae.coding.latents import (
     bins_around,
     bins_at,
     fixed_bins,
+    inverse_scale,
     standard_bins,
+    standardised,
 )
-from ppl_vae.coding.networks import affine
+from ppl_vae.coding.networks import affine, whole
 from ppl_vae.coding.tables import (
     FINE,
     FRACTION,
     Floats,
+    Ints,
     Table,
     activation_table,
     exp,
@@ -33,9 +37,10 @@ from ppl_vae.coding.tables import (
 )
 from ppl_vae.errors import InputError
 
-__all__ = ["Autoregressive", "Even", "prior_of"]
+__all__ = ["Autoregressive", "Even", "Mixture", "Sequential", "prior_of"]
 
 _LARGEST = 3  # |s| of `Flow`
+_SHARES = 2.0**20  # of all components of a mixture together
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,19 +60,8 @@ class Even:
         return bins.value_of(fixed_bins(size))
 
 
-@dataclass(frozen=True, eq=False)
-class Autoregressive:
-    """`Flow` of one map: exp(s_d) z_d + t_d ~ N(0, 1), s_d and t_d computed from z_1, ..., z_(d-1).
-
-    Args:
-        layers: From z to (t, s), (N, 2 D).
-        inverse_scale: exp of the bounded s, from s.
-        cdf: Phi, as masses.
-    """
-
-    layers: tuple[Layer, ...]
-    inverse_scale: Table
-    cdf: Table
+class Sequential(ABC):
+    """A prior by the distribution of each dimension given those before it."""
 
     def push(self, stack: Stack, bins: Bins, chosen: Symbols) -> None:
         """Puts bins (N, D) onto the stack, the last dimension first."""
@@ -83,8 +77,30 @@ class Autoregressive:
             chosen[:, d] = stack.pop(count, masses, bins.count)
         return chosen
 
+    @abstractmethod
     def draws(self, bins: Bins, size: int) -> Floats:
-        """Draws of z (N, D), always the same."""
+        """Draws of z (N, D), always the same, whatever the bins are."""
+
+    @abstractmethod
+    def _masses(self, bins: Bins, z: Floats, d: int) -> Masses:
+        """The masses of the bins of z_d given z_1, ..., z_(d-1)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Autoregressive(Sequential):
+    """`Flow` of one map: exp(s_d) z_d + t_d ~ N(0, 1), s_d and t_d computed from z_1, ..., z_(d-1).
+
+    Args:
+        layers: From z to (t, s), (N, 2 D).
+        inverse_scale: exp of the bounded s, from s.
+        cdf: Phi, as masses.
+    """
+
+    layers: tuple[Layer, ...]
+    inverse_scale: Table
+    cdf: Table
+
+    def draws(self, bins: Bins, size: int) -> Floats:
         standard = standard_bins().value_of(fixed_bins(size))
         z = np.zeros_like(standard)
         for d in range(z.shape[1]):
@@ -105,7 +121,51 @@ class Autoregressive:
         return lambda piece: between(self.cdf, edges, fine[piece], inverse[piece])
 
 
-def prior_of(prior: Prior) -> tuple[Even | Autoregressive, Bins]:
+@dataclass(frozen=True, eq=False)
+class Mixture(Sequential):
+    """`MixtureOfNormals`: z_d is from a mixture whose weights are p(k | z_1, ..., z_(d-1)).
+
+    Args:
+        log_weight: Up to a constant, (K,), in units of 2^-12.
+        loc: (K, D), in units of 2^-12.
+        log_scale: (K, D), in units of 2^-12.
+        inverse_scale: 1 / sigma from log sigma^2.
+        exponential: exp(x) for x up to 0.
+        cdf: Phi, as masses.
+    """
+
+    log_weight: Ints
+    loc: Ints
+    log_scale: Ints
+    inverse_scale: Table
+    exponential: Table
+    cdf: Table
+
+    def draws(self, bins: Bins, size: int) -> Floats:
+        standard = standard_bins().value_of(fixed_bins(size))
+        until = np.cumsum(self._shares(self.log_weight[None].astype(np.float64))[0])
+        places = np.arange(len(standard)) * (_SHARES // len(standard))
+        k = np.minimum(np.searchsorted(until, places, side="right"), len(until) - 1)
+        inverse = self.inverse_scale(2 * self.log_scale[k].astype(np.float64))
+        return np.floor(standard * 2.0**INVERSE / inverse + 0.5) + self.loc[k]
+
+    def _shares(self, logs: Floats) -> Floats:
+        """The shares (N, K) of the components, from the logs of their weights."""
+        shares = self.exponential(logs - logs.max(1, keepdims=True))
+        return np.floor(shares * _SHARES / shares.sum(1, keepdims=True))
+
+    def _masses(self, bins: Bins, z: Floats, d: int) -> Masses:
+        inverse = self.inverse_scale(2 * self.log_scale.astype(np.float64))
+        e = standardised(z[:, None, :d] - self.loc[:, :d], inverse[:, :d])
+        squares = np.floor(e**2 * 2.0 ** -(FRACTION + 1) + 0.5)
+        shares = self._shares(self.log_weight - (squares + self.log_scale[:, :d]).sum(2))
+        edges = bins.edges[d % len(bins.edges), None]
+        fine = (self.loc[:, d] << (FINE - FRACTION)).astype(np.float64)
+        each = between(self.cdf, edges, fine, inverse[:, d]).astype(np.float64)
+        return lambda piece: np.floor(shares[piece] @ each / _SHARES).astype(np.float32)
+
+
+def prior_of(prior: Prior) -> tuple[Even | Sequential, Bins]:
     """A prior in whole numbers, and the bins of its latents.
 
     Raises:
@@ -113,19 +173,32 @@ def prior_of(prior: Prior) -> tuple[Even | Autoregressive, Bins]:
     """
     if type(prior) is StandardNormal:
         return Even(), standard_bins()
-    if type(prior) is MixtureOfNormals and len(prior.logits) == 1:
-        (loc,), (log_scale,) = (np.array(each.tolist()) for each in (prior.loc, prior.log_scale))
-        scale, unit = exp(log_scale), 2.0**FRACTION
-        return Even(), bins_at(np.floor(unit * loc + 0.5), np.floor(unit * scale + 1))
-    if type(prior) is Flow and len(prior.networks) == 1:
-        flow = Autoregressive(_masked(prior.networks[0]), _stretch(), normal_cdf())
-        z = flow.draws(standard_bins(), prior.spec.latent_dim)
-        return flow, bins_around(z, np.zeros_like(z))
-    raise InputError(
-        "expected the prior StandardNormal, Flow of one map (--prior.flows 1) or MixtureOfNormals "
-        "of one component, whose latents have one-dimensional distribution functions in turn; got "
-        f"{type(prior).__name__}; train with --prior StandardNormal"
+    sequential: Sequential
+    if type(prior) is MixtureOfNormals:
+        if len(prior.logits) == 1:
+            (loc,), (log_scale,) = (np.array(x.tolist()) for x in (prior.loc, prior.log_scale))
+            scale, unit = exp(log_scale), 2.0**FRACTION
+            return Even(), bins_at(np.floor(unit * loc + 0.5), np.floor(unit * scale + 1))
+        sequential = _mixture(prior)
+    elif type(prior) is Flow and len(prior.networks) == 1:
+        sequential = Autoregressive(_masked(prior.networks[0]), _stretch(), normal_cdf())
+    else:
+        raise InputError(
+            "expected the prior StandardNormal, Flow of one map (--prior.flows 1) or "
+            "MixtureOfNormals, whose latents have one-dimensional distribution functions in turn; "
+            f"got {type(prior).__name__}; train with --prior StandardNormal"
+        )
+    z = sequential.draws(standard_bins(), prior.spec.latent_dim)
+    return sequential, bins_around(z, np.zeros_like(z))
+
+
+def _mixture(prior: MixtureOfNormals) -> Mixture:
+    logs = prior.logits - prior.logits.max()
+    log_weight, loc, log_scale = (
+        whole(each, FRACTION) for each in (logs, prior.loc, prior.log_scale)
     )
+    exponential = tabulate(lambda x: min(x, Decimal(0)).exp(), INVERSE)
+    return Mixture(log_weight, loc, log_scale, inverse_scale(), exponential, normal_cdf())
 
 
 def _masked(network: Any) -> tuple[Layer, ...]:

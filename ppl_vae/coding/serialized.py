@@ -10,7 +10,9 @@ import numpy as np
 
 from ppl_vae.errors import InputError
 
-__all__ = ["from_bytes", "to_bytes"]
+__all__ = ["DAMAGED", "from_bytes", "to_bytes"]
+
+DAMAGED = "the model in the archive is damaged; name the run with --run RUN"
 
 _TYPES = ("<i1", "<i2", "<i4", "<i8")
 
@@ -54,7 +56,7 @@ def from_bytes(data: bytes, classes: tuple[type, ...]) -> Any:
     try:
         return reader.built(json.loads(line))
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError("the model is damaged; compress the images again") from error
+        raise InputError(DAMAGED) from error
 
 
 class _Reader:

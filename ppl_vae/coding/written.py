@@ -1,11 +1,12 @@
 """Images written again, as they were in their files."""
 
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from ppl_vae.errors import InputError
@@ -65,11 +66,16 @@ def _array(originals: dict[str, Any], count: int, folder: Path) -> Write:
     if shape[0] != count or kind not in ("|u1", "|b1"):
         raise ValueError("an array of so many images")
 
+    path, described = folder / name, {"descr": kind, "fortran_order": False, "shape": shape}
+    with path.open("wb") as file:
+        write_array_header_1_0(file, described)
+        begin = file.tell()
+        file.truncate(begin + prod(shape))
+
     def write(start: int, images: NDArray[np.uint8]) -> None:
-        mode = "r+" if (folder / name).exists() else "w+"
-        array = open_memmap(folder / name, mode, np.dtype(kind), shape)
-        array[start : start + len(images)] = images.reshape(len(images), *shape[1:])
-        array.flush()
+        with path.open("r+b") as file:  # not a memory map: a full disk would kill the process
+            file.seek(begin + start * prod(shape[1:]))
+            file.write(images.tobytes())
 
     return write
 

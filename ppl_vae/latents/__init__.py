@@ -4,6 +4,7 @@ from ppl_vae.latents.quantiles import aggregate_quantiles, prior_quantiles
 from ppl_vae.latents.viewing import encode
 from ppl_vae.latents.views import interpolate, manifold, reconstruct, sample, traverse
 from ppl_vae.latents.views_by_class import analogies, clusters
+from ppl_vae.latents.views_by_level import levels
 from ppl_vae.measures.encoding import decoded_mean, posterior_draws, posterior_mean
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "decoded_mean",
     "encode",
     "interpolate",
+    "levels",
     "manifold",
     "posterior_draws",
     "posterior_mean",

@@ -28,7 +28,8 @@ def prior_quantiles(run: Run, probabilities: NDArray[np.float64]) -> Tensor:
         values = np.tile(ndtri(probabilities)[:, None], run.spec.latent_dim)
         return torch.as_tensor(values).to(prior.loc)
     trace: Any = poutine.trace(run.model).get_trace(size=_PRIOR_DRAWS)
-    return _quantiles(trace.nodes[run.model.latents[-1]]["value"], probabilities)
+    drawn = {site: trace.nodes[site]["value"] for site in run.model.latents}
+    return _quantiles(run.model.code(drawn), probabilities)
 
 
 def aggregate_quantiles(run: Run, probabilities: NDArray[np.float64]) -> Tensor:

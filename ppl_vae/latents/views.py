@@ -67,7 +67,7 @@ def sample(
         else:
             trace = poutine.trace(model).get_trace(size=count)
             y = _value(trace, "y") if "y" in model.enumerated else None
-        z = _value(trace, model.latents[-1])
+        z = model.code({site: _value(trace, site) for site in model.latents})
         mean = decoded_mean(model, z, y if model.labelled else None)
         given = {} if y is None else {"y": y}
         return arrays_of(run, z=z, **given, mean=mean, draw=_value(trace, "x"))
@@ -118,10 +118,10 @@ def manifold(run: Run | Path | str, rows: int = 20, seed: int = 0) -> Arrays:
         InputError: If z is not two-dimensional, rows < 2 or the seed is out of range.
     """
     run = as_run(run)
-    if run.spec.latent_dim != 2:
+    if run.model.code_dim != 2:
         raise InputError(
-            f"the manifold is drawn for a two-dimensional z; this run has latent_dim "
-            f"{run.spec.latent_dim}: train one with --latent_dim 2"
+            f"the manifold is drawn for a two-dimensional z; that of this run has "
+            f"{run.model.code_dim} dimensions: train a VAE with --latent_dim 2"
         )
     check_within("rows", rows, 2)
     probabilities = (np.arange(rows) + 0.5) / rows

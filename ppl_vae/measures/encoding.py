@@ -102,7 +102,7 @@ def posterior_mean(
     It has no gradient.
 
     Args:
-        model: The model whose last latent site is z.
+        model: The model, which says what z is: `Model.code`.
         guide: q(z|x).
         x: Images (B, C, H, W).
         y: Their classes (B,), where q(z|x, y) is meant.
@@ -122,7 +122,7 @@ def split_means(model: Model, guide: Guide, images: Split, engine: Engine = "aut
     """E[z|x], or E[z|x, y] where a model has classes, of all images of a split, (N, D).
 
     Args:
-        model: The model whose last latent site is z.
+        model: The model, which says what z is: `Model.code`.
         guide: Its guide.
         images: N images, not all of which need fit into memory.
         engine: As for `decoded_mean`.
@@ -135,7 +135,7 @@ def reconstructions(model: Model, guide: Guide, images: Split, engine: Engine = 
     """E[x|z] at z = E[z|x] of all images of a split, (N, C, H, W); of classes as `split_means`.
 
     Args:
-        model: The model whose last latent site is z.
+        model: The model, which says what z is: `Model.code`.
         guide: Its guide.
         images: N images, whose reconstructions have to fit into memory.
         engine: As for `decoded_mean`.
@@ -160,17 +160,17 @@ def _encoded(
 
 
 def posterior_draws(model: Model, guide: Guide, draws: int, *batch: Tensor) -> Tensor:
-    """So many draws of the last latent from the guide, for each image, (K, B, D).
+    """So many draws of z, as the decoder takes it, from the guide for each image, (K, B, D).
 
     Args:
-        model: The model whose last latent site is z.
+        model: The model, which says what z is: `Model.code`.
         guide: q(z|x).
         draws: K.
         *batch: Images (B, C, H, W), and their classes (B,) where q(z|x, y) is meant.
     """
     with pyro.plate("particles", draws, dim=-2):
         trace: Any = poutine.trace(guide).get_trace(*batch)
-    return trace.nodes[model.latents[-1]]["value"]
+    return model.code({site: trace.nodes[site]["value"] for site in model.latents})
 
 
 class _InPieces:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from guides import Guide
@@ -45,7 +46,7 @@ class ELBO(Objective):
         batch = (x,) if labels is None else (x, labels)
         if self.analytic_kl:
             distortion, rates = distortion_and_rates(model, guide, batch, self.particles, True)
-            return distortion + rates.sum()
+            return distortion + torch.cat([*rates.values()]).sum()
         if model.enumerated:
             terms = log_terms(model, guide, x, self.particles, labels=labels)
             return -terms.sum(terms.log_weights).mean() / self.particles

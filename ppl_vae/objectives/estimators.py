@@ -50,7 +50,7 @@ class TensorTraceELBO(Trace_ELBO):
 
 def distortion_and_rates(
     model: Model, guide: Guide, batch: tuple[Tensor, ...], particles: int, analytic_kl: bool
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """-E_q[log p(x|z)] and KL(q(z|x) || p(z)), averaged over the batch, in nats per datum.
 
     A site has a rate for each of its dimensions where both q and p have independent ones, as
@@ -64,7 +64,7 @@ def distortion_and_rates(
         analytic_kl: Whether the rates are in closed form; otherwise they are averages over draws.
 
     Returns:
-        The distortion, (), and the rates of all sites, (G,).
+        The distortion, (), and the rates of each site in the guide's order, (G,).
 
     Raises:
         NotImplementedError: If the model sums classes out; with analytic_kl, if the KL of a site
@@ -73,7 +73,7 @@ def distortion_and_rates(
     if model.enumerated:
         raise NotImplementedError(
             "where classes are summed out, the rate has no closed form and no dimensions; leave "
-            "analytic_kl and free_bits out"
+            "analytic_kl, free_bits and balance out"
         )
     plate = pyro.plate("particles", particles, dim=-2)
     guide_trace = poutine.trace(plate(guide)).get_trace(*batch)
@@ -90,16 +90,16 @@ def distortion_and_rates(
         )
     observed = [nodes[name] for name in model_trace.observation_nodes]
     distortion = -torch.cat([_means(x["fn"].log_prob(x["value"]), x) for x in observed]).sum()
-    rates = []
+    rates = {}
     for name in sampled:
         site, prior = drawn[name], nodes[name]
         q, p = _by_dimension(site["fn"], prior["fn"])
         if analytic_kl:
-            rates.append(_means(closed_form_kl(name, q, p), site))
+            rates[name] = _means(closed_form_kl(name, q, p), site)
         else:
             log_q, log_p = q.log_prob(site["value"]), p.log_prob(site["value"])
-            rates.append(_means(log_q, site) - _means(log_p, prior))
-    return distortion, torch.cat(rates)
+            rates[name] = _means(log_q, site) - _means(log_p, prior)
+    return distortion, rates
 
 
 def _means(term: Tensor, node: dict[str, Any]) -> Tensor:

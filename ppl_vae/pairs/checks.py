@@ -129,7 +129,7 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
             raise InputError(f"{pair}: {reason(error)}") from error
         except (ValueError, RuntimeError) as error:
             if sorted(guide.latents) != sorted(model.latents):
-                others = ", ".join(_guides_of(sorted(model.latents), x, *labels))
+                others = ", ".join(_guides_of(model, sorted(model.latents), x, *labels))
                 raise InputError(
                     f"{pair}: the guide is one for the sites {sorted(guide.latents)}, the model "
                     f"has {sorted(model.latents)}; choose one of {others or 'your own'}"
@@ -145,9 +145,8 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
     }
     every = sorted([*model.latents, *model.enumerated])
     if sites["model"] != every or sites["guide"] not in (every, sorted(model.latents)):
-        fitting = [
-            name for name in _guides_of(sites["model"], x, *labels) if name != type(guide).__name__
-        ]
+        known = _guides_of(model, sites["model"], x, *labels)
+        fitting = [name for name in known if name != type(guide).__name__]
         raise InputError(
             f"{pair}: the guide's sites have to be the model's latent sites; the guide samples "
             f"{sites['guide']}, the model samples {sites['model']} and declares "
@@ -177,9 +176,10 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
         raise InputError(f"{pair}: {culprit} before training; check the initial parameters")
 
 
-def _guides_of(sites: list[str], *batch: Tensor) -> list[str]:
-    """The names of the guides whose latent sites have these names on this batch."""
+def _guides_of(model: Model, sites: list[str], *batch: Tensor) -> list[str]:
+    """The names of the guides for a model whose latent sites have these names on this batch."""
     known: list[Any] = subclasses(Guide)
+    sites = sites if type(model).latents else []  # else their number is an option
     return [cls.__name__ for cls in known if sorted(cls.latents) == sites if _takes(cls, *batch)]
 
 

@@ -56,11 +56,11 @@ def graphical_model(
     axes.set_aspect("equal")
     axes.set_xlim(0, width)
     axes.set_ylim(low - footer, high + header)
-    latent = sorted(site for site in generative.parents if site not in generative.observed)
+    latent = sorted({*generative.parents} - {*generative.observed}, key=_in_order)
     seen = [site for site in generative.parents if site in generative.observed]
     inputs = [site for site in seen if not generative.distributions[site]]
     parts = ([site for site in seen + latent if site not in inputs], latent, seen, inputs)
-    joint, hidden, shown, fixed = (", ".join(map(_math, part)) for part in parts)
+    joint, hidden, shown, fixed = map(_listed, parts)
     joint += f"\\,|\\,{fixed}" if inputs else ""
     titles = (f"Model  $p_\\theta({joint})$", f"Guide  $q_\\phi({hidden}\\,|\\,{shown})$")
     start = 0.0
@@ -145,6 +145,16 @@ class _Panel:
             self.left -= 0.65
         elif self.parameter:
             self.right += 0.65
+        self.arrows = [
+            (self.places[parent], self.places[site], _RADIUS)
+            for site, parents in found.parents.items()
+            for parent in parents
+        ]
+        if self.parameter:
+            self.arrows += [(self.parameter, self.places[site], 0.055) for site in self.fed]
+        reached = [start[0] + self._reach(start, end) for start, end, _ in self.arrows]
+        self.left = min([self.left, *(x - 0.1 for x in reached)])
+        self.right = max([self.right, *(x + 0.1 for x in reached)])
 
     def _box(self, sites: tuple[str, ...]) -> tuple[float, float, float, float]:
         """Left, bottom, right and top of a plate: wider, the more plates are inside it."""
@@ -182,16 +192,13 @@ class _Panel:
             axes.text(x + shift, y + (0.1 if words else 0), f"${_math(site)}$", fontsize=name_size,
                       math_fontfamily="cm", **style)  # fmt: skip
             axes.text(x + shift, y - drop, words, fontsize=words_size, linespacing=0.95, **style)
-        for site, parents in self.found.parents.items():
-            for parent in parents:
-                self._arrow(axes, shift, self.places[parent], self.places[site], _RADIUS)
+        for start, end, radius in self.arrows:
+            self._arrow(axes, shift, start, end, radius)
         if self.parameter:
             x, y = self.parameter
             axes.add_patch(Circle((x + shift, y), 0.055, color=INK, zorder=3))
             axes.text(x + shift, y + 0.24, self.symbol, ha="center", va="center", fontsize=12,
                       color=INK, math_fontfamily="cm")  # fmt: skip
-            for site in self.fed:
-                self._arrow(axes, shift, self.parameter, self.places[site], 0.055)
 
     def _arrow(
         self,
@@ -201,9 +208,26 @@ class _Panel:
         end: tuple[float, float],
         radius: float,
     ) -> None:
-        """An arrow between two rims, bent where the straight one would cross another site."""
+        """An arrow between two rims."""
         from matplotlib.patches import FancyArrowPatch
 
+        bend = self._bend(start, end)
+        axes.add_patch(
+            FancyArrowPatch(
+                (start[0] + shift, start[1]), (end[0] + shift, end[1]), mutation_scale=11,
+                connectionstyle=f"arc3,rad={bend}", arrowstyle="-|>",
+                shrinkA=72 * _INCHES * radius, shrinkB=72 * _INCHES * _RADIUS, color=INK,
+                linewidth=1.1, zorder=2,
+                linestyle=(0, (4, 2.5)) if self.style == "dashed" else "solid",
+            )
+        )  # fmt: skip
+
+    def _reach(self, start: tuple[float, float], end: tuple[float, float]) -> float:
+        """How far to the right of its start the middle of an arrow comes."""
+        return (end[0] - start[0] + self._bend(start, end) * (end[1] - start[1])) / 2
+
+    def _bend(self, start: tuple[float, float], end: tuple[float, float]) -> float:
+        """0 where the straight arrow crosses no other site, else the least that clears them."""
         (x, y), (right, up) = start, (end[0] - start[0], end[1] - start[1])
         others = [place for place in self.places.values() if place not in (start, end)]
 
@@ -220,21 +244,25 @@ class _Panel:
             return near
 
         bends = (0.0, 0.3, -0.3, 0.6, -0.6)
-        bend = next((b for b in bends if clearance(b) > 1.1 * _RADIUS), max(bends, key=clearance))
-        axes.add_patch(
-            FancyArrowPatch(
-                (x + shift, y), (end[0] + shift, end[1]), connectionstyle=f"arc3,rad={bend}",
-                arrowstyle="-|>", mutation_scale=11, shrinkA=72 * _INCHES * radius,
-                shrinkB=72 * _INCHES * _RADIUS, color=INK, linewidth=1.1, zorder=2,
-                linestyle=(0, (4, 2.5)) if self.style == "dashed" else "solid",
-            )
-        )  # fmt: skip
+        return next((b for b in bends if clearance(b) > 1.1 * _RADIUS), max(bends, key=clearance))
 
 
 def _fitting(text: str, largest: float) -> float:
     """The font size at which a text fits into a circle."""
     longest = max(map(len, text.split("\n")))
     return min(largest, 1.8 * 72 * _INCHES * _RADIUS / (0.62 * max(longest, 1)))
+
+
+def _in_order(site: str) -> tuple[str, int]:
+    """z2 before z10."""
+    stem = site.rstrip("0123456789")
+    return stem, int(site[len(stem) :] or 0)
+
+
+def _listed(sites: list[str]) -> str:
+    """The sites, those between the second and the last as dots where there are many."""
+    names = [*map(_math, sites)]
+    return ", ".join(names if len(names) < 5 else [*names[:2], "\\ldots", names[-1]])
 
 
 def _math(site: str) -> str:

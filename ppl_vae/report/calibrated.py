@@ -33,7 +33,8 @@ def calibrated(inspection: Inspection, section: Section) -> None:
         level=_LEVEL,
         like=inspection.batch() if inspection.run.model.labelled else None,
     )
-    counts = calibration.counts[inspection.latent].cpu()  # (bins, D)
+    code = inspection.run.model.code
+    counts = code(calibration.counts).cpu()  # (bins, D)
     low, high = calibration.band
     active = sorted(inspection.active()) or list(range(counts.shape[1]))
     outside = ((counts < low) | (counts > high)).any(0)
@@ -47,7 +48,7 @@ def calibrated(inspection: Inspection, section: Section) -> None:
         "active_latents": active,
         "latents_outside_the_band": failed,
         "counts": counts.T.tolist(),
-        "p_value": calibration.p_value[inspection.latent].cpu().tolist(),
+        "p_value": code(calibration.p_value).cpu().tolist(),
         "ends_over_uniform": ends.tolist(),
     }
     section.facts = {

@@ -140,15 +140,16 @@ class Inspection:
         """One of the tree's variables."""
         return self.tree.children[group].to_dataset()[name]
 
-    @property
-    def latent(self) -> str:
-        """The latent site that the decoder takes."""
-        return self.run.model.latents[-1]
+    def drawn(self, group: str) -> NDArray[np.float32]:
+        """Draws of z, as the decoder takes it, from a group of the tree, (chains, K, N, D)."""
+        model = self.run.model
+        sites = {s: torch.as_tensor(self.variable(group, s).values) for s in model.latents}
+        return model.code(sites).numpy()
 
     @property
     def z(self) -> NDArray[np.float32]:
         """Draws from the guide, (K, N, D)."""
-        values = self.variable("posterior", self.latent).values
+        values = self.drawn("posterior")
         return values.reshape(-1, *values.shape[2:])
 
     def statistic(self, name: str) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.scores import active_units, collapse, mean_and_error, scored
 from ppl_vae.objectives import ELBO
+from ppl_vae.objectives.estimators import distortion_and_rates
 from ppl_vae.pictures.figures import BLUE, FAINT, INK, literal, new_figure
 from ppl_vae.report.comparison import comparable
 from ppl_vae.report.inspection import Inspection
@@ -20,7 +21,7 @@ from ppl_vae.report.page import number
 from ppl_vae.report.section import Picture, Section, panels, picture_of, plain
 from ppl_vae.runs.run import Run
 
-__all__ = ["InformationBounds", "information_bounds", "latent"]
+__all__ = ["InformationBounds", "information_bounds", "latent", "rate_by_site"]
 
 _PANELS = 12
 _PER_IMAGE = 25  # draws of each chain for each image that stand for q(z)
@@ -28,6 +29,7 @@ _PARTICLES = 64  # for rate and distortion of further runs
 _ENCODED = 5000  # images at most for the scatter
 _MOST = 2000  # images at most for the bounds of mutual information
 _DRAWS = 10  # of z for each of them, at most
+_BY_SITE = 100  # images at most whose rate is taken apart
 _DENSITIES = 1_000_000  # q(z_i|x_j), at most, unless there are many images
 
 
@@ -58,6 +60,7 @@ def latent(inspection: Inspection, section: Section) -> None:
         "mutual_information_draws": bounds.draws,
         "marginal_kl_lower_bound_nats": max(0.0, r - high),
         "marginal_kl_upper_bound_nats": r - low,
+        "rate_by_site_nats_per_datum": rate_by_site(inspection),
         "runs": runs,
     }
     section.facts = {
@@ -74,6 +77,17 @@ def latent(inspection: Inspection, section: Section) -> None:
         section.pictures["rate_distortion"] = _rate_distortion(runs)
     if dimension == 2:
         section.pictures["scatter"] = _scatter(inspection)
+
+
+def rate_by_site(inspection: Inspection) -> dict[str, float]:
+    """The terms of the rate, E_q[log q(z_l|...) - log p(z_l|...)] for each site of several."""
+    model, guide = inspection.run.model, inspection.run.guide
+    if len(model.latents) == 1 or model.enumerated:
+        return {}
+    batch = inspection.batch(_BY_SITE)
+    with seeded(inspection.run.device, inspection.seed), torch.no_grad():
+        _, rates = distortion_and_rates(model, guide, batch, _DRAWS, analytic_kl=False)
+    return {site: rates[site].sum().item() for site in model.latents}
 
 
 @dataclass(frozen=True)
@@ -223,7 +237,7 @@ def _against_prior(inspection: Inspection, active: list[int]) -> Picture:
     chosen = sorted((active or list(range(inspection.z.shape[-1])))[:_PANELS])
     groups = {}
     for group in ("prior", "posterior"):
-        z = inspection.variable(group, inspection.latent).values[:, :_PER_IMAGE, :, chosen]
+        z = inspection.drawn(group)[:, :_PER_IMAGE, :, chosen]
         groups[group] = dict_to_dataset(
             {"z": z.reshape(1, -1, len(chosen))},
             coords={"latent": [f"$z_{{{place}}}$" for place in chosen]},

@@ -34,13 +34,13 @@ def true_posterior(inspection: Inspection, section: Section) -> None:
     joint, warmup = inspection.joint(size), max(1, round(_WARMUP * draws))
     nuts = nuts_posterior(joint, draws=draws, warmup=warmup, chains=_CHAINS)
     inspection.tree["nuts"] = nuts_datatree(nuts, inspection.images[:size].tolist())
-    site = inspection.latent
-    exact = nuts.latents[site].cpu().numpy()  # (C, S, B, D)
-    guide = inspection.variable("posterior", site).values[:, :, :size]
+    code = inspection.run.model.code
+    exact = code(nuts.latents).cpu().numpy()  # (C, S, B, D)
+    guide = inspection.drawn("posterior")[:, :, :size]
     dimension = exact.shape[-1]
     active = sorted(inspection.active()) or list(range(dimension))
     ratio = guide.std((0, 1)) / exact.std((0, 1))  # (B, D)
-    r_hat, ess = (value[site].double().flatten(1).cpu() for value in (nuts.r_hat, nuts.ess))
+    r_hat, ess = (code(value).double().flatten(1).cpu() for value in (nuts.r_hat, nuts.ess))
     to_posterior, from_posterior, log_p = _divergences(
         joint, nuts, inspection.statistic("log_weight")[:, :size], ess.amin(1)
     )

@@ -133,7 +133,7 @@ def _parts(run: "Run") -> dict[str, _Part]:
         return {"x": torch.rand(count, *spec.image_shape).round()}  # in every domain
 
     def latents(count: int) -> dict[str, Tensor]:
-        return {"z": torch.randn(count, spec.latent_dim)}
+        return {"z": torch.randn(count, model.code_dim)}
 
     def with_classes(inputs: Callable[[int], dict[str, Tensor]]) -> Callable[[int], Any]:
         def both(count: int) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ Schedule = Literal["cosine", "constant", "step"]
 _RANGES: dict[str, dict[str, float]] = {
     "learning_rate": {"above": 0},
     "clip_norm": {"above": 0},
+    "skip_norm": {"above": 0},
     "adam_beta1": {"least": 0, "below": 1},
     "adam_beta2": {"least": 0, "below": 1},
     "average": {"above": 0, "below": 1},
@@ -52,6 +53,7 @@ class Settings:
     adam_epsilon: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float | None = None
+    skip_norm: float | None = None
     average: float | None = None
     patience: int | None
     start_from: str | None = None

@@ -231,6 +231,8 @@ class Training(State):
         }
         for term, mean in zip(TERMS, means.tolist(), strict=True):
             row[f"validation_{term}_nats_per_datum"] = mean
+        if self.step.outliers:
+            row["skipped_steps"] = int(self.step.outliers.count)
         self.rows.append(row)
         self.loss_sum.zero_()
         if self.settings.patience and epochs_since_best(self.rows) == 0:

@@ -28,7 +28,7 @@ from ppl_vae.runs.settings import Precision, Settings
 from ppl_vae.training.adam import Rule
 from ppl_vae.training.loop import Training
 from ppl_vae.training.precision import PRECISIONS, matrix_precision, slow_precision
-from ppl_vae.training.size import check_size
+from ppl_vae.training.size import check_activations, check_size
 from ppl_vae.training.step import SVIStep
 
 __all__ = ["check_step", "initialise", "prepare", "record_plan"]
@@ -86,10 +86,11 @@ def prepare(
             settings.weight_decay,
         ),
         clip_norm=settings.clip_norm,
+        skip_norm=settings.skip_norm,
         average=settings.average,
         ranks=ranks,
     )
-    check_step(step, *smallest)
+    check_step(step, -(-batch_size // ranks.size), *smallest)
     training = Training(step, data, dataclasses.asdict(spec), settings)
     run = Run(path, config, pieces, spec, model, guide, device)
     run.data = data
@@ -188,23 +189,30 @@ def record_plan(run: Run, settings: Settings) -> None:
     (run.path / SUMMARY).unlink(missing_ok=True)
 
 
-def check_step(step: SVIStep, *batch: Tensor) -> None:
+def check_step(step: SVIStep, batch_size: int, *batch: Tensor) -> None:
     """Computes the loss once as in training, in its mode and precision.
 
     Args:
         step: The step; its parameters, buffers and the modes of its modules stay as they are.
+        batch_size: How many images the process has in a usual step, whose memory is foreseen.
         *batch: As few images (B, C, H, W) as a step may get, and labels where the model takes
             them.
 
     Raises:
-        InputError: If the pair cannot do that.
+        InputError: If the pair cannot do that, or its activations do not fit into memory.
     """
+
+    def loss(count: int) -> Tensor:
+        index = torch.arange(count, device=batch[0].device) % len(batch[0])
+        return step.pair(*(part[index] for part in batch), **step.scheduled)
+
     modes = [(module, module.training) for module in step.pair.modules()]
     with torch.enable_grad(), isolated(batch[0].device, step.pair), pyro.validation_enabled(True):
         step.pair.train()
         try:
             with matrix_precision(step.precision, step.pair):
                 _check_loss(step.objective, step.pair(*batch, **step.scheduled))
+                check_activations(step.pair, loss, batch_size)
         except InputError:
             raise
         except (ValueError, RuntimeError) as error:

@@ -16,6 +16,7 @@ from ppl_vae.objectives.objective import PairLoss
 from ppl_vae.training.adam import Adam, Rule
 from ppl_vae.training.averaging import Average
 from ppl_vae.training.clipping import clipped
+from ppl_vae.training.outliers import Outliers
 from ppl_vae.training.precision import matrix_precision
 
 __all__ = ["SVIStep"]
@@ -34,6 +35,7 @@ class SVIStep:
             else, that of the parameters.
         rule: Of the updates; Adam's with its usual constants by default.
         clip_norm: The largest norm of the gradient, over all parameters; none by default.
+        skip_norm: The norm of a gradient above which its step is left out; none by default.
         average: The decay of the parameters' running mean; none by default.
         ranks: The processes that take each step together; by default this one alone.
     """
@@ -46,6 +48,7 @@ class SVIStep:
         precision: torch.dtype | None = None,
         rule: Rule | None = None,
         clip_norm: float | None = None,
+        skip_norm: float | None = None,
         average: float | None = None,
         ranks: Ranks | None = None,
     ) -> None:
@@ -58,9 +61,11 @@ class SVIStep:
         self.parameters = dict(self.pair.named_parameters())
         self._adam = Adam(self.parameters, rule)
         self._clip_norm = clip_norm
+        device = next(self.pair.parameters()).device
+        self.outliers = None if skip_norm is None else Outliers(skip_norm, device)
         self._average = None if average is None else Average(self.parameters, average)
         # Scheduled scalars are tensors, so that the graph need not change with them.
-        self.scheduled = objective.first_scheduled(next(self.pair.parameters()).device)
+        self.scheduled = objective.first_scheduled(device)
         self._eager = with_gradients(self.pair)
         self._modules = list(self.pair.modules())
         self._with_buffers = [module for module in self._modules if module._buffers]
@@ -134,7 +139,7 @@ class SVIStep:
             self.scheduled[name].fill_(value)
 
     def update(self, batch: tuple[Tensor, ...], weight: float = 1.0) -> Tensor:
-        """Updates the parameters once, or not at all where the loss is not finite.
+        """Updates the parameters once, or not at all where loss or gradient are refused.
 
         Args:
             batch: Images (B, C, H, W), and labels (B,) where the model takes them.
@@ -153,10 +158,12 @@ class SVIStep:
             with matrix_precision(self.precision, self.pair):
                 loss, gradients = self._eager(*batch, **self.scheduled)
         loss, gradients = self.ranks.mean(loss, gradients, self.parameters, weight)
-        if self._clip_norm is not None:
-            gradients = clipped(gradients, self._clip_norm)
         # Where the loss is not finite the parameters stay, so that the reason can be found.
         skip = (loss - loss).ne(0).float()  # NaN where it is not finite
+        if self.outliers:
+            skip = torch.maximum(skip, self.outliers(gradients))
+        if self._clip_norm is not None:
+            gradients = clipped(gradients, self._clip_norm)
         self._adam.update(gradients, skip)
         if self._average:
             self._average.update(skip)
@@ -181,14 +188,18 @@ class SVIStep:
         return modes, learned, places
 
     def state(self) -> dict[str, Tensor]:
-        """The optimizer's moments and counts by parameter, and the averages where they are kept."""
-        return self._adam.state() | (self._average.state() if self._average else {})
+        """The moments and counts by parameter; averages and outliers where there are any."""
+        state = self._adam.state()
+        for part in (self._average, self.outliers):
+            state |= part.state() if part else {}
+        return state
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Copies a result of `state` into the present tensors."""
         self._adam.restore(state)
-        if self._average:
-            self._average.restore(state)
+        for part in (self._average, self.outliers):
+            if part:
+                part.restore(state)
 
 
 def _kinds(batch: tuple[Tensor, ...]) -> list[Any]:

@@ -69,6 +69,8 @@ def report(run: Run) -> str:
         f"{summary['steps']:,} steps in {summary['training_seconds']:.1f} seconds "
         f"({summary['images_per_second']:,.0f} {run.data.noun} per second)"
     )
+    if summary.get("skipped_steps"):
+        rows["training"] += f"; {summary['skipped_steps']:,} of them left out as outliers"
     pictures = sorted((run.path / PICTURES).iterdir())
     rows |= {picture.stem.replace("_", " "): str(picture) for picture in pictures}
     advice = collapse(summary["validation_rate_nats_per_datum"]) if bounded else None

@@ -1,0 +1,223 @@
+"""List the recipes of published results: `python -m ppl_vae.recipes`."""
+
+import hashlib
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ppl_vae.command_line.parser import Parser
+from ppl_vae.command_line.verbs import run_verb
+from ppl_vae.errors import InputError
+from ppl_vae.machine.progress import table
+from ppl_vae.pairs.pieces import suggest
+from ppl_vae.runs.config import read_config
+
+__all__ = ["RECIPES", "RESULTS", "Recipe", "main", "recipes"]
+
+# Beside the packages, in a checkout and where the project is installed.
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+RESULTS = RECIPES / "results"
+
+_MEASURES = {
+    "log_likelihood_nats_per_datum": ("log p(x), nats", 2),
+    "bits_per_dim": ("bits per dim", 3),
+    "classification_error_percent": ("error, %", 2),
+    "clustering_accuracy_percent": ("accuracy, %", 2),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A config of `fit` whose first lines, a comment in YAML, say which result it reproduces.
+
+    Args:
+        path: The file, NAME.yaml.
+        reproduces: What is trained, on what.
+        measure: The number of `evaluate` that was published, by its name in `evaluation.json`.
+        source: The paper, its table, and who else quotes the number.
+        published: The number; None where there is none.
+        seeds: How many runs a result is of, with the seeds 0, 1, ...
+        features: The recipe whose runs give the images, as posterior means of z.
+        differs: How it differs from what the paper did.
+        options: The options of `fit`.
+        runs: What was measured, by `benchmarks/results.py`; a mapping for each seed.
+    """
+
+    path: Path
+    reproduces: str
+    measure: str
+    source: str
+    options: Mapping[str, Any]
+    published: float | None = None
+    seeds: int = 1
+    features: str | None = None
+    differs: str | None = None
+    runs: tuple[Mapping[str, Any], ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> "Recipe":
+        """The recipe in a file, with the result that was measured of it.
+
+        Raises:
+            InputError: If the config cannot be read.
+        """
+        options = read_config(path)
+        first = takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+        about = yaml.safe_load("\n".join(line.removeprefix("# ") for line in first))
+        measured = RESULTS / f"{path.stem}.json"
+        runs = json.loads(measured.read_text())["runs"] if measured.exists() else ()
+        return cls(path, options=options, runs=tuple(runs), **about)
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    def arguments(self, data: Path | str = "DIR") -> list[str]:
+        """Those of `fit` that train it.
+
+        Args:
+            data: The folder of the data, or of the posterior means for a recipe of `features`.
+        """
+        places = {"root": Path(data)}
+        if self.features:
+            files = {"path": "train", "validation": "validation", "test": "test"}
+            places = {name: Path(data, f"{split}.npz") for name, split in files.items()}
+        options = [word for name, at in places.items() for word in (f"--data.{name}", str(at))]
+        return ["--config", str(self.path), *options]
+
+    @property
+    def epochs(self) -> int:
+        """Those that it plans."""
+        return int(self.options["epochs"])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the options, which a result keeps: other options have another result."""
+        return hashlib.sha256(json.dumps(self.options, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def unit(self) -> str:
+        """The measure and its unit, as a person would say it."""
+        return _MEASURES[self.measure][0]
+
+    @property
+    def ours(self) -> str:
+        """The number, and its standard error over the test images.
+
+        Of several seeds it is the median and the range, and the mean with the standard error over
+        the seeds; and it says where some are missing.
+        """
+        if not self.runs:
+            return ""
+        values = [run[self.measure] for run in self.runs]
+        if len(values) == 1:
+            one = self._said(values[0], self.runs[0][f"{self.measure}_standard_error"])
+            return one if self.seeds == 1 else f"{one} (one seed of {self.seeds})"
+        digits = _MEASURES[self.measure][1]
+        low, middle, high = (f"{f(values):.{digits}f}" for f in (min, statistics.median, max))
+        error = statistics.stdev(values) / len(values) ** 0.5
+        of = f"{len(values)} seeds" + (f" of {self.seeds}" if len(values) < self.seeds else "")
+        mean = self._said(statistics.fmean(values), error)
+        return f"median {middle}, {low} to {high}, mean {mean} ({of})"
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is a result, of all the epochs that are planned."""
+        return min((run["planned_epochs"] for run in self.runs), default=0) >= self.epochs
+
+    @property
+    def done(self) -> str:
+        """The epochs of the result; of how many, where more are planned."""
+        epochs = sorted({run["epochs"] for run in self.runs} or {0})
+        count = " to ".join(f"{number:,}" for number in (epochs[0], epochs[-1])[: len(epochs)])
+        return count if self.finished else f"{count} of {self.epochs:,}"
+
+    @property
+    def seconds(self) -> str:
+        """Those of training, of all seeds together."""
+        return f"{sum(run['training_seconds'] for run in self.runs):,.0f}" if self.runs else ""
+
+    @property
+    def machine(self) -> str:
+        """The processor or card, and the threads."""
+        return "; ".join(sorted({run["machine"] for run in self.runs}))
+
+    def _said(self, value: float, error: float) -> str:
+        digits = _MEASURES[self.measure][1]
+        return f"{value:.{digits}f} +- {error:.{digits}f}"
+
+
+def recipes() -> list[Recipe]:
+    """All recipes, in the order of their names.
+
+    Raises:
+        InputError: If one cannot be read.
+    """
+    return [Recipe.read(path) for path in sorted(RECIPES.glob("*.yaml"), key=attrgetter("stem"))]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line of `recipes`."""
+    run_verb(_main, arguments)
+
+
+def _main(arguments: list[str]) -> None:
+    parser = Parser.of_verb("recipes", "List the recipes of published results.")
+    parser.add_argument("name", nargs="?", help="A recipe, to see all that is known of it.")
+    name = parser.parse_args(arguments).name
+    every = recipes()
+    if name is None:
+        print(_listing(every))
+        return
+    if name not in (names := [each.name for each in every]):
+        raise InputError(f"recipe: {suggest(name, names)}")
+    print(_described(every[names.index(name)]))
+
+
+def _listing(every: Sequence[Recipe]) -> str:
+    head = ("recipe", "measure", "published", "ours", "epochs", "seconds", "machine")
+    lines = [head]
+    for each in every:
+        published = "" if each.published is None else f"{each.published:.2f}"
+        cells = (each.name, each.unit, published, each.ours or "not run", each.done)
+        lines.append((*cells, each.seconds, each.machine))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    if any(each.runs and not each.finished for each in every):
+        rows += [_SHORT]
+    rows += [f"each is a file in {RECIPES}; ppl-vae recipes NAME says how to train it"]
+    return "\n".join(rows)
+
+
+_SHORT = (
+    "N of M epochs: the number is of a run of N epochs, where the recipe plans M; what all of "
+    "them reach is not known here"
+)
+
+
+def _described(recipe: Recipe) -> str:
+    published = "none" if recipe.published is None else f"{recipe.published:.2f}"
+    rows = {
+        "reproduces": recipe.reproduces,
+        "measure": recipe.unit,
+        "published": f"{published}; {recipe.source}",
+        "differs": recipe.differs or "nothing",
+        "ours": recipe.ours or "not run",
+        "epochs": recipe.done,
+        "seconds": recipe.seconds,
+        "machine": recipe.machine,
+        "train": " ".join(["python -m ppl_vae.fit", *recipe.arguments()]),
+    }
+    short = {"note": _SHORT} if recipe.runs and not recipe.finished else {}
+    return table(recipe.name, {name: row for name, row in rows.items() if row} | short)
+
+
+if __name__ == "__main__":
+    main()

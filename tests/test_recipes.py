@@ -1,0 +1,144 @@
+"""The recipes of published results: each trains, and the list tells what was measured."""
+
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+from own_images import noise, write_mnist
+from scipy.io import savemat
+from tiny_runs import exit_code, metrics
+
+import ppl_vae.fit
+import ppl_vae.recipes
+from ppl_vae.recipes import RECIPES, Recipe, recipes
+from ppl_vae.runs.config import config_of
+
+Printed = pytest.CaptureFixture[str]
+
+EVERY = recipes()
+TRAINING, TEST = 120, 20
+SHORT = "what all of them reach is not known here"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with MNIST and Frey Face in their layout, and posterior means of another run."""
+    root = tmp_path_factory.mktemp("data")
+    held_out = TRAINING + TEST
+    training = noise(held_out, 28, 28), np.arange(held_out) % 10
+    test = noise(TEST, 28, 28, seed=1), np.arange(TEST) % 10
+    write_mnist(root, "MNIST", training, test)
+    savemat(root / "frey_rawface.mat", {"ff": noise(560, 1_965)})
+    draws = np.random.default_rng(0).standard_normal((TRAINING, 1, 1, 7), dtype=np.float32)
+    for split in ("train", "validation", "test"):
+        np.savez(root / f"{split}.npz", images=draws, labels=np.arange(TRAINING) % 10)
+    return root
+
+
+@pytest.mark.usefixtures("no_pictures", "empty_folder")
+@pytest.mark.parametrize("recipe", EVERY, ids=lambda recipe: recipe.name)
+def test_every_recipe_trains(recipe: Recipe, root: Path) -> None:
+    images = 1_565 if recipe.name == "frey-face" else TRAINING
+    options = recipe.arguments(root)
+    assert recipe.features in (None, *(each.name for each in EVERY))
+    if "label_repeats" in recipe.options:
+        options += ["--label_repeats", "1"]
+    options += ["--epochs", "1", "--batch_size", str(-(-images // 2)), "--engine", "eager"]
+    assert exit_code(ppl_vae.fit, *options, "--run", "run") == 0
+    (row,) = metrics(Path("run"))
+    assert row["steps"] == 2
+    assert np.isfinite(list(row.values())).all()
+    made = config_of(Path("run"))
+    for name in ("model", "objective", "prior", "likelihood", "guide", "network"):
+        if name in recipe.options:
+            assert made[name]["class_path"] == recipe.options[name]["class_path"]
+            assert made[name]["init_args"].items() >= (
+                recipe.options[name].get("init_args", {}).items()
+            )
+
+
+@pytest.mark.parametrize("recipe", EVERY, ids=lambda recipe: recipe.name)
+def test_a_result_is_of_the_recipe_as_it_is(recipe: Recipe) -> None:
+    path = ppl_vae.recipes.RESULTS / f"{recipe.name}.json"
+    if path.exists():
+        assert json.loads(path.read_text())["recipe_sha256"] == recipe.digest
+        assert [run["seed"] for run in recipe.runs] == list(range(len(recipe.runs)))
+
+
+@pytest.fixture
+def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Printed):
+    """What the verb prints of a recipe of two seeds and ten epochs, after these runs."""
+    (tmp_path / "two.yaml").write_text(
+        "# reproduces: nothing\n# measure: classification_error_percent\n# published: 3.5\n"
+        "# source: nobody (2020), table 1\n# seeds: 2\n"
+        "data:\n  class_path: ppl_vae.data.Digits\nepochs: 10\n"
+    )
+    monkeypatch.setattr(ppl_vae.recipes, "RECIPES", tmp_path)
+    monkeypatch.setattr(ppl_vae.recipes, "RESULTS", tmp_path)
+
+    def run(*runs: tuple[float, int], name: str = "") -> str:
+        measured = [
+            {
+                "classification_error_percent": value,
+                "classification_error_percent_standard_error": 0.3,
+                "epochs": epochs,
+                "planned_epochs": epochs,
+                "training_seconds": 1000.4,
+                "machine": "abacus, 1 thread",
+            }
+            for value, epochs in runs
+        ]
+        (tmp_path / "two.json").write_text(json.dumps({"runs": measured}))
+        assert exit_code(ppl_vae.recipes, *([name] if name else [])) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_numbers_are_those_of_the_result_files(listed) -> None:
+    values = [4.0, 7.0]
+    error = statistics.stdev(values) / 2**0.5
+    mean = f"median 5.50, 4.00 to 7.00, mean 5.50 +- {error:.2f} (2 seeds)"
+    for said in (
+        listed(*((v, 10) for v in values)),
+        listed(*((v, 10) for v in values), name="two"),
+    ):
+        assert all(word in said for word in (mean, "3.50", "2,001", "abacus, 1 thread"))
+        assert SHORT not in said
+    assert "nobody (2020), table 1" in listed(name="two")
+
+
+@pytest.mark.parametrize(
+    ("runs", "ours", "epochs"),
+    [
+        ([], "not run", "0 of 10"),
+        ([(4.0, 6)], "4.00 +- 0.30 (one seed of 2)", "6 of 10"),
+        ([(4.0, 6), (7.0, 10)], "(2 seeds)", "6 to 10 of 10"),
+        ([(4.0, 6), (7.0, 6)], "(2 seeds)", "6 of 10"),
+    ],
+)
+def test_a_shorter_run_is_said_to_be_one(listed, runs, ours: str, epochs: str) -> None:
+    for name in ("", "two"):
+        said = listed(*runs, name=name)
+        assert ours in said
+        assert f"  {epochs}" in said
+        assert (SHORT in said) == bool(runs)
+
+
+def test_more_epochs_than_planned_are_no_shorter_run(listed) -> None:
+    said = listed((4.0, 10), (7.0, 12))
+    assert "10 to 12" in said
+    assert SHORT not in said
+    said = listed((4.0, 10))
+    assert "4.00 +- 0.30 (one seed of 2)" in said
+    assert SHORT not in said
+
+
+def test_an_unknown_recipe_is_refused(capsys: Printed) -> None:
+    assert exit_code(ppl_vae.recipes, "burda") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "burda2016-vae" in said
+    assert Path(RECIPES).name == "recipes"
