@@ -126,7 +126,8 @@ def test_no_way_of_writing_a_config_imports_code(
 
 def test_an_option_that_is_no_piece_is_plain_data() -> None:
     """For any other type the parser might import what a config says."""
-    plain = {int, float, bool, str, Path, NoneType, Sequence[int], Sequence[int | str]}
+    lists = {Sequence[int], Sequence[int | str], Sequence[Sequence[int]]}
+    plain = {int, float, bool, str, Path, NoneType, *lists}
     for base in ROLES.values():
         for cls in (c for c in subclasses(base) if not is_outside(f"{c.__module__}.")):
             for name, option in options_of(cls).items():

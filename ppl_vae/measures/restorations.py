@@ -10,7 +10,7 @@ from torch import Tensor
 from ppl_vae.measures.denoisers import installed
 from ppl_vae.measures.scores import scored
 
-__all__ = ["coverage", "crps", "psnr", "restoration_scores", "squared_error", "ssim"]
+__all__ = ["coverage", "crps", "over_hidden", "psnr", "restoration_scores", "ssim"]
 
 _LEVEL = 0.9
 _SURE = 0.01  # of intensity, a standard deviation below which a pixel counts as known
@@ -59,11 +59,15 @@ def crps(original: Tensor, draws: Tensor) -> Tensor:
         original: x, (B, C, H, W).
         draws: X, (S, B, C, H, W), S >= 2.
     """
+    return _crps_of_values(original, draws).flatten(1).mean(1)
+
+
+def _crps_of_values(original: Tensor, draws: Tensor) -> Tensor:
     size = len(draws)
     far = (draws - original).abs().mean(0)
     rank = (2 * torch.arange(1, size + 1).to(draws) - size - 1).reshape(-1, *[1] * original.dim())
     apart = (rank * draws.sort(0).values).sum(0) / (size * (size - 1))
-    return (far - apart).flatten(1).mean(1)
+    return far - apart
 
 
 def coverage(original: Tensor, draws: Tensor, generator: torch.Generator) -> Tensor:
@@ -91,21 +95,19 @@ def coverage(original: Tensor, draws: Tensor, generator: torch.Generator) -> Ten
     return (inside & counted).flatten(1).sum(1).double() / counted.flatten(1).sum(1)
 
 
-def squared_error(original: Tensor, restored: Tensor, hidden: Tensor) -> Tensor:
-    """The mean squared error over the values of each row that were hidden.
+def over_hidden(values: Tensor, hidden: Tensor) -> Tensor:
+    """The mean of a score over the values of each row that were hidden.
 
     Args:
-        original: (B, C, H, W).
-        restored: (B, C, H, W).
+        values: The score of each value, (B, C, H, W).
         hidden: (B, C, H, W), bool; all values count where none was hidden.
 
     Returns:
         (B,), or fewer: a row without a hidden value among others that have one is left out.
     """
     hidden = hidden | ~hidden.any()
-    error = ((original.double() - restored.double()).square() * hidden).flatten(1).sum(1)
     count = hidden.flatten(1).sum(1)
-    return (error / count)[count > 0]
+    return ((values.double() * hidden).flatten(1).sum(1) / count)[count > 0]
 
 
 def restoration_scores(
@@ -114,7 +116,7 @@ def restoration_scores(
     """PSNR, SSIM, CRPS, and with draws the coverage, each with its standard error over images.
 
     Of the rows of a table, which have no least and largest value, the squared error in place of the
-    first two, in the units that the networks see.
+    first two, in the units that the networks see; it and the CRPS are over the hidden values.
 
     Args:
         x: The originals, (B, C, H, W).
@@ -124,11 +126,16 @@ def restoration_scores(
     """
     span = float(x.max() - x.min()) if x.min() < 0 or x.max() > 1 else 1.0
     points = mean[None].expand(2, *mean.shape)
-    values: dict[str, Any] = {"crps": crps(x, points if draws is None else draws)}
+    every = points if draws is None else draws
+    values: dict[str, Any]
     if hidden is None:
-        values = {"psnr_decibels": psnr(x, mean, span), **values}
+        values = {"psnr_decibels": psnr(x, mean, span), "crps": crps(x, every)}
     else:
-        values = {"squared_error_per_value": squared_error(x, mean, hidden), **values}
+        square = (x.double() - mean.double()).square()
+        values = {
+            "squared_error_per_value": over_hidden(square, hidden),
+            "crps": over_hidden(_crps_of_values(x, every), hidden),
+        }
     similar = ssim(x, mean, span) if installed() and hidden is None else None
     if similar is not None:
         values["ssim"] = similar
