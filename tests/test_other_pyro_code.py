@@ -115,6 +115,7 @@ import pyro, pyro.distributions as dist, torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroParam
+pyro.set_rng_seed(0)
 x = torch.linspace(-1, 1, 10)
 
 def model(x):
