@@ -10,12 +10,12 @@ import pytest
 import torch
 from oracles import exact_guide
 from serving import Processes, serving
-from tiny_runs import OPTIONS, exit_code, tree, without_pictures
+from tiny_runs import OPTIONS, exit_code, tiny, tree, without_pictures
 from torch import Tensor
 
 import ppl_vae.fit
 from guides import FullRankNormal
-from models import ProbabilisticPCA, Spec
+from models import BetaBinomial, ProbabilisticPCA, Spec
 from ppl_vae.compiler.compiling import trace_programs
 from ppl_vae.data import Arrays, DataSet
 from ppl_vae.errors import InputError
@@ -51,6 +51,21 @@ def _seeded_and_restored() -> Iterator[None]:
 def no_pictures() -> Iterator[None]:
     with without_pictures():
         yield
+
+
+@pytest.fixture(scope="module")
+def binary(tmp_path_factory) -> Run:
+    """A run on binary images."""
+    with without_pictures():
+        return tiny(tmp_path_factory.mktemp("runs") / "binary", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def in_bytes(tmp_path_factory) -> Run:
+    """A run on bytes."""
+    with without_pictures():
+        place = tmp_path_factory.mktemp("runs") / "bytes"
+        return tiny(place, likelihood=BetaBinomial, device="cpu")
 
 
 @pytest.fixture

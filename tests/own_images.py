@@ -24,6 +24,11 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)
 
 
+def bits(*shape: int) -> np.ndarray:
+    """Random 0 and 1, bytes."""
+    return np.random.default_rng(0).integers(0, 2, shape).astype(np.uint8)
+
+
 def save_pictures(
     folder: Path, images: np.ndarray, mode: str | None = None, suffix: str = "png"
 ) -> ImageFolder:

@@ -8,40 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from own_images import save_pictures
+from own_images import bits, save_pictures
 from PIL import Image
-from tiny_runs import exit_code, tiny, tree, without_pictures
+from tiny_runs import exit_code, tree
 
 import ppl_vae.compress
 import ppl_vae.decompress
-from models import BetaBinomial
 from ppl_vae.compress import compress, measure
 from ppl_vae.data import Digits
 from ppl_vae.decompress import decompress, decompress_to
-from ppl_vae.runs.run import Run
 
 ARCHIVES = Path(__file__).parent / "archives"
 
 
-@pytest.fixture(scope="module")
-def binary(tmp_path_factory) -> Run:
-    with without_pictures():
-        return tiny(tmp_path_factory.mktemp("runs") / "binary", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def in_bytes(tmp_path_factory) -> Run:
-    with without_pictures():
-        place = tmp_path_factory.mktemp("runs") / "bytes"
-        return tiny(place, likelihood=BetaBinomial, device="cpu")
-
-
 @pytest.fixture(autouse=True)
 def _empty_folder(empty_folder: Path) -> None: ...
-
-
-def bits(*shape: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 2, shape).astype(np.uint8)
 
 
 def test_arrays_tensors_splits_and_data_sets_come_back(binary, in_bytes) -> None:

@@ -7,37 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from own_images import save_pictures
-from tiny_runs import exit_code, tiny, tree, without_pictures
+from own_images import bits, save_pictures
+from tiny_runs import exit_code, tiny, tree
 
 import ppl_vae.compress
 import ppl_vae.decompress
-from models import BetaBinomial, ContinuousBernoulli
+from models import ContinuousBernoulli
 from ppl_vae.compress import compress, measure
 from ppl_vae.decompress import decompress
 from ppl_vae.errors import InputError
-from ppl_vae.runs.run import Run
-
-
-@pytest.fixture(scope="module")
-def binary(tmp_path_factory) -> Run:
-    with without_pictures():
-        return tiny(tmp_path_factory.mktemp("runs") / "binary", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def in_bytes(tmp_path_factory) -> Run:
-    with without_pictures():
-        place = tmp_path_factory.mktemp("runs") / "bytes"
-        return tiny(place, likelihood=BetaBinomial, device="cpu")
 
 
 @pytest.fixture(autouse=True)
 def _empty_folder(empty_folder: Path) -> None: ...
-
-
-def bits(*shape: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 2, shape).astype(np.uint8)
 
 
 @pytest.mark.parametrize("images", [5, None, np.uint8(1), [bits(8, 8), bits(8, 9)]])
