@@ -45,7 +45,7 @@ RUNS = {
     "mnist-bytes": "MNIST, bytes",
     "frey": "Frey Face",
 }
-SLOW = {"mnist-bytes": GaussianNoise}
+TOO_SLOW = {"mnist-bytes": GaussianNoise}  # sums over 256 values of each pixel
 SCORES = {"psnr_decibels": 2, "ssim": 3, "crps": 4}
 TIMED = "noise 0.3"
 
@@ -108,19 +108,19 @@ def main(data_root: Path, runs: Path, images: int = 30, timed: int = 100) -> Non
         "are over images. Bytes are the 8-bit run of benchmarks/compression.py; noise on them is",
         "left out, for it takes over 20 seconds an image.",
     ]
-    for name, title in RUNS.items():
+    for name, heading in RUNS.items():
         lines += [
             "",
-            f"## {title}",
+            f"## {heading}",
             "",
             table_row("", "PSNR", "SSIM", "CRPS", "coverage", "k-hat > 0.7", "best other", "PSNR",
                       "SSIM", "CRPS"),
             "|---" * 10 + "|",
         ]  # fmt: skip
         lines += [
-            _row(corruption, _measured(runs, name, corruption, images))
-            for corruption, kind in CORRUPTIONS.items()
-            if not isinstance(kind, SLOW.get(name, ()))
+            _row(title, _measured(runs, name, title, images))
+            for title, corruption in CORRUPTIONS.items()
+            if not isinstance(corruption, TOO_SLOW.get(name, ()))
         ]
     lines += [
         "",

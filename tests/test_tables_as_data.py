@@ -17,6 +17,7 @@ import ppl_vae.fit
 from models import (
     Bernoulli,
     BetaBinomial,
+    Cells,
     Convolutional,
     MaxPooling,
     Residual,
@@ -119,6 +120,7 @@ def test_bad_tables_are_refused_in_one_line(table, options: dict[str, Any], said
         ({"network": Convolutional}, "Convolutional convolves images, and the data are a table"),
         ({"network": partial(Residual, channels=(4,))}, "choose --network MLP or Linear"),
         ({"network": MaxPooling}, "whose columns have no neighbours"),
+        ({"network": Cells}, "Cells convolves images"),
         ({"likelihood": Bernoulli}, "a table of 0 and 1"),
         ({"likelihood": BetaBinomial}, "a likelihood for bytes is one of images"),
     ],

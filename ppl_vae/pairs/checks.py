@@ -11,7 +11,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from guides import Guide
-from models import Convolutional, MaxPooling, Model, NetworkFactory, Residual
+from models import Cells, Convolutional, MaxPooling, Model, NetworkFactory, Residual
 from ppl_vae.data import Data
 from ppl_vae.errors import InputError, reason
 from ppl_vae.machine.randomness import isolated
@@ -41,7 +41,7 @@ def check_network(network: NetworkFactory, data: Data) -> None:
         InputError: If it is one.
     """
     cls = class_of(network)
-    if data.table and issubclass(cls, (Convolutional, MaxPooling, Residual)):
+    if data.table and issubclass(cls, (Cells, Convolutional, MaxPooling, Residual)):
         raise InputError(
             f"--network {cls.__name__} convolves images, and the data are a table, whose columns "
             "have no neighbours; choose --network MLP or Linear"
