@@ -136,7 +136,8 @@ def fit(
             runs of 10,000 steps or more, which pays. A pair that has no such graph runs eager, with
             a line that says why.
         precision: What the networks compute in during training; parameters, log-probabilities and
-            measurements are float32.
+            measurements are float32. `tensorfloat32`, on a GPU, is float32 whose products have ten
+            bits of mantissa.
         run: The run directory to write; the first free one of runs/DATA-MODEL-1, -2, ... unless
             given.
         overwrite: Whether a run that is there already is replaced, once this one can start.
