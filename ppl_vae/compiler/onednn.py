@@ -1,16 +1,14 @@
 """The matrix products of a compiled graph by oneDNN.
 
-On a CPU torch leaves those in float32 to MKL, which takes no AVX-512 on processors that are not
+On a CPU torch leaves those in float32 to MKL, which takes a slower path on processors that are not
 Intel's: half the rate of oneDNN, which compiles its kernels for the very machine. Those in bfloat16
 are oneDNN's already, but their biases and activations are not, which it can apply to a product
 while that is still in the registers.
 
 Inductor would copy both operands into oneDNN's favourite layout. Only the first needs that, and
 where it is a transposed one, as in the gradient of a weight, inductor's own copy is the fast one.
-MKL needs no copy, so that without AVX-512 it is the faster one there, and it is everywhere in small
-products, since a call of oneDNN takes longer to begin. The second operand may be transposed, but
-not a part of the columns of a larger one: of such oneDNN computes the product a thousand times as
-slowly.
+The second may be transposed, but not a part of the columns of a larger one: of such oneDNN computes
+the product a thousand times as slowly.
 """
 
 from functools import cache
@@ -22,7 +20,6 @@ from torch import Tensor, fx
 __all__ = ["onednn_computes", "use_onednn"]
 
 _PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
-_SMALL = 2**22  # multiplications, below which MKL has ended before oneDNN is under way
 _ACTIVATIONS = {torch.ops.aten.tanh.default: "tanh", torch.ops.aten.relu.default: "relu"}
 
 
@@ -36,8 +33,6 @@ def use_onednn(graph: fx.GraphModule) -> None:
         if node.target not in _PRODUCTS or node.kwargs or not _computable(node.meta["val"]):
             continue
         *bias, a, b = node.args
-        if _left_to_mkl(a.meta["val"], b.meta["val"]):
-            continue
         follower = next(iter(node.users)) if len(node.users) == 1 else node
         # It takes a vector as long as a row for a bias; others, which broadcast, are added apart.
         row = node.meta["val"].shape[1:]
@@ -53,7 +48,6 @@ def use_onednn(graph: fx.GraphModule) -> None:
             result = graph.graph.call_function(_product(), (a, b, inside, activation))
             if bias and inside is None:
                 result = graph.graph.call_function(torch.ops.aten.add.Tensor, (result, bias[0]))
-        result.meta["val"] = last.meta["val"]  # for later products
         last.replace_all_uses_with(result)
         graph.graph.erase_node(last)
         if last is not node:
@@ -67,13 +61,6 @@ def onednn_computes(dtype: torch.dtype) -> bool:
         return False
     bfloat16 = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return dtype == torch.float32 or bfloat16
-
-
-def _left_to_mkl(a: Tensor, b: Tensor) -> bool:
-    if a.dtype != torch.float32 or not torch.backends.mkl.is_available():
-        return False
-    transposed = not a.is_contiguous() and torch.backends.cpu.get_cpu_capability() != "AVX512"
-    return transposed or a.shape[0] * a.shape[1] * b.shape[1] < _SMALL
 
 
 def _computable(result: Tensor) -> bool:

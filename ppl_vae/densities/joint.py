@@ -52,8 +52,7 @@ class Joint:
         bytes_per_row: What a datum with one z takes of it.
         priors: The distribution at each latent site, for one datum.
         as_one: Whether all data are one datum; B is 1 then, and events begin with the plate.
-        place: Which rows of `everything` these data are, (B,), where the guide has parameters for
-            each datum and is called with all data; else None.
+        place: Which of `everything` these are, (B,), for a guide with parameters for each datum.
         everything: All data, for such a guide.
     """
 
@@ -84,16 +83,15 @@ class Joint:
             guide: q(z|x).
             x: Images (B, ...), or a tuple of all that the programs take.
             memory_bytes: Bound on the temporaries of one pass; by the device unless given.
-            as_one: Whether all data count as one datum. Latents that the data share need it, and
-                guides with one distribution over all data, as most of Pyro's autoguides.
+            as_one: Whether all data count as one datum, as shared latents and most of Pyro's
+                autoguides need.
 
         Raises:
             ValueError: If the latent sites differ, one is not per datum, is discrete or has no
                 density, nothing is observed, or the data are none that the model is for.
         """
-        batch = as_batch(x)
-        bound = memory_bytes or memory_bound(batch[0].device)
-        joint = cls(model, guide, batch, memory_bytes=bound, as_one=as_one)
+        bound = memory_bytes or memory_bound(as_batch(x)[0].device)
+        joint = cls(model, guide, as_batch(x), memory_bytes=bound, as_one=as_one)
         if isinstance(model, Model):
             model.check_batch(*joint.batch)
         with joint.trial():
