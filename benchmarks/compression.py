@@ -29,8 +29,8 @@ from ppl_vae import load
 from ppl_vae.coding.archive import Archive, pack_model
 from ppl_vae.coding.bits_back import decode, encode
 from ppl_vae.coding.compressing import blocks_of
-from ppl_vae.coding.fixed_point import compute
-from ppl_vae.coding.integer_pair import IntegerPair, integer_pair
+from ppl_vae.coding.conversion import integer_pair
+from ppl_vae.coding.integer_pair import IntegerPair
 from ppl_vae.coding.tables import FRACTION, MASS
 from ppl_vae.compress import COMPRESSION, compress, measure
 from ppl_vae.data import MNIST, FreyFace
@@ -149,12 +149,10 @@ def _measured(run: Run) -> dict[str, Any]:
 @torch.no_grad()
 def _of_whole_numbers(run: Run, pair: IntegerPair, codes: np.ndarray) -> float:
     """How much longer x is under p(x|z) in whole numbers than in floating point, z the same."""
-    level = pair.levels[0]
-    features = compute(level.encoder, pair.input_of(codes))
-    z = features[:, : level.size]  # the mean of q(z|x)
+    z, features = pair.at_means(codes)
     floating = run.model.decode(torch.tensor(z / 2**FRACTION).float())
     nats = -floating.log_prob(torch.tensor(codes).float()).sum().item()
-    masses = pair.pixels.masses(compute(level.decoder, z))
+    masses = pair.pixels.masses(features)
     bits, values = 0.0, codes.reshape(-1)
     for start in range(0, len(values), PIECE):
         piece = slice(start, start + PIECE)

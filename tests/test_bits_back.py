@@ -31,7 +31,7 @@ from models import (
 )
 from ppl_vae.coding.ans import Stack
 from ppl_vae.coding.bits_back import decode, encode
-from ppl_vae.coding.integer_pair import integer_pair, restored
+from ppl_vae.coding.conversion import integer_pair, restored
 from ppl_vae.coding.pixels import pixels_of
 from ppl_vae.coding.priors import prior_of
 from ppl_vae.errors import InputError

@@ -41,6 +41,11 @@ class Pixels(ABC):
         channels, *sides = image_shape
         return (channels if self.levels == 2 else 2 * channels, *sides)
 
+    @property
+    def scale(self) -> float:
+        """What inputs of networks are in units of: bytes come as x / 256, not x / 255."""
+        return 1.0 if self.levels == 2 else 256 / 255
+
     @abstractmethod
     def masses(self, features: Floats) -> Masses:
         """The masses of a slice of the pixels, image by image."""
