@@ -35,6 +35,7 @@ from ppl_vae.coding.conversion import restored
 from ppl_vae.coding.originals import InMemory
 from ppl_vae.coding.standard_latents import StandardLatents
 from ppl_vae.coding.tables import normal_cdf
+from ppl_vae.coding.top_down_pair import TopDownPair
 from ppl_vae.errors import InputError
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.estimates import estimate
@@ -68,6 +69,11 @@ def build(
         for parameter in (*p.parameters(), *q.parameters()):
             parameter += 0.1 * torch.randn_like(parameter)
     return p, q
+
+
+def finely(pair: TopDownPair, bits: int) -> TopDownPair:
+    """The pair with so many bits for every latent."""
+    return replace(pair, finest=tuple(np.full_like(each, bits) for each in pair.finest))
 
 
 def images_of(model: TopDown, count: int) -> np.ndarray:
@@ -133,15 +139,15 @@ def test_states_and_normals_are_those_of_floating_point(network, relative) -> No
         prior, posterior = (each.base_dist.expand((len(x), dim)) for each in (prior, posterior))
         loc, inverse = pair.networks.posterior(group, whole, found[group])
         apart = (posterior.loc - prior.loc) / prior.scale
-        np.testing.assert_allclose(loc / 2**14, apart, atol=0.03)
+        np.testing.assert_allclose(loc / 2**14, apart, rtol=0.01, atol=0.03)
         np.testing.assert_allclose(inverse / 2**20, prior.scale / posterior.scale, rtol=0.02)
         e = torch.randn(len(x), dim).mul(2**12).round()
         z = prior.loc + prior.scale * e / 2**12
         latents = pair.networks.latents(whole, e.double().numpy())
-        np.testing.assert_allclose(latents / 2**12, z, atol=0.03)
+        np.testing.assert_allclose(latents / 2**12, z, rtol=0.01, atol=0.03)
         state = p.descend(group + 1, z, state)
         whole = pair.networks.descend(group + 1, latents, whole)
-        np.testing.assert_allclose(whole / 2**12, state, atol=0.03)
+        np.testing.assert_allclose(whole / 2**12, state, rtol=0.01, atol=0.03)
 
 
 @torch.no_grad()
@@ -213,17 +219,18 @@ def test_the_length_is_the_negative_elbo(run) -> None:
 
 
 def test_the_first_images_are_coded_without_many_bits() -> None:
-    """Few images take less than their latents do at their finest."""
-    p, q = build()
-    pair, images = integer_pair(p, q), p(size=3).detach().numpy().astype(np.uint8)
-    words, batches = encode(pair, images)
-    assert 32 * len(words) < images.size + 64 < pair.bits
-    assert np.array_equal(decode(pair, words, 3, batches), images)
+    """The first one takes fewer bits than its latents would at their finest."""
+    pair = finely(integer_pair(*build()), 10)
+    images = np.random.default_rng(0).integers(0, 2, (2, *SHAPE)).astype(np.uint8)
+    for count in (1, 2):
+        words, batches = encode(pair, images[:count])
+        assert 32 * len(words) < 1.5 * images[:count].size < pair.bits
+        assert np.array_equal(decode(pair, words, count, batches), images[:count])
 
 
 def test_latents_become_finer_as_the_stack_fills(monkeypatch) -> None:
     p, q = build(BetaBinomial)
-    pair, seen = integer_pair(p, q), []
+    pair, seen = finely(integer_pair(p, q), 9), []
     push = Stack.push
 
     def spy(stack, symbols, masses, width):
@@ -233,8 +240,7 @@ def test_latents_become_finer_as_the_stack_fills(monkeypatch) -> None:
 
     monkeypatch.setattr(Stack, "push", spy)
     encode(pair, images_of(p, 20))
-    assert seen[0] > 0
-    assert seen[-1] == 0
+    assert (seen[0], seen[-1]) == (9, 0)
     assert seen == sorted(seen, reverse=True)
 
 
@@ -250,7 +256,6 @@ FORGERIES = [
     (b'"width":5', b'"width":null'),
     (b'"stride":[3,2]', b'"stride":[3]'),
     (b'"stride":[3,2]', b'"stride":[3,0]'),
-    (b'"stride":[3,2]', b'"stride":[256,256]'),
     (b'"finest":[', b'"finest":[7,'),
     (b'"class":"TopDownNetworks"', b'"class":"Reshape"'),
     (b'"networks":{', b'"networks":1,"x":{'),
@@ -276,11 +281,9 @@ def test_a_forged_model_is_refused(old, new) -> None:
 
 
 def test_bits_beyond_the_finest_are_refused() -> None:
-    pair = integer_pair(*build())
     for bits in (-1, 11):
-        finest = (*pair.finest[:-1], np.full_like(pair.finest[-1], bits))
         with pytest.raises(InputError, match="damaged"):
-            restored(replace(pair, finest=finest).data)
+            restored(finely(integer_pair(*build()), bits).data)
 
 
 @pytest.mark.parametrize(

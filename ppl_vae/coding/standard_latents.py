@@ -7,10 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppl_vae.coding.ans import Masses, Stack, Symbols
-from ppl_vae.coding.latents import Bins, between, even_bins
+from ppl_vae.coding.latents import INVERSE, Bins, between, even_bins
 from ppl_vae.coding.tables import Floats, Ints, Table
 
-__all__ = ["StandardLatents"]
+__all__ = ["MOST_BITS", "StandardLatents", "needed_bits"]
+
+MOST_BITS = 10  # of a latent
+
+_LOSS = 1e-4  # nats of a latent
+_SHARPEST = 2.0**29  # of a curvature, squared
+_EXACT = 2.0**14  # sums of whole numbers do not depend on the order
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,3 +83,24 @@ class StandardLatents:
     def _masses(self, loc: Floats, inverse: Floats, bins: Bins) -> Masses:
         loc, inverse = loc.ravel(), inverse.ravel()
         return lambda piece: between(self.cdf, bins.edges, loc[piece], inverse[piece])
+
+
+def needed_bits(inverse: Floats) -> Ints:
+    """The fewest bits of each latent that lose little, from draws of q.
+
+    With sigma that of q in units of e, C = 1 / sigma^2 - 1 is what an image adds to the precision
+    of p. Bins of width w move e by a variance of w^2 / 12. To first order the distortion grows by
+    C w^2 / 24 and the rate falls by as much; to second order about (C w^2 / 12)^2 / 4 nats are
+    lost. One standard deviation from the middle 2^b bins of equal mass have w = 4.1 / 2^b. So b is
+    the least for which C^2 / (2 16^b) is below 10^-4 nats on average.
+
+    Args:
+        inverse: 1 / sigma, (N, D), in units of 2^-20.
+
+    Returns:
+        b of each dimension, (D,).
+    """
+    curvature = (inverse * 2.0**-INVERSE) ** 2 - 1
+    squares = np.floor(np.minimum(curvature**2, _SHARPEST) * _EXACT).sum(0) / len(inverse)
+    bounds = np.floor(2 * _LOSS * _EXACT * 16.0 ** np.arange(MOST_BITS))
+    return np.searchsorted(bounds, squares)

@@ -1,7 +1,8 @@
 """`TopDown` in whole numbers: groups of latents that are chosen from the top down."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 
 import numpy as np
 
@@ -11,14 +12,15 @@ from ppl_vae.coding.ans import Masses, Stack, Symbols
 from ppl_vae.coding.integer_pair import MOST_LATENTS, Images, IntegerPair
 from ppl_vae.coding.networks import refused
 from ppl_vae.coding.pixels import pixels_of
-from ppl_vae.coding.standard_latents import StandardLatents
+from ppl_vae.coding.standard_latents import MOST_BITS, StandardLatents, needed_bits
 from ppl_vae.coding.tables import FINE, FRACTION, MASS, Floats, Ints, Table, normal_cdf
 from ppl_vae.coding.top_down_networks import TopDownNetworks, networks_of
 from ppl_vae.errors import InputError
 
 __all__ = ["TopDownPair", "top_down_pair"]
 
-_MOST_BITS = 10  # of a latent
+_DRAWS = 64  # images
+_MOST_OF_PIXEL = 24  # bits
 _OTHERWISE = 2 ** (MASS - 9)  # the mass of a coarseness that is not the expected one
 
 
@@ -60,7 +62,7 @@ class TopDownPair(IntegerPair):
         dims = [len(bits) for bits in self.finest]
         if not all(dims) or sum(dims) > MOST_LATENTS:
             raise ValueError("more latents than arrays")
-        if not all(bits.min() >= 0 and bits.max() <= _MOST_BITS for bits in self.finest):
+        if not all(bits.min() >= 0 and bits.max() <= MOST_BITS for bits in self.finest):
             raise ValueError("bins finer than any")
         state = None
         for group, size in enumerate(dims):
@@ -83,11 +85,11 @@ class TopDownPair(IntegerPair):
         for group, chosen in zip(reversed(groups), reversed(bins), strict=True):
             group.push_evenly(stack, chosen)
         expected = self._affordable(stack, len(images))
-        stack.push(np.array([coarseness], np.int32), _mostly(expected), _MOST_BITS + 1)
+        stack.push(np.array([coarseness], np.int32), _mostly(expected), MOST_BITS + 1)
 
     def pop(self, stack: Stack, count: int) -> Images:
         expected = self._affordable(stack, count)
-        (coarseness,) = stack.pop(1, _mostly(expected), _MOST_BITS + 1)
+        (coarseness,) = stack.pop(1, _mostly(expected), MOST_BITS + 1)
         groups = self._groups[coarseness]
         bins, states, features = self._draw(stack, groups, count)
         images = self.pop_pixels(stack, features, count)
@@ -105,6 +107,15 @@ class TopDownPair(IntegerPair):
             state = self.networks.descend(number + 1, means[-1], state)
         assert state is not None
         return np.concatenate(means, axis=1), state
+
+    def needed_bits(self) -> tuple[Ints, ...]:
+        """For each group the bits that its latents need, by images that the model draws."""
+        stack = Stack.seeded(_DRAWS * (self.bits + _MOST_OF_PIXEL * prod(self.image_shape)))
+        _, states, features = self._draw(stack, self._groups[0], _DRAWS)
+        images = self.pop_pixels(stack, features, _DRAWS)
+        seen = self.networks.ascend(self.input_of(images))
+        given = enumerate(zip(states, seen, strict=True))
+        return tuple(needed_bits(self.networks.posterior(n, *each)[1]) for n, each in given)
 
     def _draw(
         self, stack: Stack, groups: tuple[StandardLatents, ...], count: int
@@ -129,7 +140,7 @@ class TopDownPair(IntegerPair):
         """The latents by how many bits fewer than the finest each has."""
         return [
             tuple(StandardLatents(np.maximum(bits - fewer, 0), self.cdf) for bits in self.finest)
-            for fewer in range(_MOST_BITS + 1)
+            for fewer in range(MOST_BITS + 1)
         ]
 
     def _room(self, coarseness: int) -> int:
@@ -139,13 +150,13 @@ class TopDownPair(IntegerPair):
     def _affordable(self, stack: Stack, count: int) -> int:
         """How coarse the latents of so many images are, for the stack to have enough bits."""
         room = 32 * len(stack) // count
-        return next(fewer for fewer in range(_MOST_BITS + 1) if self._room(fewer) <= room)
+        return next(fewer for fewer in range(MOST_BITS + 1) if self._room(fewer) <= room)
 
 
 def _mostly(expected: int) -> Masses:
     """The masses of a coarseness."""
-    masses = np.full((1, _MOST_BITS + 1), _OTHERWISE, np.float32)
-    masses[0, expected] = 2**MASS - _MOST_BITS * _OTHERWISE
+    masses = np.full((1, MOST_BITS + 1), _OTHERWISE, np.float32)
+    masses[0, expected] = 2**MASS - MOST_BITS * _OTHERWISE
     return lambda piece: masses
 
 
@@ -168,5 +179,6 @@ def top_down_pair(model: TopDown, guide: Guide) -> TopDownPair:
         )
     pixels = pixels_of(model.likelihood)
     networks = networks_of(model, guide, pixels.scale)
-    finest = tuple(np.full(dim, 6) for dim in model.dims)
-    return TopDownPair(model.spec.image_shape, pixels, networks, finest, normal_cdf())
+    finest = tuple(np.full(dim, MOST_BITS) for dim in model.dims)
+    pair = TopDownPair(model.spec.image_shape, pixels, networks, finest, normal_cdf())
+    return replace(pair, finest=pair.needed_bits())
