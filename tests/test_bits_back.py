@@ -10,12 +10,23 @@ import torch
 from scipy import stats
 from tiny_runs import tiny
 
-from guides import IAF, BottomUp, Delta, DiagonalNormal, FullRankNormal, Guide, Ladder
+from guides import (
+    IAF,
+    Bidirectional,
+    BottomUp,
+    Delta,
+    DiagonalNormal,
+    FullRankNormal,
+    Guide,
+    Ladder,
+)
 from models import (
     MLP,
     VAE,
     Bernoulli,
     BetaBinomial,
+    Cells,
+    Conditional,
     Convolutional,
     DiscretizedLogistic,
     Flow,
@@ -27,6 +38,7 @@ from models import (
     Model,
     Residual,
     Spec,
+    TopDown,
     VampPrior,
 )
 from ppl_vae.coding.ans import Stack
@@ -44,6 +56,7 @@ SMALL = {
     Linear: Linear,
     Convolutional: partial(Convolutional, channels=(4,), hidden=8),
     Residual: partial(Residual, channels=(4, 6), hidden=8),
+    Cells: partial(Cells, channels=6, inner=4),
 }
 PAIRS = [(VAE, DiagonalNormal), (VAE, FullRankNormal), (Hierarchical, BottomUp)]
 LIKELIHOODS = [Bernoulli, BetaBinomial, DiscretizedLogistic]
@@ -58,7 +71,7 @@ def build(
 ) -> tuple[Model, Guide]:
     spec = Spec(SHAPE, likelihood.domain, 3)
     p = model(spec, likelihood=likelihood(spec), network=SMALL[network], **options)
-    with_model = {"model": p} if guide is BottomUp else {}
+    with_model = {"model": p} if guide in (BottomUp, Bidirectional) else {}
     return p, guide(spec, network=SMALL[network], **with_model)
 
 
@@ -72,7 +85,7 @@ def images_of(model: Model, count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-@pytest.mark.parametrize(("model", "guide"), PAIRS)
+@pytest.mark.parametrize(("model", "guide"), [*PAIRS, (TopDown, Bidirectional)])
 def test_images_come_back(model, guide, likelihood) -> None:
     p, q = build(model, guide, likelihood)
     pair, images = integer_pair(p, q), images_of(p, 60)
@@ -259,6 +272,12 @@ def test_pairs_that_cannot_code_are_refused_with_a_remedy(pair, said) -> None:
     with pytest.raises(InputError, match=said) as caught:
         integer_pair(*pair())
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_cannot_code_is_refused() -> None:
+    spec = Spec(SHAPE, "binary", 3, classes=2)
+    with pytest.raises(InputError, match=r"or TopDown, .*Conditional; train with --model VAE$"):
+        integer_pair(Conditional(spec), DiagonalNormal(spec))
 
 
 def test_a_guide_of_two_layers_that_cannot_code_is_refused() -> None:
