@@ -65,7 +65,7 @@ class IntegerPair(ABC):
 
     def input_of(self, images: Images) -> Floats:
         """Images of bytes (N, C, H, W) as activations, in units of 2^-12."""
-        return images * (2.0**FRACTION if self.pixels.levels == 2 else 16.0)
+        return images.astype(np.float64) * (2.0**FRACTION if self.pixels.levels == 2 else 16.0)
 
     def push_pixels(self, stack: Stack, features: Floats, images: Images) -> None:
         """Puts images on the stack under p(x|z)."""

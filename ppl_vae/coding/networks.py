@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from models import MLP, Cells, Convolutional, Linear, Network, Residual
+from models import MLP, Cells, Convolutional, Linear, Residual
 from ppl_vae.coding.fixed_point import (
     EXACT,
     WEIGHT,
@@ -29,7 +29,7 @@ __all__ = ["affine", "layers_of", "refused", "whole"]
 _BIAS = WEIGHT + FRACTION
 
 
-def layers_of(network: Network, scale: float = 1.0) -> tuple[Layer, ...]:
+def layers_of(network: nn.Module, scale: float = 1.0) -> tuple[Layer, ...]:
     """A trained network in fixed point.
 
     Args:
@@ -44,16 +44,16 @@ def layers_of(network: Network, scale: float = 1.0) -> tuple[Layer, ...]:
             "expected the networks MLP, Linear, Convolutional, Residual or Cells, which have a "
             f"form in whole numbers; got {type(network).__name__}; train with one of them"
         )
-    flat = isinstance(network, MLP | Linear)
     inner: Any = network  # each of them has the one or the other
     modules = [inner.linear] if isinstance(network, Linear) else [*inner.layers]
-    layers: list[Layer] = [Reshape((prod(network.inputs),))] if flat else []
+    flat = isinstance(network, MLP | Linear)
+    layers: list[Layer] = [Reshape((prod(inner.inputs),))] if flat else []
     for module in modules:
         if not isinstance(module, nn.Identity):
             layers.append(_layer_of(module, scale))
         if hasattr(module, "weight"):
             scale = 1.0
-    return (*layers, Reshape(network.outputs))
+    return (*layers, Reshape(inner.outputs))
 
 
 def affine(weight: torch.Tensor, bias: torch.Tensor, scale: float = 1.0) -> Affine:
