@@ -9,7 +9,7 @@ from guides import BottomUp, DiagonalNormal, FullRankNormal, Guide
 from models import VAE, Hierarchical, Network
 from ppl_vae.coding.ans import Stack
 from ppl_vae.coding.fixed_point import Layer, compute, prove
-from ppl_vae.coding.integer_pair import MOST_LATENTS, Images, IntegerPair
+from ppl_vae.coding.integer_pair import MOST_LATENTS, IntegerPair
 from ppl_vae.coding.latents import (
     INVERSE,
     Bins,
@@ -20,7 +20,7 @@ from ppl_vae.coding.latents import (
     inverse_scale,
 )
 from ppl_vae.coding.networks import layers_of, refused
-from ppl_vae.coding.pixels import pixels_of
+from ppl_vae.coding.pixels import Images, pixels_of
 from ppl_vae.coding.priors import Autoregressive, Even, Sequential, prior_of
 from ppl_vae.coding.tables import FRACTION, Floats, normal_cdf
 
@@ -110,7 +110,7 @@ class BottomUpPair(IntegerPair):
             below = level.bins.value_of(bins)
             features = compute(level.decoder, below)
             if lower is None:
-                self.push_pixels(stack, features, images)
+                self.pixels.push(stack, features, images)
             else:
                 self.normal.push(stack, features, self.levels[number - 1].bins, lower)
             lower = bins
@@ -127,7 +127,7 @@ class BottomUpPair(IntegerPair):
                 bins = self.normal.pop(stack, features, under)
                 below = under.value_of(bins)
             else:
-                images = self.pop_pixels(stack, features, count)
+                images = self.pixels.pop(stack, features, (count, *self.image_shape))
                 below = self.input_of(images)
             level.posterior.push(stack, compute(level.encoder, below), level.bins, above)
         return images

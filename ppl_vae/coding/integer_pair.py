@@ -4,21 +4,17 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from math import prod
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ppl_vae.coding.ans import Stack
-from ppl_vae.coding.pixels import Pixels
+from ppl_vae.coding.pixels import Images, Pixels
 from ppl_vae.coding.serialized import to_bytes
 from ppl_vae.coding.tables import FRACTION, Floats
 
-__all__ = ["MOST_LATENTS", "Images", "IntegerPair"]
+__all__ = ["MOST_LATENTS", "IntegerPair"]
 
 MOST_LATENTS = 2**16  # of an image: what is read makes no arrays without end
-
-Images = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,17 +62,6 @@ class IntegerPair(ABC):
     def input_of(self, images: Images) -> Floats:
         """Images of bytes (N, C, H, W) as activations, in units of 2^-12."""
         return images.astype(np.float64) * (2.0**FRACTION if self.pixels.levels == 2 else 16.0)
-
-    def push_pixels(self, stack: Stack, features: Floats, images: Images) -> None:
-        """Puts images on the stack under p(x|z)."""
-        symbols = images.astype(np.int32).ravel()
-        stack.push(symbols, self.pixels.masses(features), self.pixels.width)
-
-    def pop_pixels(self, stack: Stack, features: Floats, count: int) -> Images:
-        """Takes images off the stack under p(x|z)."""
-        rows = count * prod(self.image_shape)
-        symbols = stack.pop(rows, self.pixels.masses(features), self.pixels.width)
-        return symbols.reshape(count, *self.image_shape).astype(np.uint8)
 
     @cached_property
     def data(self) -> bytes:

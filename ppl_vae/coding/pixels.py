@@ -4,18 +4,29 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
+from math import prod
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models import Bernoulli, BetaBinomial, DiscretizedLogistic, Likelihood
-from ppl_vae.coding.ans import Masses
+from ppl_vae.coding.ans import Masses, Stack
 from ppl_vae.coding.latents import INVERSE, between
 from ppl_vae.coding.tables import FINE, FRACTION, MASS, Floats, Table, sigmoid, softplus, tabulate
 from ppl_vae.errors import InputError
 
-__all__ = ["PIXELS", "BetaBinomialPixels", "BinaryPixels", "LogisticPixels", "Pixels", "pixels_of"]
+__all__ = [
+    "PIXELS",
+    "BetaBinomialPixels",
+    "BinaryPixels",
+    "Images",
+    "LogisticPixels",
+    "Pixels",
+    "pixels_of",
+]
+
+Images = NDArray[np.uint8]
 
 _TOP = 255
 _COUNTS = 20  # bits after the point of the parameters of a beta-binomial
@@ -23,7 +34,7 @@ _MOST = 2.0 ** (_COUNTS + 10)  # 1,024: 255 ratios of masses then multiply witho
 
 
 class Pixels(ABC):
-    """A likelihood: from features (N, F, H, W) to the masses of N C H W pixels.
+    """A likelihood of images, from features (N, F, H, W).
 
     Attributes:
         levels: How many values a pixel has.
@@ -32,27 +43,50 @@ class Pixels(ABC):
     levels: ClassVar[int]
 
     @property
-    def width(self) -> int:
-        """How many masses a pixel has; those of a binary one are given by one."""
-        return 1 if self.levels == 2 else self.levels
-
-    def features(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape (F, H, W) of the features of one image: one for a binary pixel, else two."""
-        channels, *sides = image_shape
-        return (channels if self.levels == 2 else 2 * channels, *sides)
-
-    @property
     def scale(self) -> float:
         """What inputs of networks are in units of: bytes come as x / 256, not x / 255."""
         return 1.0 if self.levels == 2 else 256 / 255
 
     @abstractmethod
+    def features(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape (F, H, W) of the features of one image."""
+
+    @abstractmethod
+    def push(self, stack: Stack, features: Floats, images: Images) -> None:
+        """Puts images (N, C, H, W) onto the stack."""
+
+    @abstractmethod
+    def pop(self, stack: Stack, features: Floats, shape: tuple[int, ...]) -> Images:
+        """Takes images of a shape (N, C, H, W) off the stack."""
+
+
+class IndependentPixels(Pixels):
+    """A likelihood under which the pixels, and their channels, are independent given z."""
+
+    def features(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """One for a binary pixel, else two."""
+        channels, *sides = image_shape
+        return (channels if self.levels == 2 else 2 * channels, *sides)
+
+    def push(self, stack: Stack, features: Floats, images: Images) -> None:
+        stack.push(images.astype(np.int32).ravel(), self.masses(features), self._width)
+
+    def pop(self, stack: Stack, features: Floats, shape: tuple[int, ...]) -> Images:
+        popped = stack.pop(prod(shape), self.masses(features), self._width)
+        return popped.reshape(shape).astype(np.uint8)
+
+    @property
+    def _width(self) -> int:
+        """How many masses a pixel has; those of a binary one are given by one."""
+        return 1 if self.levels == 2 else self.levels
+
+    @abstractmethod
     def masses(self, features: Floats) -> Masses:
-        """The masses of a slice of the pixels, image by image."""
+        """The masses of a slice of the N C H W pixels, image by image."""
 
 
 @dataclass(frozen=True, eq=False)
-class BinaryPixels(Pixels):
+class BinaryPixels(IndependentPixels):
     """`Bernoulli`: the mass of 1 is sigmoid(feature).
 
     Args:
@@ -68,7 +102,7 @@ class BinaryPixels(Pixels):
 
 
 @dataclass(frozen=True, eq=False)
-class BetaBinomialPixels(Pixels):
+class BetaBinomialPixels(IndependentPixels):
     """`BetaBinomial`: masses by their ratios, p(x + 1) / p(x) from x = 0 on.
 
     p(x + 1) / p(x) = (255 - x) (a + x) / ((x + 1) (b + 254 - x)). Where a or b is above 1,024 both
@@ -90,7 +124,7 @@ class BetaBinomialPixels(Pixels):
 
 
 @dataclass(frozen=True, eq=False)
-class LogisticPixels(Pixels):
+class LogisticPixels(IndependentPixels):
     """`DiscretizedLogistic`: differences of a logistic distribution function.
 
     Args:

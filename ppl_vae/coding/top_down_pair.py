@@ -9,9 +9,9 @@ import numpy as np
 from guides import Bidirectional, Guide
 from models import StandardNormal, TopDown
 from ppl_vae.coding.ans import Masses, Stack, Symbols
-from ppl_vae.coding.integer_pair import MOST_LATENTS, Images, IntegerPair
+from ppl_vae.coding.integer_pair import MOST_LATENTS, IntegerPair
 from ppl_vae.coding.networks import refused
-from ppl_vae.coding.pixels import pixels_of
+from ppl_vae.coding.pixels import Images, pixels_of
 from ppl_vae.coding.standard_latents import MOST_BITS, StandardLatents, needed_bits
 from ppl_vae.coding.tables import FINE, FRACTION, MASS, Floats, Ints, Table, normal_cdf
 from ppl_vae.coding.top_down_networks import TopDownNetworks, networks_of
@@ -81,7 +81,7 @@ class TopDownPair(IntegerPair):
             z = self.networks.latents(state, group.value_of(bins[-1]))
             state = self.networks.descend(number + 1, z, state)
         assert state is not None
-        self.push_pixels(stack, state, images)
+        self.pixels.push(stack, state, images)
         for group, chosen in zip(reversed(groups), reversed(bins), strict=True):
             group.push_evenly(stack, chosen)
         expected = self._affordable(stack, len(images))
@@ -92,7 +92,7 @@ class TopDownPair(IntegerPair):
         (coarseness,) = stack.pop(1, _mostly(expected), MOST_BITS + 1)
         groups = self._groups[coarseness]
         bins, states, features = self._draw(stack, groups, count)
-        images = self.pop_pixels(stack, features, count)
+        images = self.pixels.pop(stack, features, (count, *self.image_shape))
         seen = self.networks.ascend(self.input_of(images))
         for number in reversed(range(len(groups))):
             q = self.networks.posterior(number, states[number], seen[number])
@@ -112,7 +112,7 @@ class TopDownPair(IntegerPair):
         """For each group the bits that its latents need, by images that the model draws."""
         stack = Stack.seeded(_DRAWS * (self.bits + _MOST_OF_PIXEL * prod(self.image_shape)))
         _, states, features = self._draw(stack, self._groups[0], _DRAWS)
-        images = self.pop_pixels(stack, features, _DRAWS)
+        images = self.pixels.pop(stack, features, (_DRAWS, *self.image_shape))
         seen = self.networks.ascend(self.input_of(images))
         given = enumerate(zip(states, seen, strict=True))
         return tuple(needed_bits(self.networks.posterior(n, *each)[1]) for n, each in given)
