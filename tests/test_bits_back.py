@@ -34,6 +34,7 @@ from models import (
     Hierarchical,
     Likelihood,
     Linear,
+    MixtureOfLogistics,
     MixtureOfNormals,
     Model,
     Residual,
@@ -44,7 +45,7 @@ from models import (
 from ppl_vae.coding.ans import Stack
 from ppl_vae.coding.bits_back import decode, encode
 from ppl_vae.coding.conversion import integer_pair, restored
-from ppl_vae.coding.pixels import pixels_of
+from ppl_vae.coding.likelihoods import pixels_of
 from ppl_vae.coding.priors import prior_of
 from ppl_vae.errors import InputError
 from ppl_vae.machine.randomness import seeded
@@ -59,7 +60,7 @@ SMALL = {
     Cells: partial(Cells, channels=6, inner=4),
 }
 PAIRS = [(VAE, DiagonalNormal), (VAE, FullRankNormal), (Hierarchical, BottomUp)]
-LIKELIHOODS = [Bernoulli, BetaBinomial, DiscretizedLogistic]
+LIKELIHOODS = [Bernoulli, BetaBinomial, DiscretizedLogistic, MixtureOfLogistics]
 
 
 def build(
@@ -178,6 +179,7 @@ def test_one_image_none_and_impossible_ones_come_back() -> None:
         (Bernoulli, {}),
         (BetaBinomial, {}),
         (DiscretizedLogistic, {}),
+        (MixtureOfLogistics, {}),
         (Bernoulli, {"guide": FullRankNormal}),
         (Bernoulli, {"prior": partial(Flow, flows=1, hidden=(8,))}),
         (Bernoulli, {"prior": partial(MixtureOfNormals, components=1)}),
@@ -239,6 +241,26 @@ def test_masses_of_bytes_are_those_of_the_likelihood(likelihood) -> None:
     np.testing.assert_allclose(masses / 2**23, expected, atol=0.004)
     lost = stats.entropy(expected, np.maximum(masses, 0.5) / 2**23, axis=1) / log(2)
     assert lost.mean() < 1e-4  # bits a pixel
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_cost_what_a_mixture_of_logistics_says(channels) -> None:
+    torch.manual_seed(0)
+    layer = MixtureOfLogistics(Spec((channels, 8, 8), "bytes", 2), components=3)
+    features = torch.randn(40, *layer.features).mul(2 * 4096).round().double()
+    images = layer(features / 4096).sample()
+    exact = -layer(features / 4096).log_prob(images).sum().item() / log(2)
+    pixels, codes = pixels_of(layer), images.numpy().astype(np.uint8)
+    stack = Stack.seeded(0)
+    pixels.push(stack, features.numpy(), codes)
+    assert 32 * len(stack) == pytest.approx(exact, rel=1e-3, abs=64)
+    assert np.array_equal(pixels.pop(stack, features.numpy(), codes.shape), codes)
+    far = np.full_like(codes, 255)
+    far[:, ::2] = 0  # where every component has a mass of 0
+    extreme = features.numpy() * 1e3
+    pixels.push(stack, extreme, far)
+    assert np.array_equal(pixels.pop(stack, extreme, far.shape), far)
+    assert stack.holds_seed(0)
 
 
 def test_masses_of_a_beta_binomial_far_out_neither_overflow_nor_vanish() -> None:

@@ -19,6 +19,7 @@ from models import (
     Cells,
     DiscretizedLogistic,
     Flow,
+    Gaussian,
     Likelihood,
     Linear,
     MixtureOfLogistics,
@@ -47,7 +48,7 @@ SMALL = {
     Linear: Linear,
     Cells: partial(Cells, channels=6, inner=4),
 }
-LIKELIHOODS = [Bernoulli, BetaBinomial, DiscretizedLogistic]
+LIKELIHOODS = [Bernoulli, BetaBinomial, DiscretizedLogistic, MixtureOfLogistics]
 
 
 def build(
@@ -289,7 +290,7 @@ def test_bits_beyond_the_finest_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"likelihood": MixtureOfLogistics}, "MixtureOfLogistics; train with --likelihood Beta"),
+        ({"likelihood": Gaussian}, "Gaussian; train with --likelihood BetaBinomial"),
         ({"prior": Flow}, "prior StandardNormal.*Flow; train with --prior StandardNormal"),
     ],
 )

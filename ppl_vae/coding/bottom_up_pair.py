@@ -19,8 +19,9 @@ from ppl_vae.coding.latents import (
     bins_around,
     inverse_scale,
 )
+from ppl_vae.coding.likelihoods import pixels_of
 from ppl_vae.coding.networks import layers_of, refused
-from ppl_vae.coding.pixels import Images, pixels_of
+from ppl_vae.coding.pixels import Images
 from ppl_vae.coding.priors import Autoregressive, Even, Sequential, prior_of
 from ppl_vae.coding.tables import FRACTION, Floats, normal_cdf
 

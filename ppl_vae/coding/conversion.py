@@ -6,8 +6,8 @@ from ppl_vae.coding.bottom_up_pair import BottomUpPair, Level, bottom_up_pair
 from ppl_vae.coding.fixed_point import LAYERS
 from ppl_vae.coding.integer_pair import IntegerPair
 from ppl_vae.coding.latents import Bins, FullRank, Normal
+from ppl_vae.coding.likelihoods import PIXELS
 from ppl_vae.coding.networks import refused
-from ppl_vae.coding.pixels import PIXELS
 from ppl_vae.coding.priors import Autoregressive, Even, Mixture
 from ppl_vae.coding.serialized import DAMAGED, from_bytes
 from ppl_vae.coding.tables import Table

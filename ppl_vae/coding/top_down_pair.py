@@ -10,8 +10,9 @@ from guides import Bidirectional, Guide
 from models import StandardNormal, TopDown
 from ppl_vae.coding.ans import Masses, Stack, Symbols
 from ppl_vae.coding.integer_pair import MOST_LATENTS, IntegerPair
+from ppl_vae.coding.likelihoods import pixels_of
 from ppl_vae.coding.networks import refused
-from ppl_vae.coding.pixels import Images, pixels_of
+from ppl_vae.coding.pixels import Images
 from ppl_vae.coding.standard_latents import MOST_BITS, StandardLatents, needed_bits
 from ppl_vae.coding.tables import FINE, FRACTION, MASS, Floats, Ints, Table, normal_cdf
 from ppl_vae.coding.top_down_networks import TopDownNetworks, networks_of
