@@ -8,7 +8,7 @@ from math import log
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 from tiny_runs import tiny
 
 from guides import Bidirectional
@@ -34,7 +34,7 @@ from ppl_vae.coding.archive import Archive, embedded, pack
 from ppl_vae.coding.compressing import archived, blocks_of, pair_in
 from ppl_vae.coding.conversion import restored
 from ppl_vae.coding.originals import InMemory
-from ppl_vae.coding.standard_latents import StandardLatents
+from ppl_vae.coding.standard_latents import StandardLatents, needed_bits
 from ppl_vae.coding.tables import normal_cdf
 from ppl_vae.coding.top_down_pair import TopDownPair
 from ppl_vae.errors import InputError
@@ -189,6 +189,25 @@ def test_latents_cost_what_the_normals_say() -> None:
     assert np.array_equal(latents.pop_evenly(stack, 400), chosen)
     latents.push(stack, fine, inverse, chosen)
     assert stack.holds_seed(400 * 20)
+
+
+@pytest.mark.parametrize("scale", [0.9999, 0.95, 0.9, 0.7, 0.5, 0.3, 0.2])
+def test_bins_are_few_and_lose_little(scale) -> None:
+    """Of x ~ N(e, v) with e ~ N(0, 1), where q is the posterior, of this scale, and -ELBO exact."""
+    (bits,) = needed_bits(np.array([[2**20 / scale]]))
+    assert lost(scale, bits) < 4e-4
+    assert bits == 0 or lost(scale, max(bits - 3, 0)) > 4e-4
+
+
+def lost(scale: float, bits: int) -> float:
+    """How many nats more than -log p(x) it takes to code x ~ p(x) by bins, on average."""
+    v = scale**2 / (1 - scale**2)
+    x = stats.norm.ppf((np.arange(2000) + 0.5) / 2000)[:, None] * np.sqrt(1 + v)
+    edges = stats.norm.ppf(np.arange(2**bits + 1) / 2**bits)
+    values = stats.norm.ppf((np.arange(2**bits) + 0.5) / 2**bits)
+    q = np.diff(stats.norm.cdf((edges - x * (1 - scale**2)) / scale), axis=1)
+    logs = special.xlogy(q, q) + q * bits * log(2) - q * stats.norm.logpdf(x, values, np.sqrt(v))
+    return (logs.sum(1) + stats.norm.logpdf(x[:, 0], 0, np.sqrt(1 + v))).mean()
 
 
 @pytest.fixture(scope="module", params=[(Bernoulli, True), (BetaBinomial, False)])
