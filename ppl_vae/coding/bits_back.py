@@ -26,11 +26,11 @@ def encode(
 
     For each image, z is taken off the stack under q(z|x), so that the bits on it choose z; then x
     is put on it under p(x|z), and z under p(z). Its length grows by
-    -log p(x|z) - log p(z) + log q(z|x), on average by -ELBO (Townsend, Bird and Barber, 2019). With
-    several latents each is chosen once the one below it is known (Kingma, Abbeel and Ho, 2019).
+    -log p(x|z) - log p(z) + log q(z|x), on average by -ELBO (Townsend, Bird and Barber, 2019). The
+    pair knows in which order several latents are chosen.
 
-    The first image is coded alone, its z chosen by bits that are not of an image. As the stack
-    fills, more images have enough bits on it to be coded together.
+    The first image is coded alone, its z chosen by bits that are not of an image, where the pair
+    needs some. As the stack fills, more images have enough bits on it to be coded together.
 
     Args:
         pair: The model.
