@@ -239,7 +239,6 @@ def test_the_length_is_the_negative_elbo(run) -> None:
 
 
 def test_the_first_images_are_coded_without_many_bits() -> None:
-    """The first one takes fewer bits than its latents would at their finest."""
     pair = finely(integer_pair(*build()), 10)
     images = np.random.default_rng(0).integers(0, 2, (2, *SHAPE)).astype(np.uint8)
     for count in (1, 2):
@@ -301,9 +300,11 @@ def test_a_forged_model_is_refused(old, new) -> None:
 
 
 def test_bits_beyond_the_finest_are_refused() -> None:
-    for bits in (-1, 11):
+    pair = integer_pair(*build())
+    square = replace(pair, finest=tuple(np.zeros((len(b), 2), int) for b in pair.finest))
+    for forged in (finely(pair, -1), finely(pair, 11), square):
         with pytest.raises(InputError, match="damaged"):
-            restored(finely(integer_pair(*build()), bits).data)
+            restored(forged.data)
 
 
 @pytest.mark.parametrize(

@@ -63,14 +63,18 @@ class TopDownPair(IntegerPair):
         dims = [len(bits) for bits in self.finest]
         if not all(dims) or sum(dims) > MOST_LATENTS:
             raise ValueError("more latents than arrays")
-        if not all(bits.min() >= 0 and bits.max() <= MOST_BITS for bits in self.finest):
-            raise ValueError("bins finer than any")
+        for bits in self.finest:
+            if bits.ndim != 1 or bits.min() < 0 or bits.max() > MOST_BITS:
+                raise ValueError("bins finer than any")
         state = None
         for group, size in enumerate(dims):
             z = self.networks.latents(state, np.zeros((1, size)))
             state = self.networks.descend(group + 1, z, state)
         if state is None or state.shape[1:] != self.pixels.features(self.image_shape):
             raise ValueError("images of another shape")
+        stack = Stack.seeded(self.bits)  # for the finest bins, which one image alone does not have
+        self.push(stack, np.zeros((1, *self.image_shape), np.uint8))
+        self.pop(stack, 1)
 
     def push(self, stack: Stack, images: Images) -> None:
         coarseness = self._affordable(stack, len(images))
