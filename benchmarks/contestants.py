@@ -19,6 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from guides import DiagonalNormal, Guide
 from models import VAE, Model, Spec
 from ppl_vae.data import Split
+from ppl_vae.runs.settings import Precision
 
 __all__ = [
     "Steps",
@@ -134,10 +135,10 @@ def product_operations(batch_size: int) -> int:
     return sum(2 * n * batch_size * a * b for n, (a, b) in zip(passes, _LAYERS, strict=True))
 
 
-def numpyro_scan(x: Tensor, bfloat16: bool = False) -> Steps | None:
+def numpyro_scan(x: Tensor, precision: Precision = "float32") -> Steps | None:
     """NumPyro's `SVI.update` in a jitted `lax.scan`, or None where there is no NumPyro for x.
 
-    NumPyro has no mixed precision: with `bfloat16`, its products are cast by hand.
+    NumPyro has no mixed precision: in bfloat16 its products are cast by hand.
     """
     if find_spec("numpyro") is None:
         return None
@@ -147,9 +148,10 @@ def numpyro_scan(x: Tensor, bfloat16: bool = False) -> Steps | None:
 
     if x.is_cuda and jax.default_backend() != "gpu":
         return None
-    # On a GPU it would multiply float32 with ten bits of mantissa, which torch does not.
-    jax.config.update("jax_default_matmul_precision", "highest")
-    svi = _numpyro_svi(bfloat16)
+    # On a GPU it would multiply float32 with ten bits of mantissa, which torch does not unasked.
+    rounded = precision == "tensorfloat32"
+    jax.config.update("jax_default_matmul_precision", "tensorfloat32" if rounded else "highest")
+    svi = _numpyro_svi(precision == "bfloat16")
     images = jnp.asarray(x.flatten(1).cpu().numpy())
     state = svi.init(jax.random.PRNGKey(0), images)
 

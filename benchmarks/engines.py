@@ -6,13 +6,16 @@ The network of Kingma and Welling (2014), 784-500-20-500-784 with tanh, Bernoull
 of MNIST's shape. All are timed in turn, round by round, in one process; medians are quoted. NumPyro
 takes part where it is installed. On a GPU (`--device cuda`) our step is captured as in training,
 with the choice and the binarisation of its images, which the others' steps do not have; that by
-hand is compiled with "reduce-overhead", and the products are captured too. The table goes to
-benchmarks/engines.md, or engines-cuda.md.
+hand is compiled with "reduce-overhead", and the products are captured too. The rows that matter
+most come first, and each is written as soon as it is measured, for a GPU that is had for minutes.
+The table goes to benchmarks/engines.md, or engines-cuda.md.
 """
 
 import statistics
+import sys
 import time
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pyro
@@ -33,12 +36,19 @@ from torch import Tensor
 from ppl_vae.data import Split
 from ppl_vae.data.conversion import bernoulli_draw
 from ppl_vae.objectives import ELBO
+from ppl_vae.runs.settings import Precision
 from ppl_vae.training.capturing import CapturedStep
-from ppl_vae.training.precision import PRECISIONS, Precision, slow_precision
+from ppl_vae.training.precision import PRECISIONS, rounded_operands, slow_precision
 from ppl_vae.training.step import SVIStep
 
-_BATCH_SIZES = {"cpu": [100, 512], "cuda": [100, 128, 512, 1024, 4096]}
+_BATCH_SIZES = {"cpu": [100, 512], "cuda": [128, 1024, 4096, 100, 512]}
+_PRECISIONS: dict[str, list[Precision]] = {
+    "cpu": ["float32", "bfloat16"],
+    "cuda": ["float32", "bfloat16", "tensorfloat32"],
+}
+_ROUNDS = {"cpu": 20, "cuda": 6}
 _SQUARE = 8192
+_COMPILING = 30  # seconds that compiling all contestants of a row takes, about
 
 COLUMNS = ["compiled", "eager", "stock", "by hand", "NumPyro", "products"]
 
@@ -46,7 +56,7 @@ COLUMNS = ["compiled", "eager", "stock", "by hand", "NumPyro", "products"]
 def main(
     batch_sizes: list[int] | None = None,
     precisions: list[Precision] | None = None,
-    rounds: int = 20,
+    rounds: int | None = None,
     seconds: float = 0.5,
     device: str = "cpu",
     table: Path | None = None,
@@ -55,13 +65,14 @@ def main(
 
     Args:
         batch_sizes: Images in a minibatch; 100 and 512 unless given, and more on a GPU.
-        precisions: Of the matrix products; both unless given.
-        rounds: How often each is timed.
+        precisions: Of the matrix products; all that the device has unless given.
+        rounds: How often each is timed; 20 unless given, and 6 on a GPU.
         seconds: About how long each timing takes.
         device: Where to compute.
         table: The file to write; engines.md beside this script, or engines-cuda.md.
     """
     where = torch.device(device)
+    rounds = rounds or _ROUNDS[where.type]
     name = "engines.md" if where.type == "cpu" else "engines-cuda.md"
     table = table or Path(__file__).with_name(name)
     machine = (
@@ -69,7 +80,7 @@ def main(
         if where.type == "cpu"
         else torch.cuda.get_device_name(where)
     )
-    slow = slow_precision(PRECISIONS["bfloat16"], where)
+    slow = slow_precision("bfloat16", where)
     emulated = [f"This {where.type} has no bfloat16 arithmetic and emulates it."] * slow
     lines = [
         "# One training step",
@@ -90,12 +101,22 @@ def main(
         + " | share of the matrix rate | compiling, seconds |",
         "|" + "---|" * (2 + len(COLUMNS) + len(COLUMNS[2:]) + 2),
     ]  # fmt: skip
-    for precision in precisions or list(PRECISIONS):
-        rate = _matrix_rate(PRECISIONS[precision] or torch.float32, where)
-        for batch_size in batch_sizes or _BATCH_SIZES[where.type]:
-            lines.append(_row(batch_size, precision, rounds, seconds, where, rate))
-            print(lines[-1], flush=True)
-            write(table, lines)
+    precisions = precisions or _PRECISIONS[where.type]
+    sizes = batch_sizes or _BATCH_SIZES[where.type]
+    count = len(sizes) * len(precisions)
+    each = _COMPILING + rounds * seconds * len(COLUMNS)
+    print(f"{count} rows of about {each:.0f} s: {count * each / 60:.0f} min", file=sys.stderr)
+    rates: dict[Precision, float | None] = {}
+    # By size first, so that the first rows have every precision.
+    for batch_size, precision in product(sizes, precisions):
+        # Rounded where the precision says so, for all contestants.
+        with rounded_operands(precision):
+            if precision not in rates:
+                rates[precision] = _matrix_rate(PRECISIONS[precision] or torch.float32, where)
+            row = _row(batch_size, precision, rounds, seconds, where, rates[precision])
+        lines.append(row)
+        print(lines[-1], flush=True)
+        write(table, lines)
 
 
 def _mode(device: torch.device) -> str:
@@ -129,7 +150,7 @@ def _row(
     torch.manual_seed(0)
     x = torch.bernoulli(torch.full((batch_size, 1, 28, 28), 0.13, device=device))
     dtype = PRECISIONS[precision]
-    eager, compiled = (SVIStep(*pair(device), ELBO(), dtype) for _ in range(2))
+    eager, compiled = (SVIStep(*pair(device), ELBO(), precision) for _ in range(2))
     began = time.perf_counter()
     compiled.compile((x,))
     compiling = time.perf_counter() - began
@@ -138,7 +159,7 @@ def _row(
         "eager": _repeat(eager, x),
         "stock": stock_pyro(x),
         "by hand": hand_written(x, dtype, _mode(device)),
-        "NumPyro": numpyro_scan(x, dtype is not None),
+        "NumPyro": numpyro_scan(x, precision),
         "products": bare_products(x, dtype),
     }
     runs = {name: run for name, run in contestants.items() if run is not None}

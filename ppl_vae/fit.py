@@ -135,8 +135,8 @@ def fit(
             operations that was traced from them, checked against them and compiled; `auto` compiles
             runs of 10,000 steps or more, which pays. A pair that has no such graph runs eager, with
             a line that says why.
-        precision: What the networks compute in during training; parameters, log-probabilities and
-            measurements are float32.
+        precision: What the networks compute in during training, `tensorfloat32` on GPUs alone;
+            parameters, log-probabilities and measurements are float32.
         run: The run directory to write; the first free one of runs/DATA-MODEL-1, -2, ... unless
             given.
         overwrite: Whether a run that is there already is replaced, once this one can start.

@@ -210,6 +210,10 @@ def test_no_cuda_device(fit_refuses: Callable[..., str], monkeypatch: pytest.Mon
     fit_refuses(["--device", "cuda"], "no usable CUDA device", "--device cpu")
 
 
+def test_a_precision_of_gpus(fit_refuses: Callable[..., str]) -> None:
+    fit_refuses(["--precision", "tensorfloat32"], "expected a GPU", "got cpu; choose float32 or")
+
+
 def test_resume_takes_no_other_option(fit_refuses: Callable[..., str]) -> None:
     fit_refuses(["--resume", "run"], "--resume takes everything else", "leave out --network.hidden")
 

@@ -138,7 +138,7 @@ def test_a_batch_of_one_image_where_a_network_takes_none(fit_refuses) -> None:
 
 def test_a_network_that_cannot_compute_in_bfloat16(fit_refuses, monkeypatch) -> None:
     # A CPU without bfloat16 takes float32 instead; here it is to emulate it.
-    monkeypatch.setattr(preparation, "slow_precision", lambda dtype, device: False)
+    monkeypatch.setattr(preparation, "slow_precision", lambda precision, device: False)
     network = "tiny_runs.Tied"
     fit_refuses(
         ["--network", network, "--precision", "bfloat16"],

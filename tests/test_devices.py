@@ -1,5 +1,7 @@
 """The choice of the device, on machines with and without GPUs."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from ppl_vae import load
 from ppl_vae.errors import InputError
 from ppl_vae.fit import fit
 from ppl_vae.machine.devices import choose_device
+from ppl_vae.machine.memory import memory_bound
 from ppl_vae.machine.processes import join
 
 
@@ -63,3 +66,12 @@ def test_several_processes_choose_their_gpus_themselves(monkeypatch: pytest.Monk
 def test_a_run_is_read_on_a_device_that_is_there(runs) -> None:
     with pytest.raises(InputError, match=r"--device cuda:1: .* no usable CUDA device"):
         load(runs[0].path, device="cuda:1")
+
+
+def test_a_pass_takes_a_part_of_a_gpu_whatever_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that one seed gives one result, and a larger card does more at once."""
+    for gib in (16, 80):
+        card = SimpleNamespace(total_memory=gib * 2**30)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
+        assert memory_bound(torch.device("cuda")) == gib * 2**26
+    assert memory_bound(torch.device("cpu")) == 2**25

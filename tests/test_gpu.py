@@ -66,6 +66,21 @@ def test_all_batches_are_replayed(tmp_path: Path, monkeypatch) -> None:
         assert abs(results[0][name] - results[1][name]) < 0.05  # float32, the same noise
 
 
+def test_products_with_rounded_operands(tmp_path: Path) -> None:
+    """Ten bits of mantissa are left, so that the losses differ a little."""
+    losses = []
+    for precision in ("float32", "tensorfloat32"):
+        run = tiny(
+            tmp_path / precision, precision=precision, engine="compiled", device="cuda",
+            network=partial(MLP, hidden=(64,)),
+        )  # fmt: skip
+        assert run.summary["engine"] == "captured"
+        losses.append([row["loss_nats_per_datum"] for row in metrics(run.path)])
+        assert not torch.backends.cuda.matmul.allow_tf32
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
 def test_a_captured_step_is_dropped_where_a_program_follows_the_epochs(tmp_path: Path) -> None:
     options = {"guide": Annealed, "epochs": 6, "device": "cuda"}
     runs = [tiny(tmp_path / name, engine=name, **options) for name in ("eager", "compiled")]

@@ -17,6 +17,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.fixture
+def no_product_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "_SMALL", 0)
+
+
 def layer(x: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
     """A layer, and the products of its backward pass: transposed on the left and on the right."""
     hidden = torch.addmm(bias, x, weight.t()).tanh()
@@ -73,6 +78,7 @@ TRANSLATED = {
 }
 
 
+@pytest.mark.usefixtures("no_product_is_small")
 @pytest.mark.parametrize("dtype", list(TRANSLATED), ids=str)
 def test_what_is_translated_and_its_value(dtype) -> None:
     """All of it in one graph; nothing where oneDNN does not compute in that type."""
@@ -101,6 +107,17 @@ def test_what_is_translated_and_its_value(dtype) -> None:
         torch.testing.assert_close(value.double(), exact, rtol=0, atol=tolerance)
 
 
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch was built without MKL")
+def test_small_products_in_float32_stay(monkeypatch) -> None:
+    """33 x 20 x 17 multiplications, and no fewer."""
+    for least, expected in ((33 * 20 * 17, {OURS: 3}), (33 * 20 * 17 + 1, {ADDMM: 1, MM: 2})):
+        monkeypatch.setattr(onednn, "_SMALL", least)
+        assert translated(layer, torch.float32)[1] == expected
+    if onednn_computes(torch.bfloat16):
+        assert translated(layer, torch.bfloat16)[1] == {OURS: 1, MM: 2}
+
+
+@pytest.mark.usefixtures("no_product_is_small")
 def test_where_onednn_has_no_bfloat16_its_products_stay(monkeypatch) -> None:
     """Asked of the machine: on such a CPU oneDNN refuses the operation."""
     monkeypatch.setattr(onednn, "onednn_computes", lambda dtype: dtype == torch.float32)
@@ -134,6 +151,7 @@ class Strides(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.usefixtures("no_product_is_small")
 def test_no_second_operand_is_a_part_of_columns() -> None:
     """Of which oneDNN computes the product a thousand times as slowly."""
     graph, found = translated(of_columns, torch.float32)

@@ -47,7 +47,7 @@ Engine = Literal["auto", "eager", "compiled"]
 
 # With fallback_random the same seed gives the noise of the programs. Sizes and alignments are
 # checked once, by comparing the results, rather than in every step.
-_OPTIONS: dict[str, Any] = {
+OPTIONS: dict[str, Any] = {
     "fallback_random": True,
     "size_asserts": False,
     "alignment_asserts": False,
@@ -60,6 +60,7 @@ _OPTIONS: dict[str, Any] = {
 # By the precision of the matrix products: the error of a loss or of an entry of a gradient,
 # relative to the largest one. Inductor sums in another order, and rounds less in bfloat16.
 _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-4, torch.bfloat16: 5e-2}
+_ROUNDED_OPERANDS = 1e-2  # where a GPU may round those in float32 to ten bits of mantissa
 
 
 def check_engine(engine: str) -> None:
@@ -118,7 +119,9 @@ def compile_programs(
         raise NotCompilable(f"computes in {dtype}; a graph is of float64, float32 or bfloat16")
     trial, eager = Trial(programs, batch, scheduled or {}), with_gradients(programs)
     with _undone(trial):
-        return _compiled(trial, eager, _traced(trial, eager), _ROUNDING[dtype])
+        rounded = batch[0].is_cuda and torch.backends.cuda.matmul.allow_tf32
+        relative = max(_ROUNDING[dtype], _ROUNDED_OPERANDS if rounded else 0.0)
+        return _compiled(trial, eager, _traced(trial, eager), relative)
 
 
 def compile_measurement(programs: nn.Module, batch: Batch) -> Callable[..., Tensor]:
@@ -200,7 +203,7 @@ def _compiled(trial: Trial, eager: Gradients, graph: JointGraph, relative: float
         with quiet():
             use_onednn(graph.graph)
             compile_graph: Callable[..., Any] = torch._inductor.compile
-            function = compile_graph(graph.graph, graph.examples, options=_OPTIONS)
+            function = compile_graph(graph.graph, graph.examples, options=OPTIONS)
     except Exception as error:  # a missing compiler, an operation that it lacks, ...
         raise NotCompilable(f"cannot be compiled: {first_line(error)}") from error
     compiled = partial(graph.called_by, function)

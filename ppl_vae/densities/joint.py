@@ -24,7 +24,7 @@ from ppl_vae.densities.sites import (
 )
 from ppl_vae.densities.structure import Structure
 from ppl_vae.errors import InputError
-from ppl_vae.machine.memory import MEMORY_BYTES, Allocations
+from ppl_vae.machine.memory import Allocations, memory_bound
 from ppl_vae.machine.randomness import isolated
 
 __all__ = ["Batch", "Joint", "Latents", "Program"]
@@ -52,8 +52,7 @@ class Joint:
         bytes_per_row: What a datum with one z takes of it.
         priors: The distribution at each latent site, for one datum.
         as_one: Whether all data are one datum; B is 1 then, and events begin with the plate.
-        place: Which rows of `everything` these data are, (B,), where the guide has parameters for
-            each datum and is called with all data; else None.
+        place: Which of `everything` these are, (B,), for a guide with parameters for each datum.
         everything: All data, for such a guide.
     """
 
@@ -61,7 +60,7 @@ class Joint:
     guide: Program
     batch: Batch
     structure: Structure = field(default_factory=Structure)
-    memory_bytes: int = MEMORY_BYTES
+    memory_bytes: int = 1
     bytes_per_row: int = 1
     priors: dict[str, Any] = field(default_factory=dict)
     as_one: bool = False
@@ -74,7 +73,7 @@ class Joint:
         model: Program,
         guide: Program,
         x: Tensor | Batch,
-        memory_bytes: int = MEMORY_BYTES,
+        memory_bytes: int | None = None,
         as_one: bool = False,
     ) -> "Joint":
         """Runs the two programs, and refuses a pair that does not fit.
@@ -83,15 +82,16 @@ class Joint:
             model: p(x, z).
             guide: q(z|x).
             x: Images (B, ...), or a tuple of all that the programs take.
-            memory_bytes: Bound on the temporaries of one pass.
-            as_one: Whether all data count as one datum. Latents that the data share need it, and
-                guides with one distribution over all data, as most of Pyro's autoguides.
+            memory_bytes: Bound on the temporaries of one pass; by the device unless given.
+            as_one: Whether all data count as one datum, as shared latents and most of Pyro's
+                autoguides need.
 
         Raises:
             ValueError: If the latent sites differ, one is not per datum, is discrete or has no
                 density, nothing is observed, or the data are none that the model is for.
         """
-        joint = cls(model, guide, as_batch(x), memory_bytes=memory_bytes, as_one=as_one)
+        bound = memory_bytes or memory_bound(as_batch(x)[0].device)
+        joint = cls(model, guide, as_batch(x), memory_bytes=bound, as_one=as_one)
         if isinstance(model, Model):
             model.check_batch(*joint.batch)
         with joint.trial():

@@ -9,7 +9,6 @@ from torch import Tensor
 from ppl_vae.densities.joint import Joint
 from ppl_vae.densities.sites import Batch, Program
 from ppl_vae.errors import InputError
-from ppl_vae.machine.memory import MEMORY_BYTES
 
 __all__ = ["of_pair"]
 
@@ -28,7 +27,7 @@ def of_pair(function: Callable[..., Result]) -> Callable[..., Result]:
         guide: Program | None = None,
         x: Tensor | Batch | None = None,
         *,
-        memory_bytes: int = MEMORY_BYTES,
+        memory_bytes: int | None = None,
         as_one: bool = False,
         **options: Any,
     ) -> Result:

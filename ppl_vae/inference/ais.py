@@ -17,7 +17,6 @@ from ppl_vae.errors import InputError
 from ppl_vae.inference.annealing import Annealing
 from ppl_vae.inference.pareto import log_mean
 from ppl_vae.inference.simulation import simulate
-from ppl_vae.machine.memory import MEMORY_BYTES
 
 __all__ = ["AIS", "Bidirectional", "ais", "bidirectional", "interval"]
 
@@ -185,7 +184,7 @@ def bidirectional(
     size: int = 100,
     *,
     like: Tensor | Batch | None = None,
-    memory_bytes: int = MEMORY_BYTES,
+    memory_bytes: int | None = None,
     **options: Any,
 ) -> Bidirectional:
     """Encloses log p(x) of data that the model made, by AIS in both directions.
@@ -201,7 +200,7 @@ def bidirectional(
         guide: q(z|x).
         size: N, how many data to draw.
         like: Data that give the shapes, for a model that does not take `size`; see `simulate`.
-        memory_bytes: Bound on the temporaries of one pass.
+        memory_bytes: Bound on the temporaries of one pass; by the device unless given.
         **options: Those of `ais`, for each direction; `advance` counts 2 T for each pass.
 
     Raises:

@@ -10,7 +10,6 @@ from ppl_vae.densities.joint import Joint
 from ppl_vae.densities.sites import Batch, Program
 from ppl_vae.errors import InputError
 from ppl_vae.inference.simulation import simulate
-from ppl_vae.machine.memory import MEMORY_BYTES
 
 __all__ = ["Calibration", "simulation_based_calibration"]
 
@@ -48,7 +47,7 @@ def simulation_based_calibration(
     bins: int = 20,
     level: float = 0.95,
     like: Tensor | Batch | None = None,
-    memory_bytes: int = MEMORY_BYTES,
+    memory_bytes: int | None = None,
     advance: Callable[[int], None] = lambda data: None,
 ) -> Calibration:
     """Draws (z, x) from p(x, z) and ranks each z_d among draws from q(z|x).
@@ -67,7 +66,7 @@ def simulation_based_calibration(
         bins: Of the histograms.
         level: Probability that a whole histogram of uniform ranks stays in the band.
         like: Data that give the shapes, for a model that does not take `size`; see `simulate`.
-        memory_bytes: Bound on the temporaries of one pass.
+        memory_bytes: Bound on the temporaries of one pass; by the device unless given.
         advance: Called with the number of data that are done.
 
     Raises:

@@ -10,17 +10,21 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["MEMORY_BYTES", "Allocations", "free_memory", "memory_bound"]
+__all__ = ["Allocations", "free_memory", "memory_bound"]
 
 # For the temporaries of one pass. If they take much more, the allocator returns their pages to the
 # system after each pass, and the system has to map them again.
-MEMORY_BYTES = 32 * 2**20
-_MEMORY_BYTES_ON_GPU = 2**30  # where even a short pass costs its launches
+_OF_A_CPU = 32 * 2**20
+# The more a pass of a GPU does, the less its launches count. That is a part of all its memory: with
+# the free memory of the moment, one seed would not give the same pieces and draws again.
+_PART_OF_A_GPU = 1 / 16
 
 
 def memory_bound(device: torch.device) -> int:
     """Bytes meant for the temporaries of one pass on a device."""
-    return MEMORY_BYTES if device.type == "cpu" else _MEMORY_BYTES_ON_GPU
+    if device.type != "cuda":
+        return _OF_A_CPU
+    return round(torch.cuda.get_device_properties(device).total_memory * _PART_OF_A_GPU)
 
 
 def free_memory() -> int:

@@ -1,44 +1,70 @@
-"""Mixed precision: the networks' matrix products in fewer bits, all else as it was."""
+"""The precision of the networks' matrix products; all else is as it was."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
 from models import Network
 from ppl_vae.compiler.onednn import onednn_computes
+from ppl_vae.runs.settings import Precision
 
-__all__ = ["PRECISIONS", "matrix_precision", "slow_precision"]
+__all__ = ["PRECISIONS", "matrix_precision", "rounded_operands", "slow_precision"]
 
-PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
+PRECISIONS: dict[Precision, torch.dtype | None] = {
+    "float32": None,
+    "bfloat16": torch.bfloat16,
+    "tensorfloat32": None,
+}
+"""The type of the operands, where it is not that of the parameters."""
 
 
 @contextmanager
-def matrix_precision(dtype: torch.dtype | None, pair: nn.Module) -> Iterator[None]:
-    """Has the networks of a pair compute in another type.
+def matrix_precision(precision: Precision, pair: nn.Module) -> Iterator[None]:
+    """Has the networks of a pair compute in a precision.
 
-    Their parameters, inputs and outputs keep their own; so do densities, samples and sums of
-    log-probabilities, which eight bits of mantissa would spoil.
+    Their parameters, inputs and outputs keep their types; so do densities, samples and sums of
+    log-probabilities, which eight bits of mantissa would spoil. `tensorfloat32` rounds the operands
+    of all float32 products on a GPU to ten bits of mantissa.
 
     Args:
-        dtype: The type, or None for no change.
+        precision: The precision.
         pair: The module that contains the networks.
     """
+    dtype = PRECISIONS[precision]
     networks = [module for module in pair.modules() if isinstance(module, Network) and dtype]
     for network in networks:
         network.precision = dtype
     try:
-        yield
+        with rounded_operands(precision):
+            yield
     finally:
         for network in networks:
             network.precision = None
 
 
-def slow_precision(dtype: torch.dtype | None, device: torch.device) -> bool:
-    """Whether a device has to emulate a type, which costs more than it saves."""
-    if dtype != torch.bfloat16:
+@contextmanager
+def rounded_operands(precision: Precision) -> Iterator[None]:
+    """Has cuBLAS and cuDNN take ten bits of mantissa of float32 operands in `tensorfloat32`."""
+    wanted = precision == "tensorfloat32"
+    modules: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    libraries = modules if wanted else ()
+    before = [library.allow_tf32 for library in libraries]
+    for library in libraries:
+        library.allow_tf32 = True
+    try:
+        yield
+    finally:
+        for library, allowed in zip(libraries, before, strict=True):
+            library.allow_tf32 = allowed
+
+
+def slow_precision(precision: Precision, device: torch.device) -> bool:
+    """Whether a device has to emulate a precision, which costs more than it saves."""
+    if precision != "bfloat16":
         return False
     if device.type == "cuda":
         return not torch.cuda.is_bf16_supported(including_emulation=False)
-    return not onednn_computes(dtype)
+    return not onednn_computes(torch.bfloat16)

@@ -27,7 +27,7 @@ from ppl_vae.runs.run import Run
 from ppl_vae.runs.settings import Precision, Settings
 from ppl_vae.training.adam import Rule
 from ppl_vae.training.loop import Training
-from ppl_vae.training.precision import PRECISIONS, matrix_precision, slow_precision
+from ppl_vae.training.precision import matrix_precision, slow_precision
 from ppl_vae.training.size import check_activations, check_size
 from ppl_vae.training.step import SVIStep
 
@@ -69,7 +69,7 @@ def prepare(
     check_pair(model, guide, *data.validation.batch(slice(batch_size), model.labelled))
     few = data.validation.batch(slice(2), model.labelled)
     check_objective(pieces["objective"], model, guide, *few)
-    precision = _precision(settings.precision, device, [*model.modules(), *guide.modules()])
+    _check_precision(settings.precision, device, [*model.modules(), *guide.modules()])
     # A share of the last batch of an epoch may be a single image, which some layers refuse.
     left = len(data.train) % batch_size or batch_size
     smallest = data.validation.batch(slice(max(1, left // ranks.size)), model.labelled)
@@ -77,7 +77,7 @@ def prepare(
         model,
         guide,
         pieces["objective"],
-        precision=precision,
+        precision=settings.precision,
         rule=Rule(
             settings.optimizer,
             settings.adam_beta1,
@@ -118,18 +118,23 @@ def _batch_size(settings: Settings, images: int, objective: Objective, processes
     return batch_size
 
 
-def _precision(
-    choice: Precision, device: torch.device, modules: Iterable[nn.Module]
-) -> torch.dtype | None:
-    if PRECISIONS[choice] and not any(isinstance(m, Network) for m in modules):
+def _check_precision(
+    precision: Precision, device: torch.device, modules: Iterable[nn.Module]
+) -> None:
+    """Refuses a precision that the device lacks, and says where one does nothing or is slow."""
+    if precision == "tensorfloat32" and device.type != "cuda":
+        raise InputError(
+            f"--precision tensorfloat32: expected a GPU, whose products have it; got "
+            f"{device.type}; choose float32 or bfloat16"
+        )
+    if precision == "bfloat16" and not any(isinstance(m, Network) for m in modules):
         print("precision: the pair has no models.Network, so all is float32", file=sys.stderr)
-    if slow_precision(PRECISIONS[choice], device):
+    if slow_precision(precision, device):
         print(
-            f"precision: this {device.type} has no {choice} arithmetic and emulates it, which is "
-            "slower than float32",
+            f"precision: this {device.type} has no {precision} arithmetic and emulates it, which "
+            "is slower than float32",
             file=sys.stderr,
         )
-    return PRECISIONS[choice]
 
 
 def _keep_labels(data: Data, model: Model, settings: Settings) -> Data:
@@ -216,7 +221,7 @@ def check_step(step: SVIStep, batch_size: int, *batch: Tensor) -> None:
         except InputError:
             raise
         except (ValueError, RuntimeError) as error:
-            lower = "" if step.precision is None else f" in {step.precision}".replace("torch.", "")
+            lower = "" if step.precision == "float32" else f" in {step.precision}"
             raise InputError(
                 f"{type(step.model).__name__} with guide {type(step.guide).__name__} cannot be "
                 f"trained on a batch of {len(batch[0])}{lower}: {reason(error)}"

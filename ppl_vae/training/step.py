@@ -13,11 +13,12 @@ from ppl_vae.compiler.compiling import compile_programs, parted
 from ppl_vae.machine.processes import Ranks
 from ppl_vae.objectives import Objective
 from ppl_vae.objectives.objective import PairLoss
+from ppl_vae.runs.settings import Precision
 from ppl_vae.training.adam import Adam, Rule
 from ppl_vae.training.averaging import Average
 from ppl_vae.training.clipping import clipped
 from ppl_vae.training.outliers import Outliers
-from ppl_vae.training.precision import matrix_precision
+from ppl_vae.training.precision import PRECISIONS, matrix_precision, rounded_operands
 
 __all__ = ["SVIStep"]
 
@@ -31,8 +32,7 @@ class SVIStep:
         model: p(x, z).
         guide: q(z|x).
         objective: The loss.
-        precision: Of the networks' matrix products during a step; by default, and in everything
-            else, that of the parameters.
+        precision: Of the networks' matrix products during a step.
         rule: Of the updates; Adam's with its usual constants by default.
         clip_norm: The largest norm of the gradient, over all parameters; none by default.
         skip_norm: The norm of a gradient above which its step is left out; none by default.
@@ -45,7 +45,7 @@ class SVIStep:
         model: Model,
         guide: Guide,
         objective: Objective,
-        precision: torch.dtype | None = None,
+        precision: Precision = "float32",
         rule: Rule | None = None,
         clip_norm: float | None = None,
         skip_norm: float | None = None,
@@ -93,8 +93,11 @@ class SVIStep:
             NotCompilable: If there is no graph that is the same function; nothing changes then.
         """
         with matrix_precision(self.precision, self.pair):
-            self._compiled = compile_programs(self.pair, batch, self.scheduled, self.precision)
+            dtype = PRECISIONS[self.precision]
+            self._compiled = compile_programs(self.pair, batch, self.scheduled, dtype)
         self._compiled_for = _kinds(batch), self.fingerprint()
+        if batch[0].is_cuda:
+            self._adam.compile()
 
     def drop_stale_graph(self, batch: tuple[Tensor, ...]) -> bool:
         """Drops the graph if it and the programs part on a batch.
@@ -112,7 +115,7 @@ class SVIStep:
             return False  # the programs run anyway
         trial = Trial(self.pair, batch, self.scheduled)
         with matrix_precision(self.precision, self.pair):
-            if parted(trial, self._compiled, self.precision):
+            if parted(trial, self._compiled, PRECISIONS[self.precision]):
                 self._compiled = None
         return not self.compiled
 
@@ -153,7 +156,8 @@ class SVIStep:
         """
         # Without a graph there is nothing to compare, and eager steps need not pay for it.
         if self._compiled and self._compiled_for == (_kinds(batch), self.fingerprint()):
-            loss, gradients = self._compiled(*batch, **self.scheduled)
+            with rounded_operands(self.precision):
+                loss, gradients = self._compiled(*batch, **self.scheduled)
         else:
             with matrix_precision(self.precision, self.pair):
                 loss, gradients = self._eager(*batch, **self.scheduled)

@@ -1,0 +1,58 @@
+"""Compiled functions that change tensors in place."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from ppl_vae.compiler.comparison import NotCompilable, first_line
+from ppl_vae.compiler.compiling import OPTIONS
+from ppl_vae.compiler.trial_runs import quiet
+
+__all__ = ["compile_in_place"]
+
+_ROUNDING = 1e-5  # relative to the largest entry
+
+
+@torch.no_grad()
+def compile_in_place(
+    function: Callable[..., None], tensors: Sequence[Tensor]
+) -> Callable[..., object]:
+    """Compiles a function that changes some of its arguments, and compares the two.
+
+    Operations on lists of tensors, `torch._foreach_*`, become one kernel on a GPU.
+
+    Args:
+        function: Of tensors, without randomness; it reads no number from them.
+        tensors: Arguments of it, which stay as they are. The compiled function takes others of
+            their shapes, types and strides, of which no two share memory.
+
+    Raises:
+        NotCompilable: If it cannot be traced or compiled, or the result is another function.
+    """
+    import torch._inductor  # takes seconds, which other verbs need not wait for
+
+    def traced(*arguments: Tensor) -> tuple[()]:
+        function(*arguments)
+        return ()
+
+    expected, got = ([tensor.clone() for tensor in tensors] for _ in range(2))
+    trace: Any = make_fx(torch.func.functionalize(traced, remove="mutations"), tracing_mode="fake")
+    try:
+        # Optimizers ask whether tensors can be captured, which those of a trace cannot say.
+        with quiet(), patch.object(torch.compiler, "_is_compiling_flag", True):
+            graph = trace(*got)
+            compile_graph: Callable[..., Callable[..., object]] = torch._inductor.compile
+            compiled = compile_graph(graph, got, options=OPTIONS)
+            function(*expected)
+            compiled(*got)
+    except Exception as error:  # whatever stops tracer or compiler, the answer is the same
+        raise NotCompilable(f"cannot be compiled: {first_line(error)}") from error
+    for number, (a, b) in enumerate(zip(expected, got, strict=True)):
+        bound = _ROUNDING * max(1e-30, float(a.abs().max())) if a.numel() else 0.0
+        if not torch.allclose(a, b, rtol=_ROUNDING, atol=bound, equal_nan=True):
+            raise NotCompilable(f"is another function once compiled, in its argument {number}")
+    return compiled
