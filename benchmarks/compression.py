@@ -26,12 +26,13 @@ from tables import table_row, trained, write
 from guides import FullRankNormal
 from models import MLP, BetaBinomial, Convolutional, DiscretizedLogistic, Flow
 from ppl_vae import load
+from ppl_vae.coding.ans import Stack
 from ppl_vae.coding.archive import Archive, pack_model
 from ppl_vae.coding.bits_back import decode, encode
 from ppl_vae.coding.compressing import blocks_of
-from ppl_vae.coding.fixed_point import compute
-from ppl_vae.coding.integer_pair import IntegerPair, integer_pair
-from ppl_vae.coding.tables import FRACTION, MASS
+from ppl_vae.coding.conversion import integer_pair
+from ppl_vae.coding.integer_pair import IntegerPair
+from ppl_vae.coding.tables import FRACTION
 from ppl_vae.compress import COMPRESSION, compress, measure
 from ppl_vae.data import MNIST, FreyFace
 from ppl_vae.decompress import decompress
@@ -44,8 +45,8 @@ TABLE = Path(__file__).with_suffix(".md")
 BATCHES = (1, 7, 100, 1000)
 FEWER = 500  # images, where each is coded alone or threads wait for each other
 DAMAGES = 1000
+REPEATS = 10  # a stack is whole words long
 DECODE = "decode"
-PIECE = 2**14  # pixels
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 TWO_WITHOUT_AVX = {
     "OMP_NUM_THREADS": "2",
@@ -149,19 +150,14 @@ def _measured(run: Run) -> dict[str, Any]:
 @torch.no_grad()
 def _of_whole_numbers(run: Run, pair: IntegerPair, codes: np.ndarray) -> float:
     """How much longer x is under p(x|z) in whole numbers than in floating point, z the same."""
-    level = pair.levels[0]
-    features = compute(level.encoder, pair.input_of(codes))
-    z = features[:, : level.size]  # the mean of q(z|x)
+    z, features = pair.at_means(codes)
     floating = run.model.decode(torch.tensor(z / 2**FRACTION).float())
     nats = -floating.log_prob(torch.tensor(codes).float()).sum().item()
-    masses = pair.pixels.masses(compute(level.decoder, z))
-    bits, values = 0.0, codes.reshape(-1)
-    for start in range(0, len(values), PIECE):
-        piece = slice(start, start + PIECE)
-        here, x = masses(piece) / 2**MASS, values[piece]
-        share = np.where(x == 1, here, 1 - here) if here.ndim == 1 else here[np.arange(len(x)), x]
-        bits -= np.log2(np.maximum(share, 2.0**-24)).sum()
-    return bits * log(2) / nats - 1
+    stack = Stack.seeded(64)
+    before = len(stack)
+    for _ in range(REPEATS):
+        pair.pixels.push(stack, features, codes)
+    return 32 * (len(stack) - before) * log(2) / (REPEATS * nats) - 1
 
 
 def _rates(case: Case, run: Run, result: dict[str, Any], whole_numbers: float) -> str:

@@ -11,7 +11,8 @@ import numpy as np
 from ppl_vae.coding.archive import Archive, pack_model
 from ppl_vae.coding.bits_back import BATCH
 from ppl_vae.coding.compressing import archived, blocks_of
-from ppl_vae.coding.integer_pair import IntegerPair, integer_pair
+from ppl_vae.coding.conversion import integer_pair
+from ppl_vae.coding.integer_pair import IntegerPair
 from ppl_vae.coding.originals import InMemory, Originals, originals_in
 from ppl_vae.coding.others import bits_of_others
 from ppl_vae.command_line.parser import Parser

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from ppl_vae.coding.archive import Archive
 from ppl_vae.coding.compressing import blocks_of, pair_in
-from ppl_vae.coding.integer_pair import IntegerPair, integer_pair
+from ppl_vae.coding.conversion import integer_pair
+from ppl_vae.coding.integer_pair import IntegerPair
 from ppl_vae.coding.written import writer
 from ppl_vae.command_line.parser import Parser
 from ppl_vae.command_line.pieces import ALLOW_CODE_HELP

@@ -17,7 +17,8 @@ from guides import DiagonalNormal
 from models import MLP, VAE, Spec
 from ppl_vae.coding.archive import Archive, Header, block_size, embedded, pack
 from ppl_vae.coding.compressing import archived, blocks_of, pair_in
-from ppl_vae.coding.integer_pair import IntegerPair, integer_pair
+from ppl_vae.coding.conversion import integer_pair
+from ppl_vae.coding.integer_pair import IntegerPair
 from ppl_vae.coding.originals import InMemory
 from ppl_vae.errors import InputError
 

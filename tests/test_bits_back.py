@@ -10,12 +10,23 @@ import torch
 from scipy import stats
 from tiny_runs import tiny
 
-from guides import IAF, BottomUp, Delta, DiagonalNormal, FullRankNormal, Guide, Ladder
+from guides import (
+    IAF,
+    Bidirectional,
+    BottomUp,
+    Delta,
+    DiagonalNormal,
+    FullRankNormal,
+    Guide,
+    Ladder,
+)
 from models import (
     MLP,
     VAE,
     Bernoulli,
     BetaBinomial,
+    Cells,
+    Conditional,
     Convolutional,
     DiscretizedLogistic,
     Flow,
@@ -23,16 +34,18 @@ from models import (
     Hierarchical,
     Likelihood,
     Linear,
+    MixtureOfLogistics,
     MixtureOfNormals,
     Model,
     Residual,
     Spec,
+    TopDown,
     VampPrior,
 )
 from ppl_vae.coding.ans import Stack
 from ppl_vae.coding.bits_back import decode, encode
-from ppl_vae.coding.integer_pair import integer_pair, restored
-from ppl_vae.coding.pixels import pixels_of
+from ppl_vae.coding.conversion import integer_pair, restored
+from ppl_vae.coding.likelihoods import pixels_of
 from ppl_vae.coding.priors import prior_of
 from ppl_vae.errors import InputError
 from ppl_vae.machine.randomness import seeded
@@ -44,9 +57,10 @@ SMALL = {
     Linear: Linear,
     Convolutional: partial(Convolutional, channels=(4,), hidden=8),
     Residual: partial(Residual, channels=(4, 6), hidden=8),
+    Cells: partial(Cells, channels=6, inner=4),
 }
 PAIRS = [(VAE, DiagonalNormal), (VAE, FullRankNormal), (Hierarchical, BottomUp)]
-LIKELIHOODS = [Bernoulli, BetaBinomial, DiscretizedLogistic]
+LIKELIHOODS = [Bernoulli, BetaBinomial, DiscretizedLogistic, MixtureOfLogistics]
 
 
 def build(
@@ -58,7 +72,7 @@ def build(
 ) -> tuple[Model, Guide]:
     spec = Spec(SHAPE, likelihood.domain, 3)
     p = model(spec, likelihood=likelihood(spec), network=SMALL[network], **options)
-    with_model = {"model": p} if guide is BottomUp else {}
+    with_model = {"model": p} if guide in (BottomUp, Bidirectional) else {}
     return p, guide(spec, network=SMALL[network], **with_model)
 
 
@@ -72,7 +86,7 @@ def images_of(model: Model, count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-@pytest.mark.parametrize(("model", "guide"), PAIRS)
+@pytest.mark.parametrize(("model", "guide"), [*PAIRS, (TopDown, Bidirectional)])
 def test_images_come_back(model, guide, likelihood) -> None:
     p, q = build(model, guide, likelihood)
     pair, images = integer_pair(p, q), images_of(p, 60)
@@ -165,6 +179,7 @@ def test_one_image_none_and_impossible_ones_come_back() -> None:
         (Bernoulli, {}),
         (BetaBinomial, {}),
         (DiscretizedLogistic, {}),
+        (MixtureOfLogistics, {}),
         (Bernoulli, {"guide": FullRankNormal}),
         (Bernoulli, {"prior": partial(Flow, flows=1, hidden=(8,))}),
         (Bernoulli, {"prior": partial(MixtureOfNormals, components=1)}),
@@ -228,6 +243,26 @@ def test_masses_of_bytes_are_those_of_the_likelihood(likelihood) -> None:
     assert lost.mean() < 1e-4  # bits a pixel
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_cost_what_a_mixture_of_logistics_says(channels) -> None:
+    torch.manual_seed(0)
+    layer = MixtureOfLogistics(Spec((channels, 8, 8), "bytes", 2), components=3)
+    features = torch.randn(40, *layer.features).mul(2 * 4096).round().double()
+    images = layer(features / 4096).sample()
+    exact = -layer(features / 4096).log_prob(images).sum().item() / log(2)
+    pixels, codes = pixels_of(layer), images.numpy().astype(np.uint8)
+    stack = Stack.seeded(0)
+    pixels.push(stack, features.numpy(), codes)
+    assert 32 * len(stack) == pytest.approx(exact, rel=1e-3, abs=64)
+    assert np.array_equal(pixels.pop(stack, features.numpy(), codes.shape), codes)
+    far = np.full_like(codes, 255)
+    far[:, ::2] = 0  # where every component has a mass of 0
+    extreme = features.numpy() * 1e3
+    pixels.push(stack, extreme, far)
+    assert np.array_equal(pixels.pop(stack, extreme, far.shape), far)
+    assert stack.holds_seed(0)
+
+
 def test_masses_of_a_beta_binomial_far_out_neither_overflow_nor_vanish() -> None:
     layer = BetaBinomial(Spec((1, 1, 1), "bytes", 2), floor=1e-9)
     ends = np.array([-(2.0**24), -16 * 4096, 0, 16 * 4096, 2.0**24])
@@ -259,6 +294,12 @@ def test_pairs_that_cannot_code_are_refused_with_a_remedy(pair, said) -> None:
     with pytest.raises(InputError, match=said) as caught:
         integer_pair(*pair())
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_cannot_code_is_refused() -> None:
+    spec = Spec(SHAPE, "binary", 3, classes=2)
+    with pytest.raises(InputError, match=r"or TopDown, .*Conditional; train with --model VAE$"):
+        integer_pair(Conditional(spec), DiagonalNormal(spec))
 
 
 def test_a_guide_of_two_layers_that_cannot_code_is_refused() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import special, stats
 
-from models import MLP, Convolutional, Linear, MaxPooling, Network, Residual
+from models import MLP, Cells, Convolutional, Linear, MaxPooling, Network, Residual
 from ppl_vae.coding.fixed_point import Affine, compute, prove
 from ppl_vae.coding.latents import BINS, between, inverse_scale, standard_bins
 from ppl_vae.coding.networks import layers_of
@@ -32,6 +32,7 @@ NETWORKS = [
     Convolutional,
     lambda i, o: Convolutional(i, o, (4, 6), 5, 3, 8, "softplus"),
     lambda i, o: Residual(i, o, (4, 6, 6), 2, 8),
+    lambda i, o: Cells(i, o, 6, 4, 2),
 ]
 
 
@@ -54,11 +55,20 @@ def test_the_distribution_functions_are_those_of_scipy() -> None:
         assert (np.diff(table.finely) >= 0).all()
 
 
-@pytest.mark.parametrize("build", NETWORKS)
-@pytest.mark.parametrize("inputs_and_outputs", [(IMAGE, VECTOR), (VECTOR, IMAGE)])
-def test_networks_agree_with_floating_point(build, inputs_and_outputs) -> None:
-    inputs, outputs = inputs_and_outputs
+@pytest.mark.parametrize(
+    ("build", "inputs", "outputs"),
+    [
+        *((build, *shapes) for build in NETWORKS for shapes in ((IMAGE, VECTOR), (VECTOR, IMAGE))),
+        (Cells, (2, 12, 6), (3, 4, 3)),  # strides of 3 and 2
+        (Cells, (2, 4, 3), (3, 12, 6)),
+        (Cells, (2, 6, 1), (3, 3, 1)),  # kernels of 3 x 1
+    ],
+)
+def test_networks_agree_with_floating_point(build, inputs, outputs) -> None:
     network: Network = build(inputs, outputs)
+    if isinstance(network, Cells):  # whose outputs begin near 0
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
     x = torch.randn(6, *inputs).mul(UNIT).round()
     expected = network(x / UNIT).detach().numpy()
     layers = layers_of(network)
@@ -107,7 +117,9 @@ def test_a_sum_that_could_be_rounded_is_refused() -> None:
 
 
 def test_a_network_without_such_a_form_is_refused_with_those_that_have_one() -> None:
-    with pytest.raises(InputError, match=r"MLP, Linear, Convolutional or Residual.*MaxPooling"):
+    with pytest.raises(
+        InputError, match=r"MLP, Linear, Convolutional, Residual or Cells.*MaxPooling"
+    ):
         layers_of(MaxPooling((1, 16, 16), (4,)))
 
 

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppl_vae.coding.ans import Stack, Words
-from ppl_vae.coding.fixed_point import compute
 from ppl_vae.coding.integer_pair import IntegerPair
 from ppl_vae.errors import InputError
 
@@ -27,11 +26,11 @@ def encode(
 
     For each image, z is taken off the stack under q(z|x), so that the bits on it choose z; then x
     is put on it under p(x|z), and z under p(z). Its length grows by
-    -log p(x|z) - log p(z) + log q(z|x), on average by -ELBO (Townsend, Bird and Barber, 2019). With
-    several latents each is chosen once the one below it is known (Kingma, Abbeel and Ho, 2019).
+    -log p(x|z) - log p(z) + log q(z|x), on average by -ELBO (Townsend, Bird and Barber, 2019). The
+    pair knows in which order several latents are chosen.
 
-    The first image is coded alone, its z chosen by bits that are not of an image. As the stack
-    fills, more images have enough bits on it to be coded together.
+    The first image is coded alone, its z chosen by bits that are not of an image, where the pair
+    needs some. As the stack fills, more images have enough bits on it to be coded together.
 
     Args:
         pair: The model.
@@ -43,12 +42,12 @@ def encode(
         The words of the stack, and how many images were coded together in turn, without the last
         ones that are `batch`.
     """
-    stack = Stack.seeded(pair.levels[0].bits)
+    stack = Stack.seeded(pair.first_bits)
     done, batches = 0, []
     while done < len(images):
-        room = 32 * len(stack) // pair.levels[0].bits
+        room = 32 * len(stack) // pair.bits
         size = min(max(room, 1), batch, len(images) - done)
-        _push_images(stack, pair, images[done : done + size])
+        pair.push(stack, images[done : done + size])
         done += size
         batches.append(size)
         advance(size)
@@ -75,9 +74,9 @@ def decode(
     images = np.empty((count, *pair.image_shape), np.uint8)
     stack = Stack(words)
     for start, stop in reversed(_places(count, batches, batch)):
-        images[start:stop] = _pop_images(stack, pair, stop - start)
+        images[start:stop] = pair.pop(stack, stop - start)
         advance(stop - start)
-    if not stack.holds_seed(pair.levels[0].bits):
+    if not stack.holds_seed(pair.first_bits):
         raise InputError("the words are not those of the images")
     return images
 
@@ -91,38 +90,3 @@ def _places(count: int, batches: Sequence[int], batch: int) -> list[tuple[int, i
         places.append((done, min(done + batch, count)))
         done = places[-1][1]
     return places
-
-
-def _push_images(stack: Stack, pair: IntegerPair, images: NDArray[np.uint8]) -> None:
-    below, lower = pair.input_of(images), images.astype(np.int32)
-    for number, level in enumerate(pair.levels):
-        bins = level.posterior.pop(stack, compute(level.encoder, below), level.bins)
-        below = level.bins.value_of(bins)
-        features = compute(level.decoder, below)
-        if number:
-            pair.normal.push(stack, features, pair.levels[number - 1].bins, lower)
-        else:
-            stack.push(lower.ravel(), pair.pixels.masses(features), pair.pixels.width)
-        lower = bins
-    pair.prior.push(stack, level.bins, lower)
-
-
-def _pop_images(stack: Stack, pair: IntegerPair, count: int) -> NDArray[np.uint8]:
-    top = pair.levels[-1]
-    bins = pair.prior.pop(stack, top.bins, count, top.size)
-    for number in reversed(range(len(pair.levels))):
-        level = pair.levels[number]
-        features = compute(level.decoder, level.bins.value_of(bins))
-        if number:
-            under = pair.levels[number - 1].bins
-            lower = pair.normal.pop(stack, features, under)
-            below = under.value_of(lower)
-        else:
-            pixels = pair.pixels
-            rows = count * int(np.prod(pair.image_shape))
-            lower = stack.pop(rows, pixels.masses(features), pixels.width)
-            images = lower.reshape(count, *pair.image_shape).astype(np.uint8)
-            below = pair.input_of(images)
-        level.posterior.push(stack, compute(level.encoder, below), level.bins, bins)
-        bins = lower
-    return images

@@ -6,7 +6,8 @@ import numpy as np
 
 from ppl_vae.coding.archive import Archive, Header, block_of, block_size, embedded, pack
 from ppl_vae.coding.bits_back import BATCH, Advance, decode, encode
-from ppl_vae.coding.integer_pair import IntegerPair, restored
+from ppl_vae.coding.conversion import restored
+from ppl_vae.coding.integer_pair import IntegerPair
 from ppl_vae.coding.originals import Codes, Originals
 from ppl_vae.coding.serialized import DAMAGED
 from ppl_vae.errors import InputError

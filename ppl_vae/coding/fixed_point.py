@@ -18,6 +18,7 @@ from ppl_vae.errors import InputError
 
 __all__ = [
     "EXACT",
+    "LARGEST",
     "LAYERS",
     "WEIGHT",
     "Affine",
@@ -27,6 +28,7 @@ __all__ = [
     "Rectifier",
     "Reshape",
     "SkipConnection",
+    "Stride",
     "TransposedConvolution",
     "compute",
     "prove",
@@ -34,8 +36,11 @@ __all__ = [
 
 WEIGHT = 14  # bits after the point of weights
 EXACT = 2**53
+LARGEST = 2**24  # activations are cut off at 4,096
 _FARTHEST = 2**8  # pixels, of strides and paddings: nothing that is read makes images huge
-_LARGEST = 2**24  # activations are cut off at 4,096
+_MOST = 2**24  # values of a map
+
+Stride = int | tuple[int, int]
 
 
 class Layer(ABC):
@@ -75,7 +80,7 @@ class _Products(Layer):
                 f"a sum of a layer could reach 2^{most.bit_length()}, beyond the 2^53 up to which "
                 "float64 is exact; train with --weight_decay, or a network that is not as wide"
             )
-        return min((most >> WEIGHT) + 1, _LARGEST)
+        return min((most >> WEIGHT) + 1, LARGEST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,27 +97,29 @@ class Affine(_Products):
 
 @dataclass(frozen=True, eq=False)
 class Convolution(_Products):
-    """A convolution of images (B, C, H, W) with a weight (F, C, k, k), as a matrix product.
+    """A convolution of images (B, C, H, W) with a weight (F, C, k, l), as a matrix product.
 
     Args:
-        stride: s.
-        padding: Zeros before the first and after the last row and column.
+        stride: s, or those of rows and of columns.
+        padding: Zeros before the first and after the last row, and column.
     """
 
-    stride: int
+    stride: Stride
     padding: tuple[int, int]
 
     def __post_init__(self) -> None:
-        _check_geometry(self.stride, *self.padding)
+        _check_geometry(*_strides(self.stride), *self.padding)
 
     @cached_property
     def _matrix(self) -> Floats:
         return self.weight.reshape(len(self.weight), -1).T.astype(np.float64)
 
     def __call__(self, x: Floats) -> Floats:
-        size, step = self.weight.shape[-1], self.stride
-        padded = np.pad(x, ((0, 0), (0, 0), self.padding, self.padding))
-        windows = sliding_window_view(padded, (size, size), axis=(2, 3))[:, :, ::step, ::step]
+        down, right = _strides(self.stride)
+        edges = [(edge, edge) for edge in self.padding]
+        padded = np.pad(x, ((0, 0), (0, 0), *edges)) if any(self.padding) else x
+        kernel = self.weight.shape[2:]
+        windows = sliding_window_view(padded, kernel, axis=(2, 3))[:, :, ::down, ::right]
         batch, _, height, width = windows.shape[:4]
         columns = windows.transpose(0, 2, 3, 1, 4, 5).reshape(batch * height * width, -1)
         sums = columns @ self._matrix + self.bias
@@ -124,34 +131,37 @@ class TransposedConvolution(_Products):
     """The transpose of a convolution: each pixel adds its product with the kernel to the output.
 
     Args:
-        stride: s of the convolution that it transposes.
+        stride: s of the convolution that it transposes, or those of rows and of columns.
         padding: p of the convolution that it transposes.
         left_over: Further rows and columns of the output, at its end.
     """
 
-    stride: int
+    stride: Stride
     padding: int
     left_over: tuple[int, int]
 
     def __post_init__(self) -> None:
-        _check_geometry(self.stride, self.padding, *self.left_over)
+        _check_geometry(*_strides(self.stride), self.padding, *self.left_over)
 
     @cached_property
     def _matrix(self) -> Floats:
-        """From the C of a pixel to the k k F sums that it takes part in."""
+        """From the C of a pixel to the k l F sums that it takes part in."""
         kernel = self.weight[:, :, ::-1, ::-1].transpose(1, 2, 3, 0)
         return kernel.reshape(len(kernel), -1).astype(np.float64)
 
     def __call__(self, x: Floats) -> Floats:
         batch, channels, height, width = x.shape
-        size, step = self.weight.shape[-1], self.stride
-        high, wide = (height - 1) * step + 1, (width - 1) * step + 1
+        kernel, (down, right) = self.weight.shape[2:], _strides(self.stride)
+        high, wide = (height - 1) * down + 1, (width - 1) * right + 1
+        rows = high + kernel[0] - 1 + self.left_over[0]
+        columns = wide + kernel[1] - 1 + self.left_over[1]
+        if rows * columns * len(self.weight) > _MOST:
+            raise ValueError("expected a map of a moderate size")
         parts = x.transpose(0, 2, 3, 1).reshape(-1, channels) @ self._matrix
-        parts = parts.reshape(batch, height, width, size, size, len(self.weight))
-        rows, columns = high + size - 1 + self.left_over[0], wide + size - 1 + self.left_over[1]
-        sums = np.zeros((batch, rows, columns, parts.shape[-1]))
-        for i, j in np.ndindex(size, size):
-            sums[:, i : i + high : step, j : j + wide : step] += parts[:, :, :, i, j]
+        parts = parts.reshape(batch, height, width, *kernel, len(self.weight))
+        sums = np.zeros((batch, rows, columns, len(self.weight)))
+        for i, j in np.ndindex(*kernel):
+            sums[:, i : i + high : down, j : j + wide : right] += parts[:, :, :, i, j]
         edge = self.padding
         inner = sums[:, edge : rows - edge, edge : columns - edge]
         return _rounded(inner + self.bias).transpose(0, 3, 1, 2)
@@ -203,10 +213,10 @@ class SkipConnection(Layer):
     layers: tuple[Layer, ...]
 
     def __call__(self, x: Floats) -> Floats:
-        return np.clip(x + compute(self.layers, x), -_LARGEST, _LARGEST)
+        return np.clip(x + compute(self.layers, x), -LARGEST, LARGEST)
 
     def bound(self, inputs: int) -> int:
-        return min(inputs + prove(self.layers, inputs), _LARGEST)
+        return min(inputs + prove(self.layers, inputs), LARGEST)
 
 
 LAYERS: tuple[type[Layer], ...] = (
@@ -232,6 +242,10 @@ def prove(layers: Sequence[Layer], inputs: int) -> int:
     return inputs
 
 
+def _strides(stride: Stride) -> tuple[int, int]:
+    return (stride, stride) if isinstance(stride, int) else stride
+
+
 def _check_geometry(*sizes: int) -> None:
     if not all(0 <= size <= _FARTHEST for size in sizes):
         raise InputError(f"expected strides and paddings of 0 to {_FARTHEST}; got {sizes}")
@@ -239,4 +253,4 @@ def _check_geometry(*sizes: int) -> None:
 
 def _rounded(sums: Floats) -> Floats:
     """Sums in units of 2^-26 as activations: to the nearest, halves up."""
-    return np.clip(np.floor(sums * 2.0**-WEIGHT + 0.5), -_LARGEST, _LARGEST)
+    return np.clip(np.floor(sums * 2.0**-WEIGHT + 0.5), -LARGEST, LARGEST)

@@ -13,7 +13,7 @@ from ppl_vae.coding.tables import FINE, FRACTION, MASS, Floats, Ints, Table, nor
 
 __all__ = [
     "BINS", "INVERSE", "Bins", "FullRank", "Normal", "Posterior", "between", "bins_around",
-    "bins_at", "fixed_bins", "inverse_scale", "standard_bins", "standardised",
+    "bins_at", "even_bins", "fixed_bins", "inverse_scale", "standard_bins", "standardised",
 ]  # fmt: skip
 
 BINS = 2**10  # of each dimension
@@ -56,10 +56,14 @@ def inverse_scale() -> Table:
 
 @cache
 def standard_bins() -> Bins:
-    """Bins of equal mass under N(0, 1), each with its median as its value."""
-    halves = np.arange(1, 2 * BINS, dtype=np.int64) * (2**MASS // (2 * BINS))
-    cdf = normal_cdf().finely
-    places = np.searchsorted(cdf, halves) - len(cdf) // 2
+    """The bins of N(0, 1)."""
+    return even_bins(normal_cdf(), BINS)
+
+
+def even_bins(cdf: Table, count: int) -> Bins:
+    """So many bins of equal mass under N(0, 1), each with its median as its value."""
+    halves = np.arange(1, 2 * count, dtype=np.int64) * (2**MASS // (2 * count))
+    places = np.searchsorted(cdf.finely, halves) - len(cdf.finely) // 2
     return Bins(places[None, 1::2], np.floor(places[None, ::2] / 2 ** (FINE - FRACTION) + 0.5))
 
 

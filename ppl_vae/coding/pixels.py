@@ -2,28 +2,38 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from decimal import Decimal
-from functools import cache
+from math import prod
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models import Bernoulli, BetaBinomial, DiscretizedLogistic, Likelihood
-from ppl_vae.coding.ans import Masses
-from ppl_vae.coding.latents import INVERSE, between
-from ppl_vae.coding.tables import FINE, FRACTION, MASS, Floats, Table, sigmoid, softplus, tabulate
-from ppl_vae.errors import InputError
+from ppl_vae.coding.ans import Masses, Stack
+from ppl_vae.coding.latents import between
+from ppl_vae.coding.tables import FINE, FRACTION, MASS, Floats, Table
 
-__all__ = ["PIXELS", "BetaBinomialPixels", "BinaryPixels", "LogisticPixels", "Pixels", "pixels_of"]
+__all__ = [
+    "COUNTS",
+    "EDGES",
+    "BetaBinomialPixels",
+    "BinaryPixels",
+    "Images",
+    "LogisticPixels",
+    "Pixels",
+    "location_of",
+]
+
+Images = NDArray[np.uint8]
 
 _TOP = 255
-_COUNTS = 20  # bits after the point of the parameters of a beta-binomial
-_MOST = 2.0 ** (_COUNTS + 10)  # 1,024: 255 ratios of masses then multiply without overflow
+COUNTS = 20  # bits after the point of the parameters of a beta-binomial
+EDGES = (np.arange(2 * _TOP, step=2)[None] + 1) << (FINE - 1)  # between bytes
+
+_MOST = 2.0 ** (COUNTS + 10)  # 1,024: 255 ratios of masses then multiply without overflow
 
 
 class Pixels(ABC):
-    """A likelihood: from features (N, F, H, W) to the masses of N C H W pixels.
+    """A likelihood of images, from features (N, F, H, W).
 
     Attributes:
         levels: How many values a pixel has.
@@ -32,22 +42,50 @@ class Pixels(ABC):
     levels: ClassVar[int]
 
     @property
-    def width(self) -> int:
-        """How many masses a pixel has; those of a binary one are given by one."""
-        return 1 if self.levels == 2 else self.levels
+    def scale(self) -> float:
+        """What inputs of networks are in units of: bytes come as x / 256, not x / 255."""
+        return 1.0 if self.levels == 2 else 256 / 255
+
+    @abstractmethod
+    def features(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape (F, H, W) of the features of one image."""
+
+    @abstractmethod
+    def push(self, stack: Stack, features: Floats, images: Images) -> None:
+        """Puts images (N, C, H, W) onto the stack."""
+
+    @abstractmethod
+    def pop(self, stack: Stack, features: Floats, shape: tuple[int, ...]) -> Images:
+        """Takes images of a shape (N, C, H, W) off the stack."""
+
+
+class IndependentPixels(Pixels):
+    """A likelihood under which the pixels, and their channels, are independent given z."""
 
     def features(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape (F, H, W) of the features of one image: one for a binary pixel, else two."""
+        """One for a binary pixel, else two."""
         channels, *sides = image_shape
         return (channels if self.levels == 2 else 2 * channels, *sides)
 
+    def push(self, stack: Stack, features: Floats, images: Images) -> None:
+        stack.push(images.astype(np.int32).ravel(), self.masses(features), self._width)
+
+    def pop(self, stack: Stack, features: Floats, shape: tuple[int, ...]) -> Images:
+        popped = stack.pop(prod(shape), self.masses(features), self._width)
+        return popped.reshape(shape).astype(np.uint8)
+
+    @property
+    def _width(self) -> int:
+        """How many masses a pixel has; those of a binary one are given by one."""
+        return 1 if self.levels == 2 else self.levels
+
     @abstractmethod
     def masses(self, features: Floats) -> Masses:
-        """The masses of a slice of the pixels, image by image."""
+        """The masses of a slice of the N C H W pixels, image by image."""
 
 
 @dataclass(frozen=True, eq=False)
-class BinaryPixels(Pixels):
+class BinaryPixels(IndependentPixels):
     """`Bernoulli`: the mass of 1 is sigmoid(feature).
 
     Args:
@@ -63,7 +101,7 @@ class BinaryPixels(Pixels):
 
 
 @dataclass(frozen=True, eq=False)
-class BetaBinomialPixels(Pixels):
+class BetaBinomialPixels(IndependentPixels):
     """`BetaBinomial`: masses by their ratios, p(x + 1) / p(x) from x = 0 on.
 
     p(x + 1) / p(x) = (255 - x) (a + x) / ((x + 1) (b + 254 - x)). Where a or b is above 1,024 both
@@ -85,7 +123,7 @@ class BetaBinomialPixels(Pixels):
 
 
 @dataclass(frozen=True, eq=False)
-class LogisticPixels(Pixels):
+class LogisticPixels(IndependentPixels):
     """`DiscretizedLogistic`: differences of a logistic distribution function.
 
     Args:
@@ -99,56 +137,19 @@ class LogisticPixels(Pixels):
 
     def masses(self, features: Floats) -> Masses:
         location, log_scale = (half.ravel() for half in np.split(features, 2, axis=1))
-        loc = _TOP * 2.0 ** (FINE - FRACTION - 1) * (2**FRACTION + location)
-        inverse = self.inverse_scale(log_scale)
-        edges = (np.arange(2 * _TOP, step=2)[None] + 1) << (FINE - 1)
-        return lambda piece: between(self.cdf, edges, loc[piece], inverse[piece])
+        loc, inverse = location_of(location), self.inverse_scale(log_scale)
+        return lambda piece: between(self.cdf, EDGES, loc[piece], inverse[piece])
 
 
-PIXELS: tuple[type[Pixels], ...] = (BinaryPixels, BetaBinomialPixels, LogisticPixels)
-
-
-def pixels_of(likelihood: Likelihood) -> Pixels:
-    """A likelihood in whole numbers.
-
-    Raises:
-        InputError: If it is no mass on binary images or bytes.
-    """
-    if type(likelihood) is Bernoulli:
-        return BinaryPixels(_logistic_cdf())
-    if type(likelihood) is BetaBinomial:
-        return BetaBinomialPixels(_concentration(likelihood.floor))
-    if type(likelihood) is DiscretizedLogistic:
-        inverse = _inverse_scale(likelihood.floor, likelihood.initial_log_scale)
-        return LogisticPixels(inverse, _logistic_cdf())
-    raise InputError(
-        "expected a likelihood of binary images or bytes, whose pixels have masses; got "
-        f"{type(likelihood).__name__}; train with --likelihood BetaBinomial for 8-bit images or "
-        "Bernoulli for binary ones"
-    )
-
-
-@cache
-def _logistic_cdf() -> Table:
-    return tabulate(sigmoid, MASS)
-
-
-@cache
-def _concentration(floor: float) -> Table:
-    least = Decimal(floor)
-    return tabulate(lambda x: least + softplus(x), _COUNTS, rising=True)
-
-
-@cache
-def _inverse_scale(floor: float, log_initial_scale: float) -> Table:
-    least, middle = Decimal(floor), Decimal(log_initial_scale)
-    return tabulate(lambda x: 1 / (least + (middle + x).exp()), INVERSE)
+def location_of(feature: Floats) -> Floats:
+    """The location of a logistic distribution of bytes, in units of 2^-14."""
+    return _TOP * 2.0 ** (FINE - FRACTION - 1) * (2**FRACTION + feature)
 
 
 def _beta_binomial(a: Floats, b: Floats) -> NDArray[np.float32]:
     """The masses (N, 256); each operation is rounded by itself, in turn, as IEEE 754 has it."""
     x = np.arange(_TOP, dtype=np.float64)
-    unit = 2.0**_COUNTS
+    unit = 2.0**COUNTS
     weights = np.ones((len(a), _TOP + 1))
     ratios = weights[:, 1:]
     np.add(a[:, None], unit * x, out=ratios)

@@ -31,7 +31,7 @@ def to_bytes(value: Any) -> bytes:
 def _described(value: Any, arrays: list[bytes]) -> Any:
     if is_dataclass(value):
         return {
-            "class": type(value).__name__,
+            "class": _name_of(type(value)),
             **{each.name: _described(getattr(value, each.name), arrays) for each in fields(value)},
         }
     if isinstance(value, np.ndarray):
@@ -39,6 +39,11 @@ def _described(value: Any, arrays: list[bytes]) -> Any:
         arrays.append(value.astype(kind).tobytes())
         return {"type": kind, "shape": value.shape}
     return [_described(each, arrays) for each in value] if isinstance(value, tuple) else value
+
+
+def _name_of(kind: type) -> str:
+    """Its name in archives, which may be older than that in the code."""
+    return str(getattr(kind, "written_as", kind.__name__))
 
 
 def from_bytes(data: bytes, classes: tuple[type, ...]) -> Any:
@@ -52,7 +57,7 @@ def from_bytes(data: bytes, classes: tuple[type, ...]) -> Any:
         InputError: If it is none.
     """
     line, _, arrays = data.partition(b"\n")
-    reader = _Reader(arrays, {each.__name__: each for each in classes})
+    reader = _Reader(arrays, {_name_of(each): each for each in classes})
     try:
         return reader.built(json.loads(line))
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
