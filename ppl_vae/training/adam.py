@@ -211,6 +211,7 @@ class Adam:
             function = compile_in_place(update, [*_flat(*lists), self._counts, rate, skip])
         except NotCompilable as error:
             print(f"engine: Adam takes its steps uncompiled, because it {error}", file=sys.stderr)
+            self._compiling = False
             return group
         return group._replace(compiled=function)
 
@@ -233,8 +234,7 @@ class Adam:
             )
             for group in alike.values()
         ]
-        if self._compiling:
-            groups = [self._compiled(group) for group in groups]
+        groups = [self._compiled(group) if self._compiling else group for group in groups]
         moves = torch.tensor([float(name in names) for name in self._parameters])
         return moves.to(self._counts.device), groups
 
