@@ -51,8 +51,8 @@ def encode(
         done += size
         batches.append(size)
         advance(size)
-    if batches and done == len(images):
-        del batches[-1]  # what is left
+    if batches:
+        del batches[-1]  # which follows from the number of images
     while batches and batches[-1] == batch:
         del batches[-1]
     return stack.words, batches

@@ -206,6 +206,9 @@ def originals_in(files: Sequence[Path], image_shape: Sequence[int], levels: int)
     Raises:
         InputError: If there are none, or arrays beside pictures.
     """
+    for file in files:
+        if not file.exists():
+            raise InputError(f"expected pictures, a folder or a .npy file; there is no {file}")
     if len(files) == 1 and files[0].suffix == ".npy" and files[0].is_file():
         return StoredArray(files[0], image_shape, levels)
     paths, names = [], []
@@ -217,11 +220,9 @@ def originals_in(files: Sequence[Path], image_shape: Sequence[int], levels: int)
             below = [os.fsdecode(name) for name in found]
             paths += [file / name for name in below]
             names += below
-        elif file.is_file():
+        else:
             paths.append(file)
             names.append(file.name)
-        else:
-            raise InputError(f"expected pictures, a folder or a .npy file; there is no {file}")
     if not paths:
         raise InputError("expected at least one image; got none")
     return Pictures(paths, names, image_shape, levels)

@@ -5,10 +5,11 @@ from functools import cached_property
 from math import prod
 
 import numpy as np
+from numpy.typing import NDArray
 
 from guides import Bidirectional, Guide
 from models import StandardNormal, TopDown
-from ppl_vae.coding.ans import Masses, Stack, Symbols
+from ppl_vae.coding.ans import Stack, Symbols
 from ppl_vae.coding.integer_pair import MOST_LATENTS, IntegerPair
 from ppl_vae.coding.likelihoods import pixels_of
 from ppl_vae.coding.networks import refused
@@ -22,7 +23,7 @@ __all__ = ["TopDownPair", "top_down_pair"]
 
 _DRAWS = 64  # images
 _MOST_OF_PIXEL = 24  # bits
-_OTHERWISE = 2 ** (MASS - 9)  # the mass of a coarseness that is not the expected one
+_OTHERWISE = 2 ** (MASS - 9)  # the mass of a coarseness other than the finest
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,12 +90,10 @@ class TopDownPair(IntegerPair):
         self.pixels.push(stack, state, images)
         for group, chosen in zip(reversed(groups), reversed(bins), strict=True):
             group.push_evenly(stack, chosen)
-        expected = self._affordable(stack, len(images))
-        stack.push(np.array([coarseness], np.int32), _mostly(expected), MOST_BITS + 1)
+        stack.push(np.array([coarseness], np.int32), _coarsenesses, MOST_BITS + 1)
 
     def pop(self, stack: Stack, count: int) -> Images:
-        expected = self._affordable(stack, count)
-        (coarseness,) = stack.pop(1, _mostly(expected), MOST_BITS + 1)
+        (coarseness,) = stack.pop(1, _coarsenesses, MOST_BITS + 1)
         groups = self._groups[coarseness]
         bins, states, features = self._draw(stack, groups, count)
         images = self.pixels.pop(stack, features, (count, *self.image_shape))
@@ -158,11 +157,11 @@ class TopDownPair(IntegerPair):
         return next(fewer for fewer in range(MOST_BITS + 1) if self._room(fewer) <= room)
 
 
-def _mostly(expected: int) -> Masses:
-    """The masses of a coarseness."""
+def _coarsenesses(piece: slice) -> NDArray[np.float32]:
+    """The masses of a coarseness: mostly none, and the same whatever is on the stack."""
     masses = np.full((1, MOST_BITS + 1), _OTHERWISE, np.float32)
-    masses[0, expected] = 2**MASS - MOST_BITS * _OTHERWISE
-    return lambda piece: masses
+    masses[0, 0] = 2**MASS - MOST_BITS * _OTHERWISE
+    return masses
 
 
 def top_down_pair(model: TopDown, guide: Guide) -> TopDownPair:

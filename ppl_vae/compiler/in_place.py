@@ -14,7 +14,7 @@ from ppl_vae.compiler.trial_runs import quiet
 
 __all__ = ["compile_in_place"]
 
-_ROUNDING = 1e-5  # relative to the largest entry
+_ROUNDING = 1e-5  # relative to the largest entry of a tensor
 
 
 @torch.no_grad()
@@ -27,8 +27,9 @@ def compile_in_place(
 
     Args:
         function: Of tensors, without randomness; it reads no number from them.
-        tensors: Arguments of it, which stay as they are. The compiled function takes others of
-            their shapes, types and strides, of which no two share memory.
+        tensors: Arguments of it, which stay as they are, with values on which another function
+            would show. The compiled function takes others of their shapes, types and strides, of
+            which no two share memory.
 
     Raises:
         NotCompilable: If it cannot be traced or compiled, or the result is another function.
@@ -52,7 +53,7 @@ def compile_in_place(
     except Exception as error:  # whatever stops tracer or compiler, the answer is the same
         raise NotCompilable(f"cannot be compiled: {first_line(error)}") from error
     for number, (a, b) in enumerate(zip(expected, got, strict=True)):
-        bound = _ROUNDING * max(1e-30, float(a.abs().max())) if a.numel() else 0.0
-        if not torch.allclose(a, b, rtol=_ROUNDING, atol=bound, equal_nan=True):
+        bound = _ROUNDING * float(a.abs().max()) if a.numel() else 0.0
+        if not torch.allclose(a, b, rtol=0, atol=bound):
             raise NotCompilable(f"is another function once compiled, in its argument {number}")
     return compiled

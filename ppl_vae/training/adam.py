@@ -67,7 +67,7 @@ class _Kind(NamedTuple):
     function: Callable[..., None]
     states: tuple[str | None, ...]
     options: dict[str, Any]
-    fused: str = "none"
+    fused: str | None = None
 
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -163,8 +163,8 @@ class Adam:
         if names not in self._moving:
             self._moving[names] = self._groups(names)
         moves, groups = self._moving[names]
-        kernel = getattr(torch, self._kind.fused, None)  # which torch need not keep
-        kernel = None if self._compiling else kernel
+        fused = None if self._compiling else self._kind.fused
+        kernel = getattr(torch, fused, None) if fused else None  # a private name, which may go
         if kernel:
             self._counts.addcmul_(moves, 1 - skip)
         for parameters, states, compiled in groups:
@@ -194,7 +194,7 @@ class Adam:
     def _compiled(self, group: _Group) -> _Group:
         """The group with a compiled `_apart`, if there is one."""
         moved = [parameter.detach() for parameter in group.parameters.values()]
-        lists = [moved, [torch.zeros_like(p) for p in moved], *self._moments(group.states)]
+        lists = [moved, moved, *self._moments(group.states)]
         ends = [*accumulate(map(len, lists))]
         places = [[*self._parameters].index(name) for name in group.parameters]
 
@@ -206,9 +206,10 @@ class Adam:
             ordered = [steps if key == "step" else next(states) for key in self._kind.states]
             self._apart([*parts[:2], *ordered], rate, skip, foreach=True)
 
-        rate, skip = (torch.zeros((), device=self._counts.device) for _ in range(2))
+        rate, skip = (self._counts.new_full((), value) for value in (0.1, 0.0))
+        examples = [_spread(number, tensor) for number, tensor in enumerate(_flat(*lists))]
         try:
-            function = compile_in_place(update, [*_flat(*lists), self._counts, rate, skip])
+            function = compile_in_place(update, [*examples, self._counts + 3, rate, skip])
         except NotCompilable as error:
             print(f"engine: Adam takes its steps uncompiled, because it {error}", file=sys.stderr)
             self._compiling = False
@@ -252,6 +253,13 @@ class Adam:
             for key, present in states.items():
                 there = state.get(f"{key}.{name}")
                 present.copy_(_initial(key, self._parameters[name]) if there is None else there)
+
+
+def _spread(number: int, tensor: Tensor) -> Tensor:
+    """Values in a tensor's layout on which another update would show; means of squares are > 0."""
+    places = torch.arange(tensor.numel(), device=tensor.device) + number
+    values = places.to(tensor.dtype).cos() / 4 + 0.5
+    return torch.empty_like(tensor).copy_(values.reshape(tensor.shape))
 
 
 def _flat(*lists: Sequence[Tensor]) -> list[Tensor]:
