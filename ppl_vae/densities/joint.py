@@ -48,7 +48,7 @@ class Joint:
         guide: q(z|x).
         batch: What the programs are called with; the first is x, (B, ...).
         structure: The sites of the pair.
-        memory_bytes: Bound on the temporaries of one pass.
+        memory_bytes: Bound on the temporaries of one pass; by the device unless given.
         bytes_per_row: What a datum with one z takes of it.
         priors: The distribution at each latent site, for one datum.
         as_one: Whether all data are one datum; B is 1 then, and events begin with the plate.
@@ -60,7 +60,7 @@ class Joint:
     guide: Program
     batch: Batch
     structure: Structure = field(default_factory=Structure)
-    memory_bytes: int = 1
+    memory_bytes: int | None = None
     bytes_per_row: int = 1
     priors: dict[str, Any] = field(default_factory=dict)
     as_one: bool = False
@@ -90,8 +90,7 @@ class Joint:
             ValueError: If the latent sites differ, one is not per datum, is discrete or has no
                 density, nothing is observed, or the data are none that the model is for.
         """
-        bound = memory_bytes or memory_bound(as_batch(x)[0].device)
-        joint = cls(model, guide, as_batch(x), memory_bytes=bound, as_one=as_one)
+        joint = cls(model, guide, as_batch(x), memory_bytes=memory_bytes, as_one=as_one)
         if isinstance(model, Model):
             model.check_batch(*joint.batch)
         with joint.trial():
@@ -210,7 +209,8 @@ class Joint:
 
     def rows(self, copies: int = 1) -> int:
         """How many data one pass may take with `copies` of each."""
-        return max(1, self.memory_bytes // (self.bytes_per_row * copies))
+        bound = self.memory_bytes or memory_bound(self.batch[0].device)
+        return max(1, bound // (self.bytes_per_row * copies))
 
     def slices(self, copies: int) -> Iterator[slice]:
         """Cuts the data into passes below the bound with `copies` of each."""
