@@ -38,14 +38,10 @@ from ppl_vae.data.conversion import bernoulli_draw
 from ppl_vae.objectives import ELBO
 from ppl_vae.runs.settings import Precision
 from ppl_vae.training.capturing import CapturedStep
-from ppl_vae.training.precision import PRECISIONS, rounded_operands, slow_precision
+from ppl_vae.training.precision import PRECISIONS, precisions_of, rounded_operands, slow_precision
 from ppl_vae.training.step import SVIStep
 
 _BATCH_SIZES = {"cpu": [100, 512], "cuda": [128, 1024, 4096, 100, 512]}
-_PRECISIONS: dict[str, list[Precision]] = {
-    "cpu": ["float32", "bfloat16"],
-    "cuda": ["float32", "bfloat16", "tensorfloat32"],
-}
 _ROUNDS = {"cpu": 20, "cuda": 6}
 _SQUARE = 8192
 _COMPILING = 30  # seconds that compiling all contestants of a row takes, about
@@ -101,7 +97,7 @@ def main(
         + " | share of the matrix rate | compiling, seconds |",
         "|" + "---|" * (2 + len(COLUMNS) + len(COLUMNS[2:]) + 2),
     ]  # fmt: skip
-    precisions = precisions or _PRECISIONS[where.type]
+    precisions = precisions or precisions_of(where)
     sizes = batch_sizes or _BATCH_SIZES[where.type]
     count = len(sizes) * len(precisions)
     each = _COMPILING + rounds * seconds * len(COLUMNS)

@@ -19,12 +19,7 @@ from ppl_vae import load
 from ppl_vae.data import MNIST
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.estimates import estimate
-from ppl_vae.runs.settings import Precision
-
-_PRECISIONS: dict[str, list[Precision]] = {
-    "cpu": ["float32", "bfloat16"],
-    "cuda": ["float32", "bfloat16", "tensorfloat32"],
-}
+from ppl_vae.training.precision import precisions_of
 
 
 def main(
@@ -45,7 +40,7 @@ def main(
         particles: Draws of z for each image in log p(x).
         device: Where to train and measure, cpu or cuda.
     """
-    precisions = _PRECISIONS[device]
+    precisions = precisions_of(torch.device(device))
     lower, suffix = precisions[1:], "" if device == "cpu" else "-cuda"
     arithmetic = (
         f"it has {torch.backends.cpu.get_cpu_capability()}; without AVX512 bfloat16 is emulated."

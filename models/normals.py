@@ -3,9 +3,10 @@
 import pyro.distributions as dist
 from torch import Tensor
 
-__all__ = ["bounded", "bounded_normal_of", "normal_of"]
+__all__ = ["BOUND", "bounded", "bounded_normal_of", "normal_of"]
 
-_BOUND = 5.0
+BOUND = 5
+"""Of log sigma in `bounded_normal_of`."""
 
 
 def normal_of(features: Tensor) -> dist.Normal:
@@ -25,4 +26,4 @@ def bounded_normal_of(features: Tensor) -> dist.Normal:
 
 def bounded(values: Tensor) -> Tensor:
     """5 tanh(v / 5), which is nearly v where v is small."""
-    return _BOUND * (values / _BOUND).tanh()
+    return BOUND * (values / BOUND).tanh()

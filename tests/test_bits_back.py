@@ -7,6 +7,7 @@ from math import log
 import numpy as np
 import pytest
 import torch
+from coded import check_they_come_back, images_of
 from scipy import stats
 from tiny_runs import tiny
 
@@ -76,26 +77,11 @@ def build(
     return p, guide(spec, network=SMALL[network], **with_model)
 
 
-def images_of(model: Model, count: int) -> np.ndarray:
-    """Draws of the model, constant images, and such as it holds for all but impossible."""
-    top = 255 if model.spec.domain == "bytes" else 1
-    drawn = model(size=count).detach().numpy()
-    constant = np.full((2, *SHAPE), top) * np.array([0, 1]).reshape(2, 1, 1, 1)
-    noise = np.random.default_rng(0).integers(0, top + 1, (count, *SHAPE))
-    return np.concatenate([drawn, constant, noise]).astype(np.uint8)
-
-
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 @pytest.mark.parametrize(("model", "guide"), [*PAIRS, (TopDown, Bidirectional)])
 def test_images_come_back(model, guide, likelihood) -> None:
     p, q = build(model, guide, likelihood)
-    pair, images = integer_pair(p, q), images_of(p, 60)
-    for batch in (1, 7, 100):
-        words, batches = encode(pair, images, batch)
-        assert np.array_equal(decode(pair, words, len(images), batches, batch), images)
-    again = restored(pair.data)
-    assert again.digest == pair.digest
-    assert np.array_equal(decode(again, words, len(images), batches, 100), images)
+    check_they_come_back(integer_pair(p, q), images_of(p, 60))
 
 
 PRIORS = {

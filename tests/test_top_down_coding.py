@@ -8,6 +8,7 @@ from math import log
 import numpy as np
 import pytest
 import torch
+from coded import check_they_come_back, images_of
 from scipy import special, stats
 from tiny_runs import tiny
 
@@ -77,27 +78,12 @@ def finely(pair: TopDownPair, bits: int) -> TopDownPair:
     return replace(pair, finest=tuple(np.full_like(each, bits) for each in pair.finest))
 
 
-def images_of(model: TopDown, count: int) -> np.ndarray:
-    """Draws of the model, constant images, and noise, which it holds for all but impossible."""
-    top = 255 if model.spec.domain == "bytes" else 1
-    drawn = model(size=count).detach().numpy()
-    constant = np.full((2, *model.spec.image_shape), top) * np.array([0, 1]).reshape(2, 1, 1, 1)
-    noise = np.random.default_rng(0).integers(0, top + 1, (count, *model.spec.image_shape))
-    return np.concatenate([drawn, constant, noise]).astype(np.uint8)
-
-
 @pytest.mark.parametrize("relative", [True, False])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 @pytest.mark.parametrize("network", SMALL)
 def test_images_come_back(network, likelihood, relative) -> None:
     p, q = build(likelihood, network, relative)
-    pair, images = integer_pair(p, q), images_of(p, 20)
-    for batch in (1, 7, 100):
-        words, batches = encode(pair, images, batch)
-        assert np.array_equal(decode(pair, words, len(images), batches, batch), images)
-    again = restored(pair.data)
-    assert again.digest == pair.digest
-    assert np.array_equal(decode(again, words, len(images), batches, 100), images)
+    check_they_come_back(integer_pair(p, q), images_of(p, 20))
 
 
 @pytest.mark.parametrize(

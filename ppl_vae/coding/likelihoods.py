@@ -57,8 +57,8 @@ def _concentration(floor: float) -> Table:
 
 
 @cache
-def _inverse_scale(floor: float, log_initial_scale: float) -> Table:
-    least, middle = Decimal(floor), Decimal(log_initial_scale)
+def _inverse_scale(floor: float, initial_log_scale: float) -> Table:
+    least, middle = Decimal(floor), Decimal(initial_log_scale)
     return tabulate(lambda x: 1 / (least + (middle + x).exp()), INVERSE)
 
 

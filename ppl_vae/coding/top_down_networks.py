@@ -8,6 +8,7 @@ import numpy as np
 
 from guides import Bidirectional
 from models import TopDown
+from models.normals import BOUND
 from ppl_vae.coding.fixed_point import LARGEST, Layer, compute, prove
 from ppl_vae.coding.latents import INVERSE, inverse_scale
 from ppl_vae.coding.networks import layers_of
@@ -15,7 +16,6 @@ from ppl_vae.coding.tables import FINE, FRACTION, Floats, Table, sigmoid, tabula
 
 __all__ = ["TopDownNetworks", "networks_of"]
 
-_BOUND = 5  # of log sigma, as in `models.normals.bounded`
 _MOST_FEATURES = 2**24  # of a state
 
 
@@ -165,12 +165,12 @@ def networks_of(model: TopDown, guide: Bidirectional, scale: float) -> TopDownNe
         down=tuple(map(layers_of, model.down)),
         decoder=layers_of(model.decoder),
         inverse_scale=inverse_scale(),
-        wide=_exponential(1),
-        narrow=_exponential(-1),
+        wide=_bounded_exponential(1),
+        narrow=_bounded_exponential(-1),
     )
 
 
 @cache
-def _exponential(sign: int) -> Table:
+def _bounded_exponential(sign: int) -> Table:
     """exp of 5 tanh(v / 5), or 1 / exp of it."""
-    return tabulate(lambda v: (sign * _BOUND * (2 * sigmoid(2 * v / _BOUND) - 1)).exp(), INVERSE)
+    return tabulate(lambda v: (sign * BOUND * (2 * sigmoid(2 * v / BOUND) - 1)).exp(), INVERSE)

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ppl_vae.compiler.comparison import (
     Batch,
@@ -36,6 +36,7 @@ from ppl_vae.machine.randomness import isolated
 __all__ = [
     "Engine",
     "check_engine",
+    "compile_graph",
     "compile_measurement",
     "compile_programs",
     "compiled_if_possible",
@@ -47,7 +48,7 @@ Engine = Literal["auto", "eager", "compiled"]
 
 # With fallback_random the same seed gives the noise of the programs. Sizes and alignments are
 # checked once, by comparing the results, rather than in every step.
-OPTIONS: dict[str, Any] = {
+_OPTIONS: dict[str, Any] = {
     "fallback_random": True,
     "size_asserts": False,
     "alignment_asserts": False,
@@ -197,16 +198,28 @@ def _traced(trial: Trial, eager: Gradients, gradients: bool = True) -> JointGrap
 
 
 def _compiled(trial: Trial, eager: Gradients, graph: JointGraph, relative: float) -> Gradients:
-    import torch._inductor  # takes seconds, which other verbs need not wait for
-
-    try:
-        with quiet():
-            use_onednn(graph.graph)
-            compile_graph: Callable[..., Any] = torch._inductor.compile
-            function = compile_graph(graph.graph, graph.examples, options=OPTIONS)
-    except Exception as error:  # a missing compiler, an operation that it lacks, ...
-        raise NotCompilable(f"cannot be compiled: {first_line(error)}") from error
-    compiled = partial(graph.called_by, function)
+    compiled = partial(graph.called_by, compile_graph(graph.graph, graph.examples))
     with pyro.validation_enabled(False):
         check_same(trial, eager, compiled, relative)
     return compiled
+
+
+def compile_graph(graph: fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any]:
+    """The function of tensors in a list that inductor makes of a graph of tensor operations.
+
+    Args:
+        graph: Changed in place.
+        examples: Arguments of it.
+
+    Raises:
+        NotCompilable: If inductor cannot compile it.
+    """
+    import torch._inductor  # takes seconds, which other verbs need not wait for
+
+    compiled: Callable[..., Callable[..., Any]] = torch._inductor.compile
+    try:
+        with quiet():
+            use_onednn(graph)
+            return compiled(graph, examples, options=_OPTIONS)
+    except Exception as error:  # a missing compiler, an operation that it lacks, ...
+        raise NotCompilable(f"cannot be compiled: {first_line(error)}") from error

@@ -1,16 +1,16 @@
 """Compiled functions that change tensors in place."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ppl_vae.compiler.comparison import NotCompilable, first_line
-from ppl_vae.compiler.compiling import OPTIONS
-from ppl_vae.compiler.trial_runs import quiet
+from ppl_vae.compiler.comparison import NotCompilable
+from ppl_vae.compiler.compiling import compile_graph
+from ppl_vae.compiler.trial_runs import in_words, quiet
 
 __all__ = ["compile_in_place"]
 
@@ -34,7 +34,6 @@ def compile_in_place(
     Raises:
         NotCompilable: If it cannot be traced or compiled, or the result is another function.
     """
-    import torch._inductor  # takes seconds, which other verbs need not wait for
 
     def traced(*arguments: Tensor) -> tuple[()]:
         function(*arguments)
@@ -43,17 +42,26 @@ def compile_in_place(
     expected, got = ([tensor.clone() for tensor in tensors] for _ in range(2))
     trace: Any = make_fx(torch.func.functionalize(traced, remove="mutations"), tracing_mode="fake")
     try:
-        # Optimizers ask whether tensors can be captured, which those of a trace cannot say.
-        with quiet(), patch.object(torch.compiler, "_is_compiling_flag", True):
+        with quiet(), _compiling():
             graph = trace(*got)
-            compile_graph: Callable[..., Callable[..., object]] = torch._inductor.compile
-            compiled = compile_graph(graph, got, options=OPTIONS)
             function(*expected)
-            compiled(*got)
-    except Exception as error:  # whatever stops tracer or compiler, the answer is the same
-        raise NotCompilable(f"cannot be compiled: {first_line(error)}") from error
+    except Exception as error:  # whatever stops the tracer, the answer is the same
+        raise NotCompilable(in_words(error)) from error
+    compiled = compile_graph(graph, got)
+    compiled(*got)
     for number, (a, b) in enumerate(zip(expected, got, strict=True)):
         bound = _ROUNDING * float(a.abs().max()) if a.numel() else 0.0
         if not torch.allclose(a, b, rtol=0, atol=bound):
             raise NotCompilable(f"is another function once compiled, in its argument {number}")
     return compiled
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """Optimizers ask whether tensors can be captured, which those of a trace cannot say."""
+    before = torch.compiler._is_compiling_flag
+    torch.compiler._is_compiling_flag = True
+    try:
+        yield
+    finally:
+        torch.compiler._is_compiling_flag = before

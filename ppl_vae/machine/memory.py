@@ -17,14 +17,14 @@ __all__ = ["Allocations", "free_memory", "memory_bound"]
 _OF_A_CPU = 32 * 2**20
 # The more a pass of a GPU does, the less its launches count. That is a part of all its memory: with
 # the free memory of the moment, one seed would not give the same pieces and draws again.
-_PART_OF_A_GPU = 1 / 16
+_PARTS_OF_A_GPU = 16
 
 
 def memory_bound(device: torch.device) -> int:
     """Bytes meant for the temporaries of one pass on a device."""
     if device.type != "cuda":
         return _OF_A_CPU
-    return round(torch.cuda.get_device_properties(device).total_memory * _PART_OF_A_GPU)
+    return torch.cuda.get_device_properties(device).total_memory // _PARTS_OF_A_GPU
 
 
 def free_memory() -> int:

@@ -11,7 +11,9 @@ from models import Network
 from ppl_vae.compiler.onednn import onednn_computes
 from ppl_vae.runs.settings import Precision
 
-__all__ = ["PRECISIONS", "matrix_precision", "rounded_operands", "slow_precision"]
+__all__ = [
+    "PRECISIONS", "matrix_precision", "precisions_of", "rounded_operands", "slow_precision",
+]  # fmt: skip
 
 PRECISIONS: dict[Precision, torch.dtype | None] = {
     "float32": None,
@@ -59,6 +61,12 @@ def rounded_operands(precision: Precision) -> Iterator[None]:
     finally:
         for library, allowed in zip(libraries, before, strict=True):
             library.allow_tf32 = allowed
+
+
+def precisions_of(device: torch.device) -> list[Precision]:
+    """Those that a device has; only GPUs round the operands of a product."""
+    gpu = device.type == "cuda"
+    return [each for each in PRECISIONS if gpu or each != "tensorfloat32"]
 
 
 def slow_precision(precision: Precision, device: torch.device) -> bool:

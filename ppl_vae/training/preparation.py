@@ -27,7 +27,7 @@ from ppl_vae.runs.run import Run
 from ppl_vae.runs.settings import Precision, Settings
 from ppl_vae.training.adam import Rule
 from ppl_vae.training.loop import Training
-from ppl_vae.training.precision import matrix_precision, slow_precision
+from ppl_vae.training.precision import matrix_precision, precisions_of, slow_precision
 from ppl_vae.training.size import check_activations, check_size
 from ppl_vae.training.step import SVIStep
 
@@ -122,9 +122,9 @@ def _check_precision(
     precision: Precision, device: torch.device, modules: Iterable[nn.Module]
 ) -> None:
     """Refuses a precision that the device lacks, and says where one does nothing or is slow."""
-    if precision == "tensorfloat32" and device.type != "cuda":
+    if precision not in precisions_of(device):
         raise InputError(
-            f"--precision tensorfloat32: expected a GPU, whose products have it; got "
+            f"--precision {precision}: expected a GPU, whose products have it; got "
             f"{device.type}; choose float32 or bfloat16"
         )
     if precision == "bfloat16" and not any(isinstance(m, Network) for m in modules):
