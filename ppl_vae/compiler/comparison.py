@@ -15,6 +15,7 @@ __all__ = [
     "check_same",
     "difference",
     "first_line",
+    "outcomes",
     "relative_distance",
     "with_gradients",
 ]
@@ -90,21 +91,30 @@ class Trial:
         return replace(self, batch=(other, *(part.index_fill(0, rest, 0) for part in labels)))
 
 
-def check_same(trial: Trial, reference: Gradients, other: Gradients, relative: float) -> None:
-    """Compares two functions on two batches under the same random numbers.
+def outcomes(trial: Trial, run: Gradients) -> list[Outcome]:
+    """The outcomes on two batches, each under random numbers of its own.
 
     Args:
-        trial: The programs, and the first batch.
-        reference: The function that is right.
-        other: The function to check.
+        trial: The programs, and the first batch. The second has other content, so that a branch
+            on the data cannot stay unnoticed.
+        run: The function to call.
+    """
+    return [each.outcome(run, seed) for seed, each in enumerate((trial, trial.on_other_images()))]
+
+
+def check_same(expected: list[Outcome], got: list[Outcome], relative: float) -> None:
+    """Compares what two functions gave on the same batches under the same random numbers.
+
+    Args:
+        expected: The outcomes of the function that is right.
+        got: Those of the function to check.
         relative: The error allowed, as in `difference`.
 
     Raises:
         NotCompilable: If they differ.
     """
-    # The second has other content, so that a branch on the data cannot stay unnoticed.
-    for seed, each in enumerate((trial, trial.on_other_images())):
-        found = difference(each.outcome(reference, seed), each.outcome(other, seed), relative)
+    for right, other in zip(expected, got, strict=True):
+        found = difference(right, other, relative)
         if found:
             raise NotCompilable(f"has a graph in which {found}")
 

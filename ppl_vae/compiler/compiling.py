@@ -24,6 +24,7 @@ from ppl_vae.compiler.comparison import (
     Trial,
     check_same,
     first_line,
+    outcomes,
     relative_distance,
     with_gradients,
 )
@@ -91,7 +92,7 @@ def trace_programs(
     """
     trial = Trial(programs, batch, scheduled or {})
     with _undone(trial):
-        return _traced(trial, with_gradients(programs))
+        return _traced(trial, with_gradients(programs))[0]
 
 
 def compile_programs(
@@ -122,7 +123,7 @@ def compile_programs(
     with _undone(trial):
         rounded = batch[0].is_cuda and torch.backends.cuda.matmul.allow_tf32
         relative = max(_ROUNDING[dtype], _ROUNDED_OPERANDS if rounded else 0.0)
-        return _compiled(trial, eager, _traced(trial, eager), relative)
+        return _compiled(trial, *_traced(trial, eager), relative)
 
 
 def compile_measurement(programs: nn.Module, batch: Batch) -> Callable[..., Tensor]:
@@ -145,8 +146,7 @@ def compile_measurement(programs: nn.Module, batch: Batch) -> Callable[..., Tens
 
     trial = Trial(programs, batch, {})
     with torch.no_grad(), _undone(trial):
-        graph = _traced(trial, eager, gradients=False)
-        compiled = _compiled(trial, eager, graph, relative=1e-5)
+        compiled = _compiled(trial, *_traced(trial, eager, gradients=False), relative=1e-5)
     return lambda *batch: compiled(*batch)[0]
 
 
@@ -178,9 +178,9 @@ def parted(trial: Trial, compiled: Gradients, precision: torch.dtype | None = No
         precision: Of the matrix products; by default that of the parameters.
     """
     with _undone(trial), pyro.validation_enabled(False):
-        outcomes = [trial.outcome(run) for run in (with_gradients(trial.programs), compiled)]
+        expected, got = (trial.outcome(run) for run in (with_gradients(trial.programs), compiled))
     # Far above rounding errors.
-    return relative_distance(*outcomes) > (0.05 if precision == torch.bfloat16 else 0.01)
+    return relative_distance(expected, got) > (0.05 if precision == torch.bfloat16 else 0.01)
 
 
 @contextmanager
@@ -189,18 +189,24 @@ def _undone(trial: Trial) -> Iterator[None]:
         yield
 
 
-def _traced(trial: Trial, eager: Gradients, gradients: bool = True) -> JointGraph:
+def _traced(
+    trial: Trial, eager: Gradients, gradients: bool = True
+) -> tuple[JointGraph, list[Outcome]]:
+    """The graph, and the outcomes of the programs, to which its compiled form is compared too."""
     check_state(trial, eager)
     with pyro.validation_enabled(False):
         graph = JointGraph(trial, gradients)
-        check_same(trial, eager, graph, relative=0.0)
-    return graph
+        expected = outcomes(trial, eager)
+        check_same(expected, outcomes(trial, graph), relative=0.0)
+    return graph, expected
 
 
-def _compiled(trial: Trial, eager: Gradients, graph: JointGraph, relative: float) -> Gradients:
+def _compiled(
+    trial: Trial, graph: JointGraph, expected: list[Outcome], relative: float
+) -> Gradients:
     compiled = partial(graph.called_by, compile_graph(graph.graph, graph.examples))
     with pyro.validation_enabled(False):
-        check_same(trial, eager, compiled, relative)
+        check_same(expected, outcomes(trial, compiled), relative)
     return compiled
 
 
