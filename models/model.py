@@ -29,12 +29,9 @@ class Model(Program):
 
     - takes the `Spec` as its first argument and names the pieces that it wants (`prior`,
       `likelihood`, `network`) as further arguments; the other arguments are its options;
-    - writes `forward` with one plate `data` at dim -1, its latent sites, and the site `x`;
-    - lists its latent sites in `latents`, the one that `decode` takes last, or overrides `code`;
-
     - writes `forward` with one plate `data` at dim -1, its latent sites, and the site `x`, whose
       distribution is `observed(p(x|z))`;
-    - lists its latent sites in `latents`, the one that `decode` takes last;
+    - lists its latent sites in `latents`, the one that `decode` takes last, or overrides `code`;
     - works for any number of batch dimensions to the left of the plate, which is where
       particles go.
 

@@ -20,6 +20,7 @@ from models.normals import bounded_normal_of
 from models.priors.prior import Prior
 from models.priors.standard_normal import StandardNormal
 from models.ranges import check_count
+from models.sharing import shared
 from models.spec import Spec
 
 __all__ = ["TopDown", "of_groups"]
@@ -104,6 +105,8 @@ class TopDown(Model):
     def descend(self, group: int, z: Tensor | None, state: Tensor | None) -> Tensor | None:
         """The state above a group, (..., W + 2 C, h, w), from the one before and its latents.
 
+        Within `sharing` model and guide compute it once.
+
         Args:
             group: l - 1 of s_l; 0 has no state, and the number of groups is that of p(x|z), where
                 the state is the likelihood's features (F, H, W).
@@ -112,6 +115,9 @@ class TopDown(Model):
         """
         if z is None:
             return None
+        return shared(self._descended, self.parameters(), group, z, state)
+
+    def _descended(self, group: int, z: Tensor, state: Tensor | None) -> Tensor:
         above = z.unflatten(-1, (-1, *self.sizes[group - 1]))
         if state is not None:
             h = state[..., : self.width, :, :]

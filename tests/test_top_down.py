@@ -15,10 +15,12 @@ from torch import Tensor
 from guides import Bidirectional, DiagonalNormal
 from models import MLP, VAE, Cells, Linear, Residual, Spec, TopDown
 from models.feature_maps import map_sizes, usual_groups
+from ppl_vae.compiler.comparison import with_gradients
 from ppl_vae.densities.weights import log_terms, pair_sites
 from ppl_vae.errors import InputError
-from ppl_vae.objectives import ELBO
+from ppl_vae.objectives import ELBO, IWAE, Beta, WakeSleep
 from ppl_vae.objectives.estimators import distortion_and_rates
+from ppl_vae.objectives.objective import PairLoss
 from ppl_vae.pairs.checks import check_pair
 
 SPEC = Spec((1, 4, 2), "real", 1)
@@ -156,6 +158,36 @@ def test_the_code_of_all_groups_decodes_as_the_program_does(model):
     z = model.code(values)
     assert z.shape == (3, model.code_dim) == (3, 4)
     assert torch.equal(model.decode(z).base_dist.loc, trace.nodes["x"]["fn"].base_dist.loc)
+
+
+@pytest.mark.parametrize(
+    ("objective", "calls_of_each"),
+    [
+        (ELBO(), 1),
+        (ELBO(particles=2), 1),
+        (Beta(beta=2.0, analytic_kl=True), 1),
+        (IWAE(3), 1),
+        (IWAE(3, "dreg"), 3),  # in the guide, in the model, and where parameters are constant
+        (WakeSleep(3), 4),  # without gradients in the guide and the dream, with them in the others
+    ],
+)
+def test_states_are_computed_once_with_the_gradients_of_twice(
+    model, objective, calls_of_each, monkeypatch
+):
+    pair = PairLoss(model, Bidirectional(SPEC, model, network=Linear).double(), objective)
+    x = torch.randn(5, *SPEC.image_shape).double()
+    calls: list[object] = []
+    for network in model.down:
+        network.register_forward_hook(lambda network, *_: calls.append(network))
+    torch.manual_seed(1)
+    once, gradients = with_gradients(pair)(x)
+    assert len(calls) == calls_of_each * len(model.down)
+    monkeypatch.setattr("models.top_down.shared", lambda function, _, *inputs: function(*inputs))
+    torch.manual_seed(1)
+    twice, expected = with_gradients(pair)(x)
+    assert torch.equal(once, twice)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-10, atol=1e-12)
 
 
 def test_features_reach_the_image_past_all_cells():

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from guides import Guide
 from models import Model
+from models.sharing import sharing
 from ppl_vae.densities.joint import Joint
 from ppl_vae.densities.sites import (
     Batch,
@@ -159,14 +160,15 @@ def pair_sites(
             z_k there is that of the terms alone, without what the guide computes later draws from
             where layers are chained.
     """
-    with poutine.enum(first_available_dim=-3):
-        trace = trace_of(guide, batch, particles)
-    drawn: Nodes = dict(trace.nodes)
-    if apart:
-        for site in model.latents:
-            drawn[site]["value"] = drawn[site]["value"].view_as(drawn[site]["value"])
-    with poutine.enum():
-        return drawn, sample_sites(poutine.replay(model, trace), batch, particles)
+    with sharing():
+        with poutine.enum(first_available_dim=-3):
+            trace = trace_of(guide, batch, particles)
+        drawn: Nodes = dict(trace.nodes)
+        if apart:
+            for site in model.latents:
+                drawn[site]["value"] = drawn[site]["value"].view_as(drawn[site]["value"])
+        with poutine.enum():
+            return drawn, sample_sites(poutine.replay(model, trace), batch, particles)
 
 
 class Scoring(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from guides import Guide
 from models import Model
+from models.sharing import sharing
 from ppl_vae.errors import InputError
 
 __all__ = ["Objective", "PairLoss"]
@@ -92,4 +93,5 @@ class PairLoss(nn.Module):
         self.objective = objective
 
     def forward(self, *batch: Tensor, **scheduled: Tensor) -> Tensor:
-        return self.objective.loss(self.model, self.guide, *batch, **scheduled)
+        with sharing():
+            return self.objective.loss(self.model, self.guide, *batch, **scheduled)
