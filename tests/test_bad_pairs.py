@@ -97,8 +97,8 @@ class NanFromTheStart(Bernoulli):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("WrongSite", ["samples ['zz']", "the model samples ['z']"]),
-        ("ExtraSite", ["samples ['w', 'z']", "the model samples ['z']"]),
+        ("WrongSite", ["samples ['zz']", "the model ['z']"]),
+        ("ExtraSite", ["samples ['w', 'z']", "the model ['z']"]),
         ("StrayParameter", ["pyro.param belongs to no module", "PyroParam"]),
         ("Complex", ["the guide's parameter phase is complex", "real and imaginary part"]),
         ("Breaks", ["Breaks does not run on images (1, 8, 8)"]),

@@ -132,6 +132,15 @@ def test_what_is_whole_is_salvaged(binary, monkeypatch, capsys) -> None:
     assert {path.name for path in Path("out").iterdir()} == {f"{n:03}.png" for n in range(8)}
 
 
+def test_where_nothing_else_is_whole_salvage_is_not_advised(binary, capsys) -> None:
+    data = bytearray(compress(binary, bits(3, 1, 8, 8)))
+    data[-1] ^= 1
+    Path("b.pvz").write_bytes(data)
+    assert exit_code(ppl_vae.decompress, "b.pvz", "--run", str(binary.path), "-o", "out") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.endswith("block 1, images 0 to 2, of the archive is damaged")
+
+
 def test_images_that_are_lost_are_not_counted_and_black_in_an_array(
     binary, monkeypatch, capsys
 ) -> None:

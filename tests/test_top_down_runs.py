@@ -64,7 +64,7 @@ DEEP = ["--model", "TopDown", "--guide", "Bidirectional"]
         (["--model.groups", "[[0, 1], [2, 4]]"], "expected each of groups of sizes >= 1; got [0, "),
         (["--model.groups", "[[1, 1], [1, 2], [1, 4], [1, 8], [1, 16]]"], "got 1, 2, 4, 8, 16"),
         (["--model.groups", "7"], "groups"),
-        (["--guide", "DiagonalNormal"], "guides for ['z1', 'z2', 'z3', 'z4', 'z5']: Bidirectional"),
+        (["--guide", "DiagonalNormal"], "guides for these: Bidirectional"),
     ],
 )
 def test_bad_input_is_one_line(

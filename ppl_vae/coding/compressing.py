@@ -110,10 +110,11 @@ def blocks_of(
         except InputError as error:
             name = f"block {number + 1}, images {start:,} to {stop - 1:,},"
             if lost is None:
-                raise InputError(
-                    f"{name} of the archive is damaged; --salvage true writes the others"
-                ) from error
+                others = len(archive.header.blocks) > 1
+                remedy = "; --salvage true writes the others" if others else ""
+                raise InputError(f"{name} of the archive is damaged{remedy}") from error
             lost.append(name)
+            advance(block.images)
         else:
             yield start, images
         start = stop

@@ -136,6 +136,6 @@ def collapse(
     longer = "" if rate < _COLLAPSED else "more --epochs, "
     return (
         f"{name}: the rate is {rate:.2f} nats{units}, {little}; "
-        f"try {longer}--objective Beta with --objective.warmup_epochs or --objective.free_bits, or "
-        "another --network (fewer layers, Residual)"
+        f"try {longer}--objective Beta with a longer --objective.warmup_epochs or "
+        "--objective.free_bits, or another --network (fewer layers, Residual)"
     )

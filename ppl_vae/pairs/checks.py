@@ -147,10 +147,11 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
     if sites["model"] != every or sites["guide"] not in (every, sorted(model.latents)):
         known = _guides_of(model, sites["model"], x, *labels)
         fitting = [name for name in known if name != type(guide).__name__]
+        declared = "" if sites["model"] == every else f", which declares {every}"
         raise InputError(
             f"{pair}: the guide's sites have to be the model's latent sites; the guide samples "
-            f"{sites['guide']}, the model samples {sites['model']} and declares "
-            f"{every}" + (f"; guides for {sites['model']}: {', '.join(fitting)}" if fitting else "")
+            f"{sites['guide']}, the model {sites['model']}{declared}"
+            + (f"; guides for these: {', '.join(fitting)}" if fitting else "")
         )
     check_plates(pair, [*every, "x"], {"guide": guide_trace, "model": model_trace})
     _check_enumeration(pair, model, guide_trace, model_trace)
