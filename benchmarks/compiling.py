@@ -25,10 +25,11 @@ from jsonargparse import auto_cli
 from tables import table_row, write
 from torch import Tensor
 
-from guides import IAF, DiagonalNormal, FullRankNormal, Ladder, SemiAmortized
+from guides import IAF, Bidirectional, DiagonalNormal, FullRankNormal, Ladder, SemiAmortized
 from models import (
     MLP,
     VAE,
+    Cells,
     Convolutional,
     DiscretizedLogistic,
     Gaussian,
@@ -37,6 +38,7 @@ from models import (
     ProbabilisticPCA,
     Residual,
     Spec,
+    TopDown,
     VampPrior,
 )
 from ppl_vae.compiler.compiling import trace_programs
@@ -63,6 +65,11 @@ _GAUSSIAN = {"network": partial(MLP, hidden=(200,)), "likelihood": Gaussian}
 _PCA = {"model": ProbabilisticPCA, "network": Linear}
 _CLIMBING = {"guide": partial(SemiAmortized, steps=3)}
 _LADDER = {"model": Hierarchical, "guide": Ladder}
+_DEEP = {
+    "model": partial(TopDown, groups=((2, 1), (3, 7), (1, 14))),
+    "guide": Bidirectional,
+    "network": Cells,
+}
 
 # The first two are those of Kingma and Welling (2014) and of Burda et al. (2016).
 PAIRS: dict[str, tuple[Spec, dict[str, Any], Objective]] = {
@@ -82,6 +89,7 @@ PAIRS: dict[str, tuple[Spec, dict[str, Any], Objective]] = {
         {"network": Residual, "likelihood": DiscretizedLogistic},
         ELBO(),
     ),
+    "MNIST, TopDown of 6 groups, Cells": (MNIST(8), _DEEP, ELBO()),
 }
 
 

@@ -26,14 +26,13 @@ from ppl_vae import load
 from ppl_vae.evaluate import EVALUATION
 from ppl_vae.measures.encoding import posterior_mean
 from ppl_vae.pairs.pieces import suggest
-from ppl_vae.recipes import RESULTS, Recipe
+from ppl_vae.recipes import PARTICLES, RESULTS, Recipe
 from ppl_vae.recipes import recipes as read_recipes
 from ppl_vae.runs.config import config_of
 from ppl_vae.runs.directory import SUMMARY, write_json
 from ppl_vae.runs.metrics import METRICS
 
 TABLE = Path(__file__).with_suffix(".md")
-PARTICLES = 5000
 FEWER = 100  # where the bound is not what was published
 SPLITS = ("train", "validation", "test")
 MEANS = "means"
@@ -83,7 +82,7 @@ def _measured(
     data = _means(runs / recipe.features) if recipe.features else data_root
     _train(recipe, seed, path, data, epochs or recipe.epochs)
     if not (path / EVALUATION).exists():
-        particles = str(FEWER if recipe.measure.endswith("_percent") else PARTICLES)
+        particles = FEWER if recipe.measure.endswith("_percent") else recipe.particles
         _run("ppl_vae.evaluate", path, "--particles", particles, "--data_points", "all")
     summary = json.loads((path / SUMMARY).read_text())
     result = json.loads((path / EVALUATION).read_text())
@@ -185,9 +184,10 @@ _HEAD = [
     "Made by `python benchmarks/results.py --data_root DIR --runs DIR`, from the recipes in",
     "[recipes](../recipes); `ppl-vae recipes` lists them, `ppl-vae recipes NAME` says where each",
     "differs from its paper. All are of the 10,000 test images of MNIST, or of the 200 of Frey",
-    f"Face. log p(x) is importance-sampled with {PARTICLES:,} particles, in nats per image; it is",
-    "too low by a bias that falls with the particles. +- is one standard error: over the test",
-    "images for one run, over the seeds for several. Seeds are 0, 1, ....",
+    f"Face. log p(x) is importance-sampled with {PARTICLES:,} particles, or as many as the row",
+    "says, in nats per image; it is too low by a bias that falls with the particles. +- is one",
+    "standard error: over the test images for one run, over the seeds for several. Seeds are 0, 1,",
+    "....",
     "",
     "`60 of 3,280` epochs: the schedule is that of the recipe, in 60 epochs. Such a number says",
     "nothing of what all epochs reach. `25 + 35`: the run was gone on with, and its schedule began",

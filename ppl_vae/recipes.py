@@ -19,11 +19,13 @@ from ppl_vae.machine.progress import table
 from ppl_vae.pairs.pieces import suggest
 from ppl_vae.runs.config import read_config
 
-__all__ = ["RECIPES", "RESULTS", "Recipe", "main", "recipes"]
+__all__ = ["PARTICLES", "RECIPES", "RESULTS", "Recipe", "main", "recipes"]
 
 # Beside the packages, in a checkout and where the project is installed.
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 RESULTS = RECIPES / "results"
+
+PARTICLES = 5_000  # as most papers have
 
 _MEASURES = {
     "log_likelihood_nats_per_datum": ("log p(x), nats", 2),
@@ -44,6 +46,7 @@ class Recipe:
         source: The paper, its table, and who else quotes the number.
         published: The number; None where there is none.
         seeds: How many runs a result is of, with the seeds 0, 1, ...
+        particles: Of log p(x), which fewer make lower.
         features: The recipe whose runs give the images, as posterior means of z.
         differs: How it differs from what the paper did.
         options: The options of `fit`.
@@ -57,6 +60,7 @@ class Recipe:
     options: Mapping[str, Any]
     published: float | None = None
     seeds: int = 1
+    particles: int = PARTICLES
     features: str | None = None
     differs: str | None = None
     runs: tuple[Mapping[str, Any], ...] = ()
@@ -119,6 +123,8 @@ class Recipe:
         values = [run[self.measure] for run in self.runs]
         if len(values) == 1:
             one = self._said(values[0], self.runs[0][f"{self.measure}_standard_error"])
+            if self.particles != PARTICLES:
+                one += f" ({self.particles:,} particles)"
             return one if self.seeds == 1 else f"{one} (one seed of {self.seeds})"
         digits = _MEASURES[self.measure][1]
         low, middle, high = (f"{f(values):.{digits}f}" for f in (min, statistics.median, max))

@@ -65,13 +65,17 @@ def test_a_gradient_that_is_not_finite_is_an_outlier():
     assert outliers.count == 2
 
 
-def test_they_are_counted_in_the_metrics_and_over_a_resume(tmp_path: Path):
+def test_they_are_counted_in_the_metrics_and_over_a_resume(tmp_path: Path, capsys):
     with without_pictures():
         options: dict[str, Any] = {"batch_size": 400, "engine": "eager", "skip_norm": 1e-3}
         run = tiny(tmp_path / "run", epochs=2, **options)
         assert [row["skipped_steps"] for row in metrics(run.path)] == [4, 8]
         assert run.summary["skipped_steps"] == run.summary["steps"] == 8
+        said = capsys.readouterr().err
+        assert "4 of the 4 steps of epoch 1 were left out" in said
+        assert said.count("were left out") == 1
         again = resume(run.path, epochs=3)
         assert [row["skipped_steps"] for row in metrics(again.path)] == [4, 8, 12]
         other = tiny(tmp_path / "other", epochs=1, batch_size=400, engine="eager")
         assert "skipped_steps" not in metrics(other.path)[0]
+        assert "were left out" not in capsys.readouterr().err

@@ -96,6 +96,7 @@ class Training(State):
                     name = "ELBO" if self.step.guide.has_density else "log p(x, z)"
                     elbo = f"{self.rows[-1]['validation_elbo_nats_per_datum']:.2f} nats per datum"
                     progress.advance(0, f"epoch {len(self.rows)}  {name} {elbo}")
+                    self._note_outliers()
                     self._call(folder, on_epoch, stop_when)
                     self.to_training_mode()
                     self._check_engine()
@@ -128,6 +129,18 @@ class Training(State):
         if stop_when:
             self.ranks.copy_from_first(stop)
             self.stopped = len(self.rows) if stop else 0
+
+    def _note_outliers(self) -> None:
+        """Says so in the first epoch of which a tenth or more was left out."""
+        counts = [0, 0, *(row.get("skipped_steps", 0) for row in self.rows[-3:])]
+        before, now = counts[-2] - counts[-3], counts[-1] - counts[-2]
+        if before < self.steps_per_epoch / 10 <= now and self.ranks.first:
+            print(
+                f"note: {now:,} of the {self.steps_per_epoch:,} steps of epoch {len(self.rows):,} "
+                "were left out, since their gradients are above --skip_norm; outliers are rarer: "
+                "train again with a larger one",
+                file=sys.stderr,
+            )
 
     def _check_engine(self) -> None:
         """Programs that follow the epochs in Python leave the graph behind."""
