@@ -60,10 +60,13 @@ class Bidirectional(Guide):
             self.up.append(network(shape, map_shape(features, size)))
             shape = map_shape(features, size)
         self.encoder = network(shape, map_shape(normal, self.sizes[0]))
-        self.joining = nn.ModuleList(
+        joining = [
             network(map_shape(2 * features + normal, size), map_shape(normal, size))
             for size in self.sizes[1:]
-        )
+        ]
+        for each in joining:
+            each.start_near_zero()  # q begins as p
+        self.joining = nn.ModuleList(joining)
 
     def ascend(self, x: Tensor) -> list[Tensor]:
         """What each group sees of x: the parameters of q(z1|x), and d at the others' sizes."""

@@ -14,6 +14,8 @@ __all__ = ["Groups", "Size", "map_shape", "map_sizes", "mapped", "usual_groups"]
 Groups = Sequence[Sequence[int]]
 Size = tuple[int, int]
 
+_MOST = 200  # groups; the deepest models published have fewer than 80
+
 
 def usual_groups(image_shape: Shape) -> list[list[int]]:
     """One group at 1 x 1, and two each at a quarter and a half of the image.
@@ -37,8 +39,8 @@ def map_sizes(groups: Groups, image_shape: Shape) -> list[Size]:
         image_shape: (C, H, W).
 
     Raises:
-        ValueError: If that is no list of pairs of whole numbers >= 1, the sizes do not grow, or one
-            does not divide the next or the image.
+        ValueError: If that is no list of pairs of whole numbers >= 1, the groups are more than 200,
+            the sizes do not grow, or one does not divide the next or the image.
     """
     if not isinstance(groups, (list, tuple)) or not groups:
         raise ValueError(f"expected groups as pairs [how many, size]; got {groups!r}")
@@ -46,6 +48,8 @@ def map_sizes(groups: Groups, image_shape: Shape) -> list[Size]:
         check_sizes("each of groups", pair, fewest=2)
         if len(pair) != 2:
             raise ValueError(f"expected groups as pairs [how many, size]; got {[*pair]}")
+    if (count := sum(pair[0] for pair in groups)) > _MOST:
+        raise ValueError(f"expected at most {_MOST} groups; got {count:,}")
     possible, sizes = _sizes(image_shape), [size for _, size in groups]
     for above, size in zip([0, *sizes], sizes, strict=False):
         if size not in possible or size <= above or (above and size % above):

@@ -8,7 +8,6 @@ import pyro
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from models.feature_maps import Groups, Size, map_shape, map_sizes, mapped, usual_groups
 from models.likelihoods.default import default_likelihood
@@ -81,7 +80,12 @@ class TopDown(Model):
         entering = [spec.latent_dim] + [width + spec.latent_dim] * (len(self.sizes) - 1)
         inputs = [map_shape(*pair) for pair in zip(entering, self.sizes, strict=True)]
         states = [map_shape(width + 2 * spec.latent_dim, size) for size in self.sizes]
-        self.down = nn.ModuleList(map(network, inputs, states[1:]))
+        down = [*map(network, inputs, states[1:])]
+        # First p(z_l | z_<l) is hardly more than a standard normal: scales multiply from group to
+        # group. The path of h is as strong as any, or the first groups would be too faint to learn.
+        for below in down:
+            below.start_near_zero(slice(width, None))
+        self.down = nn.ModuleList(down)
         self.decoder = network(inputs[-1], self.likelihood.features)
 
     @classmethod
@@ -108,34 +112,43 @@ class TopDown(Model):
         Within `sharing` model and guide compute it once.
 
         Args:
-            group: l - 1 of s_l; 0 has no state, and the number of groups is that of p(x|z), where
-                the state is the likelihood's features (F, H, W).
+            group: l - 1 of s_l; 0 has no state.
             z: The latents of the group before, (..., C h w).
             state: The state above them.
         """
         if z is None:
             return None
-        return shared(self._descended, self.parameters(), group, z, state)
+        network = self.down[group - 1]
+        return shared(self._descended, network.parameters(), group, z, state)
 
     def _descended(self, group: int, z: Tensor, state: Tensor | None) -> Tensor:
-        above = z.unflatten(-1, (-1, *self.sizes[group - 1]))
-        if state is not None:
-            h = state[..., : self.width, :, :]
-            above = torch.cat([h, above], dim=-3)
-        if group == len(self.sizes):
-            return self.decoder(above.reshape(*z.shape[:-1], *self.decoder.inputs))
-        below = mapped(self.down[group - 1], above, self.sizes[group])
+        size = self.sizes[group]
+        below = mapped(self.down[group - 1], self._with_latents(group - 1, z, state), size)
         if state is None:
             return below
-        skip = _repeated(h, self.sizes[group])
-        return below + pad(skip, (0, 0, 0, 0, 0, below.shape[-3] - self.width))
+        h, normal = below.split([self.width, below.shape[-3] - self.width], dim=-3)
+        return torch.cat([_repeated(self._h(state), size) + h, normal], dim=-3)
+
+    def features(self, z: Tensor, state: Tensor | None) -> Tensor:
+        """Those of the likelihood, (..., F, H, W), from the last state and its latents."""
+        above = self._with_latents(len(self.sizes) - 1, z, state)
+        return self.decoder(above.reshape(*z.shape[:-1], *self.decoder.inputs))
+
+    def _with_latents(self, group: int, z: Tensor, state: Tensor | None) -> Tensor:
+        latents = z.unflatten(-1, (-1, *self.sizes[group]))
+        return latents if state is None else torch.cat([self._h(state), latents], dim=-3)
+
+    def _h(self, state: Tensor) -> Tensor:
+        return state[..., : self.width, :, :]
 
     def decode(self, z: Tensor) -> TorchDistribution:
         """p(x|z) for the latents of all groups side by side, (..., D)."""
-        state = None
+        state = above = None
         for group, latents in enumerate(z.split(self.dims, dim=-1)):
-            state = self.descend(group + 1, latents, state)
-        return self.likelihood(state)
+            state = self.descend(group, above, state)
+            above = latents
+        assert above is not None
+        return self.likelihood(self.features(above, state))
 
     def forward(self, x: Tensor | None = None, size: int = 1) -> Tensor:
         state = z = None
@@ -143,8 +156,9 @@ class TopDown(Model):
             for group, site in enumerate(self.latents):
                 state = self.descend(group, z, state)
                 z = pyro.sample(site, self.prior_of(state))
-            state = self.descend(len(self.latents), z, state)
-            return pyro.sample("x", self.observed(self.likelihood(state)), obs=x)
+            assert z is not None
+            features = self.features(z, state)
+            return pyro.sample("x", self.observed(self.likelihood(features)), obs=x)
 
 
 def of_groups(model: Model) -> TopDown:

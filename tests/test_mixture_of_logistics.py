@@ -1,16 +1,22 @@
 """Mixtures of discretized logistics, against SciPy's logistic distribution function."""
 
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
 import torch
+from tiny_runs import tiny
 from torch import Tensor
 
 from models import DiscretizedLogistic, MixtureOfLogistics, Spec
+from models.corruptions import GaussianNoise
 from models.likelihoods.mixture_of_logistics import MixtureOfLogisticBytes
+from ppl_vae.detect import detect
+from ppl_vae.errors import InputError
+from ppl_vae.restore import restore
 
 DRAWS = 20_000
 
@@ -130,3 +136,13 @@ def test_the_decoder_begins_at_the_mean_and_colour_has_no_closed_form():
     wide = p.expand(torch.Size((5, 4)))
     assert wide.batch_shape == (5, 4)
     assert wide.sample().shape == (5, 4, 3, 2, 2)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_what_needs_single_pixels_refuses_it_with_a_remedy(tmp_path: Path) -> None:
+    run = tiny(tmp_path / "run", likelihood=MixtureOfLogistics, epochs=1, batch_size=400)
+    remedy = "independent given z.*MixtureOfLogisticBytes; choose --likelihood DiscretizedLogistic"
+    with pytest.raises(InputError, match=remedy):
+        restore(run, corruption=GaussianNoise(0.1), corrupt=True, count=2)
+    with pytest.raises(InputError, match=r"independent given z.*; choose another --likelihood"):
+        detect(run, data_points=2)

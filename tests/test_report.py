@@ -213,6 +213,7 @@ def test_an_interval_is_open_above_where_k_hat_is_large() -> None:
     assert value[0] > truth + 4
     assert lower[0] < truth < upper[0] == inf
     assert lower[1] < truth < upper[1] < truth + 0.1
+    assert number(-0.004) == "0.00"
     assert number(inf) == "∞"
     assert number(-inf) == "−∞"
 

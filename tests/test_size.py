@@ -41,6 +41,13 @@ def test_a_pair_without_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
                 check_size(SMALL, PIECES)
 
 
+def test_the_mean_of_the_parameters_takes_room_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(size, "free_memory", lambda: bytes_of(SMALL) * 6 // 4 - 1)
+    check_size(SMALL, PIECES)
+    with pytest.raises(InputError, match="GiB are free"):
+        check_size(SMALL, PIECES, averaged=True)
+
+
 def test_a_large_pair_is_announced(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -50,7 +57,7 @@ def test_a_large_pair_is_announced(
     check_size(SMALL, PIECES)
     assert capsys.readouterr().err == (
         f"the pair has {bytes_of(SMALL) // 16:,} parameters, which take 0.0 GiB with their "
-        "gradients and Adam's averages; Ctrl-C waits for the operation at hand\n"
+        "gradients and averages; Ctrl-C waits for the operation at hand\n"
     )
 
 

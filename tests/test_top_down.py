@@ -209,6 +209,38 @@ def test_features_reach_the_image_past_all_cells():
     assert torch.equal(state[:, :4], expected)
 
 
+def test_at_first_every_group_sees_the_image_and_is_seen_in_it():
+    """Else the first groups would be too faint to be learned, and the last would do all."""
+    torch.manual_seed(0)
+    spec = Spec((1, 16, 16), "binary", 4)
+    model = TopDown(spec, network=Cells, groups=[[2, 1], [2, 4], [2, 8]])
+    guide = Bidirectional(spec, model, network=Cells)
+    z = torch.randn(50, model.code_dim)
+    before = model.decode(z).base_dist.logits
+    changes = []
+    for latents in z.split(model.dims, dim=-1):
+        kept = latents.clone()
+        latents.normal_()  # a part of z
+        changes.append((model.decode(z).base_dist.logits - before).std().item())
+        latents.copy_(kept)
+    assert min(changes) > 0.2 * max(changes) > 0.01
+    seen = guide.ascend(torch.rand(50, 1, 16, 16).round())
+    assert min(part.std(0).mean().item() for part in seen) > 1e-3
+    prior, posterior = _scales(model, guide)
+    for scale in (*prior[1:], *posterior[1:]):
+        assert (scale.log().abs() < 0.3).all()
+
+
+def _scales(model: TopDown, guide: Bidirectional) -> tuple[list[Tensor], list[Tensor]]:
+    """Of p(z_l | z_<l) and q(z_l | z_<l, x)."""
+    x = torch.rand(50, *model.spec.image_shape).round()
+    drawn, nodes = pair_sites(model, guide, (x,), 1)
+    prior, posterior = (
+        [sites[name]["fn"].base_dist.scale for name in model.latents] for sites in (nodes, drawn)
+    )
+    return prior, posterior
+
+
 def test_maps_keep_the_proportions_of_the_image():
     assert map_sizes([[2, 1], [1, 7], [1, 14]], (1, 28, 20)) == [(1, 1), (1, 1), (7, 5), (14, 10)]
     assert map_sizes([[1, 4], [1, 8], [1, 32]], (3, 32, 32)) == [(4, 4), (8, 8), (32, 32)]
@@ -228,6 +260,7 @@ def test_maps_keep_the_proportions_of_the_image():
         ([[1]], "at least 2"),
         ([[1, 1, 1]], r"pairs [how many, size]; got [1, 1, 1]"),
         ([], r"pairs [how many, size]; got []"),
+        ([[1, 1], [200, 7]], "expected at most 200 groups; got 201"),
         ([1, 7], "expected each of groups as a list of whole numbers >= 1; got 1"),
     ],
 )

@@ -11,6 +11,7 @@ import torch
 from coded import check_they_come_back, images_of
 from scipy import special, stats
 from tiny_runs import tiny
+from torch import Tensor
 
 from guides import Bidirectional
 from models import (
@@ -132,9 +133,14 @@ def test_states_and_normals_are_those_of_floating_point(network, relative) -> No
         z = prior.loc + prior.scale * e / 2**12
         latents = pair.networks.latents(whole, e.double().numpy())
         np.testing.assert_allclose(latents / 2**12, z, rtol=0.01, atol=0.03)
-        state = p.descend(group + 1, z, state)
+        state = _below(p, group + 1, z, state)
         whole = pair.networks.descend(group + 1, latents, whole)
         np.testing.assert_allclose(whole / 2**12, state, rtol=0.01, atol=0.03)
+
+
+def _below(p: TopDown, group: int, z: Tensor, state: Tensor | None) -> Tensor | None:
+    """The state above a group; after the last, the features of the likelihood."""
+    return p.features(z, state) if group == len(p.dims) else p.descend(group, z, state)
 
 
 @torch.no_grad()
@@ -144,7 +150,7 @@ def test_the_means_are_those_of_the_guide() -> None:
     seen, state, means = q.ascend(torch.tensor(images).float()), None, []
     for group, each in enumerate(seen):
         means.append(q.posterior_given(group, state, each).mean)
-        state = p.descend(group + 1, means[-1], state)
+        state = _below(p, group + 1, means[-1], state)
     z, features = pair.at_means(images)
     np.testing.assert_allclose(z / 2**12, torch.cat(means, 1), atol=0.02)
     np.testing.assert_allclose(features / 2**12, state, atol=0.02)

@@ -55,6 +55,18 @@ def judged(family: str = "DiagonalNormal", **changes: dict[str, Any]) -> dict[st
     return verdict(sections, "log p(x)", "100 images", family)
 
 
+def test_sites_that_hold_nothing_are_named() -> None:
+    rates = {"z1": 0.0, "z2": -0.01, "z3": 9.0}
+    said = judged(latent={"rate_by_site_nats_per_datum": rates})["text"]
+    assert "z1 and z2 hold hardly anything, less than 0.05 nats each" in said
+    assert "Nothing needs to be done" not in said
+    said = judged(latent={"rate_by_site_nats_per_datum": rates | {"z2": 0.2}})["text"]
+    assert "z1 holds hardly anything" in said
+    said = judged(latent={"rate_by_site_nats_per_datum": {"z1": 0.3, "z2": 9.0}})["text"]
+    assert "hardly anything" not in said
+    assert "Nothing needs to be done" in said
+
+
 @pytest.mark.parametrize(
     ("log_p", "q"),
     [

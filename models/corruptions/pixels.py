@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.spec import Domain
 
-__all__ = ["Atoms", "Pixels", "white"]
+__all__ = ["Atoms", "DependentPixels", "Pixels", "white"]
 
 _NODES = 64  # of a quadrature over one pixel
 
@@ -19,6 +19,10 @@ _NODES = 64  # of a quadrature over one pixel
 def white(domain: Domain) -> float:
     """The value of white, by which images are divided to be intensities."""
     return 255.0 if domain == "bytes" else 1.0
+
+
+class DependentPixels(ValueError):
+    """A likelihood has no distribution of a single pixel given z."""
 
 
 class Pixels:
@@ -31,7 +35,7 @@ class Pixels:
         domain: Of the images.
 
     Raises:
-        ValueError: If the pixels are not independent given z.
+        DependentPixels: If the pixels, or their channels, are not independent given z.
     """
 
     def __init__(self, images: TorchDistribution, domain: Domain) -> None:
@@ -39,8 +43,8 @@ class Pixels:
         while isinstance(base, torch.distributions.Independent):
             base = base.base_dist
         if base.event_shape or len(base.batch_shape) < 3:
-            raise ValueError(
-                "expected a likelihood whose pixels are independent given z; got "
+            raise DependentPixels(
+                "expected a likelihood whose pixels and channels are independent given z; got "
                 f"{type(images).__name__}"
             )
         self.base = base

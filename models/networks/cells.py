@@ -1,6 +1,7 @@
 """Residual cells between feature maps, of which deep hierarchies are made."""
 
 from math import prod, sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from models.spec import Shape
 
 __all__ = ["Cells"]
 
-_SMALL = 0.1  # the standard deviation of the first outputs, at inputs of size 1
+_SMALL = 0.1
 
 
 class _Cell(nn.Module):
@@ -45,8 +46,7 @@ class Cells(Layered, Network):
     """Residual cells from one feature map to another, or to and from a vector, a map of 1 x 1.
 
     The cells are on the smaller of the two maps. A convolution whose stride is its kernel comes
-    before them where the map shrinks, its transpose after them where it grows. The outputs begin
-    near zero, so that a deep model that adds them up begins as a shallow one.
+    before them where the map shrinks, its transpose after them where it grows.
 
     Args:
         inputs: (C, H, W), or (F,).
@@ -90,7 +90,7 @@ class Cells(Layered, Network):
         one = (1, 1)
         down, up = (ratio, one) if sizes[0] == large else (one, ratio)
         last = nn.ConvTranspose2d(channels, leaving[0], up, up)
-        nn.init.normal_(last.weight, std=_SMALL / sqrt(channels))
+        nn.init.normal_(last.weight, std=1 / sqrt(channels))
         self.layers = nn.Sequential(
             nn.Unflatten(1, entering) if len(inputs) == 1 else nn.Identity(),
             nn.Conv2d(entering[0], channels, down, down),
@@ -99,6 +99,11 @@ class Cells(Layered, Network):
             last,
         )
         self.initialise_output(torch.zeros(leaving))
+
+    @torch.no_grad()
+    def start_near_zero(self, channels: slice = slice(None)) -> None:
+        last: Any = self.layers[-1]
+        last.weight[:, channels] *= _SMALL
 
     def compute(self, x: Tensor) -> Tensor:
         if not (self.recompute and torch.is_grad_enabled()):

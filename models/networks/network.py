@@ -22,6 +22,8 @@ __all__ = [
 
 Activation = Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus"]
 
+_ALL = slice(None)
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
@@ -97,6 +99,14 @@ class Network(nn.Module, ABC):
 
         Args:
             outputs: The centre of the first outputs, (*outputs).
+        """
+        return
+
+    def start_near_zero(self, channels: slice = _ALL) -> None:
+        """Scales an untrained network's outputs down to a tenth; networks may ignore it.
+
+        Args:
+            channels: Of the outputs; all by default.
         """
         return
 

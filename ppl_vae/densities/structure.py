@@ -9,8 +9,9 @@ from pyro import poutine
 from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 
+from models.corruptions.pixels import DependentPixels
 from ppl_vae.densities.sites import Batch, Latents, Nodes, Program, sample_sites
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, reason
 
 __all__ = ["Auxiliary", "Structure", "bijection"]
 
@@ -130,6 +131,8 @@ def _run(which: str, program: Program, batch: Batch, as_one: bool) -> Nodes:
         return sample_sites(program, batch, 2)
     except InputError:
         raise
+    except DependentPixels as error:
+        raise InputError(f"{reason(error)}; choose --likelihood DiscretizedLogistic") from error
     except (RuntimeError, ValueError) as error:
         remedy = (
             "expect latents (K, 1, ...) for K draws, as (w * x).sum(-1) and torch.matmul can, and "

@@ -81,7 +81,7 @@ def _maps(model: Model, guide: Guide, batch: tuple[Tensor, ...], particles: int)
     if fn.event_shape or fn.batch_shape[-x.dim() :] != x.shape:
         raise InputError(
             f"a map needs pixels that are independent given z; p(x|z) of {type(model).__name__} is "
-            f"{type(nodes['x']['fn']).__name__} of {tuple(fn.event_shape)}"
+            f"{type(nodes['x']['fn']).__name__}; choose another --likelihood"
         )
     nats = -fn.log_prob(x)
     in_guide = [site for site in model.enumerated if site in drawn]

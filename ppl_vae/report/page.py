@@ -43,6 +43,7 @@ def number(value: float | None, digits: int = 2) -> str:
     """A number for people, with a true minus sign; a dash where there is none."""
     if value is None or value != value:
         return "–"
+    value = round(float(value), digits) + 0.0  # no -0.00
     return f"{value:,.{digits}f}".replace("inf", "∞").replace("-", "\u2212")
 
 

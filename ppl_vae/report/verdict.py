@@ -16,6 +16,7 @@ _FEW = 0.05  # the share of images whose k-hat may be above 0.7
 _CLOSE = 0.5  # nats: a mean gap up to which the ELBO may stand for log p(x), and q for p(z|x)
 _RISING = 0.1  # nats that the longest bound may be above the one before it
 _SURE = 2.0  # standard errors
+_IDLE = 0.05  # nats: the rate of a site below which it holds next to nothing
 
 _RICHER = {
     "BottomUp": ", such as --guide Ladder",
@@ -61,14 +62,16 @@ def verdict(sections: Mapping[str, Numbers], log_p: str, which: str, guide: str)
     collapsed = collapse(
         latent.get("rate_nats_per_datum"), latent.get("active_units"), images or None
     )
+    idle = "" if collapsed else _idle(latent.get("rate_by_site_nats_per_datum") or {})
     sentences = [
         _head({names[name]: trusted for name, trusted in found.items()}, which),
         _sampling(good, images, log_p, sections) if images else "",
         "" if ranks is None else ranks or "In simulations the ranks of the latents are uniform.",
         _mixing(sections["posterior"]),
         "" if gap is None else _below(gap, sections["gap"]["images"], log_p),
-        _advice(sections, found, gap, guide, log_p, bool(collapsed)),
+        _advice(sections, found, gap, guide, log_p, bool(collapsed or idle)),
         f"{collapsed[0].upper()}{collapsed[1:]}." if collapsed else "",
+        idle,
     ]
     return {
         **found,
@@ -158,9 +161,9 @@ def _advice(
     gap: tuple[float, float] | None,
     guide: str,
     log_p: str,
-    collapsed: bool,
+    more: bool,
 ) -> str:
-    """What to do, the most useful first."""
+    """What to do, the most useful first; `more` is whether other advice follows."""
     if None in found.values():
         return ""
     if not found["elbo"] and gap is not None:
@@ -173,7 +176,20 @@ def _advice(
     if not found["posterior"]:
         better = _remedy(sections["gap"], guide)[1]
         return f"Weight draws from the guide by their importance weights, or try {better}."
-    return "" if collapsed else "Nothing needs to be done."
+    return "" if more else "Nothing needs to be done."
+
+
+def _idle(rates: Mapping[str, float]) -> str:
+    """The sites of several that hold next to nothing."""
+    idle = [site for site, rate in rates.items() if rate < _IDLE]
+    if not idle:
+        return ""
+    *first, last = idle
+    names = f"{', '.join(first)} and {last} hold" if first else f"{last} holds"
+    return (
+        f"{names} hardly anything, less than {_IDLE} nats each: try --objective Beta with a longer "
+        "--objective.warmup_epochs and --objective.balance true, or a model of fewer sites."
+    )
 
 
 def _larger_gap(section: Numbers, guide: str) -> str:

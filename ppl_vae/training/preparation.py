@@ -59,7 +59,7 @@ def prepare(
     settings = dataclasses.replace(settings, batch_size=batch_size)
     spec = Spec(data.image_shape, data.domain, settings.latent_dim, data.classes, data.holes)
     check_network(pieces["network"], data)
-    check_size(spec, pieces)
+    check_size(spec, pieces, settings.average is not None)
     model, guide = build_pair(spec, pieces)
     model.to(device)
     guide.to(device)

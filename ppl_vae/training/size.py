@@ -16,19 +16,25 @@ from ppl_vae.pairs.building import Pieces, build_pair
 __all__ = ["check_activations", "check_size"]
 
 _COPIES = 4  # of the parameters: themselves, their gradients and the two averages of Adam
+_MEAN = 2  # more copies with `--average`: the mean, and while it is measured the parameters
 _FEW = 2  # images on which memory is measured; some layers refuse one
 _LARGE = 2**30  # bytes, from which on the size is said
 
 
-def check_size(spec: Spec, pieces: Pieces) -> None:
+def check_size(spec: Spec, pieces: Pieces, averaged: bool = False) -> None:
     """Says how much memory the training of a large pair takes; refuses one that it has no room for.
 
     A single operation on very large tensors cannot be interrupted, so that this comes first. The
     pair is built without memory for its parameters, on torch's device `meta`; of one that cannot
     be built so, nothing is said.
 
+    Args:
+        spec: The data's shape and domain, and D.
+        pieces: Those of the pair.
+        averaged: Whether the mean of the parameters over the steps is kept too.
+
     Raises:
-        InputError: If the parameters, their gradients and Adam's averages do not fit.
+        InputError: If the parameters, their gradients and averages do not fit.
     """
     try:
         with isolated(torch.device("cpu")), torch.device("meta"):
@@ -36,11 +42,12 @@ def check_size(spec: Spec, pieces: Pieces) -> None:
     except (NotImplementedError, RuntimeError):  # it looks at a tensor, and here it has no values
         return
     count = sum(parameter.numel() for parameter in pair.parameters())
-    needed = _COPIES * sum(parameter.nbytes for parameter in pair.parameters())
+    copies = _COPIES + (_MEAN if averaged else 0)
+    needed = copies * sum(parameter.nbytes for parameter in pair.parameters())
     free = free_memory()
     size = (
         f"the pair has {count:,} parameters, which take {_gib(needed)} GiB with their gradients "
-        "and Adam's averages"
+        "and averages"
     )
     if needed > free:
         raise InputError(
