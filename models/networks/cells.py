@@ -14,7 +14,7 @@ from models.spec import Shape
 
 __all__ = ["Cells"]
 
-_SMALL = 0.1
+_SMALL = 0.1  # of the usual size
 
 
 class _Cell(nn.Module):

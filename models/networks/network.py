@@ -22,8 +22,6 @@ __all__ = [
 
 Activation = Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus"]
 
-_ALL = slice(None)
-
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
@@ -102,7 +100,7 @@ class Network(nn.Module, ABC):
         """
         return
 
-    def start_near_zero(self, channels: slice = _ALL) -> None:
+    def start_near_zero(self, channels: slice = slice(None)) -> None:
         """Scales an untrained network's outputs down to a tenth; networks may ignore it.
 
         Args:
