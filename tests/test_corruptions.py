@@ -273,7 +273,5 @@ def test_a_mask_that_does_not_fit_is_refused() -> None:
 
 def test_pixels_that_are_not_independent_are_refused() -> None:
     normal = dist.MultivariateNormal(torch.zeros(3), torch.eye(3))
-    with pytest.raises(
-        ValueError, match="expected a likelihood whose pixels and channels are independent"
-    ):
+    with pytest.raises(ValueError, match="pixels and channels are independent given z"):
         Pixels(normal, "real")
