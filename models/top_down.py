@@ -118,8 +118,7 @@ class TopDown(Model):
         """
         if z is None:
             return None
-        network = self.down[group - 1]
-        return shared(self._descended, network.parameters(), group, z, state)
+        return shared(self._descended, self.down[group - 1].parameters(), group, z, state)
 
     def _descended(self, group: int, z: Tensor, state: Tensor | None) -> Tensor:
         size = self.sizes[group]

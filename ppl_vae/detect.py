@@ -138,7 +138,7 @@ def detect(
     folder = Path(out or run.path / DETECTION)
     check_writable(folder, "name another folder with --out")
     began = time.monotonic()
-    with seeded(run.device, seed):  # which refuses a pair that has none, before the long work
+    with seeded(run.device, seed):  # a likelihood without maps is refused before the long work
         pixel_maps(run.model, run.guide, images.first(1), 1)
     with seeded(run.device, seed):
         known = scoring("calibration", calibration)

@@ -146,6 +146,7 @@ def log_terms(
     return LogTerms(prior, likelihood, guided, draws, share)
 
 
+@sharing()
 def pair_sites(
     model: Model, guide: Guide, batch: Batch, particles: int, apart: bool = False
 ) -> tuple[Nodes, Nodes]:
@@ -160,15 +161,14 @@ def pair_sites(
             z_k there is that of the terms alone, without what the guide computes later draws from
             where layers are chained.
     """
-    with sharing():
-        with poutine.enum(first_available_dim=-3):
-            trace = trace_of(guide, batch, particles)
-        drawn: Nodes = dict(trace.nodes)
-        if apart:
-            for site in model.latents:
-                drawn[site]["value"] = drawn[site]["value"].view_as(drawn[site]["value"])
-        with poutine.enum():
-            return drawn, sample_sites(poutine.replay(model, trace), batch, particles)
+    with poutine.enum(first_available_dim=-3):
+        trace = trace_of(guide, batch, particles)
+    drawn: Nodes = dict(trace.nodes)
+    if apart:
+        for site in model.latents:
+            drawn[site]["value"] = drawn[site]["value"].view_as(drawn[site]["value"])
+    with poutine.enum():
+        return drawn, sample_sites(poutine.replay(model, trace), batch, particles)
 
 
 class Scoring(nn.Module):

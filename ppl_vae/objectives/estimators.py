@@ -24,6 +24,7 @@ from torch.distributions import (
 
 from guides import Guide
 from models import Model
+from models.sharing import sharing
 
 __all__ = ["TensorTraceELBO", "closed_form_kl", "distortion_and_rates"]
 
@@ -48,6 +49,7 @@ class TensorTraceELBO(Trace_ELBO):
         return loss
 
 
+@sharing()
 def distortion_and_rates(
     model: Model, guide: Guide, batch: tuple[Tensor, ...], particles: int, analytic_kl: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:

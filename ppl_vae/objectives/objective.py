@@ -92,6 +92,6 @@ class PairLoss(nn.Module):
         self.guide = guide
         self.objective = objective
 
+    @sharing()
     def forward(self, *batch: Tensor, **scheduled: Tensor) -> Tensor:
-        with sharing():
-            return self.objective.loss(self.model, self.guide, *batch, **scheduled)
+        return self.objective.loss(self.model, self.guide, *batch, **scheduled)

@@ -132,8 +132,8 @@ class Training(State):
 
     def _note_outliers(self) -> None:
         """Says so in the first epoch of which a tenth or more was left out."""
-        counts = [0, 0, *(row.get("skipped_steps", 0) for row in self.rows[-3:])]
-        before, now = counts[-2] - counts[-3], counts[-1] - counts[-2]
+        counts = [row.get("skipped_steps", 0) for row in self.rows]
+        before, now = np.diff([0, 0, *counts])[-2:]
         if before < self.steps_per_epoch / 10 <= now and self.ranks.first:
             print(
                 f"note: {now:,} of the {self.steps_per_epoch:,} steps of epoch {len(self.rows):,} "
