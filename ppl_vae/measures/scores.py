@@ -137,5 +137,5 @@ def collapse(
     return (
         f"{name}: the rate is {rate:.2f} nats{units}, {little}; "
         f"try {longer}--objective Beta with a longer --objective.warmup_epochs or "
-        "--objective.free_bits, or another --network (fewer layers, Residual)"
+        "--objective.free_bits, or a --network of fewer layers"
     )
