@@ -8,7 +8,7 @@ import torch
 from scipy import special, stats
 
 from models import MLP, Cells, Convolutional, Linear, MaxPooling, Network, Residual
-from ppl_vae.coding.fixed_point import Affine, compute, prove
+from ppl_vae.coding.fixed_point import LARGEST, Affine, compute, prove
 from ppl_vae.coding.latents import BINS, between, inverse_scale, standard_bins
 from ppl_vae.coding.networks import layers_of
 from ppl_vae.coding.tables import ACTIVATIONS, MASS, activation_table, normal_cdf, sigmoid, tabulate
@@ -89,11 +89,13 @@ def test_a_layer_is_exact_where_floating_point_would_round() -> None:
     bias = rng.integers(-(2**40), 2**40, 4)
     x = rng.integers(-(2**22), 2**22, (3, 500))
     layer = Affine(weight, bias)
-    layer.bound(2**22)
+    layer.bound(2**22, LARGEST)
     exact = x.astype(object) @ weight.T.astype(object) + bias.astype(object)
     nearest = [[(int(value) + 2**13) // 2**14 for value in row] for row in exact]
-    cut = np.clip(np.array(nearest, np.float64), -(2**24), 2**24)
-    assert np.array_equal(layer(x.astype(np.float64)), cut)
+    for largest in (2**24, 2**28):
+        cut = np.clip(np.array(nearest, np.float64), -largest, largest)
+        assert (np.abs(cut) == largest).any()
+        assert np.array_equal(layer(x.astype(np.float64), largest), cut)
 
 
 def test_the_first_layer_takes_up_a_factor_of_the_inputs() -> None:

@@ -144,6 +144,37 @@ def _below(p: TopDown, group: int, z: Tensor, state: Tensor | None) -> Tensor | 
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("group", [1, 3])
+def test_large_activations_are_not_cut_off(group) -> None:
+    """Neither in a state nor in the features of p(x|z)."""
+    p, q = build(BetaBinomial)
+    images = images_of(p, 20)
+    assert b"largest" not in integer_pair(p, q).data
+    [p.down[0], p.down[1], p.decoder][group - 1].layers[-1].bias[: p.width] = 20_000.0
+    pair = integer_pair(p, q)
+    z, features = pair.at_means(images)
+    state = None
+    for number, latents in enumerate(torch.tensor(z / 2**12).float().split(p.dims, dim=-1)):
+        state = _below(p, number + 1, latents, state)
+    assert state.abs().max() > 6000
+    np.testing.assert_allclose(features / 2**12, state, rtol=0.01, atol=20)
+    check_they_come_back(pair, images)
+
+
+@torch.no_grad()
+def test_activations_are_cut_off_as_far_out_as_no_sum_is_rounded() -> None:
+    p, q = build()
+    networks = integer_pair(p, q).networks
+    assert networks.widened().largest == 2**28
+    p.decoder.layers[-1].weight.mul_(600.0)
+    networks = integer_pair(p, q).networks
+    largest = networks.widened().largest
+    assert 2**24 < largest < 2**28
+    with pytest.raises(InputError, match=r"2\^53"):
+        replace(networks, largest=2 * largest)
+
+
+@torch.no_grad()
 def test_the_means_are_those_of_the_guide() -> None:
     p, q = build()
     pair, images = integer_pair(p, q), images_of(p, 5)

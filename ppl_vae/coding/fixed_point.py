@@ -36,7 +36,7 @@ __all__ = [
 
 WEIGHT = 14  # bits after the point of weights
 EXACT = 2**53
-LARGEST = 2**24  # activations are cut off at 4,096
+LARGEST = 2**24  # activations are cut off at 4,096, where a pair has no other bound
 _FARTHEST = 2**8  # pixels, of strides and paddings: nothing that is read makes images huge
 _MOST = 2**24  # values of a map
 
@@ -44,14 +44,14 @@ Stride = int | tuple[int, int]
 
 
 class Layer(ABC):
-    """A function of activations (B, ...), in units of 2^-12."""
+    """A function of activations (B, ...), in units of 2^-12, that are cut off at a largest size."""
 
     @abstractmethod
-    def __call__(self, x: Floats) -> Floats:
+    def __call__(self, x: Floats, largest: int) -> Floats:
         """The activations after the layer."""
 
     @abstractmethod
-    def bound(self, inputs: int) -> int:
+    def bound(self, inputs: int, largest: int) -> int:
         """The largest size of an output for inputs up to a size.
 
         Raises:
@@ -71,7 +71,7 @@ class _Products(Layer):
     weight: Ints
     bias: Ints
 
-    def bound(self, inputs: int) -> int:
+    def bound(self, inputs: int, largest: int) -> int:
         rows = np.abs(self.weight.reshape(len(self.weight), -1).astype(object)).sum(1)
         biases = np.abs(self.bias.astype(object))
         most = int((rows * inputs + biases).max())
@@ -80,7 +80,7 @@ class _Products(Layer):
                 f"a sum of a layer could reach 2^{most.bit_length()}, beyond the 2^53 up to which "
                 "float64 is exact; train with --weight_decay, or a network that is not as wide"
             )
-        return min((most >> WEIGHT) + 1, LARGEST)
+        return min((most >> WEIGHT) + 1, largest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +91,8 @@ class Affine(_Products):
     def _matrix(self) -> Floats:
         return self.weight.T.astype(np.float64)
 
-    def __call__(self, x: Floats) -> Floats:
-        return _rounded(x @ self._matrix + self.bias)
+    def __call__(self, x: Floats, largest: int) -> Floats:
+        return _rounded(x @ self._matrix + self.bias, largest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +114,7 @@ class Convolution(_Products):
     def _matrix(self) -> Floats:
         return self.weight.reshape(len(self.weight), -1).T.astype(np.float64)
 
-    def __call__(self, x: Floats) -> Floats:
+    def __call__(self, x: Floats, largest: int) -> Floats:
         down, right = _strides(self.stride)
         edges = [(edge, edge) for edge in self.padding]
         padded = np.pad(x, ((0, 0), (0, 0), *edges)) if any(self.padding) else x
@@ -123,7 +123,7 @@ class Convolution(_Products):
         batch, _, height, width = windows.shape[:4]
         columns = windows.transpose(0, 2, 3, 1, 4, 5).reshape(batch * height * width, -1)
         sums = columns @ self._matrix + self.bias
-        return _rounded(sums).reshape(batch, height, width, -1).transpose(0, 3, 1, 2)
+        return _rounded(sums, largest).reshape(batch, height, width, -1).transpose(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +149,7 @@ class TransposedConvolution(_Products):
         kernel = self.weight[:, :, ::-1, ::-1].transpose(1, 2, 3, 0)
         return kernel.reshape(len(kernel), -1).astype(np.float64)
 
-    def __call__(self, x: Floats) -> Floats:
+    def __call__(self, x: Floats, largest: int) -> Floats:
         batch, channels, height, width = x.shape
         kernel, (down, right) = self.weight.shape[2:], _strides(self.stride)
         high, wide = (height - 1) * down + 1, (width - 1) * right + 1
@@ -164,7 +164,7 @@ class TransposedConvolution(_Products):
             sums[:, i : i + high : down, j : j + wide : right] += parts[:, :, :, i, j]
         edge = self.padding
         inner = sums[:, edge : rows - edge, edge : columns - edge]
-        return _rounded(inner + self.bias).transpose(0, 3, 1, 2)
+        return _rounded(inner + self.bias, largest).transpose(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,10 +173,10 @@ class Lookup(Layer):
 
     table: Table
 
-    def __call__(self, x: Floats) -> Floats:
+    def __call__(self, x: Floats, largest: int) -> Floats:
         return self.table(x)
 
-    def bound(self, inputs: int) -> int:
+    def bound(self, inputs: int, largest: int) -> int:
         return self.table.bound(inputs)
 
 
@@ -186,10 +186,10 @@ class Rectifier(Layer):
 
     slope: int
 
-    def __call__(self, x: Floats) -> Floats:
+    def __call__(self, x: Floats, largest: int) -> Floats:
         return np.maximum(x, np.floor(x * self.slope * 2.0**-WEIGHT + 0.5))
 
-    def bound(self, inputs: int) -> int:
+    def bound(self, inputs: int, largest: int) -> int:
         return inputs
 
 
@@ -199,10 +199,10 @@ class Reshape(Layer):
 
     shape: tuple[int, ...]
 
-    def __call__(self, x: Floats) -> Floats:
+    def __call__(self, x: Floats, largest: int) -> Floats:
         return x.reshape(len(x), *self.shape)
 
-    def bound(self, inputs: int) -> int:
+    def bound(self, inputs: int, largest: int) -> int:
         return inputs
 
 
@@ -212,11 +212,11 @@ class SkipConnection(Layer):
 
     layers: tuple[Layer, ...]
 
-    def __call__(self, x: Floats) -> Floats:
-        return np.clip(x + compute(self.layers, x), -LARGEST, LARGEST)
+    def __call__(self, x: Floats, largest: int) -> Floats:
+        return np.clip(x + compute(self.layers, x, largest), -largest, largest)
 
-    def bound(self, inputs: int) -> int:
-        return min(inputs + prove(self.layers, inputs), LARGEST)
+    def bound(self, inputs: int, largest: int) -> int:
+        return min(inputs + prove(self.layers, inputs, largest), largest)
 
 
 LAYERS: tuple[type[Layer], ...] = (
@@ -224,21 +224,21 @@ LAYERS: tuple[type[Layer], ...] = (
 )  # fmt: skip
 
 
-def compute(layers: Sequence[Layer], x: Floats) -> Floats:
-    """The layers in turn."""
+def compute(layers: Sequence[Layer], x: Floats, largest: int = LARGEST) -> Floats:
+    """The layers in turn, every activation cut off at a largest size."""
     for layer in layers:
-        x = layer(x)
+        x = layer(x, largest)
     return x
 
 
-def prove(layers: Sequence[Layer], inputs: int) -> int:
+def prove(layers: Sequence[Layer], inputs: int, largest: int = LARGEST) -> int:
     """The largest size of an output of all layers in turn, for inputs up to a size.
 
     Raises:
         InputError: If a sum on the way could reach 2^53, where float64 begins to round.
     """
     for layer in layers:
-        inputs = layer.bound(inputs)
+        inputs = layer.bound(inputs, largest)
     return inputs
 
 
@@ -251,6 +251,6 @@ def _check_geometry(*sizes: int) -> None:
         raise InputError(f"expected strides and paddings of 0 to {_FARTHEST}; got {sizes}")
 
 
-def _rounded(sums: Floats) -> Floats:
+def _rounded(sums: Floats, largest: int) -> Floats:
     """Sums in units of 2^-26 as activations: to the nearest, halves up."""
-    return np.clip(np.floor(sums * 2.0**-WEIGHT + 0.5), -LARGEST, LARGEST)
+    return np.clip(np.floor(sums * 2.0**-WEIGHT + 0.5), -largest, largest)

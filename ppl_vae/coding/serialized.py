@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from math import prod
 from typing import Any
 
@@ -21,7 +21,9 @@ def to_bytes(value: Any) -> bytes:
     """A tree of dataclasses, tuples, whole numbers and arrays of these.
 
     A line of JSON says how the tree is made; the arrays follow, each in the smallest type that
-    holds it. The same tree gives the same bytes on every machine.
+    holds it. A field that can be given by its name alone is written only where it is not at its
+    default, so that a model that needs none keeps the bytes it had before there was such a field.
+    The same tree gives the same bytes on every machine.
     """
     arrays: list[bytes] = []
     line = json.dumps(_described(value, arrays), separators=(",", ":"))
@@ -30,15 +32,20 @@ def to_bytes(value: Any) -> bytes:
 
 def _described(value: Any, arrays: list[bytes]) -> Any:
     if is_dataclass(value):
-        return {
-            "class": _name_of(type(value)),
-            **{each.name: _described(getattr(value, each.name), arrays) for each in fields(value)},
+        parts = {
+            each.name: getattr(value, each.name) for each in fields(value) if _written(value, each)
         }
+        described = {name: _described(part, arrays) for name, part in parts.items()}
+        return {"class": _name_of(type(value)), **described}
     if isinstance(value, np.ndarray):
         kind = next(t for t in _TYPES if np.array_equal(value.astype(t), value))
         arrays.append(value.astype(kind).tobytes())
         return {"type": kind, "shape": value.shape}
     return [_described(each, arrays) for each in value] if isinstance(value, tuple) else value
+
+
+def _written(value: Any, part: Field[Any]) -> bool:
+    return not part.kw_only or getattr(value, part.name) != part.default
 
 
 def _name_of(kind: type) -> str:

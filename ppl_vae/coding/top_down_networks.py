@@ -1,6 +1,7 @@
 """The networks of `TopDown` and `Bidirectional` in whole numbers: states, p and q of each group."""
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import prod
 
@@ -13,10 +14,12 @@ from ppl_vae.coding.fixed_point import LARGEST, Layer, compute, prove
 from ppl_vae.coding.latents import INVERSE, inverse_scale
 from ppl_vae.coding.networks import layers_of
 from ppl_vae.coding.tables import FINE, FRACTION, Floats, Table, sigmoid, tabulate
+from ppl_vae.errors import InputError
 
 __all__ = ["TopDownNetworks", "networks_of"]
 
 _MOST_FEATURES = 2**24  # of a state
+_WIDEST = 2**28  # activations are never cut off beyond 65,536
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +42,7 @@ class TopDownNetworks:
         inverse_scale: 1 / sigma from log sigma^2.
         wide: sigma from log sigma before it is bounded, in units of 2^-20.
         narrow: 1 / sigma from the same.
+        largest: Where activations are cut off, in units of 2^-12.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -52,10 +56,20 @@ class TopDownNetworks:
     inverse_scale: Table
     wide: Table
     narrow: Table
+    largest: int = field(default=LARGEST, kw_only=True)
 
     def __post_init__(self) -> None:
         for layers in (*self.up, self.encoder, *self.joining, *self.down, self.decoder):
-            prove(layers, LARGEST)
+            prove(layers, self.largest, self.largest)
+
+    def widened(self) -> "TopDownNetworks":
+        """The same, its activations cut off as far out as no sum can reach 2^53."""
+        largest = _WIDEST
+        while largest > self.largest:
+            with suppress(InputError):
+                return replace(self, largest=largest)
+            largest //= 2
+        return self
 
     def check(self) -> None:
         """Looks at what was read before it is used.
@@ -73,9 +87,9 @@ class TopDownNetworks:
         """What each group sees of images: the features of q(z1|x), and maps for the others."""
         seen = {}
         for size, layers in zip(sorted({*self.sizes[1:]}, reverse=True), self.up, strict=True):
-            x = compute(layers, x)
+            x = self._compute(layers, x)
             seen[size] = x.reshape(len(x), -1, *size)
-        return [compute(self.encoder, x), *(seen[size] for size in self.sizes[1:])]
+        return [self._compute(self.encoder, x), *(seen[size] for size in self.sizes[1:])]
 
     def latents(self, state: Floats | None, e: Floats) -> Floats:
         """z_l = mu_p + sigma_p e, (N, C h w); the first group has no state, and z1 = e."""
@@ -83,7 +97,7 @@ class TopDownNetworks:
             return e
         loc, log_scale = self._halves(state[:, self.width :])
         moved = np.floor(self.wide(log_scale) * e * 2.0**-INVERSE + 0.5)
-        return np.clip(loc + moved, -LARGEST, LARGEST)
+        return self._cut(loc + moved)
 
     def descend(self, group: int, z: Floats, state: Floats | None) -> Floats:
         """The state of a group, (N, C, h, w), from the group before it.
@@ -97,14 +111,15 @@ class TopDownNetworks:
         if state is not None:
             above = np.concatenate([state[:, : self.width], above], axis=1)
         if group == len(self.sizes):
-            return compute(self.decoder, above)
-        below = compute(self.down[group - 1], above).reshape(len(z), -1, *self.sizes[group])
+            return self._compute(self.decoder, above)
+        below = self._compute(self.down[group - 1], above)
+        below = below.reshape(len(z), -1, *self.sizes[group])
         if state is not None:
             for axis in (2, 3):
                 repeats = below.shape[axis] // above.shape[axis]
                 above = above.repeat(repeats, axis)
             h = below[:, : self.width]
-            np.clip(h + above[:, : self.width], -LARGEST, LARGEST, out=h)
+            h[:] = self._cut(h + above[:, : self.width])
         return below
 
     def posterior(self, group: int, state: Floats | None, seen: Floats) -> tuple[Floats, Floats]:
@@ -124,13 +139,19 @@ class TopDownNetworks:
             return unit * loc, self.inverse_scale(log_variance)
         both = np.concatenate([state, seen], axis=1)
         prior_loc, prior_log_scale = self._halves(state[:, self.width :])
-        loc, log_scale = self._halves(compute(self.joining[group - 1], both))
+        loc, log_scale = self._halves(self._compute(self.joining[group - 1], both))
         distance = loc if self.relative else loc - prior_loc
         e = np.floor(distance * self.narrow(prior_log_scale) * unit * 2.0**-INVERSE + 0.5)
         inverse = self.narrow(log_scale)
         if not self.relative:
             inverse = np.floor(inverse * self.wide(prior_log_scale) * 2.0**-INVERSE + 0.5)
         return e, inverse
+
+    def _compute(self, layers: tuple[Layer, ...], x: Floats) -> Floats:
+        return compute(layers, x, self.largest)
+
+    def _cut(self, x: Floats) -> Floats:
+        return np.clip(x, -self.largest, self.largest)
 
     @staticmethod
     def _halves(features: Floats) -> tuple[Floats, Floats]:

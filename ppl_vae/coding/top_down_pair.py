@@ -114,12 +114,23 @@ class TopDownPair(IntegerPair):
 
     def needed_bits(self) -> tuple[Ints, ...]:
         """For each group the bits that its latents need, by images that the model draws."""
-        stack = Stack.seeded(_DRAWS * (self.bits + _MOST_OF_PIXEL * prod(self.image_shape)))
-        _, states, features = self._draw(stack, self._groups[0], _DRAWS)
-        images = self.pixels.pop(stack, features, (_DRAWS, *self.image_shape))
+        states, images = self._drawn()
         seen = self.networks.ascend(self.input_of(images))
         given = enumerate(zip(states, seen, strict=True))
         return tuple(needed_bits(self.networks.posterior(n, *each)[1]) for n, each in given)
+
+    def with_room(self) -> "TopDownPair":
+        """The pair, with activations cut off further out if images that it draws reach the cut."""
+        wide = replace(self, networks=self.networks.widened())
+        _, images = wide._drawn()
+        same = map(np.array_equal, self.at_means(images), wide.at_means(images))
+        return self if all(same) else wide
+
+    def _drawn(self) -> tuple[list[Floats | None], Images]:
+        """The states of each group, and images, as the model draws them."""
+        stack = Stack.seeded(_DRAWS * (self.bits + _MOST_OF_PIXEL * prod(self.image_shape)))
+        _, states, features = self._draw(stack, self._groups[0], _DRAWS)
+        return states, self.pixels.pop(stack, features, (_DRAWS, *self.image_shape))
 
     def _draw(
         self, stack: Stack, groups: tuple[StandardLatents, ...], count: int
@@ -185,4 +196,5 @@ def top_down_pair(model: TopDown, guide: Guide) -> TopDownPair:
     networks = networks_of(model, guide, pixels.scale)
     finest = tuple(np.full(dim, MOST_BITS) for dim in model.dims)
     pair = TopDownPair(model.spec.image_shape, pixels, networks, finest, normal_cdf())
+    pair = pair.with_room()
     return replace(pair, finest=pair.needed_bits())
