@@ -280,7 +280,7 @@ def test_a_pair_that_does_not_fit_is_refused_with_the_guide_that_does(model):
 
 
 def test_a_network_that_is_not_of_maps_is_refused():
-    with pytest.raises(ValueError, match=r"expected an image \(C, H, W\) on one side"):
+    with pytest.raises(ValueError, match=r"expected an image \(C, H, W\) on one side.*Cells"):
         TopDown(SPEC, network=Residual, groups=GROUPS)
 
 

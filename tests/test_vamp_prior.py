@@ -138,7 +138,7 @@ def test_a_guide_without_one_distribution_is_refused_with_the_remedy(kind):
     with pytest.raises(InputError) as caught:
         check_pair(model, guide, torch.bernoulli(torch.full((4, 1, 3, 2), 0.5)))
     message = str(caught.value)
-    assert f"q(z|x) of {kind.__name__} is not one distribution; choose a guide" in message
+    assert f"q(z|x) of {kind.__name__} is not one distribution; choose another prior" in message
     assert "\n" not in message
 
 

@@ -142,6 +142,6 @@ def image_and_vector(inputs: Shape, outputs: Shape) -> tuple[Shape, Shape]:
     if sorted((len(inputs), len(outputs))) != [1, 3]:
         raise ValueError(
             "expected an image (C, H, W) on one side and a vector (F,) on the other; "
-            f"got {tuple(inputs)} -> {tuple(outputs)}"
+            f"got {tuple(inputs)} -> {tuple(outputs)}; choose Cells or MLP"
         )
     return (inputs, outputs) if len(inputs) == 3 else (outputs, inputs)

@@ -78,7 +78,7 @@ class VampPrior(Prior):
             posteriors = self.posterior(self.pseudo_inputs)
         except NotImplementedError as error:
             raise NotImplementedError(
-                f"VampPrior is a mixture of q(z|u), and {error}; choose a guide that is one "
-                "distribution, such as DiagonalNormal, or another prior"
+                f"VampPrior is a mixture of q(z|u), and {error}; choose another prior, "
+                "such as MixtureOfNormals, or for a VAE the guide DiagonalNormal"
             ) from error
         return dist.MixtureSameFamily(dist.Categorical(logits=self.weight_logits), posteriors)
