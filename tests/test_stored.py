@@ -129,25 +129,26 @@ def test_the_other_verbs_read_from_disk(files: Path) -> None:
 # Memory
 
 READING = """
-import resource, sys, torch
+import multiprocessing, sys, torch
 from ppl_vae.data import Arrays
 
-def own():
+def anonymous(process):
     # Without the pages of files, which the system takes back, and maps as many of as it likes.
-    with open("/proc/self/status") as status:
+    with open(f"/proc/{process}/status") as status:
         return sum(int(line.split()[1]) for line in status if line.startswith("RssAnon")) / 1024
 
 torch.set_num_threads(1)
-peak = 0
+own, readers = 0, 0
 for path, memory_gib in zip(sys.argv[1::2], map(float, sys.argv[2::2])):
     data = Arrays(path=path, memory_gib=memory_gib, workers=1).load("real", 0)
     for split, order in (data.train, torch.randperm), (data.validation, torch.arange):
         order, total = order(len(split)), 0
         for x in split.batches(order.split(500), labelled=False):
-            total, peak = total + len(x[0]), max(peak, own())
+            total, own = total + len(x[0]), max(own, anonymous("self"))
+            for reader in multiprocessing.active_children():
+                readers = max(readers, anonymous(reader.pid))
         assert total == len(split)
-    print(peak)
-    print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+    print(own, readers)
 """
 
 

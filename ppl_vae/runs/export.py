@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,9 +205,10 @@ def _onnx(
     name: str, program: torch.export.ExportedProgram, inputs: list[str], outputs: list[str]
 ) -> bytes:
     try:
-        made: Any = torch.onnx.export(
-            program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False
-        )
+        with warnings.catch_warnings(action="ignore"):  # which are about torch's own code
+            made: Any = torch.onnx.export(
+                program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False
+            )
     except torch.onnx.OnnxExporterError as error:
         raise InputError(f"the {name} has no form in ONNX: {_first(error)}") from error
     return made.model_proto.SerializeToString()
