@@ -67,6 +67,9 @@ def main(
             _train(first, 0, runs / first.name, data_root, epochs or first.epochs)
         measured = []
         for seed in range(min(seeds or recipe.seeds, recipe.seeds)):
+            if recipe.start:
+                first = every[recipe.start]
+                _train(first, seed, _start(recipe, seed, runs), data_root, first.epochs)
             measured.append(_measured(recipe, seed, data_root, runs, epochs))
             RESULTS.mkdir(exist_ok=True)
             write_json(RESULTS / f"{name}.json", {"recipe_sha256": recipe.digest, "runs": measured})
@@ -80,7 +83,8 @@ def _measured(
     """Trains, or goes on, and measures one run of a recipe; what a result keeps of it."""
     path = runs / (recipe.name if recipe.seeds == 1 else f"{recipe.name}-{seed}")
     data = _means(runs / recipe.features) if recipe.features else data_root
-    _train(recipe, seed, path, data, epochs or recipe.epochs)
+    start = _start(recipe, seed, runs)
+    _train(recipe, seed, path, data, epochs or recipe.epochs, start)
     if not (path / EVALUATION).exists():
         particles = FEWER if recipe.measure.endswith("_percent") else recipe.particles
         _run("ppl_vae.evaluate", path, "--particles", particles, "--data_points", "all")
@@ -103,10 +107,16 @@ def _measured(
     }
 
 
-def _train(recipe: Recipe, seed: int, path: Path, data: Path, epochs: int) -> None:
+def _start(recipe: Recipe, seed: int, runs: Path) -> Path:
+    return runs / f"{recipe.start}-{seed}"
+
+
+def _train(
+    recipe: Recipe, seed: int, path: Path, data: Path, epochs: int, start: Path | str = ""
+) -> None:
     if not path.exists():
         options = ["--seed", seed, "--epochs", epochs, "--run", path]
-        _run("ppl_vae.fit", *recipe.arguments(data), *options)
+        _run("ppl_vae.fit", *recipe.arguments(data, start), *options)
         return
     made = config_of(path)
     _check_made_by(recipe, made, path)
@@ -208,8 +218,7 @@ _SHORT = [
     "  falls as far, sooner, and the bound stays far below.",
     "- M1+M2 can be no better than the classes that the posterior means of its M1 show; where M1",
     "  has fewer epochs than are planned, so has the number.",
-    "- VaDE starts from an autoencoder that was trained before, and from a mixture that was fitted",
-    "  to its codes. `Mixture` starts from nothing.",
+    "- VaDE starts at the codes of an autoencoder of more units, which was trained layer by layer.",
 ]
 
 

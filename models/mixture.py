@@ -18,6 +18,9 @@ from models.spec import Spec
 
 __all__ = ["Mixture"]
 
+_STARTS = 5  # of expectation maximisation; the most likely mixture is kept
+_ITERATIONS = 1000
+
 
 class Mixture(Model):
     """p(x, y, z) = p(y) p(z|y) p(x|z), p(z|y) = N(z; mu_y, diag(sigma_y^2)): clusters in z.
@@ -25,7 +28,8 @@ class Mixture(Model):
     Jiang, Zheng, Tan, Tang and Zhou (2017), equations (2) to (6). The cluster y is summed out
     exactly, so that a guide has z alone, and a datum belongs to the clusters by p(y|z), which is
     the optimal q(y|x, z) (ibid., equation 16). Weights, means and scales are learned; means start
-    as draws from N(0, I), from the seed, weights equal and scales at one.
+    as draws from N(0, I), from the seed, weights equal and scales at one. Clusters that start where
+    a `VAE` puts its codes, by `fit_codes`, find the classes of the data more surely.
 
     Args:
         spec: The data's shape and domain, and D.
@@ -38,6 +42,7 @@ class Mixture(Model):
     """
 
     enumerated: ClassVar[tuple[str, ...]] = ("y",)
+    of_codes: ClassVar[tuple[str, ...]] = ("logits", "loc", "log_scale")
 
     def __init__(
         self,
@@ -62,6 +67,25 @@ class Mixture(Model):
         """p(y|z), (..., components), for z of shape (..., D)."""
         every = self.component(torch.arange(len(self.logits), device=z.device))
         return (self.logits + every.log_prob(z.unsqueeze(-2))).softmax(-1)
+
+    @torch.no_grad()
+    def fit_codes(self, codes: Tensor, seed: int) -> None:
+        """Starts the clusters as the mixture of normals that is most likely for codes (N, D).
+
+        Jiang et al. (2017), section 4.3. Expectation maximisation fits full covariances, of which
+        the diagonals are kept: classes lie in z as ellipses that diagonal ones would cut up.
+        """
+        from sklearn.mixture import GaussianMixture
+
+        components = len(self.logits)
+        mixture = GaussianMixture(
+            components, n_init=_STARTS, max_iter=_ITERATIONS, random_state=seed
+        )
+        mixture.fit(codes.double().cpu().numpy())
+        variances = torch.as_tensor(mixture.covariances_).diagonal(dim1=1, dim2=2)
+        self.logits.copy_(torch.as_tensor(mixture.weights_).log())
+        self.loc.copy_(torch.as_tensor(mixture.means_))
+        self.log_scale.copy_(variances.log() / 2)
 
     def decode(self, z: Tensor) -> TorchDistribution:
         return self.likelihood(self.decoder(z))

@@ -41,6 +41,8 @@ class Model(Program):
         enumerated: Names of further, discrete latent sites, which are summed out exactly: in the
             program each has `infer={"enumerate": "parallel"}`. A guide may leave them out, or have
             them with the same mark.
+        of_codes: Names of parameters that `fit_codes` sets, and without which the parameters of a
+            `VAE` are those of this model.
         labelled: Whether the programs of model and guide take labels y after the images x: (B,)
             int64, -1 where there is none.
         has_prior: Whether p(z) is a density. A model without one, where log p(x, z) is
@@ -50,6 +52,7 @@ class Model(Program):
 
     latents: tuple[str, ...] = ("z",)
     enumerated: ClassVar[tuple[str, ...]] = ()
+    of_codes: ClassVar[tuple[str, ...]] = ()
     labelled: ClassVar[bool] = False
     has_prior: ClassVar[bool] = True
 
@@ -134,6 +137,15 @@ class Model(Program):
             features = likelihood.features_for_mean(self._mean_image(images(count)))
             if features is not None:
                 decoder.initialise_output(features)
+
+    def fit_codes(self, codes: Tensor, seed: int) -> None:
+        """Sets the parameters `of_codes` to what suits codes of training images.
+
+        Args:
+            codes: The means of q(z|x), (N, D), by a guide that was trained with a `VAE`.
+            seed: Of what it draws.
+        """
+        raise NotImplementedError
 
     def _mean_image(self, x: Tensor) -> Tensor:
         """The mean of the observed pixels at each place, or of all of them where there is none."""

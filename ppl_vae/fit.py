@@ -123,7 +123,7 @@ def fit(
             which is then what is validated, kept and measured; none unless given.
         patience: Stop after this many epochs without a better validation ELBO, and keep the best
             parameters; unless given, train all epochs and keep the last.
-        start_from: A run, or its directory, whose parameters, of the same shapes, the pair takes.
+        start_from: The run whose parameters the pair takes; a `Mixture` also those of a `VAE`.
         labels: How many of the training images keep their labels, as many of each class, where
             the model is one of labelled images; all unless given.
         label_repeats: How often an epoch has each image that keeps its label, where `labels` is

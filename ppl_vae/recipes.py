@@ -48,6 +48,7 @@ class Recipe:
         seeds: How many runs a result is of, with the seeds 0, 1, ...
         particles: Of log p(x), which fewer make lower.
         features: The recipe whose runs give the images, as posterior means of z.
+        start: The recipe whose run of the same seed gives the parameters to start from.
         differs: How it differs from what the paper did.
         options: The options of `fit`.
         runs: What was measured, by `benchmarks/results.py`; a mapping for each seed.
@@ -62,6 +63,7 @@ class Recipe:
     seeds: int = 1
     particles: int = PARTICLES
     features: str | None = None
+    start: str | None = None
     differs: str | None = None
     runs: tuple[Mapping[str, Any], ...] = ()
 
@@ -83,17 +85,19 @@ class Recipe:
     def name(self) -> str:
         return self.path.stem
 
-    def arguments(self, data: Path | str = "DIR") -> list[str]:
+    def arguments(self, data: Path | str = "DIR", start: Path | str = "RUN") -> list[str]:
         """Those of `fit` that train it.
 
         Args:
             data: The folder of the data, or of the posterior means for a recipe of `features`.
+            start: The run of the recipe `start`, where there is one.
         """
         places = {"root": Path(data)}
         if self.features:
             files = {"path": "train", "validation": "validation", "test": "test"}
             places = {name: Path(data, f"{split}.npz") for name, split in files.items()}
         options = [word for name, at in places.items() for word in (f"--data.{name}", str(at))]
+        options += ["--start_from", str(start)] if self.start else []
         return ["--config", str(self.path), *options]
 
     @property
@@ -104,7 +108,8 @@ class Recipe:
     @property
     def digest(self) -> str:
         """SHA-256 of the options, which a result keeps: other options have another result."""
-        return hashlib.sha256(json.dumps(self.options, sort_keys=True).encode()).hexdigest()
+        options = {**self.options, "start": self.start} if self.start else self.options
+        return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 
     @property
     def unit(self) -> str:
@@ -219,6 +224,7 @@ def _described(recipe: Recipe) -> str:
         "epochs": recipe.done,
         "seconds": recipe.seconds,
         "machine": recipe.machine,
+        "starts from": recipe.start and f"the run of {recipe.start}",
         "train": " ".join(["python -m ppl_vae.fit", *recipe.arguments()]),
     }
     short = {"note": _SHORT} if recipe.runs and not recipe.finished else {}

@@ -41,8 +41,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("recipe", EVERY, ids=lambda recipe: recipe.name)
 def test_every_recipe_trains(recipe: Recipe, root: Path) -> None:
     images = 1_565 if recipe.name == "frey-face" else TRAINING
-    options = recipe.arguments(root)
-    assert recipe.features in (None, *(each.name for each in EVERY))
+    options = recipe.arguments(root, "start")
+    names = {each.name: each for each in EVERY}
+    assert {recipe.features, recipe.start} <= {None, *names}
+    if recipe.start:
+        first = [*names[recipe.start].arguments(root), "--epochs", "1", "--engine", "eager"]
+        assert exit_code(ppl_vae.fit, *first, "--run", "start") == 0
     if "label_repeats" in recipe.options:
         options += ["--label_repeats", "1"]
     options += ["--epochs", "1", "--batch_size", str(-(-images // 2)), "--engine", "eager"]

@@ -11,10 +11,11 @@ from tiny_runs import exit_code, metrics, tiny, tree
 from torch import Tensor
 
 import ppl_vae.fit
-from models import MLP, VampPrior
+from models import MLP, Mixture, Spec, VampPrior
 from ppl_vae import load
 from ppl_vae.errors import InputError
 from ppl_vae.fit import resume
+from ppl_vae.measures.encoding import posterior_mean
 from ppl_vae.objectives import IWAE
 from ppl_vae.runs.directory import locked
 from ppl_vae.training.step import SVIStep
@@ -37,6 +38,53 @@ def first_steps(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
 
     monkeypatch.setattr(SVIStep, "__call__", call)
     return states
+
+
+def test_clusters_begin_where_a_vae_has_its_codes(
+    tmp_path: Path, first_steps: list[dict[str, Tensor]]
+) -> None:
+    other = small(tmp_path / "other", epochs=30, batch_size=100, learning_rate=0.01)
+    mixture = partial(Mixture, components=4)
+    first_steps.clear()
+    run = small(tmp_path / "run", model=mixture, start_from=other, seed=5)
+    clusters = ("logits", "loc", "log_scale")
+    first = {name: first_steps[0].pop(f"model.{name}") for name in clusters}
+    for program in (other.model, other.guide):
+        role = "model" if program is other.model else "guide"
+        for name, value in program.state_dict().items():
+            assert torch.equal(first_steps[0][f"{role}.{name}"], value), name
+    codes = posterior_mean(other.model, other.guide, other.data.train[:])
+    # At a stationary point of the likelihood the mean and spread of the mixture are those of codes.
+    weights = first["logits"].softmax(0)
+    assert torch.allclose(weights @ first["loc"], codes.mean(0), atol=0.02)
+    squares = first["loc"] ** 2 + (2 * first["log_scale"]).exp()
+    assert torch.allclose(weights @ squares, (codes**2).mean(0), rtol=0.02)
+    again = small(tmp_path / "again", model=mixture, start_from=other, seed=5)
+    assert metrics(again.path) == metrics(run.path)
+    small(tmp_path / "further", model=mixture, start_from=run)  # which has clusters of its own
+
+
+def test_clusters_are_those_that_codes_were_drawn_from() -> None:
+    """Three correlated normals: weights, means and variances within 5 standard errors."""
+    torch.manual_seed(0)
+    count, weights = 6000, torch.tensor([0.5, 0.3, 0.2])
+    loc = torch.tensor([[0.0, 0.0], [6.0, 0.0], [0.0, 6.0]])
+    triangle = torch.tensor(
+        [[[1.0, 0.0], [0.8, 0.5]], [[0.5, 0.0], [0.0, 1.0]], [[1.0, 0.0], [-0.6, 0.3]]]
+    )
+    y = torch.multinomial(weights, count, replacement=True)
+    codes = loc[y] + (triangle[y] @ torch.randn(count, 2, 1)).squeeze(-1)
+    model = Mixture(Spec((1, 2, 2), "binary", 2), components=3)
+    model.fit_codes(codes, seed=0)
+    order = [int((model.loc - each).norm(dim=1).argmin()) for each in loc]
+    assert sorted(order) == [0, 1, 2]
+    variances = (triangle @ triangle.mT).diagonal(dim1=1, dim2=2)
+    of_each = (count * weights)[:, None]
+    near = partial(torch.testing.assert_close, rtol=0)
+    near(model.logits.softmax(0)[order], weights, atol=5 * (0.25 / count) ** 0.5)
+    assert ((model.loc[order] - loc).abs() < 5 * (variances / of_each).sqrt()).all()
+    errors = 5 * variances * (2 / of_each).sqrt()
+    assert (((2 * model.log_scale[order]).exp() - variances).abs() < errors).all()
 
 
 @pytest.mark.parametrize("options", [{}, {"patience": 1}, {"average": 0.9}], ids=str)
@@ -76,6 +124,7 @@ def test_it_goes_on_without_the_other_run(tmp_path: Path) -> None:
     [
         ({"latent_dim": 3}, r"\.weight of shape \(8, 3\); got \(8, 2\)"),
         ({"network": MLP}, r"weight of shape \(500, 2\); got \(8, 2\)"),
+        ({"model": Mixture, "network": MLP}, r"weight of shape \(500, 2\); got \(8, 2\)"),
         ({"prior": VampPrior}, r"model\.prior\.\w+ of shape .*; got none"),
         ({"start_from": "nowhere"}, "nowhere: expected a run directory"),
     ],
@@ -88,10 +137,11 @@ def test_a_pair_of_another_shape_is_refused(tmp_path: Path, options: dict, said:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_parameter_too_many_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"model": Mixture}])
+def test_a_parameter_too_many_is_refused(tmp_path: Path, options: dict) -> None:
     other = small(tmp_path / "other", prior=VampPrior).path
     with pytest.raises(InputError, match=r"model\.prior\.\w+ of shape none; got \(500"):
-        small(tmp_path / "run", start_from=other)
+        small(tmp_path / "run", start_from=other, **options)
 
 
 # A run in the place of another

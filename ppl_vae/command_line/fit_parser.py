@@ -48,7 +48,8 @@ def fit_parser(fit: Callable[..., Any]) -> Parser:
     parser.add_argument(
         "--start_from",
         type=str | None,
-        help="The run with whose parameters the pair starts; their shapes have to agree.",
+        help="The run with whose parameters the pair starts; their shapes have to agree, except "
+        "that the clusters of a Mixture are fitted to the codes of a VAE.",
     )
     parser.add_argument(
         "--resume",

@@ -16,6 +16,7 @@ from ppl_vae.errors import InputError, kind, reason
 from ppl_vae.machine.devices import choose_device, seed_everything
 from ppl_vae.machine.processes import Ranks
 from ppl_vae.machine.randomness import isolated, seeded
+from ppl_vae.measures.encoding import posterior_mean
 from ppl_vae.objectives import Objective
 from ppl_vae.pairs.building import build_pair, load_data
 from ppl_vae.pairs.checks import check_labels, check_network, check_objective, check_pair
@@ -34,6 +35,7 @@ from ppl_vae.training.step import SVIStep
 __all__ = ["check_step", "initialise", "prepare", "record_plan"]
 
 _BATCH_SIZE = 100
+_CODES = 20_000  # images at most, to whose codes parameters are fitted
 
 
 def prepare(
@@ -168,9 +170,13 @@ def initialise(run: Run, start_from: str | None = None) -> None:
 
 
 def _take_parameters(run: Run, other: Path) -> None:
+    """Those of another run; and what a `VAE` lacks of this model, from its codes."""
     pair = nn.ModuleDict({"model": run.model, "guide": run.guide})
     own, theirs = pair.state_dict(), kept_parameters(other)[0]
     theirs = {n: value for n, value in theirs.items() if n.startswith(("model.", "guide."))}
+    of_codes = [f"model.{name}" for name in run.model.of_codes]
+    if fitted := of_codes and not any(name in theirs for name in of_codes):
+        own = {name: value for name, value in own.items() if name not in of_codes}
     for name in (*own, *theirs):
         shapes = [
             str(tuple(there[name].shape)) if name in there else "none" for there in (own, theirs)
@@ -180,7 +186,12 @@ def _take_parameters(run: Run, other: Path) -> None:
                 f"--start_from {other}: expected the parameters of this pair, with {name} of shape "
                 f"{shapes[0]}; got {shapes[1]}; choose the pieces of that run"
             )
-    pair.load_state_dict(theirs)
+    pair.load_state_dict(theirs, strict=False)
+    if fitted:
+        images = run.data.train[:_CODES]
+        with seeded(run.device, run.config["seed"]):
+            codes = posterior_mean(run.model, run.guide, images)
+        run.model.fit_codes(codes, run.config["seed"])
 
 
 def record_plan(run: Run, settings: Settings) -> None:
