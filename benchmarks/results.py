@@ -67,10 +67,11 @@ def main(
             _train(first, 0, runs / first.name, data_root, epochs or first.epochs)
         measured = []
         for seed in range(min(seeds or recipe.seeds, recipe.seeds)):
+            start = Path()
             if recipe.start:
-                first = every[recipe.start]
-                _train(first, seed, _start(recipe, seed, runs), data_root, first.epochs)
-            measured.append(_measured(recipe, seed, data_root, runs, epochs))
+                first, start = every[recipe.start], runs / f"{recipe.start}-{seed}"
+                _train(first, seed, start, data_root, first.epochs)
+            measured.append(_measured(recipe, seed, data_root, runs, epochs, start))
             RESULTS.mkdir(exist_ok=True)
             write_json(RESULTS / f"{name}.json", {"recipe_sha256": recipe.digest, "runs": measured})
     write(TABLE, [*_HEAD, *(_row(recipe) for recipe in read_recipes() if recipe.runs), *_SHORT])
@@ -78,12 +79,11 @@ def main(
 
 
 def _measured(
-    recipe: Recipe, seed: int, data_root: Path, runs: Path, epochs: int | None
+    recipe: Recipe, seed: int, data_root: Path, runs: Path, epochs: int | None, start: Path
 ) -> dict[str, Any]:
     """Trains, or goes on, and measures one run of a recipe; what a result keeps of it."""
     path = runs / (recipe.name if recipe.seeds == 1 else f"{recipe.name}-{seed}")
     data = _means(runs / recipe.features) if recipe.features else data_root
-    start = _start(recipe, seed, runs)
     _train(recipe, seed, path, data, epochs or recipe.epochs, start)
     if not (path / EVALUATION).exists():
         particles = FEWER if recipe.measure.endswith("_percent") else recipe.particles
@@ -107,12 +107,8 @@ def _measured(
     }
 
 
-def _start(recipe: Recipe, seed: int, runs: Path) -> Path:
-    return runs / f"{recipe.start}-{seed}"
-
-
 def _train(
-    recipe: Recipe, seed: int, path: Path, data: Path, epochs: int, start: Path | str = ""
+    recipe: Recipe, seed: int, path: Path, data: Path, epochs: int, start: Path = Path()
 ) -> None:
     if not path.exists():
         options = ["--seed", seed, "--epochs", epochs, "--run", path]

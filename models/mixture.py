@@ -29,7 +29,7 @@ class Mixture(Model):
     exactly, so that a guide has z alone, and a datum belongs to the clusters by p(y|z), which is
     the optimal q(y|x, z) (ibid., equation 16). Weights, means and scales are learned; means start
     as draws from N(0, I), from the seed, weights equal and scales at one. Clusters that start where
-    a `VAE` puts its codes, by `fit_codes`, find the classes of the data more surely.
+    a `VAE` puts its images, by `fit_codes`, find the classes of the data more surely.
 
     Args:
         spec: The data's shape and domain, and D.
@@ -69,19 +69,32 @@ class Mixture(Model):
         return (self.logits + every.log_prob(z.unsqueeze(-2))).softmax(-1)
 
     @torch.no_grad()
-    def fit_codes(self, codes: Tensor, seed: int) -> None:
-        """Starts the clusters as the mixture of normals that is most likely for codes (N, D).
+    def fit_codes(self, z: Tensor, seed: int) -> None:
+        """Starts the clusters as the mixture of normals that is most likely for draws of z.
 
-        Jiang et al. (2017), section 4.3. Expectation maximisation fits full covariances, of which
-        the diagonals are kept: classes lie in z as ellipses that diagonal ones would cut up.
+        Jiang et al. (2017) start from such a mixture too. Expectation maximisation fits full
+        covariances, of which the diagonals are kept: classes lie in z as ellipses that diagonal
+        ones would cut up.
+
+        Args:
+            z: One draw of q(z|x) for each of N images, (N, D).
+            seed: Of the five starts, of which the best is kept.
+
+        Raises:
+            ValueError: If there are fewer draws than clusters.
         """
         from sklearn.mixture import GaussianMixture
 
         components = len(self.logits)
+        if len(z) < components:
+            raise ValueError(
+                f"expected at most {len(z):,} components, as many as training images; got "
+                f"{components:,}"
+            )
         mixture = GaussianMixture(
             components, n_init=_STARTS, max_iter=_ITERATIONS, random_state=seed
         )
-        mixture.fit(codes.double().cpu().numpy())
+        mixture.fit(z.double().cpu().numpy())
         variances = torch.as_tensor(mixture.covariances_).diagonal(dim1=1, dim2=2)
         self.logits.copy_(torch.as_tensor(mixture.weights_).log())
         self.loc.copy_(torch.as_tensor(mixture.means_))

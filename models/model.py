@@ -41,8 +41,8 @@ class Model(Program):
         enumerated: Names of further, discrete latent sites, which are summed out exactly: in the
             program each has `infer={"enumerate": "parallel"}`. A guide may leave them out, or have
             them with the same mark.
-        of_codes: Names of parameters that `fit_codes` sets, and without which the parameters of a
-            `VAE` are those of this model.
+        of_codes: Names of the parameters that `fit_codes` sets. All others are those of a `VAE`,
+            from which a model that has such names can start.
         labelled: Whether the programs of model and guide take labels y after the images x: (B,)
             int64, -1 where there is none.
         has_prior: Whether p(z) is a density. A model without one, where log p(x, z) is
@@ -138,12 +138,15 @@ class Model(Program):
             if features is not None:
                 decoder.initialise_output(features)
 
-    def fit_codes(self, codes: Tensor, seed: int) -> None:
-        """Sets the parameters `of_codes` to what suits codes of training images.
+    def fit_codes(self, z: Tensor, seed: int) -> None:
+        """Fits the parameters `of_codes` to draws of z, once, before training.
 
         Args:
-            codes: The means of q(z|x), (N, D), by a guide that was trained with a `VAE`.
-            seed: Of what it draws.
+            z: One draw of q(z|x) for each of N training images, (N, D), by the guide of a `VAE`.
+            seed: Of further random numbers.
+
+        Raises:
+            ValueError: If these are too few.
         """
         raise NotImplementedError
 

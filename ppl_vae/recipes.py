@@ -107,8 +107,13 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the options, which a result keeps: other options have another result."""
-        options = {**self.options, "start": self.start} if self.start else self.options
+        """SHA-256 of the options, which a result keeps: other options have another result.
+
+        Those of the recipe that it starts from are among them.
+        """
+        options = dict(self.options)
+        if self.start:
+            options["start"] = Recipe.read(self.path.with_stem(self.start)).digest
         return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 
     @property

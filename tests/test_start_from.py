@@ -15,7 +15,6 @@ from models import MLP, Mixture, Spec, VampPrior
 from ppl_vae import load
 from ppl_vae.errors import InputError
 from ppl_vae.fit import resume
-from ppl_vae.measures.encoding import posterior_mean
 from ppl_vae.objectives import IWAE
 from ppl_vae.runs.directory import locked
 from ppl_vae.training.step import SVIStep
@@ -53,15 +52,27 @@ def test_clusters_begin_where_a_vae_has_its_codes(
         role = "model" if program is other.model else "guide"
         for name, value in program.state_dict().items():
             assert torch.equal(first_steps[0][f"{role}.{name}"], value), name
-    codes = posterior_mean(other.model, other.guide, other.data.train[:])
-    # At a stationary point of the likelihood the mean and spread of the mixture are those of codes.
-    weights = first["logits"].softmax(0)
-    assert torch.allclose(weights @ first["loc"], codes.mean(0), atol=0.02)
+    (x,) = other.data.train.batch(slice(None), labelled=False)
+    q = other.guide.posterior(x).base_dist
+    # At a stationary point of the likelihood the mean and spread of the mixture are those of q(z).
+    weights, error = first["logits"].softmax(0), 5 / len(x) ** 0.5
+    assert torch.allclose(weights @ first["loc"], q.mean.mean(0), atol=error)
     squares = first["loc"] ** 2 + (2 * first["log_scale"]).exp()
-    assert torch.allclose(weights @ squares, (codes**2).mean(0), rtol=0.02)
+    assert torch.allclose(weights @ squares, (q.mean**2 + q.variance).mean(0), rtol=2 * error)
     again = small(tmp_path / "again", model=mixture, start_from=other, seed=5)
     assert metrics(again.path) == metrics(run.path)
     small(tmp_path / "further", model=mixture, start_from=run)  # which has clusters of its own
+
+
+def test_clusters_fit_dimensions_that_hold_nothing(tmp_path: Path) -> None:
+    """There the means of q(z|x) hardly vary, and its draws are those of N(0, 1)."""
+    train = partial(small, latent_dim=20, batch_size=100)
+    other = train(tmp_path / "other", epochs=30, learning_rate=0.01)
+    model = partial(Mixture, components=4)
+    run = train(tmp_path / "run", model=model, start_from=other, learning_rate=1e-9)
+    assert metrics(other.path)[-1]["validation_rate_nats_per_datum"] < 10
+    before, after = (metrics(r.path)[-1]["validation_elbo_nats_per_datum"] for r in (other, run))
+    assert after > before - 0.5  # of a prior that fits q(z) at least about as well
 
 
 def test_clusters_are_those_that_codes_were_drawn_from() -> None:
@@ -137,11 +148,22 @@ def test_a_pair_of_another_shape_is_refused(tmp_path: Path, options: dict, said:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("options", [{}, {"model": Mixture}])
-def test_a_parameter_too_many_is_refused(tmp_path: Path, options: dict) -> None:
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [({}, "choose the pieces of that run"), ({"model": Mixture}, "with the prior StandardNormal")],
+)
+def test_a_parameter_too_many_is_refused(tmp_path: Path, options: dict, remedy: str) -> None:
     other = small(tmp_path / "other", prior=VampPrior).path
-    with pytest.raises(InputError, match=r"model\.prior\.\w+ of shape none; got \(500"):
+    with pytest.raises(InputError, match=rf"model\.prior\.\w+ of .* none; got \(500.*{remedy}"):
         small(tmp_path / "run", start_from=other, **options)
+
+
+def test_more_clusters_than_images_are_refused(tmp_path: Path) -> None:
+    other = small(tmp_path / "other").path
+    said = "at most 1,297 components, as many as training images; got 1,298"
+    with pytest.raises(InputError, match=said):
+        small(tmp_path / "run", model=partial(Mixture, components=1298), start_from=other)
+    assert not (tmp_path / "run").exists()
 
 
 # A run in the place of another

@@ -70,7 +70,8 @@ def pair_in(archive: Archive, pair: IntegerPair | None) -> IntegerPair:
     if pair.digest != archive.header.model or pair.image_shape != archive.header.image_shape:
         raise InputError(
             f"expected the model {archive.header.model[:16]} of the archive; got "
-            f"{pair.digest[:16]}; name the run that it was compressed with"
+            f"{pair.digest[:16]}; name the run that it was compressed with, or use the "
+            "release that made it"
         )
     return pair
 

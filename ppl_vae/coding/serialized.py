@@ -21,9 +21,8 @@ def to_bytes(value: Any) -> bytes:
     """A tree of dataclasses, tuples, whole numbers and arrays of these.
 
     A line of JSON says how the tree is made; the arrays follow, each in the smallest type that
-    holds it. A field that can be given by its name alone is written only where it is not at its
-    default, so that a model that needs none keeps the bytes it had before there was such a field.
-    The same tree gives the same bytes on every machine.
+    holds it. A keyword-only field is left out where it has its default: so a model that does not
+    need a new field keeps its bytes. The same tree gives the same bytes on every machine.
     """
     arrays: list[bytes] = []
     line = json.dumps(_described(value, arrays), separators=(",", ":"))

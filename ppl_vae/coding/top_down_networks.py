@@ -19,7 +19,7 @@ from ppl_vae.errors import InputError
 __all__ = ["TopDownNetworks", "networks_of"]
 
 _MOST_FEATURES = 2**24  # of a state
-_WIDEST = 2**28  # activations are never cut off beyond 65,536
+_WIDEST = 2**36  # where activations are cut off at the latest, further out than any is
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +59,13 @@ class TopDownNetworks:
     largest: int = field(default=LARGEST, kw_only=True)
 
     def __post_init__(self) -> None:
+        if type(self.largest) is not int or not LARGEST <= self.largest <= _WIDEST:
+            raise ValueError("activations are cut off nowhere")
         for layers in (*self.up, self.encoder, *self.joining, *self.down, self.decoder):
             prove(layers, self.largest, self.largest)
 
     def widened(self) -> "TopDownNetworks":
-        """The same, its activations cut off as far out as no sum can reach 2^53."""
+        """The same, its activations cut off at the largest power of 2 that the proof allows."""
         largest = _WIDEST
         while largest > self.largest:
             with suppress(InputError):
@@ -97,7 +99,7 @@ class TopDownNetworks:
             return e
         loc, log_scale = self._halves(state[:, self.width :])
         moved = np.floor(self.wide(log_scale) * e * 2.0**-INVERSE + 0.5)
-        return self._cut(loc + moved)
+        return np.clip(loc + moved, -self.largest, self.largest)
 
     def descend(self, group: int, z: Floats, state: Floats | None) -> Floats:
         """The state of a group, (N, C, h, w), from the group before it.
@@ -119,7 +121,7 @@ class TopDownNetworks:
                 repeats = below.shape[axis] // above.shape[axis]
                 above = above.repeat(repeats, axis)
             h = below[:, : self.width]
-            h[:] = self._cut(h + above[:, : self.width])
+            np.clip(h + above[:, : self.width], -self.largest, self.largest, out=h)
         return below
 
     def posterior(self, group: int, state: Floats | None, seen: Floats) -> tuple[Floats, Floats]:
@@ -149,9 +151,6 @@ class TopDownNetworks:
 
     def _compute(self, layers: tuple[Layer, ...], x: Floats) -> Floats:
         return compute(layers, x, self.largest)
-
-    def _cut(self, x: Floats) -> Floats:
-        return np.clip(x, -self.largest, self.largest)
 
     @staticmethod
     def _halves(features: Floats) -> tuple[Floats, Floats]:

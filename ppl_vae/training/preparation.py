@@ -16,7 +16,7 @@ from ppl_vae.errors import InputError, kind, reason
 from ppl_vae.machine.devices import choose_device, seed_everything
 from ppl_vae.machine.processes import Ranks
 from ppl_vae.machine.randomness import isolated, seeded
-from ppl_vae.measures.encoding import posterior_mean
+from ppl_vae.measures.encoding import posterior_draws
 from ppl_vae.objectives import Objective
 from ppl_vae.pairs.building import build_pair, load_data
 from ppl_vae.pairs.checks import check_labels, check_network, check_objective, check_pair
@@ -35,7 +35,7 @@ from ppl_vae.training.step import SVIStep
 __all__ = ["check_step", "initialise", "prepare", "record_plan"]
 
 _BATCH_SIZE = 100
-_CODES = 20_000  # images at most, to whose codes parameters are fitted
+_CODES = 20_000  # images at most, to whose z parameters are fitted
 
 
 def prepare(
@@ -170,12 +170,15 @@ def initialise(run: Run, start_from: str | None = None) -> None:
 
 
 def _take_parameters(run: Run, other: Path) -> None:
-    """Those of another run; and what a `VAE` lacks of this model, from its codes."""
+    """Those of another run; where that is of a `VAE`, this model's others are fitted to its z."""
     pair = nn.ModuleDict({"model": run.model, "guide": run.guide})
     own, theirs = pair.state_dict(), kept_parameters(other)[0]
     theirs = {n: value for n, value in theirs.items() if n.startswith(("model.", "guide."))}
     of_codes = [f"model.{name}" for name in run.model.of_codes]
-    if fitted := of_codes and not any(name in theirs for name in of_codes):
+    fitted = bool(of_codes) and not any(name in theirs for name in of_codes)
+    remedy = "choose the pieces of that run"
+    if fitted:
+        remedy = "start from a VAE of these networks with the prior StandardNormal"
         own = {name: value for name, value in own.items() if name not in of_codes}
     for name in (*own, *theirs):
         shapes = [
@@ -184,14 +187,25 @@ def _take_parameters(run: Run, other: Path) -> None:
         if shapes[0] != shapes[1]:
             raise InputError(
                 f"--start_from {other}: expected the parameters of this pair, with {name} of shape "
-                f"{shapes[0]}; got {shapes[1]}; choose the pieces of that run"
+                f"{shapes[0]}; got {shapes[1]}; {remedy}"
             )
     pair.load_state_dict(theirs, strict=False)
     if fitted:
-        images = run.data.train[:_CODES]
-        with seeded(run.device, run.config["seed"]):
-            codes = posterior_mean(run.model, run.guide, images)
-        run.model.fit_codes(codes, run.config["seed"])
+        try:
+            run.model.fit_codes(_draws(run), run.config["seed"])
+        except ValueError as error:
+            raise InputError(f"--start_from {other}: {reason(error)}") from error
+
+
+@torch.no_grad()
+def _draws(run: Run) -> Tensor:
+    """A draw of q(z|x) for each of the first training images, (N, D)."""
+    images = run.data.train
+    starts = range(0, min(len(images), _CODES), _BATCH_SIZE)
+    batches = images.batches([slice(s, s + _BATCH_SIZE) for s in starts], labelled=False)
+    run.guide.eval()
+    with seeded(run.device, run.config["seed"]):
+        return torch.cat([posterior_draws(run.model, run.guide, 1, x)[0] for (x,) in batches])
 
 
 def record_plan(run: Run, settings: Settings) -> None:
