@@ -60,7 +60,7 @@ class TopDownNetworks:
 
     def __post_init__(self) -> None:
         if type(self.largest) is not int or not LARGEST <= self.largest <= _WIDEST:
-            raise ValueError("activations are cut off nowhere")
+            raise ValueError("activations that are cut off nowhere")
         for layers in (*self.up, self.encoder, *self.joining, *self.down, self.decoder):
             prove(layers, self.largest, self.largest)
 
