@@ -20,7 +20,7 @@ from ppl_vae.compiler.compiling import Engine, check_engine
 from ppl_vae.data import Split
 from ppl_vae.errors import check_within
 from ppl_vae.machine.devices import check_seed
-from ppl_vae.machine.progress import Progress, table
+from ppl_vae.machine.progress import Progress, announced, table
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.classes import class_scores
 from ppl_vae.measures.effort import MOST_PARTICLES, affordable_effort
@@ -140,12 +140,14 @@ def evaluate(
     holes = bool((share < 1).any())
     began = time.monotonic()
     progress = Progress(f"evaluating {run.path}", wanted, facts.noun)
-    with progress, seeded(run.device, seed), torch.no_grad():
-        estimates = estimate(
-            run.model, run.guide, images, particles, advance=progress.advance, engine=engine
-        )
-        means = split_means(run.model, run.guide, images, engine)
-        scores = class_scores(run.model, run.guide, images)
+    with seeded(run.device, seed), torch.no_grad():
+        with progress:
+            estimates = estimate(
+                run.model, run.guide, images, particles, advance=progress.advance, engine=engine
+            )
+        with announced(f"encoding the {facts.noun}"):
+            means = split_means(run.model, run.guide, images, engine)
+            scores = class_scores(run.model, run.guide, images)
     measured = {
         "elbo_nats_per_datum": estimates.elbo,
         "rate_nats_per_datum": estimates.rate,
