@@ -78,7 +78,7 @@ class Mixture(Model):
 
         Args:
             z: One draw of q(z|x) for each of N images, (N, D).
-            seed: Of the five starts, of which the best is kept.
+            seed: Of the starts, of which the best is kept.
 
         Raises:
             ValueError: If there are fewer draws than clusters.

@@ -55,7 +55,7 @@ def test_clusters_begin_where_a_vae_has_its_codes(
     (x,) = other.data.train.batch(slice(None), labelled=False)
     q = other.guide.posterior(x).base_dist
     # At a stationary point of the likelihood the mean and spread of the mixture are those of q(z).
-    weights, error = first["logits"].softmax(0), 5 / len(x) ** 0.5
+    weights, error = first["logits"].softmax(0), 5 / len(x) ** 0.5  # standard errors of q(z)'s mean
     assert torch.allclose(weights @ first["loc"], q.mean.mean(0), atol=error)
     squares = first["loc"] ** 2 + (2 * first["log_scale"]).exp()
     assert torch.allclose(weights @ squares, (q.mean**2 + q.variance).mean(0), rtol=2 * error)

@@ -157,6 +157,7 @@ def test_large_activations_are_not_cut_off(part) -> None:
     for number, latents in enumerate(torch.tensor(z / 2**12).float().split(p.dims, dim=-1)):
         state = _below(p, number + 1, latents, state)
     assert state.abs().max() > 6000
+    # 45 weights, each rounded by up to 2^-15, times features of 20,000: 28 at most.
     np.testing.assert_allclose(features / 2**12, state, rtol=0.01, atol=20)
     check_they_come_back(pair, images)
 
