@@ -13,36 +13,44 @@ from models.likelihoods.likelihood import Likelihood
 from models.model import Model
 from models.networks.mlp import MLP
 from models.networks.network import NetworkFactory
-from models.ranges import check_count
+from models.ranges import check_count, check_flag
 from models.spec import Spec
 
 __all__ = ["Mixture"]
 
-_STARTS = 5  # of expectation maximisation; the most likely mixture is kept
-_ITERATIONS = 1000
+_PLANE = 2  # dimensions
+_NEIGHBOURS = 30  # the perplexity of t-SNE
+_STARTS = 20  # of k-means; the tightest clusters are kept
+_LEAST_VARIANCE = 1e-6  # is added: few draws may have none
 
 
 class Mixture(Model):
-    """p(x, y, z) = p(y) p(z|y) p(x|z), p(z|y) = N(z; mu_y, diag(sigma_y^2)): clusters in z.
+    """p(x, y, z) = p(y) p(z|y) p(x|z), p(z|y) = N(z; mu_y, L_y L_y^T): clusters in z.
 
-    Jiang, Zheng, Tan, Tang and Zhou (2017), equations (2) to (6). The cluster y is summed out
-    exactly, so that a guide has z alone, and a datum belongs to the clusters by p(y|z), which is
-    the optimal q(y|x, z) (ibid., equation 16). Weights, means and scales are learned; means start
-    as draws from N(0, I), from the seed, weights equal and scales at one. Clusters that start where
-    a `VAE` puts its images, by `fit_codes`, find the classes of the data more surely.
+    Jiang, Zheng, Tan, Tang and Zhou (2017), equations (2) to (6), whose L_y is diagonal, as it is
+    here without `full_rank`. The cluster y is summed out exactly, so that a guide has z alone, and
+    a datum belongs to the clusters by p(y|z), which is the optimal q(y|x, z) (ibid., equation 16).
+    Means start as draws from N(0, I), from the seed, weights equal and scales at one.
+
+    Clusters that start where a `VAE` puts its images, by `fit_codes`, find the classes of the data
+    more surely. Those that learn leave the classes again, since a density of z also gains from two
+    clusters in one class; `fixed` holds them.
 
     Args:
         spec: The data's shape and domain, and D.
         likelihood: p(x|z); by default Bernoulli for binary and Gaussian for real data.
         network: Builds the decoder from its input and output shapes.
         components: How many clusters there are.
+        full_rank: Whether the dimensions of z are correlated within a cluster.
+        fixed: Whether weights, means and scales stay where they start, so that only the networks
+            learn.
 
     Raises:
-        ValueError: If components < 2.
+        ValueError: If components < 2, or full_rank or fixed is not a bool.
     """
 
     enumerated: ClassVar[tuple[str, ...]] = ("y",)
-    of_codes: ClassVar[tuple[str, ...]] = ("logits", "loc", "log_scale")
+    of_codes: ClassVar[tuple[str, ...]] = ("logits", "loc", "log_scale", "below")
 
     def __init__(
         self,
@@ -50,18 +58,29 @@ class Mixture(Model):
         likelihood: Likelihood | None = None,
         network: NetworkFactory = MLP,
         components: int = 10,
+        full_rank: bool = False,
+        fixed: bool = False,
     ) -> None:
         super().__init__(spec)
         check_count("components", components, least=2)
-        self.logits = nn.Parameter(torch.zeros(components))
-        self.loc = nn.Parameter(torch.randn(components, spec.latent_dim))
-        self.log_scale = nn.Parameter(torch.zeros(components, spec.latent_dim))
+        check_flag("full_rank", full_rank)
+        check_flag("fixed", fixed)
+        size = (components, spec.latent_dim)
+        self.logits = nn.Parameter(torch.zeros(components), not fixed)
+        self.loc = nn.Parameter(torch.randn(size), not fixed)
+        self.log_scale = nn.Parameter(torch.zeros(size), not fixed)
+        below = nn.Parameter(torch.zeros(*size, spec.latent_dim), not fixed) if full_rank else None
+        self.register_parameter("below", below)
         self.likelihood = default_likelihood(spec) if likelihood is None else likelihood
         self.decoder = network((spec.latent_dim,), self.likelihood.features)
 
     def component(self, y: Tensor) -> TorchDistribution:
         """p(z|y), batch shape (...) and event shape (D,), for y of shape (...)."""
-        return dist.Normal(self.loc[y], self.log_scale[y].exp()).to_event(1)
+        loc, scale = self.loc[y], self.log_scale[y].exp()
+        if self.below is None:
+            return dist.Normal(loc, scale).to_event(1)
+        triangle = self.below[y].tril(-1) + scale.diag_embed()
+        return dist.MultivariateNormal(loc, scale_tril=triangle)
 
     def responsibilities(self, z: Tensor) -> Tensor:
         """p(y|z), (..., components), for z of shape (..., D)."""
@@ -70,20 +89,21 @@ class Mixture(Model):
 
     @torch.no_grad()
     def fit_codes(self, z: Tensor, seed: int) -> None:
-        """Starts the clusters as the mixture of normals that is most likely for draws of z.
+        """Starts each cluster as the normal of the draws of z that lie together.
 
-        Jiang et al. (2017) start from such a mixture too. Expectation maximisation fits full
-        covariances, of which the diagonals are kept: classes lie in z as ellipses that diagonal
-        ones would cut up.
+        k-means finds them in the plane of t-SNE (van der Maaten and Hinton, 2008). Classes lie in z
+        as bent sheets, which mixtures of normals cut up or join; neighbours in a plane keep them
+        apart (McConville et al., 2021, cluster the codes of an autoencoder in this way).
 
         Args:
             z: One draw of q(z|x) for each of N images, (N, D).
-            seed: Of the starts, of which the best is kept.
+            seed: Of the starts of both.
 
         Raises:
             ValueError: If there are fewer draws than clusters.
         """
-        from sklearn.mixture import GaussianMixture
+        from sklearn.cluster import KMeans
+        from sklearn.manifold import TSNE
 
         components = len(self.logits)
         if len(z) < components:
@@ -91,14 +111,24 @@ class Mixture(Model):
                 f"expected at most {len(z):,} components, as many as training images; got "
                 f"{components:,}"
             )
-        mixture = GaussianMixture(
-            components, n_init=_STARTS, max_iter=_ITERATIONS, random_state=seed
-        )
-        mixture.fit(z.double().cpu().numpy())
-        variances = torch.as_tensor(mixture.covariances_).diagonal(dim1=1, dim2=2)
-        self.logits.copy_(torch.as_tensor(mixture.weights_).log())
-        self.loc.copy_(torch.as_tensor(mixture.means_))
-        self.log_scale.copy_(variances.log() / 2)
+        z = z.double().cpu()
+        plane = z.numpy()
+        if z.shape[1] > _PLANE:
+            neighbours = min(_NEIGHBOURS, (len(z) - 1) / 3)
+            plane = TSNE(_PLANE, perplexity=neighbours, random_state=seed).fit_transform(plane)
+        nearest = KMeans(components, n_init=_STARTS, random_state=seed).fit_predict(plane)
+        clusters = [z[nearest == y] for y in range(components)]
+        covariances = torch.stack([torch.atleast_2d(each.T.cov(correction=0)) for each in clusters])
+        covariances += _LEAST_VARIANCE * torch.eye(z.shape[1])
+        if self.below is None:
+            scales = covariances.diagonal(dim1=1, dim2=2).sqrt()
+        else:
+            triangle = torch.linalg.cholesky(covariances)
+            scales = triangle.diagonal(dim1=1, dim2=2)
+            self.below.copy_(triangle.tril(-1))
+        self.logits.copy_(torch.tensor([len(each) / len(z) for each in clusters]).log())
+        self.loc.copy_(torch.stack([each.mean(0) for each in clusters]))
+        self.log_scale.copy_(scales.log())
 
     def decode(self, z: Tensor) -> TorchDistribution:
         return self.likelihood(self.decoder(z))

@@ -24,8 +24,10 @@ def semi_supervised() -> tuple[SemiSupervised, SemiSupervisedNormal]:
     return model.double(), SemiSupervisedNormal(SPEC, tiny, features=4).double()
 
 
-def mixture(guide: type[Guide] = DiagonalNormal) -> tuple[Mixture, Guide]:
-    model = Mixture(SPEC, network=tiny, components=CLASSES).double()
+def mixture(guide: type[Guide] = DiagonalNormal, full_rank: bool = False) -> tuple[Mixture, Guide]:
+    model = Mixture(SPEC, network=tiny, components=CLASSES, full_rank=full_rank).double()
     model.logits.data.normal_()
     model.log_scale.data.normal_(0, 0.3)
+    if model.below is not None:
+        model.below.data.normal_()
     return model, guide(SPEC, network=tiny).double()

@@ -80,9 +80,10 @@ def test_semi_supervised_elbo_is_that_of_the_equations_and_of_pyro() -> None:
 
 
 @pytest.mark.parametrize("guide", [DiagonalNormal, FullRankNormal])
+@pytest.mark.parametrize("full_rank", [False, True])
 @pytest.mark.parametrize("particles", [1, PARTICLES])
-def test_mixture_elbo_is_pyros(guide: type[Guide], particles: int) -> None:
-    model, q = mixture(guide)
+def test_mixture_elbo_is_pyros(guide: type[Guide], full_rank: bool, particles: int) -> None:
+    model, q = mixture(guide, full_rank)
     x = images()
     stock = TraceEnum_ELBO(
         num_particles=particles, vectorize_particles=particles > 1, max_plate_nesting=1
@@ -105,7 +106,7 @@ def marginal(model: Mixture) -> VAE:
 
 
 def test_mixture_is_a_vae_with_a_mixture_of_normals_as_prior() -> None:
-    """Term by term; the marginal of z also by SciPy."""
+    """Term by term."""
     model, guide = mixture()
     x = images()
     terms, expected = (
@@ -114,14 +115,23 @@ def test_mixture_is_a_vae_with_a_mixture_of_normals_as_prior() -> None:
     for name in ("log_prior", "log_likelihood", "log_guide"):
         a, b = getattr(terms, name), getattr(expected, name)
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("full_rank", [False, True])
+def test_clusters_are_normals(full_rank: bool) -> None:
+    """The marginal of z and the clusters given z, by SciPy."""
+    model, guide = mixture(full_rank=full_rank)
+    terms = log_terms(model, guide, images(), PARTICLES)
     z = terms.latents["z"].detach().numpy()
-    weights = model.logits.softmax(-1).detach().numpy()
+    values = {name: p.detach().numpy() for name, p in model.named_parameters()}
+    weights = scipy.special.softmax(values["logits"])
+    triangles = [np.diag(np.exp(log_scale)) for log_scale in values["log_scale"]]
+    if full_rank:
+        triangles = [a + np.tril(b, -1) for a, b in zip(triangles, values["below"], strict=True)]
     densities = np.stack(
         [
-            scipy.stats.multivariate_normal(loc, np.diag(np.exp(2 * scale))).pdf(z)
-            for loc, scale in zip(
-                model.loc.detach().numpy(), model.log_scale.detach().numpy(), strict=True
-            )
+            scipy.stats.multivariate_normal(loc, triangle @ triangle.T).pdf(z)
+            for loc, triangle in zip(values["loc"], triangles, strict=True)
         ],
         axis=-1,
     )

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score
 from tiny_runs import exit_code, metrics, tiny, tree
 from torch import Tensor
 
@@ -75,27 +77,53 @@ def test_clusters_fit_dimensions_that_hold_nothing(tmp_path: Path) -> None:
     assert after > before - 0.5  # of a prior that fits q(z) at least about as well
 
 
-def test_clusters_are_those_that_codes_were_drawn_from() -> None:
-    """Three correlated normals: weights, means and variances within 5 standard errors."""
+@pytest.mark.parametrize("full_rank", [False, True])
+def test_clusters_are_those_that_codes_were_drawn_from(full_rank: bool) -> None:
+    """Three thin slabs, one over the other, which k-means in z would cut across."""
     torch.manual_seed(0)
-    count, weights = 6000, torch.tensor([0.5, 0.3, 0.2])
-    loc = torch.tensor([[0.0, 0.0], [6.0, 0.0], [0.0, 6.0]])
-    triangle = torch.tensor(
-        [[[1.0, 0.0], [0.8, 0.5]], [[0.5, 0.0], [0.0, 1.0]], [[1.0, 0.0], [-0.6, 0.3]]]
-    )
-    y = torch.multinomial(weights, count, replacement=True)
-    codes = loc[y] + (triangle[y] @ torch.randn(count, 2, 1)).squeeze(-1)
-    model = Mixture(Spec((1, 2, 2), "binary", 2), components=3)
+    y = torch.multinomial(torch.tensor([0.2, 0.3, 0.5]), 1000, replacement=True)
+    codes = torch.tensor([9.0, 9.0, 1.0]) * torch.rand(1000, 3)
+    codes[:, 2] += 4 * y
+    codes[:, 1] += codes[:, 0]
+    across = KMeans(3, n_init=5, random_state=0).fit_predict(codes.numpy())
+    assert adjusted_rand_score(y, across) < 0.7
+    model = Mixture(Spec((1, 2, 2), "binary", 3), components=3, full_rank=full_rank)
     model.fit_codes(codes, seed=0)
-    order = [int((model.loc - each).norm(dim=1).argmin()) for each in loc]
-    assert sorted(order) == [0, 1, 2]
-    variances = (triangle @ triangle.mT).diagonal(dim1=1, dim2=2)
-    of_each = (count * weights)[:, None]
-    near = partial(torch.testing.assert_close, rtol=0)
-    near(model.logits.softmax(0)[order], weights, atol=5 * (0.25 / count) ** 0.5)
-    assert ((model.loc[order] - loc).abs() < 5 * (variances / of_each).sqrt()).all()
-    errors = 5 * variances * (2 / of_each).sqrt()
-    assert (((2 * model.log_scale[order]).exp() - variances).abs() < errors).all()
+    near = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
+    for slab, place in enumerate(model.logits.argsort()):
+        own, cluster = codes[y == slab], model.component(place)
+        near(model.logits.exp()[place], torch.tensor(len(own) / len(codes)))
+        near(cluster.mean, own.mean(0))
+        near(cluster.variance, own.var(0, correction=0))
+        if full_rank:
+            near(cluster.covariance_matrix, own.T.cov(correction=0))
+
+
+def test_a_cluster_of_one_image_and_one_dimension_starts() -> None:
+    codes = torch.tensor([[0.0], [0.1], [9.0]])
+    for full_rank in (False, True):
+        model = Mixture(Spec((1, 2, 2), "binary", 1), components=2, full_rank=full_rank)
+        model.fit_codes(codes, seed=0)
+        order = model.loc[:, 0].argsort()
+        expected = torch.tensor([0.05, 1e-3])  # sqrt(0.05^2 + 1e-6) and sqrt(1e-6)
+        torch.testing.assert_close(model.log_scale.exp()[order, 0], expected, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_fixed_clusters_stay_while_the_networks_learn(
+    tmp_path: Path, first_steps: list[dict[str, Tensor]], engine: str
+) -> None:
+    other = small(tmp_path / "other")
+    first_steps.clear()
+    pieces = {"model": partial(Mixture, components=3, full_rank=True, fixed=True), "engine": engine}
+    run = small(tmp_path / "run", start_from=other, batch_size=100, average=0.5, **pieces)
+    for name, value in run.model.state_dict().items():
+        stays = name in Mixture.of_codes
+        assert torch.equal(first_steps[0][f"model.{name}"], value) == stays, name
+    resume(run.path, epochs=2)
+    again = load(run.path).model
+    assert torch.equal(again.loc, run.model.loc)
+    assert not again.loc.requires_grad
 
 
 @pytest.mark.parametrize("options", [{}, {"patience": 1}, {"average": 0.9}], ids=str)
