@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -128,6 +129,26 @@ def test_every_flipped_bit_of_the_header(run: Run) -> None:
         damaged[place] ^= 1
         (run.path / LAST).write_bytes(damaged)
         load_refuses(run.path, LAST)
+
+
+def test_a_checkpoint_that_a_training_replaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its header and its tensors, for which safetensors opens it again."""
+    path, new = tmp_path / LAST, tmp_path / "new"
+    write_checkpoint(path, {"loc": torch.zeros(3)}, {"steps": 1})
+    write_checkpoint(new, {"loc": torch.ones(3)}, {"steps": 2})
+    from_file = torch.UntypedStorage.from_file
+
+    def late(*arguments: Any, **options: Any) -> torch.UntypedStorage:
+        if new.exists():
+            new.replace(path)
+        return from_file(*arguments, **options)
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", late)
+    tensors, state = read_checkpoint(path)
+    assert state == {"steps": 2}
+    assert torch.equal(tensors["loc"], torch.ones(3))
 
 
 def test_a_checkpoint_of_another_kind(run: Run) -> None:

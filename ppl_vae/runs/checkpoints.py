@@ -65,6 +65,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     remedy = "restore the file from a copy, or train again"
     if not path.is_file():
         raise InputError(f"{path}: expected a checkpoint; there is no such file")
+    identity = _identity(path)
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -83,8 +84,16 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"this program reads version {_VERSION}: use the release that wrote it"
         )
     if header.get("sha256") != _digest(tensors, header.get("state", "")):
+        # safetensors opens the path twice, and a training may replace the file in between.
+        if _identity(path) != identity:
+            return read_checkpoint(path)
         raise InputError(f"{path} is damaged: its content does not match its digest; {remedy}")
     return tensors, json.loads(header["state"])
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
 
 
 def _digest(tensors: dict[str, Tensor], text: str) -> str:
