@@ -213,8 +213,6 @@ _SHORT = [
     "- The VAE of Burda et al. has 50,000 training images here, and 10,000 for validation.",
     "- M1+M2 can be no better than the classes that the posterior means of its M1 show, and these",
     "  show them better with more epochs of M1.",
-    "- Clusters of `jiang2017-vade` are fixed. Those that learn leave the classes again as the",
-    "  bound grows.",
 ]
 
 

@@ -21,7 +21,7 @@ __all__ = ["Mixture"]
 _PLANE = 2  # dimensions
 _NEIGHBOURS = 30  # the perplexity of t-SNE
 _STARTS = 20  # of k-means; the tightest clusters are kept
-_LEAST_VARIANCE = 1e-6  # is added: few draws may have none
+_LEAST_VARIANCE = 1e-6  # is added, since a cluster of one draw has none
 
 
 class Mixture(Model):
@@ -33,8 +33,8 @@ class Mixture(Model):
     Means start as draws from N(0, I), from the seed, weights equal and scales at one.
 
     Clusters that start where a `VAE` puts its images, by `fit_codes`, find the classes of the data
-    more surely. Those that learn leave the classes again, since a density of z also gains from two
-    clusters in one class; `fixed` holds them.
+    more surely. Diagonal ones that learn leave the classes again, since a density of z also gains
+    from two of them in one class; `fixed` holds them.
 
     Args:
         spec: The data's shape and domain, and D.

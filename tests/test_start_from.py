@@ -14,6 +14,7 @@ from torch import Tensor
 
 import ppl_vae.fit
 from models import MLP, Mixture, Spec, VampPrior
+from models.mixture import _LEAST_VARIANCE
 from ppl_vae import load
 from ppl_vae.errors import InputError
 from ppl_vae.fit import resume
@@ -89,7 +90,7 @@ def test_clusters_are_those_that_codes_were_drawn_from(full_rank: bool) -> None:
     assert adjusted_rand_score(y, across) < 0.7
     model = Mixture(Spec((1, 2, 2), "binary", 3), components=3, full_rank=full_rank)
     model.fit_codes(codes, seed=0)
-    near = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
+    near = partial(torch.testing.assert_close, rtol=1e-5, atol=10 * _LEAST_VARIANCE)
     for slab, place in enumerate(model.logits.argsort()):
         own, cluster = codes[y == slab], model.component(place)
         near(model.logits.exp()[place], torch.tensor(len(own) / len(codes)))
@@ -105,8 +106,8 @@ def test_a_cluster_of_one_image_and_one_dimension_starts() -> None:
         model = Mixture(Spec((1, 2, 2), "binary", 1), components=2, full_rank=full_rank)
         model.fit_codes(codes, seed=0)
         order = model.loc[:, 0].argsort()
-        expected = torch.tensor([0.05, 1e-3])  # sqrt(0.05^2 + 1e-6) and sqrt(1e-6)
-        torch.testing.assert_close(model.log_scale.exp()[order, 0], expected, rtol=1e-3, atol=0)
+        variances = (2 * model.log_scale[order, 0]).exp()
+        torch.testing.assert_close(variances, torch.tensor([0.05**2, 0]) + _LEAST_VARIANCE)
 
 
 @pytest.mark.parametrize("engine", ["eager", "compiled"])

@@ -35,7 +35,7 @@ from ppl_vae.training.step import SVIStep
 __all__ = ["check_step", "initialise", "prepare", "record_plan"]
 
 _BATCH_SIZE = 100
-_CODES = 5_000  # images at most, to whose z parameters are fitted
+_CODES = 5_000  # images at most, to whose z parameters are fitted: t-SNE of more takes minutes
 
 
 def prepare(
