@@ -83,6 +83,7 @@ def traced_steps(monkeypatch: pytest.MonkeyPatch) -> None:
         "ppl_vae.training.step.compile_programs",
         lambda programs, batch, scheduled, precision: trace_programs(programs, batch, scheduled),
     )
+    monkeypatch.setattr("ppl_vae.training.drawing.compile_graph", lambda graph, examples: graph)
 
 
 @pytest.fixture(scope="session")

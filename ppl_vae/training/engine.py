@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ppl_vae.compiler.comparison import NotCompilable
 from ppl_vae.training.capturing import CapturedStep
+from ppl_vae.training.drawing import Draw, compile_draw
 from ppl_vae.training.loop import Training
 
 __all__ = ["compile_steps", "start_engine"]
@@ -44,8 +45,9 @@ def start_engine(engine: str, training: Training) -> None:
 def compile_steps(training: Training) -> None:
     """Compiles the step for full batches, without disturbing the random numbers of the run.
 
-    On a GPU that holds the images it is captured too, and so are the programs on the smaller last
-    batch of an epoch, for which compiling once more would not pay.
+    Where the images are in memory, their choice and conversion are compiled as well. On a GPU that
+    holds them the step is captured too, and so are the programs on the smaller last batch of an
+    epoch, for which compiling once more would not pay.
 
     Raises:
         NotCompilable: If that fails; the step then runs the programs, or the graph uncaptured.
@@ -53,8 +55,14 @@ def compile_steps(training: Training) -> None:
     images, labelled, full = training.data.train, training.step.model.labelled, training.full
     training.to_training_mode()
     training.step.compile(training.batch(full))
-    if full.is_cuda and training.ranks.size == 1 and isinstance(images.raw, Tensor):
-        draw = partial(images.batch, labelled=labelled)
+    if not isinstance(images.raw, Tensor):
+        return
+    draw: Draw = partial(images.batch, labelled=labelled)
+    try:
+        draw = training.draw = compile_draw(images, full, labelled)
+    except NotCompilable as error:
+        print(f"engine: images are chosen eagerly, because their choice {error}", file=sys.stderr)
+    if full.is_cuda and training.ranks.size == 1:
         training.captured[len(full)] = CapturedStep(training.step, draw, full)
         left = len(images) % len(full)
         with suppress(NotCompilable):  # programs may read from the device where a graph does not

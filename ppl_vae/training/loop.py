@@ -192,7 +192,8 @@ class Training(State):
             order = order.to(images.raw.device)
         shares = [self.ranks.share(index) for index in order.split(self.batch_size)[done:]]
         drawn = [index for index in shares if len(index) not in self.captured]
-        batches = images.batches(drawn, self.step.model.labelled)
+        each = map(self.draw, drawn) if self.draw else None
+        batches = each or images.batches(drawn, self.step.model.labelled)
         for index in shares:
             self.ranks.seed_step(self.settings.seed, self.steps)
             captured = self.captured.get(len(index))

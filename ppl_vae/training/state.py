@@ -23,6 +23,7 @@ from ppl_vae.runs.checkpoints import (
 from ppl_vae.runs.metrics import Row, epochs_since_best, write_metrics
 from ppl_vae.runs.settings import Settings
 from ppl_vae.training.capturing import CapturedStep
+from ppl_vae.training.drawing import Draw
 from ppl_vae.training.schedules import learning_rate_at
 from ppl_vae.training.step import SVIStep
 
@@ -58,6 +59,7 @@ class State:
         self.rows: list[Row] = []
         self.best: dict[str, Tensor] = {}
         self.stopped = 0  # the epoch after which the caller wanted no more
+        self.draw: Draw | None = None  # a compiled one
         self.captured: dict[int, CapturedStep] = {}  # by the size of their batches
         self.engine_before: str | None = None
         self.seconds = 0.0
