@@ -23,7 +23,13 @@ from ppl_vae.densities.weights import log_weights
 from ppl_vae.errors import InputError
 from ppl_vae.machine.memory import Allocations
 from ppl_vae.measures import encoding
-from ppl_vae.measures.encoding import decoded_mean, posterior_mean, split_means
+from ppl_vae.measures.encoding import (
+    decoded_mean,
+    independent_means,
+    posterior_draws,
+    posterior_mean,
+    split_means,
+)
 
 SHAPE = (1, 8, 8)
 
@@ -196,6 +202,31 @@ def test_the_means_of_a_split_are_those_of_its_images(
     torch.testing.assert_close(split_means(model, guide, images), expected)
     assert compiled.calls == 2
     assert compiled.sizes == [10]
+
+
+def test_means_that_are_known_come_once() -> None:
+    model, guide = pair(Bernoulli, DiagonalNormal)
+    images = Split(torch.rand(23, *SHAPE).round(), None, lambda raw: raw)
+    means = independent_means(model, guide, images)
+    assert means.shape == (23, 1, 3)
+    torch.testing.assert_close(means[:, 0], split_means(model, guide, images))
+
+
+def test_means_of_draws_are_two_and_independent() -> None:
+    """As wide about the mean as so many draws say, and without correlation."""
+    model, guide = pair(Bernoulli, IAF)
+    images = Split(torch.rand(1, *SHAPE).round().expand(2500, *SHAPE), None, lambda raw: raw)
+    torch.manual_seed(0)
+    means = independent_means(model, guide, images)
+    assert means.shape == (2500, 2, 3)
+    z = posterior_draws(model, guide, 100_000, images[:1])[:, 0].double()
+    draws = 40  # 2,000 / sqrt(2,500)
+    error = z.std(0) / draws**0.5
+    centre = (means.double().mean(0) - z.mean(0)) / error * 2500**0.5  # standard normal
+    assert centre.abs().max() < 4
+    apart = (means.double() - z.mean(0)) / error
+    assert (apart.square().mean(0) - 1).abs().max() < 4 * (2 / 2500) ** 0.5
+    assert apart.prod(1).mean(0).abs().max() < 4 / 2500**0.5
 
 
 class ByData(DiagonalNormal):

@@ -9,7 +9,14 @@ import torch
 from sklearn.metrics import accuracy_score
 
 from ppl_vae.measures.clustering import clustering_accuracy, clustering_scores
-from ppl_vae.measures.scores import active_units, collapse, has_collapsed, mean_and_error, scored
+from ppl_vae.measures.scores import (
+    active_latents,
+    active_units,
+    collapse,
+    has_collapsed,
+    mean_and_error,
+    scored,
+)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, list])
@@ -35,6 +42,18 @@ def test_active_units() -> None:
     both = active_units(torch.from_numpy(np.hstack([edge * (1 + 1e-9), 3 * edge])))
     assert both["active_units"] == 2
     assert both["active_units_standard_error"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_active_units_of_means_that_are_estimates() -> None:
+    """Their noise counts in each of two, and not in the product of both."""
+    rng = np.random.default_rng(2)
+    means = rng.normal(size=(4000, 1, 3)) * np.sqrt([0.02, 0.005, 0])
+    both = means + rng.normal(size=(4000, 2, 3)) * np.sqrt(0.03)
+    # The error of a covariance of 0 is 0.03 / sqrt(4000), 0.0005: a tenth of what is at stake.
+    assert active_latents(torch.from_numpy(both)) == [0]
+    assert len(active_latents(torch.from_numpy(both[:, 0]))) == 3
+    same = torch.from_numpy(means)
+    assert active_units(same.expand(-1, 2, -1)) == active_units(same) == active_units(same[:, 0])
 
 
 def test_a_collapse_is_a_rate_of_nothing_or_no_active_latent() -> None:

@@ -77,17 +77,23 @@ def bits_per_dim(log_likelihood: Tensor, data: Facts, observed: Tensor | None = 
 def active_latents(means: Tensor) -> list[int]:
     """The latents with Var_x(E_q[z_d]) > 0.01, those that vary most first; all of a single image.
 
-    Burda, Grosse and Salakhutdinov (2016, section 5.2). The means E_q[z] of N images are (N, D).
+    Burda, Grosse and Salakhutdinov (2016, section 5.2).
+
+    Args:
+        means: E_q[z] of N images, (N, D), or two independent estimates of it, (N, 2, D), whose
+            covariance over the images has no bias.
     """
     if len(means) < 2:
-        return list(range(means.shape[1]))
-    variance = means.double().var(0)
+        return list(range(means.shape[-1]))
+    means = means.double().reshape(len(means), -1, means.shape[-1])
+    apart = means - means.mean(0)
+    variance = (apart[:, 0] * apart[:, -1]).sum(0) / (len(means) - 1)
     order = variance.argsort(descending=True, stable=True).tolist()
     return [latent for latent in order if variance[latent] > _ACTIVE]
 
 
 def active_units(means: Tensor) -> dict[str, Any]:
-    """How many latents are active, see `active_latents`.
+    """How many latents are active, of means as `active_latents` takes them.
 
     The standard error is that of the count over bootstrap resamples of the images.
     """
