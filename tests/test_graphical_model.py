@@ -174,6 +174,29 @@ def test_relations_where_a_sampler_takes_no_marked_tensors():
     assert found.distributions == {"z": "Laplace", "x": "Normal"}
 
 
+@pytest.mark.parametrize(
+    ("model", "guide", "said"),
+    [
+        (models.Mixture, guides.DiagonalNormal, "z\\,|\\,x"),
+        (models.SemiSupervised, guides.SemiSupervisedNormal, "y, z\\,|\\,\\mathrm{label}, x"),
+    ],
+)
+def test_the_title_of_a_guide_names_the_sites_that_it_draws(
+    tmp_path, monkeypatch, model, guide, said
+):
+    spec = models.Spec((1, 8, 8), "binary", 3, 10)
+    titles = []
+
+    def read(figure, path):
+        titles.extend(text.get_text() for text in figure.axes[0].texts)
+
+    monkeypatch.setattr("ppl_vae.pictures.graphical_model.save", read)
+    labels = [torch.zeros(5, dtype=torch.long)] if model(spec).labelled else []
+    x = torch.zeros(5, 1, 8, 8)
+    graphical_model(model(spec), guide(spec), x, tmp_path / "graph.png", *labels)
+    assert f"Guide  $q_\\phi({said})$" in titles
+
+
 @pytest.mark.parametrize("name", ["a$b", "$x$", "$", "z$1"])
 def test_names_of_the_users_are_text_and_no_mathematics(tmp_path, name):
     """In the graph as sites and plates, in curves and charts as notes and names."""

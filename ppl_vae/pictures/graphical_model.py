@@ -59,7 +59,8 @@ def graphical_model(
     latent = sorted({*generative.parents} - {*generative.observed}, key=_in_order)
     seen = [site for site in generative.parents if site in generative.observed]
     inputs = [site for site in seen if not generative.distributions[site]]
-    parts = ([site for site in seen + latent if site not in inputs], latent, seen, inputs)
+    drawn = [site for site in latent if site in inference.parents]  # it may leave classes out
+    parts = ([site for site in seen + latent if site not in inputs], drawn, seen, inputs)
     joint, hidden, shown, fixed = map(_listed, parts)
     joint += f"\\,|\\,{fixed}" if inputs else ""
     titles = (f"Model  $p_\\theta({joint})$", f"Guide  $q_\\phi({hidden}\\,|\\,{shown})$")
