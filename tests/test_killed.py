@@ -112,6 +112,27 @@ def test_a_signal_ends_in_a_checkpoint_and_exit_code_130(
         assert_same(path, expected)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing_unfinished(tmp_path: Path, number: signal.Signals) -> None:
+    program = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from ppl_vae.command_line.verbs import run_verb\n"
+        "from ppl_vae.machine.files import unfinished_folder\n"
+        "def verb(arguments):\n"
+        "    with unfinished_folder(Path(arguments[0])) as folder:\n"
+        "        (folder / 'a').touch()\n"
+        f"        os.kill(os.getpid(), {int(number)})\n"
+        "        time.sleep(60)\n"
+        "run_verb(verb)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "out" / "images")]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    assert not list((tmp_path / "out").glob("*"))
+    assert not list((tmp_path / "out").glob(".*"))
+
+
 def test_ctrl_c_while_libraries_are_imported(tmp_path: Path) -> None:
     """Of which one takes a minute here."""
     (tmp_path / "sitecustomize.py").write_text(

@@ -16,6 +16,7 @@ from ppl_vae.command_line.pieces import ALLOW_CODE_HELP, data_set_of, piece_argu
 from ppl_vae.data import DataSet
 from ppl_vae.errors import InputError, reason
 from ppl_vae.machine.devices import DeviceChoice
+from ppl_vae.machine.interrupts import terminated_as_interrupted
 from ppl_vae.machine.processes import claims_message
 from ppl_vae.machine.progress import announced
 from ppl_vae.pairs.own_code import in_one_line
@@ -112,14 +113,14 @@ def _load(path: Path, device: str, allow_code: bool, data: list[str]) -> Run:
 def run_verb(verb: Callable[[list[str]], None], arguments: list[str] | None = None) -> NoReturn:
     """Runs a verb as a program: bad input ends in one line on standard error and exit code 2.
 
-    An error in the user's own classes is bad input too. Ctrl-C ends with 130. Everything else that
-    is raised is a defect, and keeps its traceback. `--traceback true` among the arguments, or
-    PPL_VAE_TRACEBACK=1 in the environment, shows that of every error.
+    An error in the user's own classes is bad input too. Ctrl-C and SIGTERM end with 130. Everything
+    else that is raised is a defect, and keeps its traceback. `--traceback true` among the
+    arguments, or PPL_VAE_TRACEBACK=1 in the environment, shows that of every error.
     """
     try:
         given = sys.argv[1:] if arguments is None else arguments
         shown, given = _pop_traceback(given)
-        with _traceback_of_errors() if shown else nullcontext():
+        with terminated_as_interrupted(), _traceback_of_errors() if shown else nullcontext():
             verb(given)
     except InputError as error:
         _fail(str(error), 2)
