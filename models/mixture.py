@@ -33,8 +33,8 @@ class Mixture(Model):
     Means start as draws from N(0, I), from the seed, weights equal and scales at one.
 
     Clusters that start where a `VAE` puts its images, by `fit_codes`, find the classes of the data
-    more surely. Diagonal ones that learn leave the classes again, since a density of z also gains
-    from two of them in one class; `fixed` holds them.
+    more surely. In a long training diagonal ones leave the classes again, since a density of z also
+    gains from two of them in one class; those of full rank stay.
 
     Args:
         spec: The data's shape and domain, and D.
@@ -42,11 +42,9 @@ class Mixture(Model):
         network: Builds the decoder from its input and output shapes.
         components: How many clusters there are.
         full_rank: Whether the dimensions of z are correlated within a cluster.
-        fixed: Whether weights, means and scales stay where they start, so that only the networks
-            learn.
 
     Raises:
-        ValueError: If components < 2, or full_rank or fixed is not a bool.
+        ValueError: If components < 2, or full_rank is not a bool.
     """
 
     enumerated: ClassVar[tuple[str, ...]] = ("y",)
@@ -59,17 +57,15 @@ class Mixture(Model):
         network: NetworkFactory = MLP,
         components: int = 10,
         full_rank: bool = False,
-        fixed: bool = False,
     ) -> None:
         super().__init__(spec)
         check_count("components", components, least=2)
         check_flag("full_rank", full_rank)
-        check_flag("fixed", fixed)
         size = (components, spec.latent_dim)
-        self.logits = nn.Parameter(torch.zeros(components), not fixed)
-        self.loc = nn.Parameter(torch.randn(size), not fixed)
-        self.log_scale = nn.Parameter(torch.zeros(size), not fixed)
-        below = nn.Parameter(torch.zeros(*size, spec.latent_dim), not fixed) if full_rank else None
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.loc = nn.Parameter(torch.randn(size))
+        self.log_scale = nn.Parameter(torch.zeros(size))
+        below = nn.Parameter(torch.zeros(*size, spec.latent_dim)) if full_rank else None
         self.register_parameter("below", below)
         self.likelihood = default_likelihood(spec) if likelihood is None else likelihood
         self.decoder = network((spec.latent_dim,), self.likelihood.features)

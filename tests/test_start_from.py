@@ -111,20 +111,20 @@ def test_a_cluster_of_one_image_and_one_dimension_starts() -> None:
 
 
 @pytest.mark.parametrize("engine", ["eager", "compiled"])
-def test_fixed_clusters_stay_while_the_networks_learn(
+def test_clusters_of_full_rank_learn_from_where_they_start(
     tmp_path: Path, first_steps: list[dict[str, Tensor]], engine: str
 ) -> None:
     other = small(tmp_path / "other")
     first_steps.clear()
-    pieces = {"model": partial(Mixture, components=3, full_rank=True, fixed=True), "engine": engine}
+    pieces = {"model": partial(Mixture, components=3, full_rank=True), "engine": engine}
     run = small(tmp_path / "run", start_from=other, batch_size=100, average=0.5, **pieces)
     for name, value in run.model.state_dict().items():
-        stays = name in Mixture.of_codes
-        assert torch.equal(first_steps[0][f"model.{name}"], value) == stays, name
-    resume(run.path, epochs=2)
-    again = load(run.path).model
-    assert torch.equal(again.loc, run.model.loc)
-    assert not again.loc.requires_grad
+        began = first_steps[0][f"model.{name}"]
+        assert not torch.equal(began, value), name
+        if name in Mixture.of_codes:  # 13 steps of at most about 0.001
+            torch.testing.assert_close(began, value, rtol=0, atol=0.05)
+    above = torch.triu(torch.ones(2, 2)).bool()
+    assert (run.model.below[:, above] == 0).all()
 
 
 @pytest.mark.parametrize("options", [{}, {"patience": 1}, {"average": 0.9}], ids=str)
