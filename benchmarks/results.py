@@ -8,8 +8,6 @@ recipes/results, one file for each recipe, and the table of all of them to bench
 """
 
 import json
-import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jsonargparse import auto_cli
 from tables import table_row, write
 
@@ -102,7 +99,7 @@ def _measured(
         "particles": result["particles"],
         "training_seconds": summary["training_seconds"],
         "evaluation_seconds": result["seconds"],
-        "machine": _machine(summary["device"]),
+        "machine": summary["machine"],
         "versions": summary["versions"],
     }
 
@@ -170,18 +167,6 @@ def _means(path: Path) -> Path:
         labels = getattr(run.data, split).labels.cpu()
         np.savez(unfinished / f"{split}.npz", images=images, labels=labels)
     return unfinished.rename(folder)
-
-
-def _machine(device: str) -> str:
-    """The card, or the processor with its vector instructions and threads."""
-    if device != "cpu":
-        return torch.cuda.get_device_name(device)
-    facts = Path("/proc/cpuinfo")  # of Linux
-    name = re.search(r"model name\s*: (.*)", facts.read_text()) if facts.exists() else None
-    processor = name[1] if name else platform.processor()
-    threads = torch.get_num_threads()
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"{processor} ({capability}), {threads} thread{'s' * (threads > 1)}"
 
 
 _HEAD = [

@@ -8,7 +8,7 @@ import torch
 from ppl_vae import load
 from ppl_vae.errors import InputError
 from ppl_vae.fit import fit
-from ppl_vae.machine.devices import choose_device
+from ppl_vae.machine.devices import choose_device, machine_of
 from ppl_vae.machine.memory import memory_bound
 from ppl_vae.machine.processes import join
 
@@ -75,3 +75,18 @@ def test_a_pass_takes_a_part_of_a_gpu_whatever_is_free(monkeypatch: pytest.Monke
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
         assert memory_bound(torch.device("cuda")) == gib * 2**26
     assert memory_bound(torch.device("cpu")) == 2**25
+
+
+@pytest.mark.parametrize(("threads", "said"), [(1, "), 1 thread"), (2, "), 2 threads")])
+def test_a_processor_is_named_with_the_threads_that_compute(
+    threads: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    name = machine_of(torch.device("cpu"))
+    assert name.endswith(f"({torch.backends.cpu.get_cpu_capability()}{said}")
+    assert not name.startswith(" ")
+
+
+def test_a_card_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
+    assert machine_of(torch.device("cuda", 1)) == "card 1"

@@ -1,14 +1,23 @@
 """Where a run computes, and the one seed that everything random follows from."""
 
+import platform
 import re
 from numbers import Integral
+from pathlib import Path
 
 import pyro
 import torch
 
 from ppl_vae.errors import InputError
 
-__all__ = ["DeviceChoice", "check_device", "check_seed", "choose_device", "seed_everything"]
+__all__ = [
+    "DeviceChoice",
+    "check_device",
+    "check_seed",
+    "choose_device",
+    "machine_of",
+    "seed_everything",
+]
 
 DeviceChoice = str  # auto, cpu, cuda or cuda:N
 
@@ -47,6 +56,18 @@ def choose_device(choice: str | torch.device) -> torch.device:
     # cuDNN would convolve float32 with ten bits of mantissa.
     torch.backends.cudnn.allow_tf32 = False
     return torch.device(choice)
+
+
+def machine_of(device: torch.device) -> str:
+    """The card, or the processor with its vector instructions and the threads that compute."""
+    if device.type != "cpu":
+        return torch.cuda.get_device_name(device)
+    facts = Path("/proc/cpuinfo")  # of Linux
+    name = re.search(r"model name\s*: (.*)", facts.read_text()) if facts.exists() else None
+    processor = name[1] if name else platform.processor()
+    threads = torch.get_num_threads()
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{processor} ({capability}), {threads} thread{'s' * (threads > 1)}"
 
 
 def seed_everything(seed: int) -> None:

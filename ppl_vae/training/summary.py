@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ppl_vae.machine.devices import machine_of
 from ppl_vae.machine.progress import table
 from ppl_vae.measures.scores import collapse, quantity
 from ppl_vae.pairs.descriptions import outside_classes
@@ -35,6 +36,7 @@ def write_summary(run: Run, training: Training) -> None:
         "images_per_second": images / training.seconds,
         "process_peak_memory_bytes": _peak_memory_bytes(),
         "device": str(run.device),
+        "machine": machine_of(run.device),
         "engine": training.engine,
         "precision": run.config.get("precision", "float32"),
         "versions": {
