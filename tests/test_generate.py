@@ -151,6 +151,16 @@ def test_traverse_orders_all_latents_by_their_effect(run5):
     assert len(found["mean"]) == 1
 
 
+def test_many_latents_are_ordered_by_fewer_images(run5, monkeypatch):
+    latents = run5.spec.latent_dim
+    monkeypatch.setattr("ppl_vae.latents.views._TRAVERSALS", 3 * latents + 1)
+    few = traverse(run5, steps=5, latents=1)
+    monkeypatch.setattr("ppl_vae.latents.views._ORDERING", 3)
+    monkeypatch.setattr("ppl_vae.latents.views._TRAVERSALS", 10**6)
+    expected = traverse(run5, steps=5, latents=1)
+    np.testing.assert_array_equal(few["effects"], expected["effects"])
+
+
 def test_interpolate_is_a_line_between_reconstructions(run5):
     found = interpolate(run5, images=[4, 9, 1, 2], steps=5)
     ends = reconstruct(run5, images=[4, 9, 1, 2])["mean"].reshape(2, 2, 1, 8, 8)

@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 _ORDERING = 64  # test images whose traversals order the latents
+_TRAVERSALS = 12_800  # of one latent and image each; a deep hierarchy has thousands of latents
 
 
 @called_anywhere
@@ -147,7 +148,8 @@ def traverse(
     where data encode, and beyond it a decoder extrapolates. q(z) is known from 20 draws for each of
     the first 512 test images. The effect of d is the root of the mean square, over pixels and
     steps, of how far E[x|z] is from its average over the steps, in units of x, averaged over the
-    first 64 test images. Latents are ordered by it, the largest first.
+    first 64 test images, or over 12,800 / D of them where D, the number of latents, is above 200.
+    Latents are ordered by it, the largest first.
 
     Args:
         run: A trained run, or its path.
@@ -173,7 +175,8 @@ def traverse(
     probabilities = (np.arange(steps) + 0.5) / steps
     with drawing(run, seed):
         quantiles = aggregate_quantiles(run, probabilities)
-        first = torch.arange(min(_ORDERING, len(run.data.test)), device=run.device)
+        few = max(1, min(_ORDERING, _TRAVERSALS // quantiles.shape[1], len(run.data.test)))
+        first = torch.arange(few, device=run.device)
         _, y, basis = encode(run, first)
         effects = []
         for latent in range(quantiles.shape[1]):
