@@ -85,6 +85,10 @@ class Model(Program):
         """
         return latents[self.latents[-1]]
 
+    def latent_name(self, place: int) -> str:
+        """What pictures call an entry of the z that `decode` takes."""
+        return f"$z_{{{place}}}$"
+
     def observed(self, images: TorchDistribution) -> TorchDistribution:
         """p(x|z) at the site `x`: where the data have missing pixels, of those that are observed.
 

@@ -99,6 +99,13 @@ class TopDown(Model):
     def code(self, latents: dict[str, Tensor]) -> Tensor:
         return torch.cat([latents[site] for site in self.latents], dim=-1)
 
+    def latent_name(self, place: int) -> str:
+        for site, dimension in zip(self.latents, self.dims, strict=True):
+            if place < dimension:
+                return f"{site}[{place}]"
+            place -= dimension
+        raise IndexError(f"expected a place below {self.code_dim:,}")
+
     def prior_of(self, state: Tensor | None) -> TorchDistribution:
         """p(z_l | z_<l), independent normals of shape (..., C h w), at a result of `descend`."""
         if state is None:

@@ -178,7 +178,8 @@ def _draw(run: Run, what: What, arrays: Arrays, path: Path, label: int | str | N
         )
     elif what == "traverse":
         change = f"root mean square change of {expectation} per pixel ({_UNITS[run.spec.domain]})"
-        return _draw_traversal(mean, display("original"), arrays, path, change)
+        names = [run.model.latent_name(latent) for latent in arrays["order"][: len(mean)]]
+        return _draw_traversal(mean, display("original"), names, arrays, path, change)
     elif what == "levels":
         tiles = np.concatenate([np.full_like(mean[:, :, :1], np.nan), mean], axis=2)
         tiles[0, :, 0] = display("original")
@@ -209,17 +210,16 @@ def _draw(run: Run, what: What, arrays: Arrays, path: Path, label: int | str | N
 
 
 def _draw_traversal(
-    mean: NDArray, original: NDArray, arrays: Arrays, path: Path, change: str
+    mean: NDArray, original: NDArray, names: list[str], arrays: Arrays, path: Path, change: str
 ) -> list[Path]:
     latents, images = mean.shape[:2]
-    order = arrays["order"][:latents]
-    names = [f"$z_{{{latent}}}$" for latent in order]
     first = np.full((latents, images, 1, *original.shape[1:]), np.nan)
     first[: None if images > 1 else 1, :, 0] = original
     tiles = np.concatenate([first, mean], axis=2)
+    effects = arrays["effects"][arrays["order"][:latents]]
     labels = [
-        f"{name}  effect {arrays['effects'][latent]:#.2g}".rstrip(".") if image == 0 else ""
-        for name, latent in zip(names, order, strict=True)
+        f"{name}  effect {effect:#.2g}".rstrip(".") if image == 0 else ""
+        for name, effect in zip(names, effects, strict=True)
         for image in range(images)
     ]
     quantiles = [f"{100 * value:.0f} %" for value in arrays["probabilities"]]

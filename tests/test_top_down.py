@@ -160,6 +160,18 @@ def test_the_code_of_all_groups_decodes_as_the_program_does(model):
     assert torch.equal(model.decode(z).base_dist.loc, trace.nodes["x"]["fn"].base_dist.loc)
 
 
+def test_an_entry_of_the_code_is_named_by_its_site(model):
+    latents = {site: torch.full((dim,), number) for number, (site, dim) in
+               enumerate(zip(model.latents, model.dims, strict=True))}  # fmt: skip
+    places = {site: iter(range(dim)) for site, dim in zip(model.latents, model.dims, strict=True)}
+    for place, number in enumerate(model.code(latents).tolist()):
+        site = model.latents[int(number)]
+        assert model.latent_name(place) == f"{site}[{next(places[site])}]"
+    with pytest.raises(IndexError):
+        model.latent_name(model.code_dim)
+    assert VAE(SPEC).latent_name(3) == "$z_{3}$"
+
+
 @pytest.mark.parametrize(
     ("objective", "calls_of_each"),
     [

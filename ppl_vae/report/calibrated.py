@@ -57,7 +57,7 @@ def calibrated(inspection: Inspection, section: Section) -> None:
         "shown": min(len(active), _PANELS),
         "holes": inspection.run.spec.holes,
     }
-    section.pictures = {"ranks": _histograms(calibration, counts, active)}
+    section.pictures = {"ranks": _histograms(inspection, calibration, counts, active)}
     if not inspection.run.spec.holes:
         predicted(inspection, section)
 
@@ -86,8 +86,11 @@ def verdict(failed: int, active: int, simulations: int) -> str:
     return f"It may be: {outside}, as {share:.0f} % of calibrated latents would by chance."
 
 
-def _histograms(calibration: Calibration, counts: Tensor, active: list[int]) -> Picture:
+def _histograms(
+    inspection: Inspection, calibration: Calibration, counts: Tensor, active: list[int]
+) -> Picture:
     chosen = active[:_PANELS]
+    names = [inspection.run.model.latent_name(latent) for latent in chosen]
     columns = min(5, len(chosen))
     rows = ceil(len(chosen) / columns)
     figure = new_figure(2.0 * columns + 0.5, 1.45 * rows + 0.5)
@@ -101,7 +104,7 @@ def _histograms(calibration: Calibration, counts: Tensor, active: list[int]) -> 
         axes.axhspan(*calibration.band, color="#cccccc", linewidth=0)
         heights = counts[:, chosen[place]].numpy()
         axes.bar(lefts, heights, width=0.9 * width, align="edge", color=BLUE, alpha=0.85)
-        axes.set_title(f"$z_{{{chosen[place]}}}$", fontsize=9, pad=3)
+        axes.set_title(names[place], fontsize=9, pad=3)
         plain(axes)
         if place + columns >= len(chosen):
             axes.tick_params(labelbottom=True)

@@ -240,7 +240,7 @@ def _against_prior(inspection: Inspection, active: list[int]) -> Picture:
         z = inspection.drawn(group)[:, :_PER_IMAGE, :, chosen]
         groups[group] = dict_to_dataset(
             {"z": z.reshape(1, -1, len(chosen))},
-            coords={"latent": [f"$z_{{{place}}}$" for place in chosen]},
+            coords={"latent": [inspection.run.model.latent_name(place) for place in chosen]},
             dims={"z": ["latent"]},
             sample_dims=["chain", "draw"],
         )

@@ -114,13 +114,13 @@ def _divergences(
     return log_p - q.mean(0), p.mean(0) - log_p, log_p
 
 
-def _group(z: NDArray[Any], images: list[str], latents: list[int]) -> Any:
+def _group(z: NDArray[Any], images: list[str], latents: list[str]) -> Any:
     from arviz_base import dict_to_dataset
     from xarray import DataTree
 
     dataset = dict_to_dataset(
         {"z": z},
-        coords={"image": images, "latent": [f"$z_{{{latent}}}$" for latent in latents]},
+        coords={"image": images, "latent": latents},
         dims={"z": ["image", "latent"]},
         sample_dims=["chain", "draw"],
     )
@@ -136,9 +136,10 @@ def _marginals(
     size = exact.shape[2]
     chosen = active[:_PANELS]
     images = [f"image {int(index)}" for index in inspection.images[:size]]
+    latents = [inspection.run.model.latent_name(latent) for latent in chosen]
     groups = {
-        "NUTS": _group(exact[..., chosen], images, chosen),
-        "guide": _group(guide[..., chosen], images, chosen),
+        "NUTS": _group(exact[..., chosen], images, latents),
+        "guide": _group(guide[..., chosen], images, latents),
     }
     plot = plot_dist(
         groups,
@@ -170,7 +171,7 @@ def _pairs(
     columns = min(_PAIRS, dimension * (dimension - 1) // 2)
     figure = new_figure(2.7 * size + 0.4, 2.7 * columns)
     panels = figure.subplots(columns, size, squeeze=False)
-    generator = np.random.default_rng(inspection.seed)
+    generator, name = np.random.default_rng(inspection.seed), inspection.run.model.latent_name
     for place in range(size):
         p, q = (draws[:, :, place].reshape(-1, dimension) for draws in (exact, guide))
         upper = np.triu(np.abs(np.corrcoef(p.T)), 1)
@@ -182,8 +183,8 @@ def _pairs(
                 some = generator.choice(len(draws), min(_POINTS, len(draws)), replace=False)
                 axes.scatter(*draws[some][:, [first, second]].T, s=3, alpha=0.35, linewidths=0,
                              color=colour)  # fmt: skip
-            axes.set_xlabel(f"$z_{{{first}}}$")
-            axes.set_ylabel(f"$z_{{{second}}}$", labelpad=1)
+            axes.set_xlabel(name(int(first)))
+            axes.set_ylabel(name(int(second)), labelpad=1)
             if row == 0:
                 axes.set_title(names[place], fontsize=9)
             plain(axes)
