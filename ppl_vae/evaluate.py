@@ -24,7 +24,7 @@ from ppl_vae.machine.progress import Progress, announced, table
 from ppl_vae.machine.randomness import seeded
 from ppl_vae.measures.classes import class_scores
 from ppl_vae.measures.effort import MOST_PARTICLES, affordable_effort
-from ppl_vae.measures.encoding import decoded_mean, independent_means
+from ppl_vae.measures.encoding import decoded_mean, split_means
 from ppl_vae.measures.estimates import estimate
 from ppl_vae.measures.scores import (
     active_units,
@@ -146,7 +146,7 @@ def evaluate(
                 run.model, run.guide, images, particles, advance=progress.advance, engine=engine
             )
         with announced(f"encoding the {facts.noun}"):
-            means = independent_means(run.model, run.guide, images, engine)
+            means = split_means(run.model, run.guide, images, engine, independent=True)
             scores = class_scores(run.model, run.guide, images)
     measured = {
         "elbo_nats_per_datum": estimates.elbo,

@@ -192,7 +192,7 @@ def _draw(run: Run, what: What, arrays: Arrays, path: Path, label: int | str | N
         )
     elif what == "analogies":
         tiles = np.concatenate([display("original")[:, None], mean], axis=1)
-        names = map(literal, run.data.class_names or map(str, range(mean.shape[1])))
+        names = [*map(literal, run.data.class_names or map(str, range(mean.shape[1])))]
         title = "$E[x|z, y]$: in a row one style $z$, in a column one class $y$"
         plots.image_grid(tiles, path, title=title, column_labels=["image", *names])
     elif what == "clusters":

@@ -207,8 +207,9 @@ def test_the_means_of_a_split_are_those_of_its_images(
 def test_means_that_are_known_come_once() -> None:
     model, guide = pair(Bernoulli, DiagonalNormal)
     images = Split(torch.rand(23, *SHAPE).round(), None, lambda raw: raw)
-    means = independent_means(model, guide, images)
+    means = split_means(model, guide, images, independent=True)
     assert means.shape == (23, 1, 3)
+    assert torch.equal(means, independent_means(model, guide, images[:]))
     torch.testing.assert_close(means[:, 0], split_means(model, guide, images))
 
 
@@ -217,7 +218,7 @@ def test_means_of_draws_are_two_and_independent() -> None:
     model, guide = pair(Bernoulli, IAF)
     images = Split(torch.rand(1, *SHAPE).round().expand(2500, *SHAPE), None, lambda raw: raw)
     torch.manual_seed(0)
-    means = independent_means(model, guide, images)
+    means = split_means(model, guide, images, independent=True)
     assert means.shape == (2500, 2, 3)
     z = posterior_draws(model, guide, 100_000, images[:1])[:, 0].double()
     draws = 40  # 2,000 / sqrt(2,500)

@@ -16,7 +16,7 @@ import ppl_vae.posterior as verb
 import ppl_vae.report.gap
 import ppl_vae.report.true_posterior
 from guides import ConditionalNormal
-from models import Conditional, Gaussian, Linear, ProbabilisticPCA
+from models import Conditional, Gaussian, Linear, ProbabilisticPCA, Spec
 from ppl_vae.data import Digits
 from ppl_vae.densities.joint import Joint
 from ppl_vae.inference.gaps import Gaps, gap_decomposition
@@ -108,7 +108,8 @@ def test_the_marginals_have_a_legend(monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Any] = []
     monkeypatch.setattr(ppl_vae.report.true_posterior, "picture_of", figures.append)
     draws = np.random.default_rng(0).normal(size=(2, 4, 100, 1, 2))
-    some: Any = SimpleNamespace(images=torch.tensor([3]))
+    run = SimpleNamespace(model=ProbabilisticPCA(Spec((1, 2, 2), "real", 2)))
+    some: Any = SimpleNamespace(images=torch.tensor([3]), run=run)
     ppl_vae.report.true_posterior._marginals(some, *draws, [0, 1])
     (legend,) = figures[0].legends
     lines = zip(legend.get_texts(), legend.get_lines(), strict=True)

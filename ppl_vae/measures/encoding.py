@@ -33,8 +33,9 @@ __all__ = [
 ]
 
 _DRAWS = 256  # for a mean that has no closed form
-# Of q(z|x) as wide as N(0, I) the variance of E[z|x] then has an error of 0.0005.
-_HALF_DRAWS = 2000
+_FEWEST_DRAWS = 16
+_DRAWN = 2**15  # latents in all draws of an estimate; above 256 latents these are fewer
+_DRAWN_FOR_VARIANCE = 2000  # that of E[z|x] has an error of 0.0005 where q(z|x) is like N(0, I)
 _WORTH_COMPILING = 1_000_000  # rows, which take the networks of an MLP about as long as compiling
 _BATCH = 1000  # images in memory at once
 
@@ -117,26 +118,13 @@ def posterior_mean(
     """
     batch = (x,) if y is None else (x, y)
     model.check_batch(*batch)
-    return _InPieces("encoding", _encoder(model, guide), engine, len(x))(*batch)[:, 0]
+    encoder = _encoder(model, guide, _draws(model))
+    return _InPieces("encoding", encoder, engine, len(x))(*batch).mean(1)
 
 
 @torch.no_grad()
-def split_means(model: Model, guide: Guide, images: Split, engine: Engine = "auto") -> Tensor:
-    """E[z|x], or E[z|x, y] where a model has classes, of all images of a split, (N, D).
-
-    Args:
-        model: The model, which says what z is: `Model.code`.
-        guide: Its guide.
-        images: N images, not all of which need fit into memory.
-        engine: As for `decoded_mean`.
-    """
-    encoder = _encoder(model, guide)
-    return torch.cat([z[:, 0] for _, _, z in _encoded(model, guide, encoder, images, engine)])
-
-
-@torch.no_grad()
-def independent_means(model: Model, guide: Guide, images: Split, engine: Engine = "auto") -> Tensor:
-    """E[z|x] of all images of a split, (N, 1, D), or two estimates of it, (N, 2, D).
+def independent_means(model: Model, guide: Guide, x: Tensor, y: Tensor | None = None) -> Tensor:
+    """E[z|x] under the guide, (B, 1, D), or two estimates of it, (B, 2, D).
 
     The estimates are averages over draws, where the mean has no closed form, and independent given
     x. So their covariance over the images is the variance of E[z|x], without a bias, and takes
@@ -144,13 +132,35 @@ def independent_means(model: Model, guide: Guide, images: Split, engine: Engine 
 
     Args:
         model: The model, which says what z is: `Model.code`.
+        guide: q(z|x).
+        x: Images (B, C, H, W).
+        y: Their classes (B,), where q(z|x, y) is meant.
+
+    Raises:
+        ValueError: As for `posterior_mean`.
+    """
+    batch = (x,) if y is None else (x, y)
+    model.check_batch(*batch)
+    encoder = _encoder(model, guide, _independent_draws(len(x)))
+    return _InPieces("encoding", encoder, "eager", len(x))(*batch)
+
+
+@torch.no_grad()
+def split_means(
+    model: Model, guide: Guide, images: Split, engine: Engine = "auto", independent: bool = False
+) -> Tensor:
+    """E[z|x], or E[z|x, y] where a model has classes, of all images of a split, (N, D).
+
+    Args:
+        model: The model, which says what z is: `Model.code`.
         guide: Its guide.
         images: N images, not all of which need fit into memory.
         engine: As for `decoded_mean`.
+        independent: Whether they are wanted as `independent_means` gives them, (N, R, D).
     """
-    draws = min(_DRAWS // 2, math.ceil(_HALF_DRAWS / math.sqrt(len(images))))
-    encoder = _encoder(model, guide, draws, means=2)
-    return torch.cat([z for _, _, z in _encoded(model, guide, encoder, images, engine)])
+    draws = _independent_draws(len(images)) if independent else _draws(model)
+    encoded = _encoded(model, guide, _encoder(model, guide, draws), images, engine)
+    return torch.cat([z if independent else z.mean(1) for _, _, z in encoded])
 
 
 @torch.no_grad()
@@ -163,10 +173,11 @@ def reconstructions(model: Model, guide: Guide, images: Split, engine: Engine = 
         images: N images, whose reconstructions have to fit into memory.
         engine: As for `decoded_mean`.
     """
-    encoded = _encoded(model, guide, _encoder(model, guide), images, engine)
+    encoder = _encoder(model, guide, _draws(model))
+    encoded = _encoded(model, guide, encoder, images, engine)
     return torch.cat(
         [
-            decoded_mean(model, z[:, 0], y if model.labelled else None, engine=engine)
+            decoded_mean(model, z.mean(1), y if model.labelled else None, engine=engine)
             for _, y, z in encoded
         ]
     )
@@ -260,15 +271,25 @@ class _Function(nn.Module):
         return self.function(*batch)
 
 
-def _encoder(model: Model, guide: Guide, draws: int = _DRAWS, means: int = 1) -> nn.Module:
-    """E[z|x] or E[z|x, y], (B, 1, D); without a closed form so many means of draws, (B, M, D)."""
+def _draws(model: Model) -> int:
+    """Of z, for each of two estimates of a mean."""
+    return max(_FEWEST_DRAWS // 2, min(_DRAWS // 2, _DRAWN // model.code_dim))
+
+
+def _independent_draws(images: int) -> int:
+    """The same where the covariance over so many images is wanted."""
+    return min(_DRAWS // 2, math.ceil(_DRAWN_FOR_VARIANCE / math.sqrt(images)))
+
+
+def _encoder(model: Model, guide: Guide, draws: int) -> nn.Module:
+    """E[z|x] or E[z|x, y], (B, 1, D); without a closed form two means of draws, (B, 2, D)."""
 
     def encode(*batch: Tensor) -> Tensor:
         try:
             return guide.posterior(*batch).mean.unsqueeze(1)
         except NotImplementedError:
-            z = posterior_draws(model, guide, means * draws, *batch)
-            return z.unflatten(0, (means, draws)).mean(1).movedim(0, 1)
+            z = posterior_draws(model, guide, 2 * draws, *batch)
+            return z.unflatten(0, (2, draws)).mean(1).movedim(0, 1)
 
     return _Function(encode, model, guide)
 

@@ -14,7 +14,7 @@ from ppl_vae.densities.joint import Batch, Joint
 from ppl_vae.errors import InputError, check_images, check_within
 from ppl_vae.inference.pareto import pareto_k
 from ppl_vae.machine.randomness import seeded
-from ppl_vae.measures.encoding import posterior_mean
+from ppl_vae.measures.encoding import independent_means
 from ppl_vae.measures.scores import active_latents, quantity
 from ppl_vae.pictures.plots import to_display
 from ppl_vae.runs.run import Run
@@ -158,9 +158,9 @@ class Inspection:
         return torch.as_tensor(values.reshape(-1, values.shape[-1]), dtype=torch.float64)
 
     def means(self) -> Tensor:
-        """E[z|x] under the guide, (N, D), on the CPU."""
+        """E[z|x] under the guide, (N, 1, D), or two estimates of it, (N, 2, D), on the CPU."""
         with seeded(self.run.device, self.seed), torch.no_grad():
-            return posterior_mean(self.run.model, self.run.guide, *self.batch()).cpu()
+            return independent_means(self.run.model, self.run.guide, *self.batch()).cpu()
 
     def active(self) -> list[int]:
         """The latents with Var_x(E_q[z_d]) > 0.01, those that vary most first."""

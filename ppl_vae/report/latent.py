@@ -256,7 +256,7 @@ def _against_prior(inspection: Inspection, active: list[int]) -> Picture:
 def _scatter(inspection: Inspection) -> Picture:
     from matplotlib import colormaps
 
-    means: NDArray[np.float32] = inspection.means()[:_ENCODED].numpy()
+    means: NDArray[np.float32] = inspection.means()[:_ENCODED].mean(1).numpy()
     figure = new_figure(6.4, 5.4)
     axes = figure.subplots()
     labels = inspection.labels

@@ -114,13 +114,14 @@ def _divergences(
     return log_p - q.mean(0), p.mean(0) - log_p, log_p
 
 
-def _group(z: NDArray[Any], images: list[str], latents: list[str]) -> Any:
+def _group(inspection: Inspection, z: NDArray[Any], images: list[str], latents: list[int]) -> Any:
     from arviz_base import dict_to_dataset
     from xarray import DataTree
 
+    names = [inspection.run.model.latent_name(latent) for latent in latents]
     dataset = dict_to_dataset(
         {"z": z},
-        coords={"image": images, "latent": latents},
+        coords={"image": images, "latent": names},
         dims={"z": ["image", "latent"]},
         sample_dims=["chain", "draw"],
     )
@@ -136,10 +137,9 @@ def _marginals(
     size = exact.shape[2]
     chosen = active[:_PANELS]
     images = [f"image {int(index)}" for index in inspection.images[:size]]
-    latents = [inspection.run.model.latent_name(latent) for latent in chosen]
     groups = {
-        "NUTS": _group(exact[..., chosen], images, latents),
-        "guide": _group(guide[..., chosen], images, latents),
+        "NUTS": _group(inspection, exact[..., chosen], images, chosen),
+        "guide": _group(inspection, guide[..., chosen], images, chosen),
     }
     plot = plot_dist(
         groups,
@@ -221,6 +221,7 @@ def _ranks(inspection: Inspection, exact: NDArray[Any], active: list[int]) -> Pi
     chosen = active[: 2 * _PANELS]
     # ArviZ 0.8 draws a wrong band around chains that are much longer.
     some = exact[:, :: -(-exact.shape[1] // _RANKED)]
-    tree = _group(some[:, :, :1, chosen], [f"image {int(inspection.images[0])}"], chosen)
+    image = f"image {int(inspection.images[0])}"
+    tree = _group(inspection, some[:, :, :1, chosen], [image], chosen)
     plot = plot_rank(tree, visuals={"title": {"size": 9}}, **panels(len(chosen), _PANELS, 1.9, 1.6))
     return picture_of(plot.viz["figure"].item())
