@@ -20,6 +20,7 @@ from models.mixture import Mixture
 from models.model import Model
 from models.networks.cells import Cells
 from models.networks.convolutional import Convolutional
+from models.networks.gated_mlp import GatedMLP
 from models.networks.max_pooling import MaxPooling
 from models.networks.mlp import MLP, Linear
 from models.networks.network import Network, NetworkFactory
@@ -49,6 +50,7 @@ __all__ = [
     "DiscretizedLogistic",
     "Domain",
     "Flow",
+    "GatedMLP",
     "Gaussian",
     "Hierarchical",
     "Labelled",

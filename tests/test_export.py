@@ -30,6 +30,7 @@ from models import (
     ContinuousBernoulli,
     Convolutional,
     DiscretizedLogistic,
+    GatedMLP,
     Gaussian,
     Hierarchical,
     Mixture,
@@ -57,6 +58,7 @@ CASES = {
     "bytes": {"likelihood": BetaBinomial},
 }
 MORE = {
+    "gated": {"network": partial(GatedMLP, hidden=SMALL)},
     "residual": {"network": partial(Residual, channels=SMALL)},
     "logistic": {"likelihood": DiscretizedLogistic},
     "unit": {"likelihood": ContinuousBernoulli},

@@ -12,7 +12,7 @@ from cases import concrete
 from torch import Tensor, nn
 
 import models
-from models import MLP, Convolutional, Linear, MaxPooling, Network, Residual
+from models import MLP, Convolutional, GatedMLP, Linear, MaxPooling, Network, Residual
 
 IMAGE_SHAPES = [(1, 1, 1), (1, 28, 20), (3, 7, 5), (2, 8, 8)]
 POOLED_SHAPES = [(1, 28, 28), (3, 16, 40)]  # only 12 n + 4 pixels fit into its way up
@@ -81,6 +81,19 @@ def test_mlp_is_its_matrix_formula(activation: str) -> None:
 
 def test_every_activation_has_its_formula_here() -> None:
     assert set(ACTIVATIONS) == set(models.networks.network.ACTIVATIONS)
+
+
+def test_a_gated_mlp_is_its_matrix_formula() -> None:
+    network = GatedMLP((1, 3, 2), (4,), hidden=(7, 5)).double()
+    x = torch.randn(9, 1, 3, 2, dtype=torch.float64)
+    *hidden, (weight, bias) = linears(network)
+    h = x.numpy().reshape(9, 6)
+    for both, biases in hidden:
+        (a, b), (c, d) = np.split(both, 2), np.split(biases, 2)
+        h = (h @ a.T + c) * scipy.special.expit(h @ b.T + d)
+    np.testing.assert_allclose(network(x).detach(), h @ weight.T + bias, atol=1e-13)
+    decoder = GatedMLP((4,), (1, 3, 2), hidden=(7, 5))
+    assert [weight.shape for weight, _ in linears(decoder)] == [(10, 4), (14, 5), (6, 7)]
 
 
 def test_mlp_decoder_reverses_the_hidden_layers() -> None:

@@ -17,6 +17,7 @@ from models import (
     ContinuousBernoulli,
     Convolutional,
     DiscretizedLogistic,
+    GatedMLP,
     Gaussian,
     Likelihood,
     Linear,
@@ -95,7 +96,7 @@ def test_a_gaussian_keeps_its_initial_scale(scale: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "network", [Linear, MLP, partial(MLP, hidden=(5, 4)), Convolutional, Residual]
+    "network", [Linear, MLP, partial(MLP, hidden=(5, 4)), GatedMLP, Convolutional, Residual]
 )
 def test_a_network_begins_around_given_outputs(network) -> None:
     """In each pixel where its last layer has a bias for each, and else in each channel."""
