@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_vae.latents.baselines import cluster, linear_probe, principal_components
+from ppl_vae.machine.progress import announced
 from ppl_vae.measures.clustering import clustering_scores
 from ppl_vae.measures.encoding import decoded_mean, posterior_mean
 from ppl_vae.measures.scores import scored
@@ -64,7 +65,7 @@ def codes_of(
         kept = min(dimension, *flat[0].shape)
         yield Code(f"PCA-{kept}", *principal_components(*flat, kept, seed))
     for run in runs:
-        with torch.no_grad():
+        with torch.no_grad(), announced(f"encoding the images by {run.path}"):
             train, test = (
                 posterior_mean(run.model, run.guide, images.to(run.device)) for images in x
             )
