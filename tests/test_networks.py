@@ -2,7 +2,7 @@
 
 from functools import partial
 from itertools import pairwise
-from math import prod
+from math import prod, sqrt
 
 import numpy as np
 import pytest
@@ -94,6 +94,17 @@ def test_a_gated_mlp_is_its_matrix_formula() -> None:
     np.testing.assert_allclose(network(x).detach(), h @ weight.T + bias, atol=1e-13)
     decoder = GatedMLP((4,), (1, 3, 2), hidden=(7, 5))
     assert [weight.shape for weight, _ in linears(decoder)] == [(10, 4), (14, 5), (6, 7)]
+
+
+def test_gated_layers_begin_with_weights_of_glorots_variance() -> None:
+    """Of one half, gate or not: 2 / (width + next width), 300 to 300 and 400 to 300."""
+    torch.manual_seed(0)
+    network = GatedMLP((1, 20, 20), (4,), hidden=(300, 300))
+    for (weight, _), width in zip(linears(network)[:-1], (400, 300), strict=True):
+        expected = 2 / (width + 300)
+        # The square of a uniform number has a variance of 4/5 of the square of its mean.
+        error = expected * sqrt(0.8 / weight.size)
+        assert abs((weight**2).mean() - expected) < 4 * error
 
 
 def test_mlp_decoder_reverses_the_hidden_layers() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import prod
+from math import prod, sqrt
 
 from torch import Tensor, nn
 
@@ -17,7 +17,7 @@ class GatedMLP(Layered, Network):
     """Fully connected layers h' = (A h + a) * sigmoid(B h + b), and an affine one at the end.
 
     Gated linear units of Dauphin, Fan, Auli and Grangier (2017), equation (1), as Tomczak and
-    Welling (2018, section 4) have them in VAEs. A layer has twice the parameters of one of `MLP`.
+    Welling (2018, section 5) have them in VAEs. A layer has twice the parameters of one of `MLP`.
 
     Args:
         inputs: The shape of one input.
@@ -36,7 +36,12 @@ class GatedMLP(Layered, Network):
         widths = [prod(inputs), *order]
         layers: list[nn.Module] = []
         for width, next_width in pairwise(widths):
-            layers += [nn.Linear(width, 2 * next_width), nn.GLU()]
+            both = nn.Linear(width, 2 * next_width)
+            # Glorot and Bengio (2010), for each half, as that paper has it. Larger weights overfit
+            # sooner; smaller ones, as torch has them, learn slowly from few images.
+            bound = sqrt(6 / (width + next_width))
+            nn.init.uniform_(both.weight, -bound, bound)
+            layers += [both, nn.GLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], prod(outputs)))
 
     def compute(self, x: Tensor) -> Tensor:
