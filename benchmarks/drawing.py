@@ -9,6 +9,7 @@ table goes to benchmarks/drawing.md.
 
 import statistics
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tables import table_row, write
 
 from ppl_vae.data import Split
 from ppl_vae.data.conversion import bernoulli_draw, dequantised
+from ppl_vae.machine.devices import machine_of
 from ppl_vae.objectives import ELBO
 from ppl_vae.training.drawing import compile_draw
 from ppl_vae.training.step import SVIStep
@@ -31,11 +33,10 @@ CONVERSIONS = {
 }
 
 
-def main(processor: str, rounds: int = 15, seconds: float = 0.2) -> None:
+def main(rounds: int = 15, seconds: float = 0.2) -> None:
     """Times the three and writes the table.
 
     Args:
-        processor: Its name, for the table.
         rounds: How often each is timed.
         seconds: How long, about, in each round.
     """
@@ -43,8 +44,8 @@ def main(processor: str, rounds: int = 15, seconds: float = 0.2) -> None:
     lines = [
         "# The choice of a batch",
         "",
-        f"Made by `python benchmarks/drawing.py`: torch {torch.__version__}, {processor},",
-        f"{torch.get_num_threads()} CPU threads. Milliseconds, medians of {rounds} rounds in turn:",
+        f"Made by `python benchmarks/drawing.py`: torch {torch.__version__},",
+        f"{machine_of(torch.device('cpu'))}. Milliseconds, medians of {rounds} rounds in turn:",
         "the choice of a batch with its conversion, operation by operation and compiled, and the",
         "compiled step. The ratio is of choice and step together. What is left of the choice once",
         "compiled are its random numbers.",
@@ -58,7 +59,7 @@ def main(processor: str, rounds: int = 15, seconds: float = 0.2) -> None:
         for name, prepare in CONVERSIONS.items():
             images = Split(raw, None, prepare)
             compiled = compile_draw(images, index, labelled=False)
-            batch = Split(raw, None, CONVERSIONS["binarised"]).batch(index, labelled=False)
+            batch = (bernoulli_draw(raw[index], 255),)
             step = SVIStep(*pair(index.device), ELBO())
             step.compile(batch)
             contestants = [
@@ -75,7 +76,7 @@ def main(processor: str, rounds: int = 15, seconds: float = 0.2) -> None:
     write(TABLE, lines)
 
 
-def _milliseconds(function, seconds: float) -> float:
+def _milliseconds(function: Callable[[], object], seconds: float) -> float:
     function()
     calls, began = 0, time.perf_counter()
     while (spent := time.perf_counter() - began) < seconds:

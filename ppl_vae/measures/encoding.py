@@ -33,9 +33,10 @@ __all__ = [
 ]
 
 _DRAWS = 256  # for a mean that has no closed form
-_FEWEST_DRAWS = 16
-_DRAWN = 2**15  # latents in all draws of an estimate; above 256 latents these are fewer
-_DRAWN_FOR_VARIANCE = 2000  # that of E[z|x] has an error of 0.0005 where q(z|x) is like N(0, I)
+# For each of two estimates of E[z|x].
+_FEWEST, _MOST = 8, 128
+_LATENTS = 2**15  # in all draws of an estimate; where z has over 256 latents the draws are fewer
+_FOR_VARIANCE = 2000  # that of E[z|x] has an error of 0.0005 where q(z|x) is like N(0, I)
 _WORTH_COMPILING = 1_000_000  # rows, which take the networks of an MLP about as long as compiling
 _BATCH = 1000  # images in memory at once
 
@@ -273,12 +274,12 @@ class _Function(nn.Module):
 
 def _draws(model: Model) -> int:
     """Of z, for each of two estimates of a mean."""
-    return max(_FEWEST_DRAWS // 2, min(_DRAWS // 2, _DRAWN // model.code_dim))
+    return max(_FEWEST, min(_MOST, _LATENTS // model.code_dim))
 
 
 def _independent_draws(images: int) -> int:
     """The same where the covariance over so many images is wanted."""
-    return min(_DRAWS // 2, math.ceil(_DRAWN_FOR_VARIANCE / math.sqrt(images)))
+    return min(_MOST, math.ceil(_FOR_VARIANCE / math.sqrt(images)))
 
 
 def _encoder(model: Model, guide: Guide, draws: int) -> nn.Module:
