@@ -81,7 +81,7 @@ def traced_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A compiled step runs its graph as it was traced: inductor takes ten times as long."""
     monkeypatch.setattr(
         "ppl_vae.training.step.compile_programs",
-        lambda programs, batch, scheduled, precision: trace_programs(programs, batch, scheduled),
+        lambda programs, batch, scheduled, *rest: trace_programs(programs, batch, scheduled),
     )
     monkeypatch.setattr("ppl_vae.training.drawing.compile_graph", lambda graph, examples: graph)
 

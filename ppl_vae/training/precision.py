@@ -35,16 +35,16 @@ def matrix_precision(precision: Precision, pair: nn.Module) -> Iterator[None]:
         precision: The precision.
         pair: The module that contains the networks.
     """
-    dtype = PRECISIONS[precision]
-    networks = [module for module in pair.modules() if isinstance(module, Network) and dtype]
+    networks = [module for module in pair.modules() if isinstance(module, Network)]
+    before = [network.precision for network in networks]
     for network in networks:
-        network.precision = dtype
+        network.precision = PRECISIONS[precision]
     try:
         with rounded_operands(precision):
             yield
     finally:
-        for network in networks:
-            network.precision = None
+        for network, dtype in zip(networks, before, strict=True):
+            network.precision = dtype
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from guides import Guide
 from models import Model
-from ppl_vae.compiler.comparison import Gradients, Trial, with_gradients
+from ppl_vae.compiler.comparison import Gradients, Outcome, Trial, with_gradients
 from ppl_vae.compiler.compiling import compile_programs, parted
 from ppl_vae.machine.processes import Ranks
 from ppl_vae.objectives import Objective
@@ -94,7 +94,9 @@ class SVIStep:
         """
         with matrix_precision(self.precision, self.pair):
             dtype = PRECISIONS[self.precision]
-            self._compiled = compile_programs(self.pair, batch, self.scheduled, dtype)
+            self._compiled = compile_programs(
+                self.pair, batch, self.scheduled, dtype, self._unrounded if dtype else None
+            )
         self._compiled_for = _kinds(batch), self.fingerprint()
         if batch[0].is_cuda:
             self._adam.compile()
@@ -115,7 +117,8 @@ class SVIStep:
             return False  # the programs run anyway
         trial = Trial(self.pair, batch, self.scheduled)
         with matrix_precision(self.precision, self.pair):
-            if parted(trial, self._compiled, PRECISIONS[self.precision]):
+            dtype = PRECISIONS[self.precision]
+            if parted(trial, self._compiled, dtype, self._unrounded if dtype else None):
                 self._compiled = None
         return not self.compiled
 
@@ -172,6 +175,11 @@ class SVIStep:
         if self._average:
             self._average.update(skip)
         return loss
+
+    def _unrounded(self, *batch: Tensor, **scheduled: Tensor) -> tuple[Tensor, Outcome]:
+        """Loss and gradients by the programs, with products in float32."""
+        with matrix_precision("float32", self.pair):
+            return self._eager(*batch, **scheduled)
 
     def averaged(self) -> AbstractContextManager[None]:
         """Where a mean of the parameters is kept, the pair has that mean meanwhile."""
