@@ -66,7 +66,8 @@ def main(
         for seed in range(min(seeds or recipe.seeds, recipe.seeds)):
             start = Path()
             if recipe.start:
-                first, start = every[recipe.start], runs / f"{recipe.start}-{seed}"
+                first = every[recipe.start]
+                start = _path(first, seed, runs)
                 _train(first, seed, start, data_root, first.epochs)
             measured.append(_measured(recipe, seed, data_root, runs, epochs, start))
             RESULTS.mkdir(exist_ok=True)
@@ -79,7 +80,7 @@ def _measured(
     recipe: Recipe, seed: int, data_root: Path, runs: Path, epochs: int | None, start: Path
 ) -> dict[str, Any]:
     """Trains, or goes on, and measures one run of a recipe; what a result keeps of it."""
-    path = runs / (recipe.name if recipe.seeds == 1 else f"{recipe.name}-{seed}")
+    path = _path(recipe, seed, runs)
     data = _means(runs / recipe.features) if recipe.features else data_root
     _train(recipe, seed, path, data, epochs or recipe.epochs, start)
     if not (path / EVALUATION).exists():
@@ -102,6 +103,10 @@ def _measured(
         "machine": summary["machine"],
         "versions": summary["versions"],
     }
+
+
+def _path(recipe: Recipe, seed: int, runs: Path) -> Path:
+    return runs / (recipe.name if recipe.seeds == 1 else f"{recipe.name}-{seed}")
 
 
 def _train(
