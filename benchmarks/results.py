@@ -201,6 +201,8 @@ _SHORT = [
     "",
     "- A recipe that is not in the table has not been run yet, or begins another.",
     "- The VAE of Burda et al. has 50,000 training images here, and 10,000 for validation.",
+    "- The VampPrior overfits: with images binarised once, its bound on the training images still",
+    "  grows when that on the validation images has stopped.",
     "- M1+M2 can be no better than the classes that the posterior means of its M1 show.",
 ]
 
