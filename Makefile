@@ -24,7 +24,7 @@ slow: $(VENV)
 # The tests of bfloat16 as a processor without AVX-512 and bfloat16 runs them.
 avx2: $(VENV)
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=1 $(RUN) -m pytest \
-		tests/test_onednn.py tests/test_compiling.py tests/test_bad_input.py \
+		tests/test_onednn.py tests/test_compiling.py tests/test_bad_input.py tests/test_bfloat16.py \
 		-k bfloat16
 
 # It is cleared first; where it is a link, that would be the environment of another checkout.
