@@ -1,12 +1,15 @@
 """A compiled step in bfloat16 may round otherwise than the programs, and differ in nothing else."""
 
 from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from models import MLP
+from guides import DiagonalNormal, Guide
+from models import MLP, VAE, Model, Spec
 from ppl_vae.compiler.comparison import (
     Gradients,
     Outcome,
@@ -15,7 +18,9 @@ from ppl_vae.compiler.comparison import (
     with_gradients,
 )
 from ppl_vae.compiler.compiling import compile_programs, parted
+from ppl_vae.objectives import Objective
 from ppl_vae.training.precision import matrix_precision
+from ppl_vae.training.step import SVIStep
 
 BATCH = (torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)
 
@@ -55,6 +60,26 @@ def test_where_all_of_a_gradient_is_rounding_there_is_a_graph() -> None:
     with matrix_precision("bfloat16", programs):
         compiled = compile_programs(programs, BATCH, {}, torch.bfloat16, unrounded)
         assert not parted(Trial(programs, BATCH, {}), compiled, torch.bfloat16, unrounded)
+
+
+@dataclass(frozen=True)
+class ToItself(Objective):
+    """The same of an encoder, as an objective."""
+
+    best: nn.Module
+
+    def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        return (guide.encoder(x) - self.best(x.flatten(1))).square().mean()
+
+
+def test_a_step_at_the_optimum_compiles_and_stays_compiled() -> None:
+    spec = Spec((1, 8, 8), "real", 10)
+    network = partial(MLP, hidden=(40, 40))
+    guide = DiagonalNormal(spec, network)
+    best = deepcopy(guide.encoder.layers).requires_grad_(False)
+    step = SVIStep(VAE(spec, network=network), guide, ToItself(best), "bfloat16")
+    step.compile(BATCH)
+    assert not step.drop_stale_graph(BATCH)
 
 
 def test_other_rounding_of_the_same_size_is_no_other_function() -> None:
