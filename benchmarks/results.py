@@ -188,7 +188,8 @@ _HEAD = [
     "`60 of 300` epochs: the schedule is that of the recipe, in 60 epochs. Such a number says",
     "nothing of what all epochs reach. `25 + 35`: the run was gone on with, and its schedule began",
     "again there. Seconds are of training, of all seeds, on a machine that did other work too: no",
-    "claim of speed.",
+    "claim of speed. A recipe that begins at the run of another has epochs and seconds of its own",
+    "alone.",
     "",
     "| recipe | measure | published | ours | ELBO | active units | epochs | seconds | machine "
     "| source |",
@@ -201,6 +202,7 @@ _SHORT = [
     "",
     "- A recipe that is not in the table has not been run yet, or begins another.",
     "- The VAE of Burda et al. has 50,000 training images here, and 10,000 for validation.",
+    "- The IWAEs have a sixth of the paper's epochs or less.",
     "- The VampPrior overfits: with images binarised once, its bound on the training images still",
     "  grows when that on the validation images has stopped.",
     "- M1+M2 can be no better than the classes that the posterior means of its M1 show.",
