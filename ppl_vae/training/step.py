@@ -93,10 +93,7 @@ class SVIStep:
             NotCompilable: If there is no graph that is the same function; nothing changes then.
         """
         with matrix_precision(self.precision, self.pair):
-            dtype = PRECISIONS[self.precision]
-            self._compiled = compile_programs(
-                self.pair, batch, self.scheduled, dtype, self._unrounded if dtype else None
-            )
+            self._compiled = compile_programs(self.pair, batch, self.scheduled, *self._rounding())
         self._compiled_for = _kinds(batch), self.fingerprint()
         if batch[0].is_cuda:
             self._adam.compile()
@@ -117,8 +114,7 @@ class SVIStep:
             return False  # the programs run anyway
         trial = Trial(self.pair, batch, self.scheduled)
         with matrix_precision(self.precision, self.pair):
-            dtype = PRECISIONS[self.precision]
-            if parted(trial, self._compiled, dtype, self._unrounded if dtype else None):
+            if parted(trial, self._compiled, *self._rounding()):
                 self._compiled = None
         return not self.compiled
 
@@ -176,8 +172,12 @@ class SVIStep:
             self._average.update(skip)
         return loss
 
+    def _rounding(self) -> tuple[torch.dtype | None, Gradients | None]:
+        """The type of rounded products, and the programs without; None where none are rounded."""
+        dtype = PRECISIONS[self.precision]
+        return dtype, self._unrounded if dtype else None
+
     def _unrounded(self, *batch: Tensor, **scheduled: Tensor) -> tuple[Tensor, Outcome]:
-        """Loss and gradients by the programs, with products in float32."""
         with matrix_precision("float32", self.pair):
             return self._eager(*batch, **scheduled)
 
