@@ -13,7 +13,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from jsonargparse import auto_cli
@@ -56,7 +56,7 @@ def main(
     every = {recipe.name: recipe for recipe in read_recipes()}
     names = recipes.split(",") if recipes else list(every)
     if unknown := set(names) - every.keys():
-        sys.exit(f"--recipes: {suggest(min(unknown), list(every))}")
+        _refuse(f"--recipes: {suggest(min(unknown), list(every))}")
     for name in names:
         recipe = every[name]
         if recipe.features:
@@ -131,7 +131,7 @@ def _check_made_by(recipe: Recipe, made: dict[str, Any], path: Path) -> None:
     """Refuses a run that was trained with other options than the recipe has by now."""
     for name, wanted in recipe.options.items():
         if name not in ("epochs", "data") and not _has(made.get(name), wanted):
-            sys.exit(f"{path}: {name} is {made.get(name)}, not {wanted}; train it again elsewhere")
+            _refuse(f"{path}: {name} is {made.get(name)}, not {wanted}; train it again elsewhere")
 
 
 def _has(made: Any, wanted: Any) -> bool:
@@ -139,6 +139,11 @@ def _has(made: Any, wanted: Any) -> bool:
     if isinstance(wanted, dict):
         return all(_has((made or {}).get(key), value) for key, value in wanted.items())
     return bool(made == wanted)
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _run(*words: object) -> None:

@@ -5,6 +5,7 @@ Every class here can be named on the command line and replaced by your own subcl
 
 from guides.bidirectional import Bidirectional
 from guides.bottom_up import BottomUp
+from guides.classifying_normal import ClassifyingNormal
 from guides.conditional_normal import ConditionalNormal
 from guides.delta import Delta
 from guides.diagonal_normal import DiagonalNormal
@@ -19,6 +20,7 @@ __all__ = [
     "IAF",
     "Bidirectional",
     "BottomUp",
+    "ClassifyingNormal",
     "ConditionalNormal",
     "Delta",
     "DiagonalNormal",

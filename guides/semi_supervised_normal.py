@@ -55,7 +55,7 @@ class SemiSupervisedNormal(ConditionalNormal):
         """
         log_classes = self.classify(x).logits
         if label is not None:
-            certain = point_mass(label.clamp(min=0), log_classes)
+            certain = point_mass(label.clamp(min=0), self.classes, log_classes.dtype)
             log_classes = torch.where((label >= 0).unsqueeze(-1), certain, log_classes)
         with pyro.plate("data", len(x), dim=-1):
             y = pyro.sample(

@@ -9,6 +9,7 @@ from models.conditional import Conditional
 from models.fast_log1p import map_constants
 from models.hierarchical import Hierarchical
 from models.labelled import Labelled
+from models.labelled_mixture import LabelledMixture
 from models.likelihoods.bernoulli import Bernoulli
 from models.likelihoods.beta_binomial import BetaBinomial
 from models.likelihoods.continuous_bernoulli import ContinuousBernoulli
@@ -54,6 +55,7 @@ __all__ = [
     "Gaussian",
     "Hierarchical",
     "Labelled",
+    "LabelledMixture",
     "Likelihood",
     "Linear",
     "MaxPooling",

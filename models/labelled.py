@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
@@ -18,7 +19,7 @@ from models.priors.prior import Prior
 from models.priors.standard_normal import StandardNormal
 from models.spec import Spec
 
-__all__ = ["Labelled", "check_classes", "point_mass", "with_class"]
+__all__ = ["Labelled", "check_classes", "observe_label", "point_mass", "with_class"]
 
 # Stands for log 0: its exp is 0 exactly, and 0 times it is 0, where minus infinity gives NaN.
 _LOG_ZERO = -1e4
@@ -55,9 +56,22 @@ def with_class(features: Tensor, y: Tensor, classes: int) -> Tensor:
     return torch.cat(parts, dim=-1)
 
 
-def point_mass(y: Tensor, like: Tensor) -> Tensor:
-    """The log-probabilities (..., C) of a class that is certain to be y, (...), typed like (C,)."""
-    return _LOG_ZERO * (1 - one_hot(y, like.shape[-1])).to(like)
+def point_mass(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """The log-probabilities (..., C) of a class that is certain to be y, (...)."""
+    return _LOG_ZERO * (1 - one_hot(y, classes)).to(dtype)
+
+
+def observe_label(y: Tensor, label: Tensor, classes: int, dtype: torch.dtype) -> None:
+    """The site `label` within the plate: p(label|y) = [label = y], masked where there is none.
+
+    Args:
+        y: The class, with any batch dimensions to the left of the plate.
+        label: The labels (B,), -1 where there is none.
+        classes: C.
+        dtype: Of the log-probability.
+    """
+    same = dist.Categorical(logits=point_mass(y, classes, dtype))
+    pyro.sample("label", same.mask(label >= 0), obs=label.clamp(min=0))
 
 
 class Labelled(Model):

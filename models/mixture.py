@@ -1,5 +1,6 @@
 """A generative model with clusters."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import pyro
@@ -78,13 +79,32 @@ class Mixture(Model):
         triangle = self.below[y].tril(-1) + scale.diag_embed()
         return dist.MultivariateNormal(loc, scale_tril=triangle)
 
+    def log_responsibilities(self, z: Tensor) -> Tensor:
+        """log p(y|z), (..., components), for z of shape (..., D)."""
+        u = self._standardized(z.unsqueeze(-2) - self.loc)
+        log_density = -self.log_scale.sum(-1) - u.square().sum(-1) / 2  # up to a constant
+        return (self.logits + log_density).log_softmax(-1)
+
+    def _standardized(self, away: Tensor) -> Tensor:
+        """L_y^-1 (z - mu_y), (..., components, D), for z - mu_y, by substitution.
+
+        ONNX, in which a classifier may be exported, has no solver for triangular systems.
+        """
+        inverse_scale = (-self.log_scale).exp()
+        if self.below is None:
+            return away * inverse_scale
+        u = away[..., :1] * inverse_scale[:, :1]
+        for row in range(1, away.shape[-1]):
+            rest = away[..., row] - (self.below[:, row, :row] * u).sum(-1)
+            u = torch.cat([u, (rest * inverse_scale[:, row]).unsqueeze(-1)], -1)
+        return u
+
     def responsibilities(self, z: Tensor) -> Tensor:
         """p(y|z), (..., components), for z of shape (..., D)."""
-        every = self.component(torch.arange(len(self.logits), device=z.device))
-        return (self.logits + every.log_prob(z.unsqueeze(-2))).softmax(-1)
+        return self.log_responsibilities(z).exp()
 
     @torch.no_grad()
-    def fit_codes(self, z: Tensor, seed: int) -> None:
+    def fit_codes(self, z: Tensor, labels: Tensor | None, seed: int) -> None:
         """Starts each cluster as the normal of the draws of z that lie together.
 
         k-means finds them in the plane of t-SNE (van der Maaten and Hinton, 2008). Classes lie in z
@@ -93,6 +113,7 @@ class Mixture(Model):
 
         Args:
             z: One draw of q(z|x) for each of N images, (N, D).
+            labels: Are not looked at.
             seed: Of the starts of both.
 
         Raises:
@@ -113,16 +134,21 @@ class Mixture(Model):
             neighbours = min(_NEIGHBOURS, (len(z) - 1) / 3)
             plane = TSNE(_PLANE, perplexity=neighbours, random_state=seed).fit_transform(plane)
         nearest = KMeans(components, n_init=_STARTS, random_state=seed).fit_predict(plane)
-        clusters = [z[nearest == y] for y in range(components)]
+        self.fit_clusters([z[nearest == y] for y in range(components)])
+
+    @torch.no_grad()
+    def fit_clusters(self, clusters: Sequence[Tensor]) -> None:
+        """Makes each cluster the normal of its draws of z, (N_y, D) in double precision."""
         covariances = torch.stack([torch.atleast_2d(each.T.cov(correction=0)) for each in clusters])
-        covariances += _LEAST_VARIANCE * torch.eye(z.shape[1])
+        covariances += _LEAST_VARIANCE * torch.eye(self.spec.latent_dim)
         if self.below is None:
             scales = covariances.diagonal(dim1=1, dim2=2).sqrt()
         else:
             triangle = torch.linalg.cholesky(covariances)
             scales = triangle.diagonal(dim1=1, dim2=2)
             self.below.copy_(triangle.tril(-1))
-        self.logits.copy_(torch.tensor([len(each) / len(z) for each in clusters]).log())
+        count = sum(map(len, clusters))
+        self.logits.copy_(torch.tensor([len(each) / count for each in clusters]).log())
         self.loc.copy_(torch.stack([each.mean(0) for each in clusters]))
         self.log_scale.copy_(scales.log())
 

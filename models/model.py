@@ -142,11 +142,12 @@ class Model(Program):
             if features is not None:
                 decoder.initialise_output(features)
 
-    def fit_codes(self, z: Tensor, seed: int) -> None:
+    def fit_codes(self, z: Tensor, labels: Tensor | None, seed: int) -> None:
         """Fits the parameters `of_codes` to draws of z, once, before training.
 
         Args:
             z: One draw of q(z|x) for each of N training images, (N, D), by the guide of a `VAE`.
+            labels: Of the images, (N,), -1 where there is none; None if the model takes no labels.
             seed: Of further random numbers.
 
         Raises:

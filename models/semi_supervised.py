@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor
 
-from models.labelled import Labelled, point_mass
+from models.labelled import Labelled, observe_label
 
 __all__ = ["SemiSupervised"]
 
@@ -37,7 +37,6 @@ class SemiSupervised(Labelled):
                 "y", dist.Categorical(logits=self.log_classes), infer={"enumerate": "parallel"}
             )
             if label is not None:
-                same = dist.Categorical(logits=point_mass(y, self.log_classes))
-                pyro.sample("label", same.mask(label >= 0), obs=label.clamp(min=0))
+                observe_label(y, label, self.spec.classes, self.log_classes.dtype)
             z = pyro.sample("z", self.prior())
             return pyro.sample("x", self.observed(self.decode(z, y)), obs=x)

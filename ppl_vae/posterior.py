@@ -123,8 +123,8 @@ def posterior(
     for each in (run, *compared):
         if each.model.labelled and each.model.enumerated:
             raise InputError(
-                f"{each.path}: {type(each.guide).__name__} has a discrete site, the class; the "
-                "report is about continuous latents; leave this run out"
+                f"{each.path}: {type(each.model).__name__} has a class that some images show and "
+                "others do not; the report is about continuous latents; leave this run out"
             )
     needs_arviz()
     folder = writable(out or run.path)

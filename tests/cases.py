@@ -17,7 +17,7 @@ from torch import Tensor
 
 import guides
 import models
-from guides import Guide, SemiAmortized, SemiSupervisedNormal
+from guides import ClassifyingNormal, Guide, SemiAmortized
 from models import (
     MLP,
     Cells,
@@ -25,6 +25,7 @@ from models import (
     Likelihood,
     Linear,
     MaxPooling,
+    Mixture,
     Model,
     Network,
     Prior,
@@ -179,7 +180,9 @@ def fits(model: type[Model], guide: type[Guide], prior: type[Prior] | None) -> b
         return False
     if classifies and not model.enumerated:
         return False
-    if model.labelled and ((model.enumerated and not classifies) or wraps_a_model(guide)):
+    if model.labelled and (not classifies if model.enumerated else wraps_a_model(guide)):
+        return False
+    if guide is ClassifyingNormal and not issubclass(model, Mixture):
         return False
     made_of_the_guide = prior is not None and prior.connect is not Prior.connect
     return not made_of_the_guide or (guide.has_density and is_one_distribution(guide))
@@ -239,7 +242,7 @@ def programs_and_pieces(case: Case) -> set[Any]:
 
 def natural_objective(case: Case) -> Objective:
     """That of the pair; with the classifier's loss where there are labels to train it on."""
-    supervised = case.guide.kind is SemiSupervisedNormal and case.model.kind.labelled
+    supervised = case.guide.kind.classify is not Guide.classify and case.model.kind.labelled
     return SemiSupervisedELBO() if supervised else ELBO()
 
 

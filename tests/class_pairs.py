@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from guides import DiagonalNormal, Guide, SemiSupervisedNormal
-from models import MLP, Mixture, SemiSupervised, Spec
+from guides import ClassifyingNormal, DiagonalNormal, Guide, SemiSupervisedNormal
+from models import MLP, LabelledMixture, Mixture, SemiSupervised, Spec
 
 CLASSES = 3
 SPEC = Spec((1, 2, 3), "binary", 2, CLASSES)
@@ -26,8 +26,18 @@ def semi_supervised() -> tuple[SemiSupervised, SemiSupervisedNormal]:
 
 def mixture(guide: type[Guide] = DiagonalNormal, full_rank: bool = False) -> tuple[Mixture, Guide]:
     model = Mixture(SPEC, network=tiny, components=CLASSES, full_rank=full_rank).double()
+    scatter(model)
+    return model, guide(SPEC, network=tiny).double()
+
+
+def labelled_mixture(full_rank: bool = False) -> tuple[LabelledMixture, ClassifyingNormal]:
+    model = LabelledMixture(SPEC, network=tiny, full_rank=full_rank).double()
+    scatter(model)
+    return model, ClassifyingNormal(SPEC, model, network=tiny).double()
+
+
+def scatter(model: Mixture) -> None:
     model.logits.data.normal_()
     model.log_scale.data.normal_(0, 0.3)
     if model.below is not None:
         model.below.data.normal_()
-    return model, guide(SPEC, network=tiny).double()

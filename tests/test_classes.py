@@ -10,8 +10,8 @@ import torch
 from sklearn.metrics import accuracy_score
 
 import ppl_vae
-from guides import ConditionalNormal, SemiSupervisedNormal
-from models import Conditional, Mixture, SemiSupervised
+from guides import ClassifyingNormal, ConditionalNormal, SemiSupervisedNormal
+from models import Conditional, LabelledMixture, Mixture, SemiSupervised
 from ppl_vae.data import Arrays, Digits, Split
 from ppl_vae.data.source import fixed_order
 from ppl_vae.errors import InputError
@@ -30,6 +30,12 @@ PAIRS = {
         "labels": 100,
     },
     "clusters": {"model": Mixture},
+    "labelled clusters": {
+        "model": LabelledMixture,
+        "guide": ClassifyingNormal,
+        "objective": SemiSupervisedELBO(),
+        "labels": 100,
+    },
     "conditional": {"model": Conditional, "guide": ConditionalNormal},
 }
 
@@ -126,7 +132,7 @@ def test_evaluate_scores_the_classes(runs) -> None:
     for name, run in runs.items():
         evaluate(ppl_vae.load(run.path, "cpu"), particles=2)
         result = json.loads((run.path / "evaluation.json").read_text())
-        assert ("classification_error_percent" in result) == (name == "m2")
+        assert ("classification_error_percent" in result) == (name in ("m2", "labelled clusters"))
         assert ("clustering_accuracy_percent" in result) == (name == "clusters")
     run = runs["m2"]
     guessed = run.guide.classify(run.data.test[:]).probs.argmax(-1)
@@ -165,17 +171,20 @@ def test_an_analogy_is_the_decoder_at_each_class(runs) -> None:
         "analogies.png",
         "analogies.npz",
     ]
-    with pytest.raises(InputError, match="Mixture's does not"):
-        analogies(runs["clusters"])
+    for other in ("clusters", "labelled clusters"):
+        with pytest.raises(InputError, match="Mixture's does not"):
+            analogies(runs[other])
 
 
 def test_pictures_of_a_class_say_which(runs, tmp_path, monkeypatch) -> None:
     titles: list[tuple] = []
+    of_a_cluster = ("$E[x|z]$,  $z \\sim p(z|y=3)$", "$x \\sim p(x|z)$,  the same $z$")
     monkeypatch.setattr(plots, "image_grid", lambda *_, **o: titles.append(o["block_titles"]))
     for name, mean, draw in (
         ("conditional", "$E[x|z, y=3]$,  $z \\sim p(z)$", "$x \\sim p(x|z, y=3)$,  the same $z$"),
         ("m2", "$E[x|z, y=3]$,  $z \\sim p(z)$", "$x \\sim p(x|z, y=3)$,  the same $z$"),
-        ("clusters", "$E[x|z]$,  $z \\sim p(z|y=3)$", "$x \\sim p(x|z)$,  the same $z$"),
+        ("clusters", *of_a_cluster),
+        ("labelled clusters", *of_a_cluster),
     ):
         written = generate(runs[name], "sample", count=4, label=3, out=tmp_path / name)
         assert [path.name for path in written] == ["sample-label-3.png", "sample-label-3.npz"]

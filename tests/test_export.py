@@ -15,6 +15,7 @@ from torch import Tensor
 
 from guides import (
     IAF,
+    ClassifyingNormal,
     ConditionalNormal,
     Delta,
     FullRankNormal,
@@ -33,6 +34,7 @@ from models import (
     GatedMLP,
     Gaussian,
     Hierarchical,
+    LabelledMixture,
     Mixture,
     Network,
     ProbabilisticPCA,
@@ -66,6 +68,10 @@ MORE = {
     "autoencoder": {"model": Autoencoder, "guide": Delta},
     "semi-supervised": {"model": SemiSupervised, "guide": SemiSupervisedNormal},
     "mixture": {"model": Mixture},
+    "labelled": {
+        "model": partial(LabelledMixture, full_rank=True),
+        "guide": ClassifyingNormal,
+    },
     "ppca": {"model": ProbabilisticPCA},
     "vamp": {"prior": partial(VampPrior, components=3)},
 }

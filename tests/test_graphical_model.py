@@ -179,6 +179,7 @@ def test_relations_where_a_sampler_takes_no_marked_tensors():
     [
         (models.Mixture, guides.DiagonalNormal, "z\\,|\\,x"),
         (models.SemiSupervised, guides.SemiSupervisedNormal, "y, z\\,|\\,\\mathrm{label}, x"),
+        (models.LabelledMixture, guides.ClassifyingNormal, "z\\,|\\,x"),
     ],
 )
 def test_the_title_of_a_guide_names_the_sites_that_it_draws(
@@ -193,7 +194,10 @@ def test_the_title_of_a_guide_names_the_sites_that_it_draws(
     monkeypatch.setattr("ppl_vae.pictures.graphical_model.save", read)
     labels = [torch.zeros(5, dtype=torch.long)] if model(spec).labelled else []
     x = torch.zeros(5, 1, 8, 8)
-    graphical_model(model(spec), guide(spec), x, tmp_path / "graph.png", *labels)
+    p = model(spec)
+    q = guide(spec, p) if guide is guides.ClassifyingNormal else guide(spec)
+    generative, _ = graphical_model(p, q, x, tmp_path / "graph.png", *labels)
+    assert not generative.parameters.get("label")
     assert f"Guide  $q_\\phi({said})$" in titles
 
 

@@ -10,8 +10,14 @@ from class_pairs import CLASSES, LABELS, SPEC, images, mixture, semi_supervised,
 from comparing import seeded
 from torch import Tensor
 
-from guides import ConditionalNormal, DiagonalNormal, FullRankNormal, SemiSupervisedNormal
-from models import Conditional, Mixture, SemiSupervised, Spec
+from guides import (
+    ClassifyingNormal,
+    ConditionalNormal,
+    DiagonalNormal,
+    FullRankNormal,
+    SemiSupervisedNormal,
+)
+from models import Conditional, LabelledMixture, Mixture, SemiSupervised, Spec
 from ppl_vae.data import Split
 from ppl_vae.densities.weights import log_terms
 from ppl_vae.measures.estimates import estimate
@@ -61,6 +67,7 @@ class Discrete(DiagonalNormal):
         (SemiSupervised, Drawing, "draws the discrete site 'y'"),
         (SemiSupervised, DiagonalNormal, "choose --guide SemiSupervisedNormal"),
         (Conditional, DiagonalNormal, "choose --guide ConditionalNormal"),
+        (LabelledMixture, DiagonalNormal, "choose --guide ClassifyingNormal"),
         (SemiSupervised, ConditionalNormal, "a label that is not known"),
         (Conditional, SemiSupervisedNormal, "the guide's sites have to be"),
         (Mixture, SemiSupervisedNormal, "3 values in the guide and 10 in the model"),
@@ -80,6 +87,10 @@ def test_pairs_that_can_work_are_not() -> None:
     check_pair(SemiSupervised(SPEC), SemiSupervisedNormal(SPEC), x, LABELS)
     check_pair(Conditional(SPEC), ConditionalNormal(SPEC), x, LABELS.clamp(min=0))
     check_pair(Mixture(SPEC), FullRankNormal(SPEC), x)
+    clusters = LabelledMixture(SPEC)
+    check_pair(clusters, ClassifyingNormal(SPEC, clusters), x, LABELS)
+    with pytest.raises(ValueError, match="such as LabelledMixture; SemiSupervised has none"):
+        ClassifyingNormal(SPEC, SemiSupervised(SPEC))
     check_pair(Mixture(SPEC, components=CLASSES), SemiSupervisedNormal(SPEC), x)
 
 
@@ -96,7 +107,7 @@ def test_estimators_without_meaning_are_refused() -> None:
         SemiSupervisedELBO().loss(clusters, plain, images())
 
 
-@pytest.mark.parametrize("kind", [SemiSupervised, Conditional, ConditionalNormal])
+@pytest.mark.parametrize("kind", [SemiSupervised, LabelledMixture, Conditional, ConditionalNormal])
 def test_data_without_labels_are_refused_at_construction(kind) -> None:
     with pytest.raises(
         ValueError, match="expected images with labels; these data have none; choose"

@@ -14,12 +14,13 @@ from tiny_runs import exit_code, metrics, tiny, tree
 from torch import Tensor
 
 import ppl_vae.fit
-from models import MLP, Mixture, Spec, VampPrior
+from guides import ClassifyingNormal
+from models import MLP, LabelledMixture, Mixture, Spec, VampPrior
 from models.mixture import _LEAST_VARIANCE
 from ppl_vae import load
 from ppl_vae.errors import InputError
 from ppl_vae.fit import resume
-from ppl_vae.objectives import IWAE
+from ppl_vae.objectives import IWAE, SemiSupervisedELBO
 from ppl_vae.runs.directory import locked
 from ppl_vae.training.step import SVIStep
 
@@ -90,7 +91,7 @@ def test_clusters_are_those_that_codes_were_drawn_from(full_rank: bool) -> None:
     across = KMeans(3, n_init=5, random_state=0).fit_predict(codes.numpy())
     assert adjusted_rand_score(y, across) < 0.7
     model = Mixture(Spec((1, 2, 2), "binary", 3), components=3, full_rank=full_rank)
-    model.fit_codes(codes, seed=0)
+    model.fit_codes(codes, labels=None, seed=0)
     near = partial(torch.testing.assert_close, rtol=1e-5, atol=10 * _LEAST_VARIANCE)
     for slab, place in enumerate(model.logits.argsort()):
         own, cluster = codes[y == slab], model.component(place)
@@ -101,11 +102,57 @@ def test_clusters_are_those_that_codes_were_drawn_from(full_rank: bool) -> None:
             near(cluster.covariance_matrix, own.T.cov(correction=0))
 
 
+@pytest.mark.parametrize("full_rank", [False, True])
+def test_clusters_with_labels_begin_where_their_labels_spread(full_rank: bool) -> None:
+    """A ring around a blob, one label each: nearest to a label is not what is of its class."""
+    torch.manual_seed(0)
+    angles = 2 * torch.pi * torch.rand(700)
+    ring = 4 * torch.stack([angles.cos(), angles.sin()], -1) + 0.1 * torch.randn(700, 2)
+    blob = 0.5 * torch.randn(300, 2)
+    codes, labels = torch.cat([blob, ring]), torch.full((1000,), -1)
+    labels[0], labels[300] = 1, 0
+    nearer = (codes - codes[300]).norm(dim=-1) < (codes - codes[0]).norm(dim=-1)
+    assert nearer[300:].float().mean() < 0.7
+    model = LabelledMixture(Spec((1, 2, 2), "binary", 2, 2), full_rank=full_rank)
+    model.fit_codes(codes, labels, seed=0)
+    near = partial(torch.testing.assert_close, rtol=1e-5, atol=10 * _LEAST_VARIANCE)
+    for y, own in ((0, ring), (1, blob)):
+        cluster = model.component(torch.tensor(y))
+        near(model.logits.exp()[y], torch.tensor(len(own) / 1000))
+        near(cluster.mean, own.mean(0))
+        near(cluster.variance, own.var(0, correction=0))
+    labels[0] = -1
+    with pytest.raises(ValueError, match="expected a label of each class; class 1 has none"):
+        model.fit_codes(codes, labels, seed=0)
+
+
+def test_labels_that_are_repeated_spread_once(tmp_path: Path, monkeypatch) -> None:
+    other = small(tmp_path / "other")
+    seen: list[tuple[Tensor, Tensor]] = []
+    fit_codes = LabelledMixture.fit_codes
+
+    def fit(self: LabelledMixture, z: Tensor, labels: Tensor, seed: int) -> None:
+        seen.append((z, labels))
+        fit_codes(self, z, labels, seed)
+
+    monkeypatch.setattr(LabelledMixture, "fit_codes", fit)
+    pieces = {"model": LabelledMixture, "guide": ClassifyingNormal}
+    labels = {"labels": 20, "label_repeats": 7, "objective": SemiSupervisedELBO()}
+    run = small(tmp_path / "run", start_from=other, **pieces, **labels)
+    ((z, known),) = seen
+    assert z.shape == (1297, 2)
+    assert len(z.unique(dim=0)) == 1297
+    assert (known[:20] >= 0).all()
+    assert torch.bincount(known[:20]).tolist() == [2] * 10
+    assert (known[20:] == -1).all()
+    assert run.summary["training_images"] == 1297 + 6 * 20
+
+
 def test_a_cluster_of_one_image_and_one_dimension_starts() -> None:
     codes = torch.tensor([[0.0], [0.1], [9.0]])
     for full_rank in (False, True):
         model = Mixture(Spec((1, 2, 2), "binary", 1), components=2, full_rank=full_rank)
-        model.fit_codes(codes, seed=0)
+        model.fit_codes(codes, labels=None, seed=0)
         order = model.loc[:, 0].argsort()
         variances = (2 * model.log_scale[order, 0]).exp()
         torch.testing.assert_close(variances, torch.tensor([0.05**2, 0]) + _LEAST_VARIANCE)

@@ -11,7 +11,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from guides import Guide
-from models import Cells, Convolutional, MaxPooling, Model, NetworkFactory, Residual
+from models import Cells, Convolutional, MaxPooling, Mixture, Model, NetworkFactory, Residual
 from ppl_vae.data import Data
 from ppl_vae.errors import InputError, reason
 from ppl_vae.machine.randomness import isolated
@@ -100,9 +100,10 @@ def check_pair(model: Model, guide: Guide, x: Tensor, *labels: Tensor) -> None:
             "choose --guide DiagonalNormal, or --model Conditional"
         )
     if not _takes(type(guide), x, *labels):
+        suited = "SemiSupervisedNormal" if model.enumerated else "ConditionalNormal"
         raise InputError(
             f"{pair}: a model of labelled images needs a guide that takes labels; choose --guide "
-            f"{'SemiSupervisedNormal' if model.enumerated else 'ConditionalNormal'}"
+            f"{'ClassifyingNormal' if isinstance(model, Mixture) else suited}"
         )
     for program, module in (("guide", guide), ("model", model)):
         for name, parameter in module.named_parameters():

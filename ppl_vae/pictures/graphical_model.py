@@ -40,6 +40,8 @@ def graphical_model(
     generative = relations(model, x, *labels, given_labels="y" if name == "y" else None)
     data = generative.observed[-1] if generative.observed else "x"
     inference = relations(guide, x, *labels, given=data, given_labels=name)
+    if name and not any(name in above for above in inference.parents.values()):
+        inference = relations(guide, x, *labels, given=data)  # which does not look at labels
     places = _places(generative, inference)
     panels = [
         _Panel(generative, places, len(x), "$\\theta$", "solid"),
@@ -60,7 +62,8 @@ def graphical_model(
     seen = [site for site in generative.parents if site in generative.observed]
     inputs = [site for site in seen if not generative.distributions[site]]
     drawn = [site for site in latent if site in inference.parents]  # it may leave classes out
-    parts = ([site for site in seen + latent if site not in inputs], drawn, seen, inputs)
+    taken = [site for site in seen if site in inference.parents]
+    parts = ([site for site in seen + latent if site not in inputs], drawn, taken, inputs)
     joint, hidden, shown, fixed = map(_listed, parts)
     joint += f"\\,|\\,{fixed}" if inputs else ""
     titles = (f"Model  $p_\\theta({joint})$", f"Guide  $q_\\phi({hidden}\\,|\\,{shown})$")

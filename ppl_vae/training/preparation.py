@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models import Model, Network, Spec
-from ppl_vae.data import Data
+from ppl_vae.data import Data, Split
 from ppl_vae.errors import InputError, kind, reason
 from ppl_vae.machine.devices import choose_device, seed_everything
 from ppl_vae.machine.processes import Ranks
@@ -190,18 +190,31 @@ def _take_parameters(run: Run, other: Path) -> None:
                 f"{shapes[0]}; got {shapes[1]}; {remedy}"
             )
     pair.load_state_dict(theirs, strict=False)
-    if fitted:
-        try:
-            run.model.fit_codes(_draws(run), run.config["seed"])
-        except ValueError as error:
-            raise InputError(f"--start_from {other}: {reason(error)}") from error
+    if not fitted:
+        return
+    images = run.data.train
+    if run.model.labelled:
+        images = _known_first(images, run.config["label_repeats"])
+    images = images.first(_CODES)
+    labels = images.labels if run.model.labelled else None
+    try:
+        run.model.fit_codes(_draws(run, images), labels, run.config["seed"])
+    except ValueError as error:
+        raise InputError(f"--start_from {other}: {reason(error)}") from error
+
+
+def _known_first(images: Split, repeats: int) -> Split:
+    """Those with a label, each once, and then the others."""
+    assert images.labels is not None
+    known, others = ((images.labels >= 0) == given for given in (True, False))
+    places = known.nonzero().flatten()
+    return images.select(torch.cat([places[: len(places) // repeats], others.nonzero().flatten()]))
 
 
 @torch.no_grad()
-def _draws(run: Run) -> Tensor:
-    """A draw of q(z|x) for each of the first training images, (N, D)."""
-    images = run.data.train
-    starts = range(0, min(len(images), _CODES), _BATCH_SIZE)
+def _draws(run: Run, images: Split) -> Tensor:
+    """A draw of q(z|x) for each image, (N, D)."""
+    starts = range(0, len(images), _BATCH_SIZE)
     batches = images.batches([slice(s, s + _BATCH_SIZE) for s in starts], labelled=False)
     run.guide.eval()
     with seeded(run.device, run.config["seed"]):
