@@ -6,7 +6,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from guides.diagonal_normal import DiagonalNormal
-from models.mixture import Mixture
+from models.labelled_mixture import LabelledMixture
 from models.model import Model
 from models.networks.mlp import MLP
 from models.networks.network import NetworkFactory
@@ -20,24 +20,24 @@ class ClassifyingNormal(DiagonalNormal):
 
     For `LabelledMixture`. The class is summed out in the model, whose p(y|z) is the optimal
     q(y|x, z) (Jiang et al., 2017, equation 16), so that a classifier needs no parameters of its
-    own: its loss moves images with a label into the cluster of their class. Labels do not change
-    q(z|x).
+    own: its loss moves images with a label and the cluster of their class towards each other.
+    Labels do not change q(z|x).
 
     Args:
         spec: The data's shape and domain, and D.
-        model: A model whose classes are clusters.
+        model: A `LabelledMixture`.
         network: Builds the encoder from its input and output shapes.
 
     Raises:
-        ValueError: If the model has no clusters.
+        ValueError: If the model is another.
     """
 
     def __init__(self, spec: Spec, model: Model, network: NetworkFactory = MLP) -> None:
         super().__init__(spec, network)
-        if not isinstance(model, Mixture):
+        if not isinstance(model, LabelledMixture):
             raise ValueError(
-                f"expected a model with clusters, such as LabelledMixture; "
-                f"{type(model).__name__} has none"
+                f"expected a LabelledMixture, by whose clusters images are classified; got "
+                f"{type(model).__name__}"
             )
         self.log_responsibilities = model.log_responsibilities
 

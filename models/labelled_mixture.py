@@ -18,19 +18,19 @@ from models.spec import Spec
 __all__ = ["LabelledMixture"]
 
 _NEIGHBOURS = 20
-_SPREAD = 0.99  # the share of a neighbour's opinion, as the paper has it
+_SPREAD = 0.99  # the weight of the neighbours, against that of the label given; as in the paper
 _ROUNDS = 1000
 
 
 class LabelledMixture(Mixture):
     """p(x, y, z) = p(y) p(z|y) p(x|z), p(z|y) = N(z; mu_y, L_y L_y^T): y is the class.
 
-    The `Mixture` of Jiang et al. (2017), whose cluster is observed where there is a label,
-    p(label|y) = [label = y]. With z = mu_y + L_y u and u ~ N(0, I) it is model M2 of Kingma,
+    The `Mixture` of Jiang et al. (2017), of which y is observed where there is a label,
+    p(label|y) = [label = y]. With z = mu_y + L_y u and u ~ N(0, I) the model is M2 of Kingma,
     Rezende, Mohamed and Welling (2014), equation (2), p(y) p(u) p(x|u, y), with a decoder that
-    begins with a linear map of its own for each class. The classes share a space of z, which the
-    images without labels shape too; and since y matters only through z, the decoder runs once for
-    all classes.
+    begins with a linear map of its own for each class; the guide `ClassifyingNormal` is another
+    than theirs. The classes share a space of z, which the images without labels shape too. Since x
+    depends on y through z only, the decoder runs once for all classes.
 
     Args:
         spec: The data's shape and domain, and D; there are `spec.classes` clusters.
@@ -39,7 +39,7 @@ class LabelledMixture(Mixture):
         full_rank: Whether the dimensions of z are correlated within a cluster.
 
     Raises:
-        ValueError: If the data have no labels, or full_rank is not a bool.
+        ValueError: If the data have no labels or one class, or full_rank is not a bool.
     """
 
     labelled: ClassVar[bool] = True
@@ -52,6 +52,8 @@ class LabelledMixture(Mixture):
         full_rank: bool = False,
     ) -> None:
         classes = check_classes(spec, "--model Mixture, which needs none")
+        if classes == 1:
+            raise ValueError("expected images of several classes; these are all of one")
         super().__init__(spec, likelihood, network, classes, full_rank)
 
     def fit_codes(self, z: Tensor, labels: Tensor | None, seed: int) -> None:
@@ -59,6 +61,7 @@ class LabelledMixture(Mixture):
 
         A label spreads from neighbour to neighbour (Zhou, Bousquet, Lal, Weston and Schoelkopf,
         2004), so that the few that there are follow the bent sheets in which classes lie in z.
+        Draws that no label reaches are left out.
 
         Args:
             z: One draw of q(z|x) for each of N images, (N, D).
@@ -74,16 +77,20 @@ class LabelledMixture(Mixture):
         z = z.double().cpu()
         classes = range(len(self.logits))
         if missing := set(classes) - set(labels.tolist()):
-            raise ValueError(f"expected a label of each class; class {min(missing)} has none")
+            raise ValueError(
+                f"expected a label of each class among {len(z):,} training images; class number "
+                f"{min(missing)} has none; label some"
+            )
         neighbours = min(_NEIGHBOURS, len(z) - 1)
         spreading = LabelSpreading("knn", n_neighbors=neighbours, alpha=_SPREAD, max_iter=_ROUNDS)
         given = labels.cpu().numpy()
         found = spreading.fit(z.numpy(), given).transduction_
+        found[spreading.label_distributions_.sum(1) == 0] = -1
         found = np.where(given >= 0, given, found)  # else a class may lose the images that it has
-        self.fit_clusters([z[found == y] for y in classes])
+        self.fit_clusters([z[found == y] for y in classes], pooled=z.shape[1])
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> TorchDistribution:
-        """p(x|z), batch shape (...), for z (..., D); z alone says what y says of x."""
+        """p(x|z), batch shape (...), for z (..., D), whatever the class y."""
         return super().decode(z)
 
     def forward(  # type: ignore[override]

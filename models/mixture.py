@@ -103,7 +103,6 @@ class Mixture(Model):
         """p(y|z), (..., components), for z of shape (..., D)."""
         return self.log_responsibilities(z).exp()
 
-    @torch.no_grad()
     def fit_codes(self, z: Tensor, labels: Tensor | None, seed: int) -> None:
         """Starts each cluster as the normal of the draws of z that lie together.
 
@@ -137,9 +136,19 @@ class Mixture(Model):
         self.fit_clusters([z[nearest == y] for y in range(components)])
 
     @torch.no_grad()
-    def fit_clusters(self, clusters: Sequence[Tensor]) -> None:
-        """Makes each cluster the normal of its draws of z, (N_y, D) in double precision."""
+    def fit_clusters(self, clusters: Sequence[Tensor], pooled: int = 0) -> None:
+        """Makes each cluster the normal of its draws of z.
+
+        Args:
+            clusters: The draws, (N_y, D) in double precision, for each y.
+            pooled: How many draws with the covariance within all clusters together count as drawn
+                in each, so that a cluster of few is not flat (Friedman, 1989, equation 16).
+        """
         covariances = torch.stack([torch.atleast_2d(each.T.cov(correction=0)) for each in clusters])
+        if pooled:
+            sizes = torch.tensor([len(each) for each in clusters]).reshape(-1, 1, 1)
+            within = (sizes * covariances).sum(0) / sizes.sum()
+            covariances = (sizes * covariances + pooled * within) / (sizes + pooled)
         covariances += _LEAST_VARIANCE * torch.eye(self.spec.latent_dim)
         if self.below is None:
             scales = covariances.diagonal(dim1=1, dim2=2).sqrt()

@@ -22,10 +22,10 @@ from models import (
     MLP,
     Cells,
     Gaussian,
+    LabelledMixture,
     Likelihood,
     Linear,
     MaxPooling,
-    Mixture,
     Model,
     Network,
     Prior,
@@ -182,7 +182,7 @@ def fits(model: type[Model], guide: type[Guide], prior: type[Prior] | None) -> b
         return False
     if model.labelled and (not classifies if model.enumerated else wraps_a_model(guide)):
         return False
-    if guide is ClassifyingNormal and not issubclass(model, Mixture):
+    if guide is ClassifyingNormal and not issubclass(model, LabelledMixture):
         return False
     made_of_the_guide = prior is not None and prior.connect is not Prior.connect
     return not made_of_the_guide or (guide.has_density and is_one_distribution(guide))

@@ -142,6 +142,26 @@ def test_the_elbo_of_clusters_with_labels_is_pyros(full_rank: bool) -> None:
     torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-10)
 
 
+def test_clusters_learn_from_the_labels() -> None:
+    """The gradient of the classifier's loss alone reaches them, and the encoder."""
+    model, guide = labelled_mixture(full_rank=True)
+    x = images()
+    losses = [SemiSupervisedELBO(alpha=alpha) for alpha in (0.0, 2.0)]
+    learned = [*model.named_parameters(), *guide.named_parameters()]
+    with_gradients = [seeded(loss.loss, model, guide, x, LABELS) for loss in losses]
+    names, values = zip(*learned, strict=True)
+    without, with_it = (
+        torch.autograd.grad(loss, values, retain_graph=True) for loss in with_gradients
+    )
+    known = LABELS >= 0
+    log_class = guide.classify(x).log_prob(LABELS.clamp(min=0))
+    expected = torch.autograd.grad(-2 * (log_class * known).mean(), values, allow_unused=True)
+    for name, a, b, wanted in zip(names, without, with_it, expected, strict=True):
+        torch.testing.assert_close(b - a, torch.zeros_like(a) if wanted is None else wanted)
+        reached = name.startswith("encoder") or name in model.of_codes
+        assert (wanted is not None and bool(wanted.abs().max() > 1e-6)) == reached, name
+
+
 @pytest.mark.parametrize("full_rank", [False, True])
 def test_images_are_classified_by_the_clusters(full_rank: bool) -> None:
     """By Bayes' rule in SciPy; and an image far from the cluster of its class still learns."""

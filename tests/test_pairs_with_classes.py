@@ -89,8 +89,10 @@ def test_pairs_that_can_work_are_not() -> None:
     check_pair(Mixture(SPEC), FullRankNormal(SPEC), x)
     clusters = LabelledMixture(SPEC)
     check_pair(clusters, ClassifyingNormal(SPEC, clusters), x, LABELS)
-    with pytest.raises(ValueError, match="such as LabelledMixture; SemiSupervised has none"):
-        ClassifyingNormal(SPEC, SemiSupervised(SPEC))
+    with pytest.raises(ValueError, match=r"expected a LabelledMixture, .* got Mixture"):
+        ClassifyingNormal(SPEC, Mixture(SPEC))
+    with pytest.raises(ValueError, match="of several classes; these are all of one"):
+        LabelledMixture(Spec((1, 2, 3), "binary", 2, 1))
     check_pair(Mixture(SPEC, components=CLASSES), SemiSupervisedNormal(SPEC), x)
 
 

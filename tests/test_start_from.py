@@ -113,17 +113,41 @@ def test_clusters_with_labels_begin_where_their_labels_spread(full_rank: bool) -
     labels[0], labels[300] = 1, 0
     nearer = (codes - codes[300]).norm(dim=-1) < (codes - codes[0]).norm(dim=-1)
     assert nearer[300:].float().mean() < 0.7
+    far = 100 + torch.randn(50, 2)  # which no label reaches
     model = LabelledMixture(Spec((1, 2, 2), "binary", 2, 2), full_rank=full_rank)
-    model.fit_codes(codes, labels, seed=0)
+    model.fit_codes(torch.cat([codes, far]), torch.cat([labels, -torch.ones(50)]).long(), seed=0)
     near = partial(torch.testing.assert_close, rtol=1e-5, atol=10 * _LEAST_VARIANCE)
+    within = torch.cat([ring - ring.mean(0), blob - blob.mean(0)]).var(0, correction=0)
     for y, own in ((0, ring), (1, blob)):
         cluster = model.component(torch.tensor(y))
         near(model.logits.exp()[y], torch.tensor(len(own) / 1000))
         near(cluster.mean, own.mean(0))
-        near(cluster.variance, own.var(0, correction=0))
+        near(cluster.variance, (len(own) * own.var(0, correction=0) + 2 * within) / (len(own) + 2))
     labels[0] = -1
-    with pytest.raises(ValueError, match="expected a label of each class; class 1 has none"):
+    with pytest.raises(ValueError, match=r"a label of each class among 1,000 .* number 1 has none"):
         model.fit_codes(codes, labels, seed=0)
+
+
+def test_a_label_that_its_neighbours_overrule_stays_in_its_class() -> None:
+    """One image of class 1 amid many of class 0: its cluster has that image, and a width."""
+    torch.manual_seed(0)
+    codes, labels = torch.randn(200, 3), torch.zeros(200).long()
+    labels[7] = 1
+    model = LabelledMixture(Spec((1, 2, 2), "binary", 3, 2), full_rank=True)
+    model.fit_codes(codes, labels, seed=0)
+    torch.testing.assert_close(model.loc[1], codes[7])
+    assert (model.component(torch.tensor(1)).stddev > 0.5).all()
+
+
+def test_clusters_of_unseen_classes_are_no_start_for_classes(tmp_path: Path) -> None:
+    model = partial(Mixture, components=10)
+    other = small(tmp_path / "other", model=model)
+    pieces = {"model": LabelledMixture, "guide": ClassifyingNormal, "labels": 20}
+    pieces["objective"] = SemiSupervisedELBO()
+    with pytest.raises(InputError, match="its clusters are not numbered as the classes"):
+        small(tmp_path / "run", start_from=other, **pieces)
+    first = small(tmp_path / "first", **pieces)
+    small(tmp_path / "second", start_from=first, **pieces)
 
 
 def test_labels_that_are_repeated_spread_once(tmp_path: Path, monkeypatch) -> None:

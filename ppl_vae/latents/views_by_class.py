@@ -59,7 +59,7 @@ def clusters(run: Run | Path | str, count: int = 10, seed: int = 0) -> Arrays:
     """Draws images from each cluster: z ~ p(z|y).
 
     Args:
-        run: A trained run of `Mixture`, or its path.
+        run: A trained run of `Mixture` or `LabelledMixture`, or its path.
         count: How many images of each cluster.
         seed: The seed of the draws.
 

@@ -143,7 +143,7 @@ def _keep_labels(data: Data, model: Model, settings: Settings) -> Data:
     if not model.labelled:
         raise InputError(
             f"--labels: {type(model).__name__} takes no labels; leave it out, or choose --model "
-            "SemiSupervised --guide SemiSupervisedNormal"
+            "LabelledMixture --guide ClassifyingNormal"
         )
     assert settings.labels is not None
     train = data.train.keep_labels(settings.labels, data.classes, settings.seed)
@@ -188,6 +188,13 @@ def _take_parameters(run: Run, other: Path) -> None:
             raise InputError(
                 f"--start_from {other}: expected the parameters of this pair, with {name} of shape "
                 f"{shapes[0]}; got {shapes[1]}; {remedy}"
+            )
+    if of_codes and run.model.labelled and not fitted:
+        kinds = [config["model"]["class_path"] for config in (run.config, config_of(other))]
+        if kinds[0] != kinds[1]:
+            raise InputError(
+                f"--start_from {other}: its clusters are not numbered as the classes; start from a "
+                "VAE of these networks"
             )
     pair.load_state_dict(theirs, strict=False)
     if not fitted:
