@@ -31,6 +31,7 @@ from ppl_vae.compiler.comparison import (
 from ppl_vae.compiler.onednn import use_onednn
 from ppl_vae.compiler.tracing import JointGraph
 from ppl_vae.compiler.trial_runs import check_state, quiet
+from ppl_vae.compiler.zeros import skip_zeros
 from ppl_vae.errors import InputError
 from ppl_vae.machine.randomness import isolated
 
@@ -219,19 +220,22 @@ def _compiled(
     relative: float,
     unrounded: Gradients | None = None,
 ) -> Gradients:
-    compiled = partial(graph.called_by, compile_graph(graph.graph, graph.examples))
+    compiled = partial(graph.called_by, compile_graph(graph.graph, graph.examples, graph.images))
     with pyro.validation_enabled(False):
         exact = outcomes(trial, unrounded) if unrounded else None
         check_same(expected, outcomes(trial, compiled), relative, exact)
     return compiled
 
 
-def compile_graph(graph: fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any]:
+def compile_graph(
+    graph: fx.GraphModule, examples: list[Tensor], images: slice = slice(0)
+) -> Callable[..., Any]:
     """The function of tensors in a list that inductor makes of a graph of tensor operations.
 
     Args:
         graph: Changed in place.
         examples: Arguments of it.
+        images: Which of them are images, of which most pixels may be 0.
 
     Raises:
         NotCompilable: If inductor cannot compile it.
@@ -241,6 +245,7 @@ def compile_graph(graph: fx.GraphModule, examples: list[Tensor]) -> Callable[...
     compiled: Callable[..., Callable[..., Any]] = torch._inductor.compile
     try:
         with quiet():
+            skip_zeros(graph, examples, images)
             use_onednn(graph)
             return compiled(graph, examples, options=_OPTIONS)
     except Exception as error:  # a missing compiler, an operation that it lacks, ...

@@ -33,6 +33,7 @@ class JointGraph:
         graph: Maps parameters, buffers and arguments to the result and the gradients that there
             are.
         examples: Arguments of it.
+        images: Which of them are the images.
 
     Raises:
         NotCompilable: If the module cannot be traced.
@@ -61,6 +62,7 @@ class JointGraph:
         # Detached, they share the memory of the parameters: a graph without autograd asks for that.
         self._state = [*(parameter.detach() for parameter in learned.values()), *fixed.values()]
         self.examples = [*self._state, *contiguous(batch), *scheduled.values()]
+        self.images = slice(len(self._state), len(self._state) + 1)
         trace = make_fx(joint, tracing_mode="fake", _allow_non_fake_inputs=True)
         try:
             # On a GPU autograd would trace the backward pass in a thread of its own.
