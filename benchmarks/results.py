@@ -210,8 +210,9 @@ _SHORT = [
     "- The IWAEs have a sixth of the paper's epochs or less.",
     "- The VampPrior overfits: with images binarised once, its bound on the training images still",
     "  grows when that on the validation images has stopped.",
-    "- M2 with its own networks of z and y finds classes in the pixels that are not the digits: 36 %",
-    "  error after ten epochs ([pieces](pieces.md)). The row here is of one cluster for each class.",
+    "- M2 with its own networks of z and y finds classes in the pixels that are not the digits:",
+    "  36 % error after ten epochs ([pieces](pieces.md)). The row here is of one cluster for each",
+    "  class.",
     "- M1+M2 can be no better than the classes that the posterior means of its M1 show.",
 ]
 

@@ -42,14 +42,14 @@ def skip_zeros(graph: fx.GraphModule, examples: Sequence[Tensor], images: slice)
         images: Which of them are images.
     """
     inputs = [node for node in graph.graph.nodes if node.op == "placeholder"][images]
-    full = {node for node, x in zip(inputs, examples[images], strict=True) if _has_zeros(x)}
+    sparse = {node for node, x in zip(inputs, examples[images], strict=True) if _has_zeros(x)}
     for node in graph.graph.nodes:
-        if node.target in _SAME_NUMBERS and node.args[0] in full:
-            full.add(node)
+        if node.target in _SAME_NUMBERS and node.args[0] in sparse:
+            sparse.add(node)
     products = [
         node
         for node in graph.graph.nodes
-        if node.target in _PRODUCTS and not node.kwargs and full.intersection(node.args[-2:])
+        if node.target in _PRODUCTS and not node.kwargs and sparse.intersection(node.args[-2:])
     ]
     products = [node for node in products if _is_large(*(n.meta["val"] for n in node.args[-2:]))]
     if not products or (product := _product()) is None:
@@ -57,7 +57,7 @@ def skip_zeros(graph: fx.GraphModule, examples: Sequence[Tensor], images: slice)
     for node in products:
         *bias, a, b = node.args
         with graph.graph.inserting_before(node):
-            result = graph.graph.call_function(product, (a, b, a in full))
+            result = graph.graph.call_function(product, (a, b, a in sparse))
             result.meta["val"] = node.meta["val"]
             if bias:
                 result = graph.graph.call_function(_aten.add.Tensor, (result, bias[0]))
