@@ -92,7 +92,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures", "empty_folder")
             ["--prior.component", "5"],
             ["--prior: no class has this option: got 'component' (did you mean components?)"],
         ),
-        (["--guide.help", "Zzyzx"], ["--guide: got 'Zzyzx'; expected one of ", "BottomUp, Condi"]),
+        (["--guide.help", "Zzyzx"], ["--guide: got 'Zzyzx'; expected one of ", "BottomUp, Class"]),
         (["--prior.help=Vamp"], ["--prior: got 'Vamp' (did you mean VampPrior?); expected one of"]),
         (["--network.hidden", "abc"], ["expected a list, as '[1, 2]'; got abc"]),
         (["stray"], ["no more arguments", "stray"]),

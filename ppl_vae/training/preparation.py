@@ -143,7 +143,7 @@ def _keep_labels(data: Data, model: Model, settings: Settings) -> Data:
     if not model.labelled:
         raise InputError(
             f"--labels: {type(model).__name__} takes no labels; leave it out, or choose --model "
-            "LabelledMixture --guide ClassifyingNormal"
+            "SemiSupervised --guide SemiSupervisedNormal"
         )
     assert settings.labels is not None
     train = data.train.keep_labels(settings.labels, data.classes, settings.seed)
