@@ -19,7 +19,7 @@ from models.priors.prior import Prior
 from models.priors.standard_normal import StandardNormal
 from models.spec import Spec
 
-__all__ = ["Labelled", "check_classes", "observe_label", "point_mass", "with_class"]
+__all__ = ["Labelled", "check_classes", "draw_class", "point_mass", "with_class"]
 
 # Stands for log 0: its exp is 0 exactly, and 0 times it is 0, where minus infinity gives NaN.
 _LOG_ZERO = -1e4
@@ -61,17 +61,20 @@ def point_mass(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
     return _LOG_ZERO * (1 - one_hot(y, classes)).to(dtype)
 
 
-def observe_label(y: Tensor, label: Tensor, classes: int, dtype: torch.dtype) -> None:
-    """The site `label` within the plate: p(label|y) = [label = y], masked where there is none.
+def draw_class(logits: Tensor, label: Tensor | None) -> Tensor:
+    """The site `y` within the plate, summed out, and where there is a label the site `label`.
+
+    p(y) = softmax(logits), and p(label|y) = [label = y]: a label is y, seen without error.
 
     Args:
-        y: The class, with any batch dimensions to the left of the plate.
-        label: The labels (B,), -1 where there is none.
-        classes: C.
-        dtype: Of the log-probability.
+        logits: The log-probabilities of the classes (C,), up to a constant.
+        label: The labels (B,), -1 where there is none; None where there are none at all.
     """
-    same = dist.Categorical(logits=point_mass(y, classes, dtype))
-    pyro.sample("label", same.mask(label >= 0), obs=label.clamp(min=0))
+    y = pyro.sample("y", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
+    if label is not None:
+        same = dist.Categorical(logits=point_mass(y, len(logits), logits.dtype))
+        pyro.sample("label", same.mask(label >= 0), obs=label.clamp(min=0))
+    return y
 
 
 class Labelled(Model):
@@ -88,6 +91,7 @@ class Labelled(Model):
     """
 
     labelled: ClassVar[bool] = True
+    decodes_class: ClassVar[bool] = True
     log_classes: Tensor
 
     def __init__(

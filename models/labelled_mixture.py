@@ -4,11 +4,10 @@ from typing import ClassVar
 
 import numpy as np
 import pyro
-import pyro.distributions as dist
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from models.labelled import check_classes, observe_label
+from models.labelled import check_classes, draw_class
 from models.likelihoods.likelihood import Likelihood
 from models.mixture import Mixture
 from models.networks.mlp import MLP
@@ -104,10 +103,6 @@ class LabelledMixture(Mixture):
             size: How many to draw where x is None.
         """
         with pyro.plate("data", size if x is None else len(x), dim=-1):
-            y = pyro.sample(
-                "y", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"}
-            )
-            if label is not None:
-                observe_label(y, label, self.spec.classes, self.logits.dtype)
+            y = draw_class(self.logits, label)
             z = pyro.sample("z", self.component(y))
             return pyro.sample("x", self.observed(self.decode(z)), obs=x)

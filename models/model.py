@@ -45,6 +45,7 @@ class Model(Program):
             from which a model that has such names can start.
         labelled: Whether the programs of model and guide take labels y after the images x: (B,)
             int64, -1 where there is none.
+        decodes_class: Whether p(x|z, y), which `decode` gives, depends on the class y beside z.
         has_prior: Whether p(z) is a density. A model without one, where log p(x, z) is
             log p(x|z), goes with a guide that is a point.
         spec: The data's shape and domain, and D.
@@ -54,6 +55,7 @@ class Model(Program):
     enumerated: ClassVar[tuple[str, ...]] = ()
     of_codes: ClassVar[tuple[str, ...]] = ()
     labelled: ClassVar[bool] = False
+    decodes_class: ClassVar[bool] = False
     has_prior: ClassVar[bool] = True
 
     @abstractmethod

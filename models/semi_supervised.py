@@ -3,10 +3,9 @@
 from typing import ClassVar
 
 import pyro
-import pyro.distributions as dist
 from torch import Tensor
 
-from models.labelled import Labelled, observe_label
+from models.labelled import Labelled, draw_class
 
 __all__ = ["SemiSupervised"]
 
@@ -33,10 +32,6 @@ class SemiSupervised(Labelled):
             size: How many to draw where x is None.
         """
         with pyro.plate("data", size if x is None else len(x), dim=-1):
-            y = pyro.sample(
-                "y", dist.Categorical(logits=self.log_classes), infer={"enumerate": "parallel"}
-            )
-            if label is not None:
-                observe_label(y, label, self.spec.classes, self.log_classes.dtype)
+            y = draw_class(self.log_classes, label)
             z = pyro.sample("z", self.prior())
             return pyro.sample("x", self.observed(self.decode(z, y)), obs=x)

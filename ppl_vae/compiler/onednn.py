@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-__all__ = ["onednn_computes", "use_onednn"]
+__all__ = ["PRODUCTS", "multiplications", "onednn_computes", "use_onednn"]
 
-_PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
 _SMALL = 2**22  # multiplications, below which MKL ends sooner
 _ACTIVATIONS = {torch.ops.aten.tanh.default: "tanh", torch.ops.aten.relu.default: "relu"}
 
@@ -32,7 +32,7 @@ def use_onednn(graph: fx.GraphModule) -> None:
         graph: Tensor operations, traced with fake tensors; changed in place.
     """
     for node in list(graph.graph.nodes):
-        if node.target not in _PRODUCTS or node.kwargs or not _computable(node.meta["val"]):
+        if node.target not in PRODUCTS or node.kwargs or not _computable(node.meta["val"]):
             continue
         *bias, a, b = node.args
         if _is_small(a.meta["val"], b.meta["val"]):
@@ -70,7 +70,12 @@ def onednn_computes(dtype: torch.dtype) -> bool:
 
 def _is_small(a: Tensor, b: Tensor) -> bool:
     mkl = a.dtype == torch.float32 and torch.backends.mkl.is_available()
-    return mkl and a.shape[0] * a.shape[1] * b.shape[1] < _SMALL
+    return mkl and multiplications(a, b) < _SMALL
+
+
+def multiplications(a: Tensor, b: Tensor) -> int:
+    """How many the product of two matrices takes."""
+    return a.shape[0] * a.shape[1] * b.shape[1]
 
 
 def _computable(result: Tensor) -> bool:

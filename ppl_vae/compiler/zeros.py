@@ -1,8 +1,9 @@
 """Matrix products of a compiled graph that skip the zeros of the images.
 
 Of the pixels of a binary image most are 0: in MNIST seven of eight. The product of images with the
-weights of a first layer, and the gradient of these weights, are then sums of a few rows, which
-take a third of the time of the whole product. Where half of the pixels are 1 both take as long.
+weights of a first layer, and the gradient of these weights, are then sums of a few rows, which in
+batches of 100 or more take less than half of the time. Where half of the pixels are 1 both take as
+long (benchmarks/zeros.py).
 Whether they are skipped follows from the first images and not from a measured time, so that a run
 that goes on sums as it did.
 """
@@ -16,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ppl_vae.compiler.onednn import PRODUCTS, multiplications
+
 __all__ = ["skip_zeros"]
 
 _aten = torch.ops.aten
-_PRODUCTS = (_aten.mm.default, _aten.addmm.default)
 _SAME_NUMBERS = (
     _aten.view.default,
     _aten._unsafe_view.default,
@@ -33,6 +35,7 @@ _SAME_NUMBERS = (
 )
 _MOST = 1 / 3  # of the numbers that are not zero
 _SMALL = 2**22  # multiplications, below which a call costs more than it saves
+_LIBRARY = torch.library.Library("ppl_vae", "FRAGMENT")  # the operation lives as long as it
 
 
 def skip_zeros(graph: fx.GraphModule, examples: Sequence[Tensor], images: slice) -> None:
@@ -48,16 +51,14 @@ def skip_zeros(graph: fx.GraphModule, examples: Sequence[Tensor], images: slice)
     for node in graph.graph.nodes:
         if node.target in _SAME_NUMBERS and node.args[0] in sparse:
             sparse.add(node)
-    products = [
-        node
-        for node in graph.graph.nodes
-        if node.target in _PRODUCTS and not node.kwargs and sparse.intersection(node.args[-2:])
-    ]
-    products = [node for node in products if _is_large(*(n.meta["val"] for n in node.args[-2:]))]
-    if not products or (product := _product()) is None:
-        return
-    for node in products:
+    for node in list(graph.graph.nodes):
+        if node.target not in PRODUCTS or node.kwargs or not sparse.intersection(node.args[-2:]):
+            continue
         *bias, a, b = node.args
+        if multiplications(a.meta["val"], b.meta["val"]) < _SMALL:
+            continue
+        if (product := _product()) is None:
+            return
         with graph.graph.inserting_before(node):
             result = graph.graph.call_function(product, (a, b, a in sparse))
             result.meta["val"] = node.meta["val"]
@@ -75,10 +76,6 @@ def _has_zeros(x: Tensor) -> bool:
     return bool((x != 0).float().mean() <= _MOST)
 
 
-def _is_large(a: Tensor, b: Tensor) -> bool:
-    return a.shape[0] * a.shape[1] * b.shape[1] >= _SMALL
-
-
 @cache
 def _product() -> Any:
     """The operation a b, where a or b has zeros to skip; None where there is no C++ compiler."""
@@ -89,8 +86,7 @@ def _product() -> Any:
     from torch._inductor.ir import ExternKernel, FallbackKernel, TensorBox
     from torch._inductor.lowering import register_lowering
 
-    library = torch.library.Library("ppl_vae", "FRAGMENT")
-    library.define("skip_zeros(Tensor a, Tensor b, bool in_a) -> Tensor")
+    _LIBRARY.define("skip_zeros(Tensor a, Tensor b, bool in_a) -> Tensor")
 
     def product(a: Tensor, b: Tensor, in_a: bool) -> Tensor:
         out = a.new_empty(a.shape[0], b.shape[1])
@@ -100,10 +96,9 @@ def _product() -> Any:
             kernel(b.t(), a.t(), out.t())
         return out
 
-    library.impl("skip_zeros", product, "CPU")
-    torch.library.register_fake("ppl_vae::skip_zeros", _shape, lib=library)
+    _LIBRARY.impl("skip_zeros", product, "CPU")
+    torch.library.register_fake("ppl_vae::skip_zeros", _shape, lib=_LIBRARY)
     operation = torch.ops.ppl_vae.skip_zeros.default
-    _LIBRARIES.append(library)  # with which the operation goes
 
     @register_lowering(operation, type_promotion_kind=None)
     def _(a: Any, b: Any, in_a: bool) -> Any:
@@ -116,9 +111,6 @@ def _product() -> Any:
         return ExternKernel.require_contiguous(matrix)
 
     return operation
-
-
-_LIBRARIES: list[torch.library.Library] = []
 
 
 def _shape(a: Tensor, b: Tensor, in_a: bool) -> Tensor:

@@ -38,7 +38,7 @@ def analogies(
             the seed is out of range.
     """
     run = as_run(run)
-    if not run.model.labelled or isinstance(run.model, Mixture):
+    if not run.model.decodes_class:
         raise InputError(
             f"analogies need a decoder that takes a class; {type(run.model).__name__}'s does not: "
             "train with --model Conditional --guide ConditionalNormal, or with SemiSupervised and "

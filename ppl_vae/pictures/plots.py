@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from models import Domain, Mixture, Model
+from models import Domain, Model
 from ppl_vae.machine.files import whole_file
 from ppl_vae.pictures.figures import (
     BLUE,
@@ -90,9 +90,8 @@ def sample_titles(model: Model, label: int | str | None = None) -> tuple[str, st
     y = "y" if label is None else f"y={label}"
     if isinstance(label, str) and not label.isdecimal():
         y = f"y=${literal(label)}$"  # a name stands outside of the mathematics
-    decoded = model.labelled and not isinstance(model, Mixture)  # whose classes are those of z
-    given = f", {y}" if decoded else ""
-    within = f"|{y}" if label is not None and not decoded else ""
+    given = f", {y}" if model.decodes_class else ""
+    within = f"|{y}" if label is not None and not model.decodes_class else ""
     first = f"$E[x|z{given}]$,  $z \\sim p(z{within})$"
     return first, f"$x \\sim p(x|z{given})$,  the same $z$"
 
