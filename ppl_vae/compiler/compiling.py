@@ -54,6 +54,9 @@ _OPTIONS: dict[str, Any] = {
     "fallback_random": True,
     "size_asserts": False,
     "alignment_asserts": False,
+    # On a CPU tanh x = 2 / (1 + exp(-2 x)) - 1 takes less than half of the time, and is as exact
+    # as the largest numbers of a layer.
+    "cpp.use_decompose_tanh": True,
     # On a GPU kernels chosen by their speed today might sum in another order, and a CUDA graph
     # within the graph would keep the whole step from being captured.
     "deterministic": True,

@@ -151,13 +151,13 @@ class Adam:
             self._rate = rate
 
     @torch.no_grad()
-    def update(self, gradients: Mapping[str, Tensor | None], skip: Tensor) -> None:
+    def update(self, gradients: Mapping[str, Tensor | None], skip: Tensor | None = None) -> None:
         """Updates once the parameters that have a gradient.
 
         Args:
             gradients: By the parameters' names; None for one on which the loss does not depend.
             skip: A scalar; where it is 1.0 nothing changes. It is read on the device, without
-                waiting for it.
+                waiting for it. None is as good as 0.0, and takes less time.
         """
         names = tuple(name for name in self._parameters if gradients[name] is not None)
         if names not in self._moving:
@@ -166,7 +166,7 @@ class Adam:
         fused = None if self._compiling else self._kind.fused
         kernel = getattr(torch, fused, None) if fused else None  # a private name, which may go
         if kernel:
-            self._counts.addcmul_(moves, 1 - skip)
+            self._counts.add_(moves if skip is None else moves * (1 - skip))
         for parameters, states, compiled in groups:
             moved: list[Tensor] = list(parameters.values())
             found = [_laid_out_as(p, gradients[name]) for name, p in parameters.items()]
@@ -174,6 +174,7 @@ class Adam:
                 options = {"lr": self._rate, **self._options}
                 kernel(moved, found, *states, **options, found_inf=skip)
             elif compiled:
+                skip = self._counts.new_zeros(()) if skip is None else skip
                 compiled(
                     *_flat(moved, found, *self._moments(states)), self._counts, self._rate, skip
                 )
@@ -181,14 +182,15 @@ class Adam:
                 self._apart([moved, found, *states], self._rate, skip, foreach=False)
 
     def _apart(
-        self, lists: list[list[Tensor]], rate: float | Tensor, skip: Tensor, foreach: bool
+        self, lists: list[list[Tensor]], rate: float | Tensor, skip: Tensor | None, foreach: bool
     ) -> None:
         """One update by torch's own function: of parameters by gradients, and of their states."""
-        changed = _flat(lists[0], *lists[2:])
+        changed = [] if skip is None else _flat(lists[0], *lists[2:])
         before = [tensor.clone() for tensor in changed]
         options = {"foreach": foreach, "capturable": self._capturable, **self._options}
         self._kind.function(*lists, lr=rate, **options)
         for tensor, old in zip(changed, before, strict=True):
+            assert skip is not None
             tensor.copy_(torch.where(skip > 0, old, tensor))
 
     def _compiled(self, group: _Group) -> _Group:

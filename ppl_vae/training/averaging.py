@@ -27,15 +27,17 @@ class Average:
         self._count = torch.zeros((), device=next(iter(parameters.values())).device)
 
     @torch.no_grad()
-    def update(self, skip: Tensor) -> None:
+    def update(self, skip: Tensor | None = None) -> None:
         """Takes in the parameters after an update.
 
         Args:
-            skip: A scalar; where it is 1.0 nothing changes. It is read on the device.
+            skip: A scalar; where it is 1.0 nothing changes. It is read on the device. None is as
+                good as 0.0.
         """
-        self._count += 1 - skip
+        self._count += 1 if skip is None else 1 - skip
         part = (1 - self._decay) / -torch.expm1(self._count * log(self._decay))
-        part = torch.where(skip > 0, 0.0, part)
+        if skip is not None:
+            part = torch.where(skip > 0, 0.0, part)
         for name, average in self._averages.items():
             average.lerp_(self._parameters[name], part.to(average.dtype))
 

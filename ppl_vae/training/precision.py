@@ -1,7 +1,7 @@
 """The precision of the networks' matrix products; all else is as it was."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -47,12 +47,14 @@ def matrix_precision(precision: Precision, pair: nn.Module) -> Iterator[None]:
             network.precision = dtype
 
 
-@contextmanager
-def rounded_operands(precision: Precision) -> Iterator[None]:
+def rounded_operands(precision: Precision) -> AbstractContextManager[None]:
     """Has cuBLAS and cuDNN take ten bits of mantissa of float32 operands in `tensorfloat32`."""
-    wanted = precision == "tensorfloat32"
-    modules: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    libraries = modules if wanted else ()
+    return _rounded() if precision == "tensorfloat32" else nullcontext()
+
+
+@contextmanager
+def _rounded() -> Iterator[None]:
+    libraries: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [library.allow_tf32 for library in libraries]
     for library in libraries:
         library.allow_tf32 = True

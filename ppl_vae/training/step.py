@@ -1,5 +1,6 @@
 """One step of stochastic variational inference."""
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -161,10 +162,15 @@ class SVIStep:
             with matrix_precision(self.precision, self.pair):
                 loss, gradients = self._eager(*batch, **self.scheduled)
         loss, gradients = self.ranks.mean(loss, gradients, self.parameters, weight)
+        outlier = self.outliers(gradients) if self.outliers else None
         # Where the loss is not finite the parameters stay, so that the reason can be found.
-        skip = (loss - loss).ne(0).float()  # NaN where it is not finite
-        if self.outliers:
-            skip = torch.maximum(skip, self.outliers(gradients))
+        if loss.device.type == "cpu":
+            if outlier or not math.isfinite(loss.item()):
+                return loss
+            skip = None
+        else:  # where reading it would wait for the device
+            skip = (loss - loss).ne(0).float()
+            skip = skip if outlier is None else torch.maximum(skip, outlier)
         if self._clip_norm is not None:
             gradients = clipped(gradients, self._clip_norm)
         self._adam.update(gradients, skip)
