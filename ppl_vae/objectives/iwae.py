@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import log
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -10,7 +10,8 @@ from torch import Tensor
 from guides import Guide
 from models import Model
 from models.ranges import check_choice, check_count
-from ppl_vae.densities.weights import log_terms
+from ppl_vae.densities.resampling import resampled_terms
+from ppl_vae.densities.weights import LogTerms, log_terms
 from ppl_vae.objectives.objective import Objective
 
 __all__ = ["IWAE"]
@@ -31,31 +32,54 @@ class IWAE(Objective):
 
     Those for the model's parameters are the same in all three.
 
+    With `resampled`, the sum over k is the mean over a few draws, chosen in proportion to v_k
+    (section 3 of that paper, where it is one draw). Its expectation is the sum. All K draws go
+    forward through the decoder, and only the chosen ones back.
+
     Args:
         particles: K, draws of z for each datum.
         gradient: The estimator for the guide.
+        resampled: How many of the draws the gradient comes from; all of them unless given.
 
     Raises:
-        ValueError: If particles < 1 or the estimator is unknown.
+        ValueError: If particles < 1, resampled < 1 or the estimator is unknown.
     """
 
     through_draws: ClassVar[bool] = True
 
     particles: int = 50
     gradient: Literal["plain", "stl", "dreg"] = "plain"
+    resampled: int | None = None
 
     def __post_init__(self) -> None:
         check_count("particles", self.particles)
         check_choice("gradient", self.gradient, ("plain", "stl", "dreg"))
+        if self.resampled is not None:
+            check_count("resampled", self.resampled)
 
     def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
         guide.check_density("an importance weight")
         stop_guide = self.gradient != "plain"
+        if self.resampled is not None and torch.is_grad_enabled():
+            return self._resampled(self.resampled, model, guide, x, stop_guide, labels)
         terms = log_terms(model, guide, x, self.particles, stop_guide, labels)
-        if self.gradient == "dreg" and torch.is_grad_enabled():
-            weights = terms.log_weights.detach().softmax(0).unsqueeze(-1)
-            for z in terms.latents.values():
-                # The gradient through z_k has one factor v_k from the bound; this is the other.
-                z.register_hook(lambda gradient: weights * gradient)
+        if torch.is_grad_enabled():
+            self._weigh(terms, terms.log_weights.detach().softmax(0))
         bound = terms.log_sum_exp(terms.log_weights) - log(self.particles)
         return -bound.mean()
+
+    def _resampled(self, count: int, *pair: Any) -> Tensor:
+        model, guide, x, stop_guide, labels = pair
+        log_weights, weights, terms = resampled_terms(
+            model, guide, x, self.particles, count, stop_guide, labels
+        )
+        self._weigh(terms, weights)
+        bound = log_weights.logsumexp(0) - log(self.particles)
+        surrogate = terms.log_weights.mean(0)
+        return -(bound + surrogate - surrogate.detach()).mean()
+
+    def _weigh(self, terms: LogTerms, weights: Tensor) -> None:
+        """The gradient through z_k has one factor v_k from the bound; in dreg this is the other."""
+        if self.gradient == "dreg":
+            for z in terms.latents.values():
+                z.register_hook(lambda gradient: weights.unsqueeze(-1) * gradient)

@@ -1,5 +1,6 @@
 """The training loop: epochs over the data, validation, checkpoints, and exact resume."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -210,7 +211,7 @@ class Training(State):
         self.steps += 1
         # Reading a number waits for a GPU, so it is read now and then.
         due = self.steps % 50 == 0 or self.steps % self.steps_per_epoch == 0
-        if (due or self.loss_sum.device.type == "cpu") and not self.loss_sum.isfinite():
+        if (due or self.loss_sum.device.type == "cpu") and not math.isfinite(self.loss_sum.item()):
             images = self.data.train
             if step is not self.step:
                 batch = images.batch(batch[0], self.step.model.labelled)

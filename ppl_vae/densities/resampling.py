@@ -1,0 +1,118 @@
+"""A few of many draws, chosen by their weights: the gradient of all at a fraction of its cost."""
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.func import functional_call
+
+from guides import Guide
+from models import Model
+from ppl_vae.densities.sites import (
+    Batch,
+    Nodes,
+    Program,
+    log_density,
+    sample_sites,
+    summed_out,
+    trace_of,
+)
+from ppl_vae.densities.weights import LogTerms, Scoring
+
+__all__ = ["resampled_terms", "systematic"]
+
+
+def resampled_terms(
+    model: Model,
+    guide: Guide,
+    x: Tensor,
+    particles: int,
+    count: int,
+    stop_guide: bool = False,
+    labels: Tensor | None = None,
+) -> tuple[Tensor, Tensor, LogTerms]:
+    """Draws z_1, ..., z_K from q(z|x), and evaluates the terms of N of them with gradients.
+
+    These are chosen in proportion to v_k = w_k / sum_j w_j, so that the mean of any f(z) over them
+    is an unbiased estimate of sum_k v_k f(z_k).
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        x: Images (B, C, H, W).
+        particles: K, the number of draws for each datum.
+        count: N.
+        stop_guide: As for `log_terms`.
+        labels: Their labels (B,) for a model of labelled images, -1 where there is none.
+
+    Returns:
+        log w_k of all draws, (K, B) in nats, without gradients; v_k of the chosen ones, (N, B); and
+        their terms, whose rows are the chosen draws.
+
+    Raises:
+        NotImplementedError: If the guide has a discrete site, of which it takes every value.
+        ValueError: If particles < 1.
+    """
+    batch = (x,) if labels is None else (x, labels)
+    with poutine.enum(first_available_dim=-3):
+        trace = trace_of(guide, batch, particles)
+    for site in model.enumerated:
+        if site in trace:
+            raise NotImplementedError(
+                f"draws are resampled, and the guide takes every value of {site!r} instead of "
+                "drawing one; choose a guide of z alone, such as DiagonalNormal, or leave "
+                "resampled out"
+            )
+    shape = torch.Size((particles, len(x)))
+    with torch.no_grad():
+        prior, likelihood = _model_terms(model, poutine.replay(model, trace), batch, shape)
+        log_guide = log_density(dict(trace.nodes), model.latents, shape, scaled=True)
+        log_weights = prior + likelihood - log_guide
+        weights = log_weights.softmax(0)
+        chosen = systematic(weights, count)
+    latents = {}
+    for name in model.latents:
+        value, event = trace.nodes[name]["value"], trace.nodes[name]["fn"].event_shape
+        place = chosen.reshape(*chosen.shape, *(1 for _ in event)).expand(*chosen.shape, *event)
+        latents[name] = value.expand(*shape, *event).gather(0, place)
+    prior, likelihood = _model_terms(
+        model, poutine.condition(model, data=latents), batch, chosen.shape
+    )
+    scoring = Scoring(model, guide)
+    held = {name: p.detach() for name, p in scoring.named_parameters()} if stop_guide else {}
+    with pyro.plate("particles", count, dim=-2):
+        inputs = (latents, model.latents, chosen.shape, *batch)
+        log_guide = functional_call(scoring, held, inputs)
+    return log_weights, weights.gather(0, chosen), LogTerms(prior, likelihood, log_guide, latents)
+
+
+def systematic(weights: Tensor, count: int) -> Tensor:
+    """N indices for each datum, each k so often as count * v_k on average, give or take one.
+
+    Systematic resampling: one u uniform on [0, 1) for a datum, and the k in which (u + i) / N
+    falls, i = 0, ..., N - 1, where v_1, ..., v_K lie side by side on the unit interval.
+
+    Args:
+        weights: v_k, (K, B); each column sums to 1.
+        count: N.
+
+    Returns:
+        The indices, (N, B).
+    """
+    ends = weights.cumsum(0)[:-1]  # rounding may leave the last one below 1
+    steps = torch.arange(count, device=weights.device)[:, None]
+    places = (torch.rand_like(weights[0]) + steps) / count
+    return (ends <= places[:, None]).sum(1)
+
+
+def _model_terms(
+    model: Model, program: Program, batch: Batch, shape: torch.Size
+) -> tuple[Tensor, Tensor]:
+    """log p(z) and log p(x|z) of a program with its latents given, (K, B) in nats."""
+    with poutine.enum(first_available_dim=-3):
+        nodes: Nodes = sample_sites(program, batch, shape[0])
+    given = (*model.latents, *model.enumerated)
+    log_prior = log_density(nodes, given, shape, scaled=True)
+    others = [name for name in nodes if name not in given]
+    log_likelihood = log_density(nodes, others, shape, scaled=True)
+    return summed_out(log_prior, log_likelihood) if model.enumerated else (log_prior, log_likelihood)
