@@ -91,15 +91,17 @@ class Trial:
         return replace(self, batch=(other, *(part.index_fill(0, rest, 0) for part in labels)))
 
 
-def outcomes(trial: Trial, run: Gradients) -> list[Outcome]:
+def outcomes(trial: Trial, run: Gradients, seed: int = 0) -> list[Outcome]:
     """The outcomes on two batches, each under random numbers of its own.
 
     Args:
         trial: The programs, and the first batch. The second has other content, so that a branch
             on the data cannot stay unnoticed.
         run: The function to call.
+        seed: For the first batch; the second has the next one.
     """
-    return [each.outcome(run, seed) for seed, each in enumerate((trial, trial.on_other_images()))]
+    batches = (trial, trial.on_other_images())
+    return [each.outcome(run, number) for number, each in enumerate(batches, seed)]
 
 
 def check_same(

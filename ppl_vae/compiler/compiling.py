@@ -66,6 +66,9 @@ _OPTIONS: dict[str, Any] = {
 # By the precision of the matrix products: the error of a loss or of an entry of a gradient,
 # relative to the largest one. Inductor sums in another order, and rounds less in bfloat16.
 _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-4, torch.bfloat16: 5e-2}
+# A choice that rounding decides, as of draws by their weights in bfloat16, may fall otherwise under
+# one seed. A wrong graph is wrong under all.
+_SEEDS = (0, 2, 4)
 _ROUNDED_OPERANDS = 1e-2  # where a GPU may round those in float32 to ten bits of mantissa
 
 
@@ -130,7 +133,7 @@ def compile_programs(
     with _undone(trial):
         rounded = batch[0].is_cuda and torch.backends.cuda.matmul.allow_tf32
         relative = max(_ROUNDING[dtype], _ROUNDED_OPERANDS if rounded else 0.0)
-        return _compiled(trial, *_traced(trial, eager), relative, unrounded)
+        return _compiled(trial, eager, *_traced(trial, eager), relative, unrounded)
 
 
 def compile_measurement(programs: nn.Module, batch: Batch) -> Callable[..., Tensor]:
@@ -153,7 +156,8 @@ def compile_measurement(programs: nn.Module, batch: Batch) -> Callable[..., Tens
 
     trial = Trial(programs, batch, {})
     with torch.no_grad(), _undone(trial):
-        compiled = _compiled(trial, *_traced(trial, eager, gradients=False), relative=1e-5)
+        traced = _traced(trial, eager, gradients=False)
+        compiled = _compiled(trial, eager, *traced, relative=1e-5)
     return lambda *batch: compiled(*batch)[0]
 
 
@@ -218,15 +222,24 @@ def _traced(
 
 def _compiled(
     trial: Trial,
+    eager: Gradients,
     graph: JointGraph,
     expected: list[Outcome],
     relative: float,
     unrounded: Gradients | None = None,
 ) -> Gradients:
     compiled = partial(graph.called_by, compile_graph(graph.graph, graph.examples, graph.images))
+    seeds = _SEEDS if unrounded else _SEEDS[:1]
     with pyro.validation_enabled(False):
-        exact = outcomes(trial, unrounded) if unrounded else None
-        check_same(expected, outcomes(trial, compiled), relative, exact)
+        for seed in seeds:
+            right = outcomes(trial, eager, seed) if seed else expected
+            exact = outcomes(trial, unrounded, seed) if unrounded else None
+            try:
+                check_same(right, outcomes(trial, compiled, seed), relative, exact)
+                break
+            except NotCompilable:
+                if seed == seeds[-1]:
+                    raise
     return compiled
 
 

@@ -64,15 +64,16 @@ def resampled_terms(
                 "resampled out"
             )
     shape = torch.Size((particles, len(x)))
+    sites: Nodes = dict(trace.nodes)
     with torch.no_grad():
         prior, likelihood = _model_terms(model, poutine.replay(model, trace), batch, shape)
-        log_guide = log_density(dict(trace.nodes), model.latents, shape, scaled=True)
+        log_guide = log_density(sites, model.latents, shape, scaled=True)
         log_weights = prior + likelihood - log_guide
         weights = log_weights.softmax(0)
         chosen = systematic(weights, count)
     latents = {}
     for name in model.latents:
-        value, event = trace.nodes[name]["value"], trace.nodes[name]["fn"].event_shape
+        value, event = sites[name]["value"], sites[name]["fn"].event_shape
         place = chosen.reshape(*chosen.shape, *(1 for _ in event)).expand(*chosen.shape, *event)
         latents[name] = value.expand(*shape, *event).gather(0, place)
     prior, likelihood = _model_terms(
@@ -115,4 +116,6 @@ def _model_terms(
     log_prior = log_density(nodes, given, shape, scaled=True)
     others = [name for name in nodes if name not in given]
     log_likelihood = log_density(nodes, others, shape, scaled=True)
-    return summed_out(log_prior, log_likelihood) if model.enumerated else (log_prior, log_likelihood)
+    return (
+        summed_out(log_prior, log_likelihood) if model.enumerated else (log_prior, log_likelihood)
+    )
