@@ -3,8 +3,9 @@
     python benchmarks/resampling.py RUN
 
 The pair is that of a run. For each number of draws that the gradient comes from: the time of the
-compiled loss and gradient, all in turn, and the variance over batches of training images, which is
-that of training. The table goes to benchmarks/resampling.md.
+compiled loss and gradient, all in turn, and the variance over batches of training images, that
+between batches and that of the draws together, which is that of training. The table goes to
+benchmarks/resampling.md.
 """
 
 import statistics
@@ -49,7 +50,7 @@ def main(
     x = images.batch(torch.arange(batch_size), labelled=False)
     losses = [PairLoss(pair.model, pair.guide, IWAE(particles, "dreg", n)) for n in COUNTS]
     functions = [compile_programs(loss, x) for loss in losses]
-    spreads = [_variances(function, images, batch_size, batches) for function in functions]
+    spreads = [_spreads(function, images, batch_size, batches) for function in functions]
     times: list[list[float]] = [[] for _ in functions]
     for _ in range(rounds):
         for function, taken in zip(functions, times, strict=True):
@@ -64,32 +65,41 @@ def main(
         f"{pair.facts.name}, D = {pair.spec.latent_dim}, K = {particles}, dreg, batches of",
         f"{batch_size}, float32, compiled; torch {torch.__version__},",
         f"{machine_of(torch.device('cpu'))}.",
-        f"Milliseconds of loss and gradient, medians of {rounds} in turn. The variance is over",
-        f"{batches} batches of training images, summed over the parameters, and",
-        "relative to that with all draws.",
+        f"Milliseconds of loss and gradient, medians of {rounds} rounds. The variance is over",
+        f"{batches} batches of training images, the same for every row, and of their draws; summed",
+        "over the parameters and relative to that with all draws. +- is one standard error.",
         "",
         "| draws | ms | faster | variance, model | variance, guide |",
         "|---|---|---|---|---|",
     ]
     for n, median, spread in zip(COUNTS, medians, spreads, strict=True):
-        ratios = [f"{part / whole:.2f}" for part, whole in zip(spread, spreads[0], strict=True)]
+        ratios = [_ratio(part, whole) for part, whole in zip(spread, spreads[0], strict=True)]
         draws = f"all {particles}" if n is None else n
         lines.append(table_row(draws, f"{median:.1f}", f"{medians[0] / median:.2f}", *ratios))
     print(*lines[-len(COUNTS) :], sep="\n")
     write(TABLE, lines)
 
 
-def _variances(function: Gradients, images: Split, batch_size: int, batches: int) -> list[float]:
-    """Of the gradients for the model's parameters and for the guide's, each summed over them."""
+def _spreads(function: Gradients, images: Split, batch_size: int, batches: int) -> list[Tensor]:
+    """Squared distances from the mean gradient, of each batch: for the model, and for the guide."""
     torch.manual_seed(0)
+    order = torch.Generator().manual_seed(1)  # the same batches whatever is drawn in between
     found: dict[str, list[Tensor]] = {"model": [], "guide": []}
     for _ in range(batches):
-        index = torch.randint(len(images), (batch_size,))
+        index = torch.randint(len(images), (batch_size,), generator=order)
         _, gradients = function(*images.batch(index, labelled=False))
         for whose, rows in found.items():
             parts = [g for name, g in gradients.items() if g is not None and name.startswith(whose)]
             rows.append(torch.cat([part.flatten() for part in parts]))
-    return [torch.stack(rows).var(0).sum().item() for rows in found.values()]
+    each = [torch.stack(rows) for rows in found.values()]
+    return [(gradients - gradients.mean(0)).square().sum(1).double() for gradients in each]
+
+
+def _ratio(part: Tensor, whole: Tensor) -> str:
+    """Of two means over the same batches, with its standard error by the delta method."""
+    ratio = part.mean() / whole.mean()
+    error = (part - ratio * whole).std() / len(part) ** 0.5 / whole.mean()
+    return f"{ratio:.2f} +- {error:.2f}"
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ class IAF(Guide):
     Welling (2016), algorithm 1 and equations (10), (11), (13) and (14).
 
     A draw with its density takes one evaluation of each map's network; the density of another z
-    takes D, one for each entry in turn, and so do the gradients `stl` and `dreg` of `IWAE`.
+    takes D, one for each entry in turn, and so do the gradients `stl` and `dreg` of `IWAE`, and its
+    `resampled`.
 
     Args:
         spec: The data's shape and domain, and D.

@@ -172,6 +172,24 @@ def test_a_skipped_step_leaves_everything(name: Optimizer) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILY)
+def test_no_skip_is_a_skip_of_zero(name: Optimizer) -> None:
+    steps, parameters = gradients(4), learned()
+    adam = Adam(parameters, Rule(name))
+    adam.set_rate(0.1)
+    for step in steps:
+        adam.update(step)
+    other = learned()
+    expected = Adam(other, Rule(name))
+    expected.set_rate(0.1)
+    for step in steps:
+        expected.update(step, GO)
+    for key, value in expected.state().items():
+        assert torch.equal(adam.state()[key], value), key
+    for key, parameter in other.items():
+        assert torch.equal(parameters[key], parameter), key
+
+
+@pytest.mark.parametrize("name", FAMILY)
 def test_a_saved_state_goes_on(name: Optimizer) -> None:
     steps, rule = gradients(4), Rule(name)
     whole = ours(steps, rule)

@@ -99,8 +99,8 @@ def bound(objective: Objective, terms, factor: Tensor | float) -> Tensor:
 @pytest.mark.parametrize(
     "objective",
     [
-        ELBO(3), IWAE(3), IWAE(3, "stl"), IWAE(3, "dreg"), Renyi(0.5, 3), Beta(4.0, particles=3),
-        ScoreFunction(3),
+        ELBO(3), IWAE(3), IWAE(3, "stl"), IWAE(3, "dreg"), IWAE(3, "dreg", 2), Renyi(0.5, 3),
+        Beta(4.0, particles=3), ScoreFunction(3),
     ],
     ids=str,
 )  # fmt: skip

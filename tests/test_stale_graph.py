@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from itertools import count
 
 import pyro.distributions as dist
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from guides import ConditionalNormal, DiagonalNormal, Guide
 from models import VAE, Conditional, Linear, Model, NetworkFactory, Spec
-from ppl_vae.compiler.comparison import relative_distance
+from ppl_vae.compiler.comparison import Outcome, relative_distance
 from ppl_vae.objectives import ELBO
 from ppl_vae.training.step import SVIStep
 
@@ -106,6 +107,24 @@ def test_a_pair_that_lies_elsewhere(change: Change) -> None:
     assert_same(3 * [(IMAGES,)], change)
     if change is not move:  # which changes no number
         assert steps(False, 2 * [(IMAGES,)], change)[1] != steps(False, 2 * [(IMAGES,)])[1]
+
+
+@pytest.mark.usefixtures("traced_steps")
+@pytest.mark.parametrize("wrong_calls", [1, 100])
+def test_a_graph_that_parts_under_one_seed_alone_is_kept(wrong_calls: int) -> None:
+    """As where draws are chosen by their weights, and rounding decides which."""
+    torch.manual_seed(3)
+    step = SVIStep(VAE(SPEC, network=Linear), DiagonalNormal(SPEC, network=Linear), ELBO())
+    step.compile((IMAGES,))
+    right, calls = step._compiled, count()
+
+    def wrong_at_first(*batch: Tensor) -> tuple[Tensor, Outcome]:
+        assert right is not None
+        loss, gradients = right(*batch)
+        return 1.5 * loss if next(calls) < wrong_calls else loss, gradients
+
+    step._compiled = wrong_at_first
+    assert step.drop_stale_graph((IMAGES,)) is (wrong_calls > 1)
 
 
 @pytest.mark.usefixtures("traced_steps")

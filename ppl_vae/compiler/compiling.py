@@ -54,8 +54,8 @@ _OPTIONS: dict[str, Any] = {
     "fallback_random": True,
     "size_asserts": False,
     "alignment_asserts": False,
-    # On a CPU tanh x = 2 / (1 + exp(-2 x)) - 1 takes less than half of the time, and is as exact
-    # as the largest numbers of a layer.
+    # On a CPU tanh x = 2 / (1 + exp(-2 x)) - 1 takes less than half of the time. Its error is about
+    # 1e-7 in float32 wherever x lies, so that small values lose digits.
     "cpp.use_decompose_tanh": True,
     # On a GPU kernels chosen by their speed today might sum in another order, and a CUDA graph
     # within the graph would keep the whole step from being captured.
@@ -66,8 +66,8 @@ _OPTIONS: dict[str, Any] = {
 # By the precision of the matrix products: the error of a loss or of an entry of a gradient,
 # relative to the largest one. Inductor sums in another order, and rounds less in bfloat16.
 _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-4, torch.bfloat16: 5e-2}
-# A choice that rounding decides, as of draws by their weights in bfloat16, may fall otherwise under
-# one seed. A wrong graph is wrong under all.
+# Programs that choose draws by their weights may choose others in a graph, where rounding decides.
+# A wrong graph is wrong under every seed.
 _SEEDS = (0, 2, 4)
 _ROUNDED_OPERANDS = 1e-2  # where a GPU may round those in float32 to ten bits of mantissa
 
@@ -185,7 +185,7 @@ def parted(
     precision: torch.dtype | None = None,
     unrounded: Gradients | None = None,
 ) -> bool:
-    """Whether a compiled function is no longer that of the programs, on one batch under one seed.
+    """Whether a compiled function is no longer that of the programs, on one batch.
 
     Args:
         trial: A `PairLoss` and its arguments; parameters, buffers, attributes and random states
@@ -194,12 +194,18 @@ def parted(
         precision: Of the matrix products; by default that of the parameters.
         unrounded: As for `compile_programs`.
     """
-    with _undone(trial), pyro.validation_enabled(False):
-        expected, got = (trial.outcome(run) for run in (with_gradients(trial.programs), compiled))
-        exact = trial.outcome(unrounded) if unrounded else expected
     # Far above rounding errors, except near an optimum.
     allowed = 0.05 if precision == torch.bfloat16 else 0.01
-    return relative_distance(expected, got) > max(allowed, 2 * relative_distance(expected, exact))
+
+    def differ(seed: int) -> bool:
+        expected, got = (trial.outcome(run, seed) for run in (eager, compiled))
+        exact = trial.outcome(unrounded, seed) if unrounded else expected
+        apart = relative_distance(expected, got)
+        return apart > max(allowed, 2 * relative_distance(expected, exact))
+
+    eager = with_gradients(trial.programs)
+    with _undone(trial), pyro.validation_enabled(False):
+        return all(map(differ, _SEEDS))
 
 
 @contextmanager
@@ -229,16 +235,15 @@ def _compiled(
     unrounded: Gradients | None = None,
 ) -> Gradients:
     compiled = partial(graph.called_by, compile_graph(graph.graph, graph.examples, graph.images))
-    seeds = _SEEDS if unrounded else _SEEDS[:1]
     with pyro.validation_enabled(False):
-        for seed in seeds:
+        for seed in _SEEDS:
             right = outcomes(trial, eager, seed) if seed else expected
             exact = outcomes(trial, unrounded, seed) if unrounded else None
             try:
                 check_same(right, outcomes(trial, compiled, seed), relative, exact)
                 break
             except NotCompilable:
-                if seed == seeds[-1]:
+                if seed == _SEEDS[-1]:
                     raise
     return compiled
 

@@ -1,4 +1,4 @@
-"""A few of many draws, chosen by their weights: the gradient of all at a fraction of its cost."""
+"""A few of many draws, chosen by their weights: an estimate of the gradient of all."""
 
 import pyro
 import torch
@@ -18,6 +18,7 @@ from ppl_vae.densities.sites import (
     trace_of,
 )
 from ppl_vae.densities.weights import LogTerms, Scoring
+from ppl_vae.machine.randomness import repeatable
 
 __all__ = ["resampled_terms", "systematic"]
 
@@ -38,7 +39,7 @@ def resampled_terms(
 
     Args:
         model: p(x, z).
-        guide: q(z|x).
+        guide: q(z|x), without discrete sites.
         x: Images (B, C, H, W).
         particles: K, the number of draws for each datum.
         count: N.
@@ -50,19 +51,12 @@ def resampled_terms(
         their terms, whose rows are the chosen draws.
 
     Raises:
-        NotImplementedError: If the guide has a discrete site, of which it takes every value.
         ValueError: If particles < 1.
     """
     batch = (x,) if labels is None else (x, labels)
+    again = repeatable(x.device)
     with poutine.enum(first_available_dim=-3):
         trace = trace_of(guide, batch, particles)
-    for site in model.enumerated:
-        if site in trace:
-            raise NotImplementedError(
-                f"draws are resampled, and the guide takes every value of {site!r} instead of "
-                "drawing one; choose a guide of z alone, such as DiagonalNormal, or leave "
-                "resampled out"
-            )
     shape = torch.Size((particles, len(x)))
     sites: Nodes = dict(trace.nodes)
     with torch.no_grad():
@@ -81,14 +75,14 @@ def resampled_terms(
     )
     scoring = Scoring(model, guide)
     held = {name: p.detach() for name, p in scoring.named_parameters()} if stop_guide else {}
-    with pyro.plate("particles", count, dim=-2):
+    with pyro.plate("particles", count, dim=-2), again():  # what the guide draws on the way to z
         inputs = (latents, model.latents, chosen.shape, *batch)
         log_guide = functional_call(scoring, held, inputs)
     return log_weights, weights.gather(0, chosen), LogTerms(prior, likelihood, log_guide, latents)
 
 
 def systematic(weights: Tensor, count: int) -> Tensor:
-    """N indices for each datum, each k so often as count * v_k on average, give or take one.
+    """N indices for each datum: each k N v_k times on average, and always by less than 1 from that.
 
     Systematic resampling: one u uniform on [0, 1) for a datum, and the k in which (u + i) / N
     falls, i = 0, ..., N - 1, where v_1, ..., v_K lie side by side on the unit interval.
@@ -100,7 +94,8 @@ def systematic(weights: Tensor, count: int) -> Tensor:
     Returns:
         The indices, (N, B).
     """
-    ends = weights.cumsum(0)[:-1]  # rounding may leave the last one below 1
+    ends = weights.cumsum(0)
+    ends = ends[:-1] / ends[-1]  # which rounding may leave beside 1
     steps = torch.arange(count, device=weights.device)[:, None]
     places = (torch.rand_like(weights[0]) + steps) / count
     return (ends <= places[:, None]).sum(1)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import log
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from guides import Guide
 from models import Model
 from models.ranges import check_choice, check_count
 from ppl_vae.densities.resampling import resampled_terms
-from ppl_vae.densities.weights import LogTerms, log_terms
+from ppl_vae.densities.weights import log_terms
 from ppl_vae.objectives.objective import Objective
 
 __all__ = ["IWAE"]
@@ -32,14 +32,16 @@ class IWAE(Objective):
 
     Those for the model's parameters are the same in all three.
 
-    With `resampled`, the sum over k is the mean over a few draws, chosen in proportion to v_k
-    (section 3 of that paper, where it is one draw). Its expectation is the sum. All K draws go
-    forward through the decoder, and only the chosen ones back.
+    With `resampled` = N these sums are estimated, without bias, from N draws that are chosen in
+    proportion to v_k (section 3 of that paper, where N = 1): a mean over them takes the place of
+    one factor v_k and the sum. All K draws go forward through the decoder, and only N come back.
+    So it saves most where the decoder takes the time, and less where the guide of z_k does, as in
+    `Bidirectional`. Layers that draw for each row, as of dropout in the decoder, draw twice.
 
     Args:
         particles: K, draws of z for each datum.
         gradient: The estimator for the guide.
-        resampled: How many of the draws the gradient comes from; all of them unless given.
+        resampled: N, how many draws the gradient comes from; all of them unless given.
 
     Raises:
         ValueError: If particles < 1, resampled < 1 or the estimator is unknown.
@@ -59,27 +61,22 @@ class IWAE(Objective):
 
     def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
         guide.check_density("an importance weight")
-        stop_guide = self.gradient != "plain"
-        if self.resampled is not None and torch.is_grad_enabled():
-            return self._resampled(self.resampled, model, guide, x, stop_guide, labels)
-        terms = log_terms(model, guide, x, self.particles, stop_guide, labels)
-        if torch.is_grad_enabled():
-            self._weigh(terms, terms.log_weights.detach().softmax(0))
-        bound = terms.log_sum_exp(terms.log_weights) - log(self.particles)
-        return -bound.mean()
-
-    def _resampled(self, count: int, *pair: Any) -> Tensor:
-        model, guide, x, stop_guide, labels = pair
-        log_weights, weights, terms = resampled_terms(
-            model, guide, x, self.particles, count, stop_guide, labels
-        )
-        self._weigh(terms, weights)
-        bound = log_weights.logsumexp(0) - log(self.particles)
-        surrogate = terms.log_weights.mean(0)
-        return -(bound + surrogate - surrogate.detach()).mean()
-
-    def _weigh(self, terms: LogTerms, weights: Tensor) -> None:
-        """The gradient through z_k has one factor v_k from the bound; in dreg this is the other."""
-        if self.gradient == "dreg":
+        options = (self.gradient != "plain", labels)
+        if self.resampled is None or not torch.is_grad_enabled():
+            terms = log_terms(model, guide, x, self.particles, *options)
+            if self.resampled is not None:
+                terms.check_draws("resampling")
+            log_sum = terms.log_sum_exp(terms.log_weights)
+            weights = terms.log_weights.detach().softmax(0)
+        else:
+            log_weights, weights, terms = resampled_terms(
+                model, guide, x, self.particles, self.resampled, *options
+            )
+            mean = terms.log_weights.mean(0)
+            log_sum = log_weights.logsumexp(0) + (mean - mean.detach())  # the gradient of the mean
+        if self.gradient == "dreg" and torch.is_grad_enabled():
+            weights = weights.unsqueeze(-1)
             for z in terms.latents.values():
-                z.register_hook(lambda gradient: weights.unsqueeze(-1) * gradient)
+                # The gradient through z_k has one factor v_k from the bound; this is the other.
+                z.register_hook(lambda gradient: weights * gradient)
+        return log(self.particles) - log_sum.mean()

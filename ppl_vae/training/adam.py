@@ -157,7 +157,7 @@ class Adam:
         Args:
             gradients: By the parameters' names; None for one on which the loss does not depend.
             skip: A scalar; where it is 1.0 nothing changes. It is read on the device, without
-                waiting for it. None is as good as 0.0, and takes less time.
+                waiting for it. None, on a CPU alone, is as good as 0.0 and takes less time.
         """
         names = tuple(name for name in self._parameters if gradients[name] is not None)
         if names not in self._moving:
@@ -166,7 +166,8 @@ class Adam:
         fused = None if self._compiling else self._kind.fused
         kernel = getattr(torch, fused, None) if fused else None  # a private name, which may go
         if kernel:
-            self._counts.add_(moves if skip is None else moves * (1 - skip))
+            counted = moves if skip is None else moves * (1 - skip)
+            self._counts.add_(counted)
         for parameters, states, compiled in groups:
             moved: list[Tensor] = list(parameters.values())
             found = [_laid_out_as(p, gradients[name]) for name, p in parameters.items()]
@@ -174,7 +175,6 @@ class Adam:
                 options = {"lr": self._rate, **self._options}
                 kernel(moved, found, *states, **options, found_inf=skip)
             elif compiled:
-                skip = self._counts.new_zeros(()) if skip is None else skip
                 compiled(
                     *_flat(moved, found, *self._moments(states)), self._counts, self._rate, skip
                 )
@@ -185,13 +185,13 @@ class Adam:
         self, lists: list[list[Tensor]], rate: float | Tensor, skip: Tensor | None, foreach: bool
     ) -> None:
         """One update by torch's own function: of parameters by gradients, and of their states."""
-        changed = [] if skip is None else _flat(lists[0], *lists[2:])
-        before = [tensor.clone() for tensor in changed]
         options = {"foreach": foreach, "capturable": self._capturable, **self._options}
+        changed = _flat(lists[0], *lists[2:])
+        before = [] if skip is None else [tensor.clone() for tensor in changed]
         self._kind.function(*lists, lr=rate, **options)
-        for tensor, old in zip(changed, before, strict=True):
-            assert skip is not None
-            tensor.copy_(torch.where(skip > 0, old, tensor))
+        if skip is not None:
+            for tensor, old in zip(changed, before, strict=True):
+                tensor.copy_(torch.where(skip > 0, old, tensor))
 
     def _compiled(self, group: _Group) -> _Group:
         """The group with a compiled `_apart`, if there is one."""
