@@ -1,10 +1,8 @@
 """A few of many draws, chosen by their weights: an estimate of the gradient of all."""
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.func import functional_call
 
 from guides import Guide
 from models import Model
@@ -17,7 +15,7 @@ from ppl_vae.densities.sites import (
     summed_out,
     trace_of,
 )
-from ppl_vae.densities.weights import LogTerms, Scoring
+from ppl_vae.densities.weights import LogTerms, guide_term, model_terms
 from ppl_vae.machine.randomness import repeatable
 
 __all__ = ["resampled_terms", "systematic"]
@@ -60,9 +58,8 @@ def resampled_terms(
     shape = torch.Size((particles, len(x)))
     sites: Nodes = dict(trace.nodes)
     with torch.no_grad():
-        prior, likelihood = _model_terms(model, poutine.replay(model, trace), batch, shape)
-        log_guide = log_density(sites, model.latents, shape, scaled=True)
-        log_weights = prior + likelihood - log_guide
+        prior, likelihood = _terms(model, poutine.replay(model, trace), batch, shape)
+        log_weights = prior + likelihood - log_density(sites, model.latents, shape, scaled=True)
         weights = log_weights.softmax(0)
         chosen = systematic(weights, count)
     latents = {}
@@ -70,15 +67,10 @@ def resampled_terms(
         value, event = sites[name]["value"], sites[name]["fn"].event_shape
         place = chosen.reshape(*chosen.shape, *(1 for _ in event)).expand(*chosen.shape, *event)
         latents[name] = value.expand(*shape, *event).gather(0, place)
-    prior, likelihood = _model_terms(
-        model, poutine.condition(model, data=latents), batch, chosen.shape
-    )
-    scoring = Scoring(model, guide)
-    held = {name: p.detach() for name, p in scoring.named_parameters()} if stop_guide else {}
-    with pyro.plate("particles", count, dim=-2), again():  # what the guide draws on the way to z
-        inputs = (latents, model.latents, chosen.shape, *batch)
-        log_guide = functional_call(scoring, held, inputs)
-    return log_weights, weights.gather(0, chosen), LogTerms(prior, likelihood, log_guide, latents)
+    terms = _terms(model, poutine.condition(model, data=latents), batch, chosen.shape)
+    with again():  # what the guide draws on the way to z
+        log_guide = guide_term(model, guide, latents, chosen.shape, batch, held=stop_guide)
+    return log_weights, weights.gather(0, chosen), LogTerms(*terms, log_guide, latents)
 
 
 def systematic(weights: Tensor, count: int) -> Tensor:
@@ -101,16 +93,10 @@ def systematic(weights: Tensor, count: int) -> Tensor:
     return (ends <= places[:, None]).sum(1)
 
 
-def _model_terms(
+def _terms(
     model: Model, program: Program, batch: Batch, shape: torch.Size
 ) -> tuple[Tensor, Tensor]:
-    """log p(z) and log p(x|z) of a program with its latents given, (K, B) in nats."""
+    """log p(z) and log p(x|z) of the model with its latents given, (K, B) in nats."""
     with poutine.enum(first_available_dim=-3):
-        nodes: Nodes = sample_sites(program, batch, shape[0])
-    given = (*model.latents, *model.enumerated)
-    log_prior = log_density(nodes, given, shape, scaled=True)
-    others = [name for name in nodes if name not in given]
-    log_likelihood = log_density(nodes, others, shape, scaled=True)
-    return (
-        summed_out(log_prior, log_likelihood) if model.enumerated else (log_prior, log_likelihood)
-    )
+        terms = model_terms(model, sample_sites(program, batch, shape[0]), shape)
+    return summed_out(*terms) if model.enumerated else terms

@@ -26,7 +26,15 @@ from ppl_vae.densities.sites import (
 )
 from ppl_vae.machine.randomness import repeatable
 
-__all__ = ["LogTerms", "Scoring", "log_terms", "log_weights", "pair_sites"]
+__all__ = [
+    "LogTerms",
+    "Scoring",
+    "guide_term",
+    "log_terms",
+    "log_weights",
+    "model_terms",
+    "pair_sites",
+]
 
 
 @dataclass(frozen=True)
@@ -120,15 +128,10 @@ def log_terms(
         )
     latents = {site: nodes[site]["value"] for site in model.latents}
     shape = torch.Size((particles, len(x)))
-    given = (*model.latents, *model.enumerated)
-    log_prior = log_density(nodes, given, shape, scaled)
-    log_likelihood = log_density(nodes, [n for n in nodes if n not in given], shape, scaled)
+    log_prior, log_likelihood = model_terms(model, nodes, shape, scaled)
     if again:
-        scoring = Scoring(model, guide)
-        constants = {name: value.detach() for name, value in scoring.named_parameters()}
-        with pyro.plate("particles", particles, dim=-2), again():
-            inputs = (latents, model.latents, shape, *batch)
-            log_guide = functional_call(scoring, constants, inputs, {"scaled": scaled})
+        with again():
+            log_guide = guide_term(model, guide, latents, shape, batch, scaled=scaled)
     else:
         log_guide = log_density(drawn, (*model.latents, *in_guide), shape, scaled)
     if not in_guide:
@@ -144,6 +147,42 @@ def log_terms(
         draws[site] = latents[site].expand(*rows, *event).reshape(-1, rows[-1], *event)
     prior, likelihood, guided, share = (term.flatten(0, -2) for term in terms)
     return LogTerms(prior, likelihood, guided, draws, share)
+
+
+def model_terms(
+    model: Model, nodes: Nodes, shape: torch.Size, scaled: bool = True
+) -> tuple[Tensor, Tensor]:
+    """log p(y, z) and log p(x|y, z) from a model's sites: (K, B), or (Y, K, B) with sites y."""
+    given = (*model.latents, *model.enumerated)
+    others = [name for name in nodes if name not in given]
+    return log_density(nodes, given, shape, scaled), log_density(nodes, others, shape, scaled)
+
+
+def guide_term(
+    model: Model,
+    guide: Guide,
+    latents: Latents,
+    shape: torch.Size,
+    batch: Batch,
+    held: bool = True,
+    scaled: bool = True,
+) -> Tensor:
+    """log q(z_k|x), (K, B) in nats, at draws by site, (K, B, D), of a guide without discrete sites.
+
+    Args:
+        model: p(x, z), whose parameters q may share.
+        guide: q(z|x).
+        latents: The draws.
+        shape: (K, B).
+        batch: Images (B, C, H, W), and labels (B,) where the programs take them.
+        held: Whether the parameters that the density depends on are held constant.
+        scaled: Whether the scales of `poutine.scale` count.
+    """
+    scoring = Scoring(model, guide)
+    constants = {name: p.detach() for name, p in scoring.named_parameters()} if held else {}
+    with pyro.plate("particles", shape[0], dim=-2):
+        inputs = (latents, model.latents, shape, *batch)
+        return functional_call(scoring, constants, inputs, {"scaled": scaled})
 
 
 @sharing()
