@@ -207,7 +207,7 @@ _SHORT = [
     "",
     "- A recipe that is not in the table has not been run yet, or begins another.",
     "- The VAE of Burda et al. has 50,000 training images here, and 10,000 for validation.",
-    "- The IWAEs of two layers have an eighth of the paper's epochs or less, and batches of 100.",
+    "- The IWAEs of two layers have a sixth of the paper's epochs or less, and batches of 100.",
     "- The VampPrior overfits: with images binarised once, its bound on the training images still",
     "  grows when that on the validation images has stopped.",
     "- M2 with its own networks of z and y finds classes in the pixels that are not the digits:",
