@@ -145,6 +145,19 @@ def test_learning_curves_of_few_epochs_have_whole_ticks(tmp_path, monkeypatch, e
             assert (low, high) == (0.5, 1.5)
 
 
+@pytest.mark.parametrize(
+    ("objective", "label"), [("ELBO", "training"), ("IWAE", "training: minus the loss, IWAE")]
+)
+def test_the_training_curve_of_another_objective_says_so(tmp_path, monkeypatch, objective, label):
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+    names = ("loss_nats_per_datum", "validation_elbo_nats_per_datum")
+    rows = [{"epoch": epoch, **dict.fromkeys(names, -epoch)} for epoch in (1, 2)]
+    plots.learning_curves(rows, tmp_path / "curves.png", objective=objective)
+    _, labels = figures[0].axes[0].get_legend_handles_labels()
+    assert labels == [label, "validation"]
+
+
 @pytest.mark.parametrize("point", [False, True])
 def test_learning_curves_of_a_point_show_no_bound(tmp_path, monkeypatch, point):
     figures = []

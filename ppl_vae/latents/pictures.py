@@ -89,4 +89,5 @@ def draw_curves(run: Run, rows: list[Row]) -> None:
     folder.mkdir(exist_ok=True)
     point = not run.guide.has_density
     given = run.model.labelled and not run.model.enumerated
-    plots.learning_curves(rows, folder / CURVES, run.data.note, point=point, given_class=given)
+    objective = type(run.pieces["objective"]).__name__
+    plots.learning_curves(rows, folder / CURVES, run.data.note, point, given, objective)

@@ -41,9 +41,11 @@ class IWAE(Objective):
     Args:
         particles: K, draws of z for each datum.
         gradient: The estimator for the guide.
-        resampled: N, how many draws the gradient comes from; all of them unless given.
+        resampled: N, how many draws the gradient comes from, to save time; all of them unless
+            given, and K or more save none.
 
     Raises:
+        NotImplementedError: In `loss`, if resampled and the guide has a discrete site.
         ValueError: If particles < 1, resampled < 1 or the estimator is unknown.
     """
 
@@ -64,8 +66,11 @@ class IWAE(Objective):
         options = (self.gradient != "plain", labels)
         if self.resampled is None or not torch.is_grad_enabled():
             terms = log_terms(model, guide, x, self.particles, *options)
-            if self.resampled is not None:
-                terms.check_draws("resampling")
+            if self.resampled is not None and terms.log_share is not None:
+                raise NotImplementedError(
+                    "resampled chooses among draws, and the guide takes every class instead of "
+                    "drawing one; leave resampled out"
+                )
             log_sum = terms.log_sum_exp(terms.log_weights)
             weights = terms.log_weights.detach().softmax(0)
         else:

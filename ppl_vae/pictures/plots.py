@@ -154,6 +154,7 @@ def learning_curves(
     data_note: str = "",
     point: bool = False,
     given_class: bool = False,
+    objective: str = "ELBO",
 ) -> None:
     """Draws the bound during training, and its two terms on the validation data.
 
@@ -169,6 +170,8 @@ def learning_curves(
         data_note: The training data, printed small below.
         point: Whether q(z|x) is a point, so that the bound is log p(x, z) there and no ELBO.
         given_class: Whether the programs take the class y as given.
+        objective: The name of what was minimised. On the training data the curve is of that: it is
+            the bound only if this is the ELBO.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -179,9 +182,8 @@ def learning_curves(
     validation = _column(rows, "validation_elbo_nats_per_datum")
     bound = figure.add_subplot(grid[:, 0])
     curves = [-_column(rows, "loss_nats_per_datum"), validation]
-    for values, colour, label in zip(
-        curves, (BLUE, ORANGE), ("training", "validation"), strict=True
-    ):
+    training = "training" if objective == "ELBO" else f"training: minus the loss, {objective}"
+    for values, colour, label in zip(curves, (BLUE, ORANGE), (training, "validation"), strict=True):
         _line(bound, epochs, values, colour, label)
     y = ", y" if given_class else ""
     whole = "$\\log\\,p(x, z|y)$" if given_class else "$\\log\\,p(x, z)$"
