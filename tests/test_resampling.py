@@ -84,10 +84,11 @@ def test_the_bound_is_that_of_all_draws(model_kind, guide_kind) -> None:
 
 @pytest.mark.parametrize(("model_kind", "guide_kind"), PAIRS)
 def test_the_chosen_are_draws_with_their_weights(model_kind, guide_kind) -> None:
-    log_weights, weights, terms = seeded(resampled_terms, *of(model_kind, guide_kind), 6, 3)
+    log_weights, terms = seeded(resampled_terms, *of(model_kind, guide_kind), 6, 3)
+    assert log_weights.shape == (6, 4)
+    assert terms.log_weights.shape == (3, 4)
     matches = (terms.log_weights[:, None] - log_weights).abs() < 1e-9  # (N, K, B)
     assert matches.any(1).all()
-    torch.testing.assert_close(weights, (terms.log_weights - log_weights.logsumexp(0)).exp())
 
 
 @pytest.mark.parametrize("gradient", ["plain", "stl", "dreg"])
@@ -122,10 +123,8 @@ def test_only_the_chosen_draws_go_back_through_the_decoder() -> None:
     model.decoder.register_forward_hook(
         lambda module, inputs, output: sizes.append((output.requires_grad, inputs[0].shape[0]))
     )
-    log_weights, weights, terms = resampled_terms(model, guide, x, 7, 2)
+    resampled_terms(model, guide, x, 7, 2)
     assert sizes == [(False, 7), (True, 2)]
-    assert log_weights.shape == (7, 4)
-    assert weights.shape == terms.log_weights.shape == (2, 4)
 
 
 def test_labels_reach_both_programs() -> None:

@@ -66,10 +66,11 @@ _OPTIONS: dict[str, Any] = {
 # By the precision of the matrix products: the error of a loss or of an entry of a gradient,
 # relative to the largest one. Inductor sums in another order, and rounds less in bfloat16.
 _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-4, torch.bfloat16: 5e-2}
+_ROUNDED_OPERANDS = 1e-2  # where a GPU may round those in float32 to ten bits of mantissa
+
 # Programs that choose draws by their weights may choose others in a graph, where rounding decides.
 # A wrong graph is wrong under every seed.
 _SEEDS = (0, 2, 4)
-_ROUNDED_OPERANDS = 1e-2  # where a GPU may round those in float32 to ten bits of mantissa
 
 
 def check_engine(engine: str) -> None:

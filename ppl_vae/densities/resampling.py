@@ -29,7 +29,7 @@ def resampled_terms(
     count: int,
     stop_guide: bool = False,
     labels: Tensor | None = None,
-) -> tuple[Tensor, Tensor, LogTerms]:
+) -> tuple[Tensor, LogTerms]:
     """Draws z_1, ..., z_K from q(z|x), and evaluates the terms of N of them with gradients.
 
     These are chosen in proportion to v_k = w_k / sum_j w_j, so that the mean of any f(z) over them
@@ -45,8 +45,8 @@ def resampled_terms(
         labels: Their labels (B,) for a model of labelled images, -1 where there is none.
 
     Returns:
-        log w_k of all draws, (K, B) in nats, without gradients; v_k of the chosen ones, (N, B); and
-        their terms, whose rows are the chosen draws.
+        log w_k of all draws, (K, B) in nats, without gradients; and the terms of the chosen ones,
+        which are the rows there.
 
     Raises:
         ValueError: If particles < 1.
@@ -60,8 +60,7 @@ def resampled_terms(
     with torch.no_grad():
         prior, likelihood = _terms(model, poutine.replay(model, trace), batch, shape)
         log_weights = prior + likelihood - log_density(sites, model.latents, shape, scaled=True)
-        weights = log_weights.softmax(0)
-        chosen = systematic(weights, count)
+        chosen = systematic(log_weights.softmax(0), count)
     latents = {}
     for name in model.latents:
         value, event = sites[name]["value"], sites[name]["fn"].event_shape
@@ -70,7 +69,7 @@ def resampled_terms(
     terms = _terms(model, poutine.condition(model, data=latents), batch, chosen.shape)
     with again():  # what the guide draws on the way to z
         log_guide = guide_term(model, guide, latents, chosen.shape, batch, held=stop_guide)
-    return log_weights, weights.gather(0, chosen), LogTerms(*terms, log_guide, latents)
+    return log_weights, LogTerms(*terms, log_guide, latents)
 
 
 def systematic(weights: Tensor, count: int) -> Tensor:

@@ -72,15 +72,14 @@ class IWAE(Objective):
                     "drawing one; leave resampled out"
                 )
             log_sum = terms.log_sum_exp(terms.log_weights)
-            weights = terms.log_weights.detach().softmax(0)
         else:
-            log_weights, weights, terms = resampled_terms(
+            log_weights, terms = resampled_terms(
                 model, guide, x, self.particles, self.resampled, *options
             )
             mean = terms.log_weights.mean(0)
             log_sum = log_weights.logsumexp(0) + (mean - mean.detach())  # the gradient of the mean
         if self.gradient == "dreg" and torch.is_grad_enabled():
-            weights = weights.unsqueeze(-1)
+            weights = (terms.log_weights - log_sum).detach().exp().unsqueeze(-1)
             for z in terms.latents.values():
                 # The gradient through z_k has one factor v_k from the bound; this is the other.
                 z.register_hook(lambda gradient: weights * gradient)
