@@ -190,7 +190,7 @@ def learning_curves(
     elbo = "ELBO of $\\log\\,p(x|y)$" if given_class else "ELBO"
     bound.set_title(whole if point else elbo, loc="left", fontsize=10)
     if bound.get_legend_handles_labels()[0]:
-        bound.legend(frameon=False, loc="lower right", fontsize=9)
+        bound.legend(frameon=False, loc="best", fontsize=9)
     _robust_limits(bound, curves)
     terms = (
         ("distortion", f"distortion  $-E_q\\,\\log p(x|z{y})$"),
