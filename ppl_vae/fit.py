@@ -111,12 +111,13 @@ def fit(
             run of fewer than ten, unless given.
         restart_epochs: Epochs after which the schedule begins again at its peak, and patience
             counts again; none unless given. Going on beyond the plan adds one.
-        optimizer: The rule of the updates, by its name in torch.optim.
+        optimizer: The rule of the updates, by its name in torch.optim. `Muon` makes those of the
+            weights of linear layers and convolutions orthogonal, and has AdamW for the rest.
         adam_beta1: The part of the gradient's running mean that a step keeps.
         adam_beta2: The part of the running mean (in Adamax, maximum) of its square that one keeps.
         adam_epsilon: What is added to the denominator of an update.
-        weight_decay: This multiple of each parameter is added to its gradient; with AdamW the
-            parameter shrinks by it, times the learning rate, instead.
+        weight_decay: This multiple of each parameter is added to its gradient; with AdamW or
+            Muon the parameter shrinks by it, times the learning rate, instead.
         clip_norm: A gradient of a larger norm, over all parameters, is scaled down to it.
         skip_norm: A step whose gradient has a larger norm is left out, and counted.
         average: The decay, such as 0.999, of an exponential mean of the parameters over the steps,

@@ -1,14 +1,14 @@
 """Adam and its family against torch's own."""
 
 from itertools import combinations
-from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ppl_vae.errors import InputError
-from ppl_vae.training.adam import Adam, Optimizer, Rule
+from ppl_vae.runs.settings import Optimizer
+from ppl_vae.training.adam import FAMILY, Adam, Rule
 
 SHAPE = (33, 40)
 GO, SKIP = torch.tensor(0.0), torch.tensor(1.0)
@@ -73,9 +73,6 @@ def test_steps_are_those_of_torch(weight_decay: float, fused: bool) -> None:
     for name, parameter in ours(steps, Rule(weight_decay=weight_decay)).items():
         assert torch.equal(parameter, expected[name]), name
         torch.testing.assert_close(parameter, in_python[name])
-
-
-FAMILY = get_args(Optimizer)
 
 
 @pytest.mark.parametrize("name", FAMILY)

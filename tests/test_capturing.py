@@ -22,8 +22,10 @@ from ppl_vae.data import Split
 from ppl_vae.data.conversion import bernoulli_draw
 from ppl_vae.objectives import Beta, Objective
 from ppl_vae.objectives.objective import PairLoss
-from ppl_vae.training.adam import Optimizer, Rule
+from ppl_vae.runs.settings import Optimizer
+from ppl_vae.training.adam import Rule
 from ppl_vae.training.capturing import CapturedStep
+from ppl_vae.training.muon import weights_of_layers
 from ppl_vae.training.step import SVIStep
 
 SPEC = Spec((1, 5, 4), "binary", 3)
@@ -103,10 +105,11 @@ def test_no_part_of_a_step_waits(name: Optimizer, monkeypatch: pytest.MonkeyPatc
             step.set(1e-3, 0.5)
             step.update(images.batch(index, labelled=False))
             images.batch(index, labelled=True)
-    assert len(updated) == 2 * (name in ("Adam", "AdamW"))
+    assert len(updated) == 2 * (name in ("Adam", "AdamW", "Muon"))
+    by_muon = weights_of_layers(step.pair) if name == "Muon" else ()
     for parts in updated:
         assert {tensor.device for part in parts for tensor in part} == {DEVICE}
-        assert len(parts[0]) == len(step.parameters)
+        assert len(parts[0]) == len(step.parameters) - len(by_muon)
 
 
 # The capture itself, with CUDA's part of it played by Python

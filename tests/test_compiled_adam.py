@@ -1,16 +1,14 @@
 """Adam's updates compiled, as they are on a GPU, here on the CPU."""
 
-from typing import get_args
-
 import pytest
 import torch
 import torch._inductor
 from torch import Tensor, nn
 
-from ppl_vae.training.adam import Adam, Optimizer, Rule
+from ppl_vae.runs.settings import Optimizer
+from ppl_vae.training.adam import FAMILY, Adam, Rule
 
 GO, SKIP = torch.tensor(0.0), torch.tensor(1.0)
-FAMILY = get_args(Optimizer)
 
 
 def learned() -> dict[str, nn.Parameter]:

@@ -21,6 +21,7 @@ from ppl_vae.data import (
     Omniglot,
 )
 from ppl_vae.data.source import fixed_order
+from ppl_vae.errors import InputError
 
 
 def random_images(count, *shape, seed=0):
@@ -64,6 +65,20 @@ def test_mnist_and_its_like(tmp_path, data_set):
         """A subclass reads the files of its base."""
 
     assert sizes(Own(root=tmp_path).load("bytes", 0)) == (40, 10, 10)
+
+
+def test_fewer_images_are_held_out(tmp_path):
+    (images, labels), test = random_images(50, 28, 28), random_images(10, 28, 28, seed=1)
+    write_mnist(tmp_path, "MNIST", (images, labels), test)
+    data = MNIST(root=tmp_path, held_out=3).load("bytes", 0)
+    assert sizes(data) == (47, 3, 10)
+    np.testing.assert_array_equal(data.train[:].numpy()[:, 0], images[:47])
+    np.testing.assert_array_equal(data.validation[:].numpy()[:, 0], images[47:])
+    with pytest.raises(InputError, match=r"more than 50 training images.* hold out fewer$"):
+        MNIST(root=tmp_path, held_out=50).load("bytes", 0)
+    for wrong in (0, -1, 2.5, True):
+        with pytest.raises(ValueError, match=r"expected --data\.held_out >= 1.*; got "):
+            MNIST(root=tmp_path, held_out=wrong)
 
 
 @pytest.mark.parametrize(

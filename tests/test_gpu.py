@@ -15,7 +15,8 @@ from models import MLP, VAE, Convolutional, Spec
 from ppl_vae.evaluate import evaluate
 from ppl_vae.fit import fit, resume
 from ppl_vae.objectives import ELBO
-from ppl_vae.training.adam import Optimizer, Rule
+from ppl_vae.runs.settings import Optimizer
+from ppl_vae.training.adam import Rule
 from ppl_vae.training.capturing import CapturedStep
 from ppl_vae.training.step import SVIStep
 

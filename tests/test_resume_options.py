@@ -19,7 +19,8 @@ from models import VAE, Spec
 from ppl_vae.fit import resume
 from ppl_vae.objectives import ELBO
 from ppl_vae.runs.checkpoints import read_checkpoint
-from ppl_vae.training.adam import Optimizer, Rule
+from ppl_vae.runs.settings import Optimizer
+from ppl_vae.training.adam import FAMILY, Rule
 from ppl_vae.training.step import SVIStep
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -85,7 +86,7 @@ def test_a_graph_takes_the_steps_of_the_programs(
     assert_same(path, whole)
 
 
-@pytest.mark.parametrize("name", get_args(Optimizer))
+@pytest.mark.parametrize("name", FAMILY)
 def test_steps_are_those_of_stock_pyro(name: Optimizer) -> None:
     spec = Spec((1, 3, 2), "binary", 2)
     x = torch.rand(10, 1, 3, 2).round()

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
 
-from models.ranges import check_choice
+from models.ranges import check_choice, check_count
 from models.spec import Domain
 from ppl_vae.data.source import Images, Source
 from ppl_vae.data.torchvision_files import TorchvisionFiles, hold_out, open_torchvision
@@ -18,14 +18,26 @@ EMNISTSplit = Literal["balanced", "letters", "digits", "mnist", "byclass", "byme
 
 @dataclass(frozen=True)
 class _LikeMNIST(TorchvisionFiles):
-    """torchvision's test images to test; of its training images the last as many to validate."""
+    """torchvision's test images to test; of its training images the last as many to validate.
+
+    Args:
+        held_out: How many of the last training images are for validation; as many as there are test
+            images unless given.
+    """
 
     in_torchvision: ClassVar[str]
+    held_out: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.held_out is not None:
+            check_count("--data.held_out", self.held_out)
 
     def _source(self) -> Source:
         training, tested = self._open(train=True), self._open(train=False)
         test = self._images(tested)
-        return hold_out(self._images(training), len(test), test, self._names(training))
+        held_out = len(test) if self.held_out is None else self.held_out
+        return hold_out(self._images(training), held_out, test, self._names(training))
 
     def _open(self, **options: Any) -> Any:
         return open_torchvision(self.in_torchvision, self.root, self.download, **options)

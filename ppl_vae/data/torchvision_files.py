@@ -100,6 +100,7 @@ def hold_out(images: Images, count: int, test: Images, class_names: Iterable[str
     if not 1 <= count < len(images):
         raise InputError(
             f"expected more than {max(count, 1):,} training images, to hold out that many for "
-            f"validation; got {len(images):,}; complete the files"
+            f"validation; got {len(images):,}; complete the files, or "
+            "hold out fewer"
         )
     return Source(images[:-count], images[-count:], test, tuple(class_names))

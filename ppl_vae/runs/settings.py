@@ -14,7 +14,7 @@ from ppl_vae.machine.devices import DeviceChoice, check_device, check_seed
 
 __all__ = ["Optimizer", "Precision", "Schedule", "Settings"]
 
-Optimizer = Literal["Adam", "AdamW", "Adamax", "NAdam", "RAdam"]
+Optimizer = Literal["Adam", "AdamW", "Adamax", "NAdam", "RAdam", "Muon"]
 Precision = Literal["float32", "bfloat16", "tensorfloat32"]
 Schedule = Literal["cosine", "constant", "step"]
 

@@ -28,7 +28,7 @@ from ppl_vae.compiler.in_place import compile_in_place
 from ppl_vae.errors import InputError
 from ppl_vae.runs.settings import Optimizer
 
-__all__ = ["Adam", "Rule"]
+__all__ = ["FAMILY", "Adam", "Rule"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Rule:
       (2019), algorithm 2;
     - Adamax: p - rate * M / u with u <- max(b2 u, |g| + e); Kingma and Ba (2015), algorithm 2;
     - NAdam: Adam with Nesterov's momentum; Dozat (2016);
-    - RAdam: Adam, and without its denominator while V is too uncertain; Liu et al. (2020).
+    - RAdam: Adam, and without its denominator while V is too uncertain; Liu et al. (2020);
+    - Muon: AdamW, and for weights of layers another rule, that of `ppl_vae.training.muon.Muon`.
 
     Attributes:
         optimizer: Its name, that of torch.optim.
@@ -72,7 +73,7 @@ class _Kind(NamedTuple):
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _PLAIN = {"amsgrad": False, "maximize": False}
-_KINDS: dict[Optimizer, _Kind] = {
+FAMILY: dict[Optimizer, _Kind] = {
     "Adam": _Kind(adam, (*_MOMENTS, None, "step"), _PLAIN, "_fused_adam_"),
     "AdamW": _Kind(adamw, (*_MOMENTS, None, "step"), _PLAIN, "_fused_adamw_"),
     "Adamax": _Kind(adamax, ("exp_avg", "exp_inf", "step"), {}),
@@ -110,7 +111,7 @@ class Adam:
                 )
         self._parameters = dict(parameters)
         rule = rule or Rule()
-        self._kind = _KINDS[rule.optimizer]
+        self._kind = FAMILY[rule.optimizer]
         self._options: dict[str, Any] = {
             "beta1": rule.beta1,
             "beta2": rule.beta2,

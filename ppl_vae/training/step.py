@@ -18,6 +18,7 @@ from ppl_vae.runs.settings import Precision
 from ppl_vae.training.adam import Adam, Rule
 from ppl_vae.training.averaging import Average
 from ppl_vae.training.clipping import clipped
+from ppl_vae.training.muon import Muon, weights_of_layers
 from ppl_vae.training.outliers import Outliers
 from ppl_vae.training.precision import PRECISIONS, matrix_precision, rounded_operands
 
@@ -25,7 +26,7 @@ __all__ = ["SVIStep"]
 
 
 class SVIStep:
-    """Follows the gradient of an objective for all parameters of a pair, with Adam or its family.
+    """Follows the gradient of an objective for all parameters of a pair, by Adam or another rule.
 
     Kingma and Welling (2014), algorithm 1, with the optimizer of Kingma and Ba (2015) by default.
 
@@ -60,7 +61,13 @@ class SVIStep:
         self.ranks = ranks or Ranks()
         self.pair = PairLoss(model, guide, objective)
         self.parameters = dict(self.pair.named_parameters())
-        self._adam = Adam(self.parameters, rule)
+        rule = rule or Rule()
+        self._optimizer: Adam | Muon
+        if rule.optimizer == "Muon":
+            dtype = PRECISIONS[precision] or torch.float32
+            self._optimizer = Muon(self.parameters, weights_of_layers(self.pair), rule, dtype)
+        else:
+            self._optimizer = Adam(self.parameters, rule)
         self._clip_norm = clip_norm
         device = next(self.pair.parameters()).device
         self.outliers = None if skip_norm is None else Outliers(skip_norm, device)
@@ -97,7 +104,7 @@ class SVIStep:
             self._compiled = compile_programs(self.pair, batch, self.scheduled, *self._rounding())
         self._compiled_for = _kinds(batch), self.fingerprint()
         if batch[0].is_cuda:
-            self._adam.compile()
+            self._optimizer.compile()
 
     def drop_stale_graph(self, batch: tuple[Tensor, ...]) -> bool:
         """Drops the graph if it and the programs part on a batch.
@@ -134,10 +141,10 @@ class SVIStep:
         """Sets the numbers that change from step to step.
 
         Args:
-            learning_rate: Adam's step size.
+            learning_rate: The optimizer's step size.
             epoch: Passes over the data done so far, for objectives that change in training.
         """
-        self._adam.set_rate(learning_rate)
+        self._optimizer.set_rate(learning_rate)
         for name, value in self.objective.scheduled(epoch).items():
             self.scheduled[name].fill_(value)
 
@@ -173,7 +180,7 @@ class SVIStep:
             skip = skip if outlier is None else torch.maximum(skip, outlier)
         if self._clip_norm is not None:
             gradients = clipped(gradients, self._clip_norm)
-        self._adam.update(gradients, skip)
+        self._optimizer.update(gradients, skip)
         if self._average:
             self._average.update(skip)
         return loss
@@ -207,14 +214,14 @@ class SVIStep:
 
     def state(self) -> dict[str, Tensor]:
         """The moments and counts by parameter; averages and outliers where there are any."""
-        state = self._adam.state()
+        state = self._optimizer.state()
         for part in (self._average, self.outliers):
             state |= part.state() if part else {}
         return state
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Copies a result of `state` into the present tensors."""
-        self._adam.restore(state)
+        self._optimizer.restore(state)
         for part in (self._average, self.outliers):
             if part:
                 part.restore(state)
