@@ -2,10 +2,10 @@
 
     python benchmarks/optimizers.py --data_root DIR --runs DIR
 
-The VAE of one layer of Burda et al. (2016) on MNIST, compiled. Adam has batches of 100 and a peak of
-0.002; twice that is too much for it. Muon has a peak of 0.006, and batches of 250, since making an
-update orthogonal costs as much for a small batch as for a large one. A run that is there already is
-not trained again. The table goes to benchmarks/optimizers.md.
+The VAE of one layer of Burda et al. (2016) on MNIST, compiled. Adam has batches of 100 and a peak
+of 0.002; twice that is too much for it. Muon has a peak of 0.006, and batches of 250, since making
+an update orthogonal costs as much for a small batch as for a large one. A run that is there already
+is not trained again. The table goes to benchmarks/optimizers.md.
 """
 
 from functools import partial
@@ -61,9 +61,10 @@ def main(
         "# Adam and Muon",
         "",
         "Made by `python benchmarks/optimizers.py --data_root DIR --runs DIR`: MNIST, tanh",
-        f"200-200, D = 50, a cosine, float32, compiled; nats per test image, log p(x) by {particles}",
-        "particles, +- one standard error over the images. Seconds are of training, of one machine",
-        f"that did other work too: {load(path).summary['machine']}; torch {torch.__version__}.",
+        "200-200, D = 50, a cosine, float32, compiled; nats per test image, log p(x) by",
+        f"{particles} particles, +- one standard error over the images. Seconds are of training,",
+        f"of one machine that did other work too: {load(path).summary['machine']};",
+        f"torch {torch.__version__}.",
         "",
         "| optimizer | images in a step | learning rate | epochs | seconds | ELBO | log p(x) |",
         "|---|---|---|---|---|---|---|",

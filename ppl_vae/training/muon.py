@@ -18,8 +18,8 @@ from ppl_vae.training.adam import Adam, Rule
 __all__ = ["Muon", "orthogonal", "weights_of_layers"]
 
 _MOMENTUM = 0.95
-_PRODUCTS = 5  # of polynomials; each takes singular values from s to about 3.4 s, while s is small
 _POLYNOMIAL = (3.4445, -4.7750, 2.0315)
+_TIMES = 5  # that it is applied; a small singular value s becomes about 3.4 s each time
 _ADAMS_LENGTH = 0.2  # the usual root mean square of an update of Adam, in learning rates
 _LEAST = 1e-7
 
@@ -45,7 +45,7 @@ class Muon:
         dtype: The type of the products that make a matrix orthogonal.
 
     Raises:
-        InputError: If a parameter's elements do not fill its memory.
+        InputError: If the elements of a parameter that is no matrix do not fill its memory.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ def orthogonal(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = wide.to(dtype)
     x = x / x.norm().clamp(min=_LEAST)
-    for _ in range(_PRODUCTS):
+    for _ in range(_TIMES):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=second, alpha=third), x, beta=first)
     return (x if wide is matrix else x.T).to(matrix.dtype)
