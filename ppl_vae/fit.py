@@ -107,14 +107,14 @@ def fit(
         schedule: How it goes on from there: `cosine` decays to zero, `constant` stays, `step` falls
             to a tenth in the eight stages of Burda et al. (2016), each three times as long as the
             one before.
-        warmup_epochs: Epochs over which the learning rate rises to its peak; one, or a tenth of a
-            run of fewer than ten, unless given.
+        warmup_epochs: Epochs in which the learning rate rises to its peak; by default one, or a
+            tenth of fewer than ten.
         restart_epochs: Epochs after which the schedule begins again at its peak, and patience
             counts again; none unless given. Going on beyond the plan adds one.
         optimizer: The rule of the updates, by its name in torch.optim. `Muon` makes those of the
-            weights of linear layers and convolutions orthogonal, and has AdamW for the rest.
+            weights of layers orthogonal, and has AdamW for all else, with the constants of Adam.
         adam_beta1: The part of the gradient's running mean that a step keeps.
-        adam_beta2: The part of the running mean (in Adamax, maximum) of its square that one keeps.
+        adam_beta2: The part of that of its square (in Adamax, of its maximum) that one keeps.
         adam_epsilon: What is added to the denominator of an update.
         weight_decay: This multiple of each parameter is added to its gradient; with AdamW or
             Muon the parameter shrinks by it, times the learning rate, instead.
@@ -136,10 +136,9 @@ def fit(
             operations that was traced from them, checked against them and compiled; `auto` compiles
             runs of 10,000 steps or more, which pays. A pair that has no such graph runs eager, with
             a line that says why.
-        precision: What the networks compute in during training, `tensorfloat32` on GPUs alone;
-            parameters, log-probabilities and measurements are float32.
-        run: The run directory to write; the first free one of runs/DATA-MODEL-1, -2, ... unless
-            given.
+        precision: What the networks, and Muon, compute in during training, `tensorfloat32` on GPUs
+            alone; parameters, log-probabilities and measurements are float32.
+        run: The run directory; the first free one of runs/DATA-MODEL-1, -2, ... unless given.
         overwrite: Whether a run that is there already is replaced, once this one can start.
         checkpoint_seconds: Seconds between checkpoints.
         on_epoch: Called as on_epoch(run, row) after each epoch, with its line of `metrics.csv`. The

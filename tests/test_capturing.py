@@ -181,7 +181,9 @@ def new_step(**options: Any) -> SVIStep:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"rule": Rule("NAdam"), "clip_norm": 0.5, "average": 0.9}], ids=str
+    "options",
+    [{}, {"rule": Rule("Muon")}, {"rule": Rule("NAdam"), "clip_norm": 0.5, "average": 0.9}],
+    ids=str,
 )
 def test_replays_take_the_steps_that_the_step_takes(
     played: Played, options: dict[str, Any]

@@ -1,6 +1,6 @@
 """MNIST and the data sets made in its image: 28 x 28 pixels, 256 grey levels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
@@ -21,12 +21,12 @@ class _LikeMNIST(TorchvisionFiles):
     """torchvision's test images to test; of its training images the last as many to validate.
 
     Args:
-        held_out: How many of the last training images are for validation; as many as there are test
-            images unless given.
+        held_out: How many of the last training images are for validation, before any class is left
+            out; as many as there are test images unless given.
     """
 
     in_torchvision: ClassVar[str]
-    held_out: int | None = None
+    held_out: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -35,9 +35,14 @@ class _LikeMNIST(TorchvisionFiles):
 
     def _source(self) -> Source:
         training, tested = self._open(train=True), self._open(train=False)
-        test = self._images(tested)
-        held_out = len(test) if self.held_out is None else self.held_out
-        return hold_out(self._images(training), held_out, test, self._names(training))
+        images, test = self._images(training), self._images(tested)
+        if self.held_out is not None and self.held_out >= len(images):
+            raise InputError(
+                f"expected --data.held_out < {len(images):,}, the number of training images; got "
+                f"{self.held_out:,}"
+            )
+        count = len(test) if self.held_out is None else self.held_out
+        return hold_out(images, count, test, self._names(training))
 
     def _open(self, **options: Any) -> Any:
         return open_torchvision(self.in_torchvision, self.root, self.download, **options)
@@ -59,8 +64,8 @@ class _LikeMNIST(TorchvisionFiles):
 class MNIST(_LikeMNIST):
     """Handwritten digits. LeCun, Bottou, Bengio and Haffner (1998).
 
-    50,000 to train on; the last 10,000 of the original training images for validation; the
-    original 10,000 test images.
+    50,000 to train on; the last 10,000 of the original training images for validation, or
+    `held_out`; the original 10,000 test images.
     """
 
     in_torchvision: ClassVar[str] = "MNIST"

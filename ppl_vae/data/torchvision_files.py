@@ -100,7 +100,6 @@ def hold_out(images: Images, count: int, test: Images, class_names: Iterable[str
     if not 1 <= count < len(images):
         raise InputError(
             f"expected more than {max(count, 1):,} training images, to hold out that many for "
-            f"validation; got {len(images):,}; complete the files, or "
-            "hold out fewer"
+            f"validation; got {len(images):,}; complete the files"
         )
     return Source(images[:-count], images[-count:], test, tuple(class_names))

@@ -33,7 +33,7 @@ __all__ = ["FAMILY", "Adam", "Rule"]
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A rule of Adam's family, with the constants of Kingma and Ba (2015) unless given.
+    """A rule of updates, with the constants of Kingma and Ba (2015) unless given.
 
     With g the gradient and t the updates done, m <- b1 m + (1 - b1) g, v <- b2 v + (1 - b2) g^2,
     M = m / (1 - b1^t) and V = v / (1 - b2^t), a parameter p becomes
@@ -45,14 +45,14 @@ class Rule:
     - Adamax: p - rate * M / u with u <- max(b2 u, |g| + e); Kingma and Ba (2015), algorithm 2;
     - NAdam: Adam with Nesterov's momentum; Dozat (2016);
     - RAdam: Adam, and without its denominator while V is too uncertain; Liu et al. (2020);
-    - Muon: AdamW, and for weights of layers another rule, that of `ppl_vae.training.muon.Muon`.
+    - Muon: that of `ppl_vae.training.muon.Muon` for the weights of layers, AdamW for all else.
 
     Attributes:
-        optimizer: Its name, that of torch.optim.
+        optimizer: Its name.
         beta1: b1, in [0, 1).
         beta2: b2, in [0, 1).
         epsilon: e, at least 0.
-        weight_decay: The L2 term, or for AdamW the decay, at least 0.
+        weight_decay: The L2 term, or for AdamW and Muon the decay, at least 0.
     """
 
     optimizer: Optimizer = "Adam"

@@ -2,7 +2,7 @@
 
 A step is some fifty kernels, and on a GPU a small one spends its time in launching them. Captured
 once and replayed, the step is one launch: the choice of the images, their noise, the loss, the
-gradients and Adam, with nothing read back.
+gradients and the updates, with nothing read back.
 """
 
 import gc
@@ -90,7 +90,7 @@ class CapturedStep:
 
         Args:
             batch: The indices (B,), alone.
-            learning_rate: Adam's step size.
+            learning_rate: The optimizer's step size.
             epoch: Passes over the data done so far.
             weight: Which part of the step's batch this is; a captured one is always whole.
         """

@@ -1,8 +1,7 @@
-"""Muon: momentum of orthogonal matrices for the weights of layers, AdamW for all other parameters.
+"""Muon: orthogonal updates for the weights of layers, AdamW for all other parameters.
 
-Adam scales each entry of a gradient by itself. The gradient of a weight matrix is mostly a sum of a
-few directions, and what it says of all others is lost in the steps. Here each update has all
-directions of its gradient, all of about the same length.
+A few directions dominate the gradient of a weight matrix, so that Adam hardly moves along the
+others. An orthogonal update moves about as far along each.
 """
 
 import dataclasses
@@ -20,29 +19,29 @@ __all__ = ["Muon", "orthogonal", "weights_of_layers"]
 _MOMENTUM = 0.95
 _POLYNOMIAL = (3.4445, -4.7750, 2.0315)
 _TIMES = 5  # that it is applied; a small singular value s becomes about 3.4 s each time
-_ADAMS_LENGTH = 0.2  # the usual root mean square of an update of Adam, in learning rates
+_ADAMS_RMS = 0.2  # of the entries of a usual update of Adam, in learning rates
 _LEAST = 1e-7
 
 
 class Muon:
     """Updates matrices W (rows, columns) by orthogonal ones, and other parameters by AdamW.
 
-    With g the gradient of W and b1 = 0.95, m <- b1 m + (1 - b1) g, and W becomes
+    With g the gradient of W and b = 0.95, m <- b m + (1 - b) g, and then W becomes
 
         (1 - rate * weight_decay) W
-            - rate * 0.2 sqrt(max(rows, columns)) O(b1 m + (1 - b1) g),
+            - rate * 0.2 sqrt(max(rows, columns)) O(b m + (1 - b) g),
 
     where O(U S V^T) is about U V^T; Jordan et al. (2024), "Muon: an optimizer for hidden layers in
     neural networks". The factor gives the entries of an update the size that they have with Adam,
-    so that both take one learning rate; Liu et al. (2025), "Muon is scalable for LLM training",
+    so that one learning rate serves both; Liu et al. (2025), "Muon is scalable for LLM training",
     equation 4.
 
     Args:
         parameters: The parameters to update, by name; on one device.
-        matrices: The names of those that are matrices. The filters of a convolution are one, with a
-            row for each place in their first dimension.
+        matrices: The names of those that are matrices. Filters of a convolution are one, flattened
+            to (first dimension, all others).
         rule: The constants of AdamW; its weight decay is that of the matrices too.
-        dtype: The type of the products that make a matrix orthogonal.
+        dtype: The type of the products that make a matrix orthogonal; its own by default.
 
     Raises:
         InputError: If the elements of a parameter that is no matrix do not fill its memory.
@@ -53,7 +52,7 @@ class Muon:
         parameters: Mapping[str, nn.Parameter],
         matrices: frozenset[str],
         rule: Rule,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self._matrices = {name: parameters[name] for name in parameters if name in matrices}
         others = {name: p for name, p in parameters.items() if name not in matrices}
@@ -61,7 +60,9 @@ class Muon:
         self._weight_decay = rule.weight_decay
         self._dtype = dtype
         self._momenta = {name: torch.zeros_like(p) for name, p in self._matrices.items()}
-        self._rate = torch.zeros((), device=next(iter(parameters.values())).device)
+        device = next(iter(parameters.values())).device
+        # On a GPU a captured step can change it.
+        self._rate: float | Tensor = 0.0 if device.type == "cpu" else torch.zeros((), device=device)
 
     def compile(self) -> None:
         """Has a compiled function take the updates of AdamW, as `Adam.compile` does."""
@@ -70,7 +71,10 @@ class Muon:
 
     def set_rate(self, rate: float) -> None:
         """Sets the step size."""
-        self._rate.fill_(rate)
+        if isinstance(self._rate, Tensor):
+            self._rate.fill_(rate)
+        else:
+            self._rate = rate
         if self._adam:
             self._adam.set_rate(rate)
 
@@ -89,12 +93,12 @@ class Muon:
             gradient, momentum = gradients[name], self._momenta[name]
             if gradient is None:
                 continue
-            mean = momentum.lerp(gradient, 1 - _MOMENTUM)
-            update = orthogonal(gradient.lerp(mean, _MOMENTUM).flatten(1), self._dtype)
-            length = _ADAMS_LENGTH * sqrt(max(update.shape))
-            moved = matrix * (1 - self._rate * self._weight_decay)
-            moved -= self._rate * length * update.reshape(matrix.shape)
-            for old, new in ((momentum, mean), (matrix, moved)):
+            new_momentum = momentum.lerp(gradient, 1 - _MOMENTUM)
+            ahead = gradient.lerp(new_momentum, _MOMENTUM).flatten(1)
+            update = orthogonal(ahead, self._dtype).reshape(matrix.shape)
+            scale = self._rate * (_ADAMS_RMS * sqrt(max(ahead.shape)))
+            new_matrix = matrix * (1 - self._rate * self._weight_decay) - scale * update
+            for old, new in ((momentum, new_momentum), (matrix, new_matrix)):
                 old.copy_(new if skip is None else torch.where(skip > 0, old, new))
 
     def state(self) -> dict[str, Tensor]:
@@ -110,22 +114,22 @@ class Muon:
             momentum.copy_(state.get(f"momentum.{name}", torch.zeros_like(momentum)))
 
 
-def orthogonal(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """About U V^T of a matrix U S V^T: singular values between 0.7 and 1.2 instead of S.
+def orthogonal(matrix: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """About U V^T of a matrix U S V^T, by products alone; Jordan et al. (2024).
 
-    Those below a thousandth of the largest stay smaller. The polynomial of Jordan et al. (2024) in
-    X X^T, five times, with no decomposition.
+    Singular values between 0.68 and 1.21 take the place of S, where that is at least 0.0016 times
+    the matrix's Frobenius norm; smaller ones become smaller.
 
     Args:
         matrix: (rows, columns).
-        dtype: The type of the products.
+        dtype: The type of the products; the matrix's own by default.
 
     Returns:
         (rows, columns), of the matrix's own type.
     """
     first, second, third = _POLYNOMIAL
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = wide.to(dtype)
+    x = wide.to(dtype or matrix.dtype)
     x = x / x.norm().clamp(min=_LEAST)
     for _ in range(_TIMES):
         gram = x @ x.T
@@ -134,9 +138,14 @@ def orthogonal(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def weights_of_layers(module: nn.Module) -> frozenset[str]:
-    """The names of the weights of all linear layers and convolutions in a module."""
-    return frozenset(
-        f"{name}.weight"
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear | _ConvNd) and "weight" in layer._parameters
-    )
+    """The names of the weights of the linear layers and convolutions in a module.
+
+    Not those of convolutions in groups, which are several matrices, nor of subclasses of
+    `nn.Linear`, which may multiply by something else, such as the masked ones of a flow.
+    """
+    weights = {
+        id(layer.weight)
+        for layer in module.modules()
+        if type(layer) is nn.Linear or (isinstance(layer, _ConvNd) and layer.groups == 1)
+    }
+    return frozenset(name for name, p in module.named_parameters() if id(p) in weights)

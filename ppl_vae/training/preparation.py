@@ -130,7 +130,7 @@ def _check_precision(
             f"{device.type}; choose float32 or bfloat16"
         )
     if precision == "bfloat16" and not any(isinstance(m, Network) for m in modules):
-        print("precision: the pair has no models.Network, so all is float32", file=sys.stderr)
+        print("precision: the pair has no models.Network and stays float32", file=sys.stderr)
     if slow_precision(precision, device):
         print(
             f"precision: this {device.type} has no {precision} arithmetic and emulates it, which "

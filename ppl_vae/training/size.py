@@ -15,7 +15,7 @@ from ppl_vae.pairs.building import Pieces, build_pair
 
 __all__ = ["check_activations", "check_size"]
 
-_COPIES = 4  # of the parameters: themselves, their gradients and the two averages of Adam
+_COPIES = 4  # of the parameters: themselves, their gradients and at most two averages of gradients
 _MEAN = 2  # more copies with `--average`: the mean, and while it is measured the parameters
 _FEW = 2  # images on which memory is measured; some layers refuse one
 _LARGE = 2**30  # bytes, from which on the size is said

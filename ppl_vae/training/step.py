@@ -34,7 +34,7 @@ class SVIStep:
         model: p(x, z).
         guide: q(z|x).
         objective: The loss.
-        precision: Of the networks' matrix products during a step.
+        precision: Of the networks' matrix products during a step, and of Muon's.
         rule: Of the updates; Adam's with its usual constants by default.
         clip_norm: The largest norm of the gradient, over all parameters; none by default.
         skip_norm: The norm of a gradient above which its step is left out; none by default.
@@ -64,8 +64,8 @@ class SVIStep:
         rule = rule or Rule()
         self._optimizer: Adam | Muon
         if rule.optimizer == "Muon":
-            dtype = PRECISIONS[precision] or torch.float32
-            self._optimizer = Muon(self.parameters, weights_of_layers(self.pair), rule, dtype)
+            matrices = weights_of_layers(self.pair)
+            self._optimizer = Muon(self.parameters, matrices, rule, PRECISIONS[precision])
         else:
             self._optimizer = Adam(self.parameters, rule)
         self._clip_norm = clip_norm
@@ -109,8 +109,8 @@ class SVIStep:
     def drop_stale_graph(self, batch: tuple[Tensor, ...]) -> bool:
         """Drops the graph if it and the programs part on a batch.
 
-        Both run once, on the same random numbers; parameters, buffers, Adam and random states stay
-        as they are.
+        Both run once, on the same random numbers; parameters, buffers, the optimizer and random
+        states stay as they are.
 
         Args:
             batch: Data of the shape that the graph is for.
