@@ -2,8 +2,8 @@
 
     python benchmarks/optimizers.py --data_root DIR --runs DIR
 
-The VAE of one layer of Burda et al. (2016) on MNIST, compiled, in batches of 100 and 250. A run that
-is there already is not trained again. The table goes to benchmarks/optimizers.md.
+The VAE of one layer of Burda et al. (2016) on MNIST, compiled, in batches of 100 and 250. A run
+that is there already is not trained again. The table goes to benchmarks/optimizers.md.
 """
 
 from functools import partial
