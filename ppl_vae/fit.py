@@ -134,11 +134,11 @@ def fit(
             there is one.
         engine: `eager` runs the Pyro programs in every step; `compiled` runs a graph of tensor
             operations that was traced from them, checked against them and compiled; `auto` compiles
-            runs of 10,000 steps or more, which pays. A pair that has no such graph runs eager, with
-            a line that says why.
+            runs of 10,000 steps or more. A pair without one runs eager, and a line says why.
         precision: What the networks, and Muon, compute in during training, `tensorfloat32` on GPUs
             alone; parameters, log-probabilities and measurements are float32.
-        run: The run directory; the first free one of runs/DATA-MODEL-1, -2, ... unless given.
+        run: The run directory to write; the first free one of runs/DATA-MODEL-1, -2, ... unless
+            given.
         overwrite: Whether a run that is there already is replaced, once this one can start.
         checkpoint_seconds: Seconds between checkpoints.
         on_epoch: Called as on_epoch(run, row) after each epoch, with its line of `metrics.csv`. The

@@ -49,6 +49,8 @@ def test_every_recipe_trains(recipe: Recipe, root: Path) -> None:
         assert exit_code(ppl_vae.fit, *first, "--run", "start") == 0
     if "label_repeats" in recipe.options:
         options += ["--label_repeats", "1"]
+    if "held_out" in recipe.options["data"].get("init_args", {}):
+        options += ["--data.held_out", str(TEST)]
     options += ["--epochs", "1", "--batch_size", str(-(-images // 2)), "--engine", "eager"]
     assert exit_code(ppl_vae.fit, *options, "--run", "run") == 0
     (row,) = metrics(Path("run"))
