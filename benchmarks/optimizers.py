@@ -1,4 +1,4 @@
-"""What Adam and Muon reach in the same epochs.
+"""What Adam and Muon reach in the same epochs, and in the same time.
 
     python benchmarks/optimizers.py --data_root DIR --runs DIR
 

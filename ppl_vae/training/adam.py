@@ -96,12 +96,18 @@ class Adam:
     Args:
         parameters: The parameters to update, by name; on one device.
         rule: The rule; Adam's with its usual constants by default.
+        device: Where the parameters are; that of the first by default.
 
     Raises:
         InputError: If a parameter's elements do not fill its memory.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], rule: Rule | None = None) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        rule: Rule | None = None,
+        device: torch.device | None = None,
+    ) -> None:
         for name, parameter in parameters.items():
             dense = torch.empty_like(parameter).stride() == parameter.stride()
             if not (dense or parameter.is_contiguous()):
@@ -119,7 +125,7 @@ class Adam:
             "weight_decay": rule.weight_decay,
             **self._kind.options,
         }
-        device = next(iter(parameters.values())).device
+        device = device or next(iter(parameters.values())).device
         # One tensor, so that counting is one operation however many parameters there are.
         self._counts = torch.zeros(len(parameters), device=device)
         self._states = {

@@ -23,7 +23,7 @@ _ADAMS_RMS = 0.2  # of the entries of a usual update of Adam, in learning rates
 _LEAST = 1e-7
 
 
-class Muon:
+class Muon(Adam):
     """Updates matrices W (rows, columns) by orthogonal ones, and other parameters by AdamW.
 
     With g the gradient of W and b = 0.95, m <- b m + (1 - b) g, and then W becomes
@@ -54,29 +54,13 @@ class Muon:
         rule: Rule,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self._matrices = {name: parameters[name] for name in parameters if name in matrices}
         others = {name: p for name, p in parameters.items() if name not in matrices}
-        self._adam = Adam(others, dataclasses.replace(rule, optimizer="AdamW")) if others else None
+        device = next(iter(parameters.values())).device
+        super().__init__(others, dataclasses.replace(rule, optimizer="AdamW"), device)
+        self._matrices = {name: p for name, p in parameters.items() if name in matrices}
+        self._momenta = {name: torch.zeros_like(p) for name, p in self._matrices.items()}
         self._weight_decay = rule.weight_decay
         self._dtype = dtype
-        self._momenta = {name: torch.zeros_like(p) for name, p in self._matrices.items()}
-        device = next(iter(parameters.values())).device
-        # On a GPU a captured step can change it.
-        self._rate: float | Tensor = 0.0 if device.type == "cpu" else torch.zeros((), device=device)
-
-    def compile(self) -> None:
-        """Has a compiled function take the updates of AdamW, as `Adam.compile` does."""
-        if self._adam:
-            self._adam.compile()
-
-    def set_rate(self, rate: float) -> None:
-        """Sets the step size."""
-        if isinstance(self._rate, Tensor):
-            self._rate.fill_(rate)
-        else:
-            self._rate = rate
-        if self._adam:
-            self._adam.set_rate(rate)
 
     @torch.no_grad()
     def update(self, gradients: Mapping[str, Tensor | None], skip: Tensor | None = None) -> None:
@@ -87,8 +71,7 @@ class Muon:
             skip: A scalar; where it is 1.0 nothing changes. It is read on the device, without
                 waiting for it. None is as good as 0.0.
         """
-        if self._adam:
-            self._adam.update(gradients, skip)
+        super().update(gradients, skip)
         for name, matrix in self._matrices.items():
             gradient, momentum = gradients[name], self._momenta[name]
             if gradient is None:
@@ -103,13 +86,13 @@ class Muon:
 
     def state(self) -> dict[str, Tensor]:
         """The momenta, as `momentum.NAME`, and the state of AdamW."""
-        state = self._adam.state() if self._adam else {}
-        return state | {f"momentum.{name}": value for name, value in self._momenta.items()}
+        return super().state() | {
+            f"momentum.{name}": value for name, value in self._momenta.items()
+        }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Copies a result of `state` into the present tensors; those that it lacks begin again."""
-        if self._adam:
-            self._adam.restore(state)
+        super().restore(state)
         for name, momentum in self._momenta.items():
             momentum.copy_(state.get(f"momentum.{name}", torch.zeros_like(momentum)))
 

@@ -62,10 +62,9 @@ class SVIStep:
         self.pair = PairLoss(model, guide, objective)
         self.parameters = dict(self.pair.named_parameters())
         rule = rule or Rule()
-        self._optimizer: Adam | Muon
         if rule.optimizer == "Muon":
             matrices = weights_of_layers(self.pair)
-            self._optimizer = Muon(self.parameters, matrices, rule, PRECISIONS[precision])
+            self._optimizer: Adam = Muon(self.parameters, matrices, rule, PRECISIONS[precision])
         else:
             self._optimizer = Adam(self.parameters, rule)
         self._clip_norm = clip_norm
