@@ -122,8 +122,8 @@ def fit(
         skip_norm: A step whose gradient has a larger norm is left out, and counted.
         average: The decay, such as 0.999, of an exponential mean of the parameters over the steps,
             which is then what is validated, kept and measured; none unless given.
-        patience: Stop after this many epochs without a better validation ELBO, and keep the best
-            parameters; unless given, train all epochs and keep the last.
+        patience: Stop after this many epochs without a better bound on the validation images, and
+            keep the best parameters; unless given, train all epochs and keep the last.
         start_from: The run whose parameters the pair takes; a `Mixture` also those of a `VAE`.
         labels: How many of the training images keep their labels, as many of each class, where
             the model is one of labelled images; all unless given.

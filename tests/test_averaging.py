@@ -87,7 +87,7 @@ def test_a_run_has_the_mean_of_its_steps(tmp_path: Path, monkeypatch: pytest.Mon
 
 def elbo_of(run: Run) -> float:
     step = SVIStep(run.model, run.guide, run.pieces["objective"])
-    return validate(step, run.data.validation)[0][0].item()
+    return validate(step, run.data.validation)[0]["validation_elbo_nats_per_datum"]
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -146,7 +146,7 @@ def test_learning_curves_of_few_epochs_have_whole_ticks(tmp_path, monkeypatch, e
 
 
 @pytest.mark.parametrize(
-    ("objective", "label"), [("ELBO", "training"), ("IWAE", "training: minus the loss, IWAE")]
+    ("objective", "label"), [("ELBO", "training"), ("Beta", "training: minus the loss, Beta")]
 )
 def test_the_training_curve_of_another_objective_says_so(tmp_path, monkeypatch, objective, label):
     figures = []

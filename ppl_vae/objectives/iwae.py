@@ -61,6 +61,10 @@ class IWAE(Objective):
         if self.resampled is not None:
             check_count("resampled", self.resampled)
 
+    @property
+    def bound_particles(self) -> int:
+        return self.particles
+
     def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
         guide.check_density("an importance weight")
         options = (self.gradient != "plain", labels)

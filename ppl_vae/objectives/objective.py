@@ -29,6 +29,14 @@ class Objective(ABC):
     smallest_batch: ClassVar[int] = 1
     through_draws: ClassVar[bool] = False
 
+    @property
+    def bound_particles(self) -> int:
+        """K of the bound E[log 1/K sum_k w_k] that it raises; by default 1, the ELBO.
+
+        Where K > 1, the validation images are measured by that bound too.
+        """
+        return 1
+
     @abstractmethod
     def loss(self, model: Model, guide: Guide, *batch: Any, **scheduled: Any) -> Tensor:
         """The loss to minimise.

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import io
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,24 +11,44 @@ from typing import Any
 
 from ppl_vae.machine.files import whole_file
 
-__all__ = ["METRICS", "Row", "epochs_since_best", "events", "write_metrics"]
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "METRICS",
+    "Row",
+    "bound_in",
+    "epochs_since_best",
+    "events",
+    "write_metrics",
+]
 
 METRICS = "metrics.csv"
+
+ELBO = "validation_elbo_nats_per_datum"
+IWAE = "validation_iwae_nats_per_datum"
 
 Row = dict[str, Any]
 
 
+def bound_in(row: Row) -> str:
+    """The column of the bound by which epochs compare: `IWAE` where it is there, or else `ELBO`."""
+    return IWAE if IWAE in row else ELBO
+
+
 def epochs_since_best(rows: list[Row]) -> int:
-    """How many epochs ago the validation ELBO was at its best; 0 before the first."""
-    bounds = [row["validation_elbo_nats_per_datum"] for row in rows]
-    return len(bounds) - 1 - bounds.index(max(bounds)) if bounds else 0
+    """How many epochs ago the validation bound was at its best; 0 before the first."""
+    if not rows:
+        return 0
+    # Those of an earlier version may lack the column.
+    bounds = [row.get(bound_in(rows[-1]), -math.inf) for row in rows]
+    return len(bounds) - 1 - bounds.index(max(bounds))
 
 
 def write_metrics(folder: Path, rows: list[Row]) -> None:
     """Writes one line for each epoch to `metrics.csv`, every digit kept."""
     text = io.StringIO()
     if rows:
-        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+        writer = csv.DictWriter(text, rows[-1].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     with whole_file(folder / METRICS) as file:

@@ -19,11 +19,11 @@ from ppl_vae.machine.processes import LostProcess
 from ppl_vae.machine.progress import Progress
 from ppl_vae.machine.randomness import isolated
 from ppl_vae.pairs.checks import find_not_finite
-from ppl_vae.runs.metrics import Row, epochs_since_best, events
+from ppl_vae.runs.metrics import ELBO, IWAE, Row, bound_in, epochs_since_best, events
 from ppl_vae.training.capturing import CapturedStep
 from ppl_vae.training.state import State
 from ppl_vae.training.step import SVIStep
-from ppl_vae.training.validation import TERMS, validate
+from ppl_vae.training.validation import validate
 
 __all__ = ["StopWhen", "Training", "check_functions"]
 
@@ -94,9 +94,11 @@ class Training(State):
                     if not self._end_epoch(asked if self.steps > first else lambda: False):
                         break
                     log_event(self.rows[-1])
-                    name = "ELBO" if self.step.guide.has_density else "log p(x, z)"
-                    elbo = f"{self.rows[-1]['validation_elbo_nats_per_datum']:.2f} nats per datum"
-                    progress.advance(0, f"epoch {len(self.rows)}  {name} {elbo}")
+                    bound = bound_in(self.rows[-1])
+                    elbo = "ELBO" if self.step.guide.has_density else "log p(x, z)"
+                    name = {ELBO: elbo, IWAE: "IWAE"}[bound]
+                    value = f"{self.rows[-1][bound]:.2f} nats per datum"
+                    progress.advance(0, f"epoch {len(self.rows)}  {name} {value}")
                     self._note_outliers()
                     self._call(folder, on_epoch, stop_when)
                     self.to_training_mode()
@@ -234,7 +236,7 @@ class Training(State):
         if measured is None:
             return False
         means, bad = measured
-        if not means.isfinite().all():
+        if not all(map(math.isfinite, means.values())):
             self._stop(
                 "the validation ELBO is not finite", images.batch(bad, self.step.model.labelled)
             )
@@ -243,9 +245,8 @@ class Training(State):
             "steps": self.steps,
             "learning_rate": self.learning_rate(self.steps - 1),
             "loss_nats_per_datum": (self.loss_sum / len(self.data.train)).item(),
+            **means,
         }
-        for term, mean in zip(TERMS, means.tolist(), strict=True):
-            row[f"validation_{term}_nats_per_datum"] = mean
         if self.step.outliers:
             row["skipped_steps"] = int(self.step.outliers.count)
         self.rows.append(row)

@@ -1,20 +1,20 @@
-"""The bound on the validation images, at the end of every epoch."""
+"""The bounds on the validation images, at the end of every epoch."""
 
 from collections.abc import Callable
+from math import ceil
 
 import torch
 from torch import Tensor
 
 from ppl_vae.data import Split
 from ppl_vae.machine.randomness import seeded
-from ppl_vae.measures.estimates import estimate
+from ppl_vae.measures.estimates import Estimates, estimate
 from ppl_vae.training.step import SVIStep
 
-__all__ = ["TERMS", "validate"]
+__all__ = ["validate"]
 
-TERMS = ("elbo", "rate", "distortion")
-
-_DRAWS = 5000  # of z, at least, over images and particles
+_LEAST_DRAWS = 5000  # of z for the ELBO, over images and particles
+_MOST_DRAWS = 100_000  # for the bound of several particles
 _SEED = 1
 
 
@@ -25,7 +25,7 @@ class _Stopped(Exception):
 @torch.no_grad()
 def validate(
     step: SVIStep, images: Split, asked: Callable[[], bool] = lambda: False
-) -> tuple[Tensor, Tensor] | None:
+) -> tuple[dict[str, float], Tensor] | None:
     """Measures the pair as it is, under the same noise in every epoch and run.
 
     The modules are in evaluation mode then, and stay in it. Of several processes the first one
@@ -37,10 +37,18 @@ def validate(
         asked: Whether to stop; looked at between pieces, since large images take long.
 
     Returns:
-        The mean of each of `TERMS` over the images, in nats per datum, float64; and which images
-        have a bound that is not finite, (N,) bool, or just the first image where another process
+        The means over the images in nats per datum, by their names in `metrics.csv`: ELBO, rate
+        and distortion. For an objective of K particles also `iwae`, its bound; where that takes
+        more than 100,000 draws, of every second image, or every third and so on. And which images
+        have an ELBO that is not finite, (N,) bool, or just the first image where another process
         measured. None where it was asked to stop meanwhile, as only a single process can be.
     """
+
+    def measured(images: Split, particles: int) -> Estimates:
+        with seeded(images.raw.device, _SEED):
+            return estimate(
+                step.model, step.guide, images, particles, advance=proceed, engine="eager"
+            )
 
     def proceed(_: int) -> None:
         if step.ranks.size == 1 and asked():
@@ -50,17 +58,21 @@ def validate(
     step.guide.eval()
     device = images.raw.device
     bad = torch.arange(len(images), device=device) == 0
-    means = torch.empty(len(TERMS), dtype=torch.float64, device=device)
+    particles = step.objective.bound_particles
+    names = ("elbo", "rate", "distortion", *(["iwae"] if particles > 1 else []))
+    means = torch.empty(len(names), dtype=torch.float64, device=device)
     if step.ranks.first:
-        particles = max(1, _DRAWS // len(images))
         try:
-            with seeded(device, _SEED):
-                estimates = estimate(
-                    step.model, step.guide, images, particles, advance=proceed, engine="eager"
-                )
+            whole = measured(images, max(1, _LEAST_DRAWS // len(images)))
+            terms = [whole.elbo, whole.rate, whole.distortion]
+            if particles > 1:
+                stride = ceil(len(images) * particles / _MOST_DRAWS)
+                some = images.select(slice(None, None, stride))
+                terms.append(measured(some, particles).log_likelihood)
         except _Stopped:
             return None
-        bad = ~estimates.elbo.isfinite()
-        means = torch.stack([getattr(estimates, term).double().mean() for term in TERMS])
+        bad = ~whole.elbo.isfinite()
+        means = torch.stack([term.mean() for term in terms])
     step.ranks.copy_from_first(means)
-    return means, bad
+    values = zip(names, means.tolist(), strict=True)
+    return {f"validation_{name}_nats_per_datum": mean for name, mean in values}, bad
