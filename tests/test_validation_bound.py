@@ -1,8 +1,10 @@
 """The bound that an objective of several particles raises, on the validation images."""
 
 import csv
-from math import sqrt
+from dataclasses import dataclass
+from math import log
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -12,12 +14,16 @@ from tiny_runs import metrics, tiny
 import ppl_vae.pictures.plots as plots
 from ppl_vae import load
 from ppl_vae.data import Arrays
+from ppl_vae.densities.weights import log_weights
+from ppl_vae.errors import InputError
 from ppl_vae.fit import resume
-from ppl_vae.objectives import ELBO as Bound
-from ppl_vae.objectives import IWAE as Weighted
-from ppl_vae.runs.metrics import ELBO, IWAE, epochs_since_best, write_metrics
+from ppl_vae.machine.randomness import seeded
+from ppl_vae.objectives import ELBO, IWAE, Renyi
+from ppl_vae.runs.metrics import ELBO_COLUMN, IWAE_COLUMN, epochs_since_best, write_metrics
+from ppl_vae.runs.run import Run
 from ppl_vae.training import validation
 from ppl_vae.training.step import SVIStep
+from ppl_vae.training.summary import report
 from ppl_vae.training.validation import validate
 
 PARTICLES = 8
@@ -25,38 +31,57 @@ PARTICLES = 8
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
-def test_it_is_the_objective_itself_on_the_validation_images(tmp_path: Path) -> None:
-    objective = Weighted(PARTICLES, "dreg", resampled=2)
-    run = load(tiny(tmp_path / "run", objective=objective, epochs=3).path)
+def stepping(run: Run) -> SVIStep:
+    return SVIStep(run.model, run.guide, run.pieces["objective"])
+
+
+@pytest.mark.parametrize("objective", [IWAE(PARTICLES, "dreg", 2), Renyi(0, PARTICLES)], ids=str)
+def test_it_is_the_mean_of_log_mean_weights(tmp_path: Path, objective, capsys) -> None:
+    run = load(tiny(tmp_path / "run", objective=objective, epochs=2).path)
     row = metrics(run.path)[-1]
-    x = run.data.validation.batch(slice(None), labelled=False)[0]
-    with torch.no_grad():
-        for column, reference in ((IWAE, objective), (ELBO, Bound(PARTICLES))):
-            values = [-reference.loss(run.model, run.guide, x).item() for _ in range(200)]
-            spread = np.std(values) * sqrt(1 + 1 / len(values))
-            assert abs(row[column] - np.mean(values)) < 4 * spread
-    assert row[IWAE] > row[ELBO]
-    assert run.summary[IWAE] == row[IWAE]
+    with torch.no_grad(), seeded(run.device, validation._SEED):
+        x = run.data.validation[:]
+        weights = log_weights(run.model, run.guide, x, PARTICLES).double()
+    expected = (weights.logsumexp(0) - log(PARTICLES)).mean().item()
+    assert row[IWAE_COLUMN] == pytest.approx(expected, abs=1e-4)
+    assert row[IWAE_COLUMN] > row[ELBO_COLUMN]
+    assert run.summary[IWAE_COLUMN] == row[IWAE_COLUMN]
+    value = f"{row[IWAE_COLUMN]:.2f} nats per datum"
+    assert f"IWAE bound, {PARTICLES} particles {value}" in " ".join(report(run).split())
+    assert f"epoch 2  IWAE bound {value}" in capsys.readouterr().err
 
 
 def test_many_draws_take_some_of_the_images(tmp_path: Path, monkeypatch) -> None:
-    run = load(tiny(tmp_path / "run", objective=Weighted(PARTICLES), epochs=1).path)
-    step = SVIStep(run.model, run.guide, run.pieces["objective"])
+    run = load(tiny(tmp_path / "run", objective=IWAE(PARTICLES), epochs=1).path)
     images = run.data.validation
     third = images.select(torch.arange(0, len(images), 3))
-    all_of_third, _ = validate(step, third)
-    whole, _ = validate(step, images)
+    all_of_third, _ = validate(stepping(run), third)
+    whole, _ = validate(stepping(run), images)
     monkeypatch.setattr(validation, "_MOST_DRAWS", len(images) * PARTICLES // 3 + 1)
-    some, _ = validate(step, images)
-    assert some[IWAE] == all_of_third[IWAE] != whole[IWAE]
-    assert some[ELBO] == whole[ELBO]
+    some, bad = validate(stepping(run), images)
+    assert some[IWAE_COLUMN] == all_of_third[IWAE_COLUMN] != whole[IWAE_COLUMN]
+    assert some[ELBO_COLUMN] == whole[ELBO_COLUMN]
+    assert not bad.any()
+
+    measure = validation.estimate
+
+    def infinite(model: Any, guide: Any, split: Any, *rest: Any, **options: Any) -> Any:
+        estimates = measure(model, guide, split, *rest, **options)
+        if len(split) < len(images):
+            estimates.log_likelihood[5] = -torch.inf
+        return estimates
+
+    monkeypatch.setattr(validation, "estimate", infinite)
+    some, bad = validate(stepping(run), images)
+    assert some[IWAE_COLUMN] == -torch.inf
+    assert bad.nonzero().tolist() == [[15]]
 
 
-@pytest.mark.parametrize("objective", [Bound(PARTICLES), Weighted(1)], ids=str)
-def test_an_objective_of_one_particle_has_the_elbo_alone(tmp_path: Path, objective) -> None:
+@pytest.mark.parametrize("objective", [ELBO(PARTICLES), IWAE(1), Renyi(0.5, 4)], ids=str)
+def test_other_objectives_have_the_elbo_alone(tmp_path: Path, objective) -> None:
     (row,) = metrics(tiny(tmp_path / "run", objective=objective, epochs=1).path)
-    assert ELBO in row
-    assert IWAE not in row
+    assert ELBO_COLUMN in row
+    assert IWAE_COLUMN not in row
 
 
 def test_patience_keeps_its_best_epoch(tmp_path: Path) -> None:
@@ -65,55 +90,72 @@ def test_patience_keeps_its_best_epoch(tmp_path: Path) -> None:
     run = tiny(
         tmp_path / "run",
         data=Arrays(path=tmp_path / "noise.npy"),
-        objective=Weighted(PARTICLES),
+        objective=IWAE(PARTICLES),
         epochs=60,
         batch_size=20,
         learning_rate=0.03,
         patience=3,
     )
-    rows = metrics(run.path)
-    bounds = [row[IWAE] for row in rows]
-    assert len(rows) == bounds.index(max(bounds)) + 1 + 3 < 60
-    assert run.summary["epoch"] == bounds.index(max(bounds)) + 1
+    bounds = [row[IWAE_COLUMN] for row in metrics(run.path)]
+    best = bounds.index(max(bounds))
+    assert len(bounds) == best + 1 + 3 < 60
+    assert run.summary["epoch"] == best + 1
+    assert validate(stepping(run), run.data.validation)[0][IWAE_COLUMN] == bounds[best]
 
 
 def test_patience_takes_the_bound_where_the_elbo_says_otherwise() -> None:
-    rows = [{ELBO: -1.0, IWAE: -3.0}, {ELBO: -2.0, IWAE: -2.0}, {ELBO: -1.5, IWAE: -2.5}]
+    elbos, bounds = (-1.0, -2.0, -1.5), (-3.0, -2.0, -2.5)
+    rows = [{ELBO_COLUMN: e, IWAE_COLUMN: b} for e, b in zip(elbos, bounds, strict=True)]
     assert epochs_since_best(rows) == 1
-    assert epochs_since_best([{ELBO: row[ELBO]} for row in rows]) == 2
-    assert epochs_since_best([{ELBO: -1.0}, *rows]) == 1
+    assert epochs_since_best([{ELBO_COLUMN: elbo} for elbo in elbos]) == 2
+    assert epochs_since_best([{ELBO_COLUMN: -1.2}, *rows]) == 2  # goes on by the ELBO
     assert epochs_since_best([]) == 0
 
 
-def test_a_run_of_epochs_without_it_goes_on_with_it(tmp_path: Path, monkeypatch) -> None:
+def test_a_run_that_began_without_it_goes_on(tmp_path: Path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Weighted, "bound_particles", 1)
-        run = tiny(tmp_path / "run", objective=Weighted(PARTICLES), epochs=1)
-        assert IWAE not in metrics(run.path)[0]
+        patch.setattr(IWAE, "bound_particles", 1)
+        run = tiny(tmp_path / "run", objective=IWAE(PARTICLES), epochs=1, patience=9)
     resume(run.path, epochs=2)
     with (tmp_path / "run" / "metrics.csv").open() as file:
         first, second = csv.DictReader(file)
-    assert first[IWAE] == ""
-    assert float(second[IWAE]) > float(second[ELBO])
+    assert first[IWAE_COLUMN] == ""
+    assert float(second[IWAE_COLUMN]) > float(second[ELBO_COLUMN])
 
 
-def test_its_line_is_beside_that_of_the_training_images(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("objective", "label"), [("IWAE", "training"), ("Mine", "training: minus the loss, Mine")]
+)
+def test_its_line_is_beside_that_of_the_training_images(
+    tmp_path: Path, monkeypatch, objective: str, label: str
+) -> None:
     figures = []
     monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
-    rows = [
-        {"epoch": epoch, "loss_nats_per_datum": 9 - epoch, ELBO: -30.0, IWAE: epoch - 10}
-        for epoch in (1, 2)
-    ]
-    plots.learning_curves(rows, tmp_path / "curves.png", objective="IWAE")
+    row = {"loss_nats_per_datum": 7.0, ELBO_COLUMN: -30.0}
+    rows = [{"epoch": epoch, **row, IWAE_COLUMN: epoch - 10} for epoch in (1, 2)]
+    plots.learning_curves(rows, tmp_path / "curves.png", objective=objective)
     axes = figures[0].axes[0]
-    training, validation = (line.get_ydata() for line in axes.lines)
-    assert axes.get_title(loc="left") == "importance-weighted bound"
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["training", "validation"]
-    np.testing.assert_array_equal(training, [-8, -7])
-    np.testing.assert_array_equal(validation, [-9, -8])
+    lines = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
+    assert lines == {label: [-7, -7], "validation": [-9, -8]}
+    assert axes.get_title(loc="left") == "IWAE bound"
 
 
-def test_every_column_of_the_last_epoch_is_written(tmp_path: Path) -> None:
-    write_metrics(tmp_path, [{"epoch": 1, ELBO: -2.0}, {"epoch": 2, ELBO: -1.5, IWAE: -1.0}])
+def test_columns_of_any_epoch_are_written(tmp_path: Path) -> None:
+    rows = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.5, "more": 1.0}, {"epoch": 3}]
+    write_metrics(tmp_path, rows)
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert lines == [f"epoch,{ELBO},{IWAE}", "1,-2.0,", "2,-1.5,-1.0"]
+    assert lines == ["epoch,loss,more", "1,2.0,", "2,1.5,1.0", "3,,"]
+
+
+@dataclass(frozen=True)
+class Half(ELBO):
+    """Bounds nothing: half a particle."""
+
+    bound_particles: ClassVar[float] = 0.5  # type: ignore[assignment]
+
+
+def test_half_a_particle_is_refused_before_training(tmp_path: Path) -> None:
+    message = r"expected Half.bound_particles >= 1, a whole number; got 0.5"
+    with pytest.raises(InputError, match=message):
+        tiny(tmp_path / "run", objective=Half())
+    assert not (tmp_path / "run").exists()

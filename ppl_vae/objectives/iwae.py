@@ -62,7 +62,7 @@ class IWAE(Objective):
             check_count("resampled", self.resampled)
 
     @property
-    def bound_particles(self) -> int:
+    def bound_particles(self) -> int:  # type: ignore[override]
         return self.particles
 
     def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -24,18 +24,13 @@ class Objective(ABC):
         smallest_batch: The least number of images of which it can be computed.
         through_draws: Whether its gradient comes through the guide's draws, which then have to be
             reparameterised.
+        bound_particles: K of the bound E[log 1/K sum_k w_k] that it raises, 1 for the ELBO. Where
+            it is more, the validation images are measured by that bound too.
     """
 
     smallest_batch: ClassVar[int] = 1
     through_draws: ClassVar[bool] = False
-
-    @property
-    def bound_particles(self) -> int:
-        """K of the bound E[log 1/K sum_k w_k] that it raises; by default 1, the ELBO.
-
-        Where K > 1, the validation images are measured by that bound too.
-        """
-        return 1
+    bound_particles: ClassVar[int] = 1
 
     @abstractmethod
     def loss(self, model: Model, guide: Guide, *batch: Any, **scheduled: Any) -> Tensor:

@@ -41,6 +41,10 @@ class Renyi(Objective):
         check_number("alpha", self.alpha)
         check_count("particles", self.particles)
 
+    @property
+    def bound_particles(self) -> int:  # type: ignore[override]
+        return self.particles if self.alpha == 0 else 1
+
     def loss(self, model: Model, guide: Guide, x: Tensor, labels: Tensor | None = None) -> Tensor:
         guide.check_density("an importance weight")
         terms = log_terms(model, guide, x, self.particles, labels=labels)

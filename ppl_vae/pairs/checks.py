@@ -12,6 +12,7 @@ from torch import Tensor
 
 from guides import Guide
 from models import Cells, Convolutional, MaxPooling, Mixture, Model, NetworkFactory, Residual
+from models.ranges import check_count
 from ppl_vae.data import Data
 from ppl_vae.errors import InputError, reason
 from ppl_vae.machine.randomness import isolated
@@ -236,8 +237,13 @@ def check_objective(objective: Objective, model: Model, guide: Guide, *batch: Te
 
     Raises:
         InputError: If the objective has no estimator for this pair, such as a closed-form KL where
-            there is none, or takes no labels where the model has them.
+            there is none, or takes no labels where the model has them, or its `bound_particles`
+            are no count.
     """
+    try:
+        check_count(f"{type(objective).__name__}.bound_particles", objective.bound_particles)
+    except ValueError as error:
+        raise InputError(str(error)) from error
     device = batch[0].device
     scheduled = objective.first_scheduled(device)
     try:

@@ -165,14 +165,14 @@ def learning_curves(
         rows: One for each epoch, with the columns of `metrics.csv`: `epoch`,
             `loss_nats_per_datum`, `validation_elbo_nats_per_datum`,
             `validation_rate_nats_per_datum`, `validation_distortion_nats_per_datum`, and
-            `validation_iwae_nats_per_datum` where that was measured. Empty or missing values are
-            left out.
+            `validation_iwae_nats_per_datum` where the run began with it. Empty or missing values
+            are left out.
         path: The PNG to write.
         data_note: The training data, printed small below.
         point: Whether q(z|x) is a point, so that the bound is log p(x, z) there and no ELBO.
         given_class: Whether the programs take the class y as given.
         objective: The name of what was minimised. On the training data the curve is of that: it is
-            the bound only if this is the ELBO, or the rows have that of IWAE.
+            the bound only if this is the ELBO, or IWAE where the rows have its bound.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -180,17 +180,17 @@ def learning_curves(
     grid = figure.add_gridspec(2, 2, width_ratios=(1.25, 1), wspace=0.3, hspace=0.3)
     figure.subplots_adjust(left=0.085, right=0.985, top=0.91, bottom=0.145)
     epochs = _column(rows, "epoch")
-    weighted = any("validation_iwae_nats_per_datum" in row for row in rows)
+    weighted = len(rows) > 0 and "validation_iwae_nats_per_datum" in rows[0]
     validation = _column(rows, f"validation_{'iwae' if weighted else 'elbo'}_nats_per_datum")
     bound = figure.add_subplot(grid[:, 0])
     curves = [-_column(rows, "loss_nats_per_datum"), validation]
-    same = weighted or objective == "ELBO"
+    same = objective == ("IWAE" if weighted else "ELBO")
     training = "training" if same else f"training: minus the loss, {objective}"
     for values, colour, label in zip(curves, (BLUE, ORANGE), (training, "validation"), strict=True):
         _line(bound, epochs, values, colour, label)
     y = ", y" if given_class else ""
     whole = "$\\log\\,p(x, z|y)$" if given_class else "$\\log\\,p(x, z)$"
-    name = "importance-weighted bound" if weighted else "ELBO"
+    name = "IWAE bound" if weighted else "ELBO"
     lower = f"{name} of $\\log\\,p(x|y)$" if given_class else name
     bound.set_title(whole if point else lower, loc="left", fontsize=10)
     if bound.get_legend_handles_labels()[0]:

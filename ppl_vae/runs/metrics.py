@@ -3,7 +3,6 @@
 import csv
 import importlib.util
 import io
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any
 from ppl_vae.machine.files import whole_file
 
 __all__ = [
-    "ELBO",
-    "IWAE",
+    "ELBO_COLUMN",
+    "IWAE_COLUMN",
     "METRICS",
     "Row",
-    "bound_in",
+    "bound_column",
     "epochs_since_best",
     "events",
     "write_metrics",
@@ -24,31 +23,30 @@ __all__ = [
 
 METRICS = "metrics.csv"
 
-ELBO = "validation_elbo_nats_per_datum"
-IWAE = "validation_iwae_nats_per_datum"
+ELBO_COLUMN = "validation_elbo_nats_per_datum"
+IWAE_COLUMN = "validation_iwae_nats_per_datum"
 
 Row = dict[str, Any]
 
 
-def bound_in(row: Row) -> str:
-    """The column of the bound by which epochs compare: `IWAE` where it is there, or else `ELBO`."""
-    return IWAE if IWAE in row else ELBO
+def bound_column(rows: list[Row]) -> str:
+    """The column by which the epochs of a run compare."""
+    # A run of an earlier version goes on by the ELBO, by which it began.
+    return IWAE_COLUMN if rows and IWAE_COLUMN in rows[0] else ELBO_COLUMN
 
 
 def epochs_since_best(rows: list[Row]) -> int:
     """How many epochs ago the validation bound was at its best; 0 before the first."""
-    if not rows:
-        return 0
-    # Those of an earlier version may lack the column.
-    bounds = [row.get(bound_in(rows[-1]), -math.inf) for row in rows]
-    return len(bounds) - 1 - bounds.index(max(bounds))
+    bounds = [row[bound_column(rows)] for row in rows]
+    return len(bounds) - 1 - bounds.index(max(bounds)) if bounds else 0
 
 
 def write_metrics(folder: Path, rows: list[Row]) -> None:
     """Writes one line for each epoch to `metrics.csv`, every digit kept."""
     text = io.StringIO()
     if rows:
-        writer = csv.DictWriter(text, rows[-1].keys(), lineterminator="\n")
+        columns = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     with whole_file(folder / METRICS) as file:

@@ -19,7 +19,7 @@ from ppl_vae.machine.processes import LostProcess
 from ppl_vae.machine.progress import Progress
 from ppl_vae.machine.randomness import isolated
 from ppl_vae.pairs.checks import find_not_finite
-from ppl_vae.runs.metrics import ELBO, IWAE, Row, bound_in, epochs_since_best, events
+from ppl_vae.runs.metrics import IWAE_COLUMN, Row, bound_column, epochs_since_best, events
 from ppl_vae.training.capturing import CapturedStep
 from ppl_vae.training.state import State
 from ppl_vae.training.step import SVIStep
@@ -94,10 +94,10 @@ class Training(State):
                     if not self._end_epoch(asked if self.steps > first else lambda: False):
                         break
                     log_event(self.rows[-1])
-                    bound = bound_in(self.rows[-1])
+                    column = bound_column(self.rows)
                     elbo = "ELBO" if self.step.guide.has_density else "log p(x, z)"
-                    name = {ELBO: elbo, IWAE: "IWAE"}[bound]
-                    value = f"{self.rows[-1][bound]:.2f} nats per datum"
+                    name = "IWAE bound" if column == IWAE_COLUMN else elbo
+                    value = f"{self.rows[-1][column]:.2f} nats per datum"
                     progress.advance(0, f"epoch {len(self.rows)}  {name} {value}")
                     self._note_outliers()
                     self._call(folder, on_epoch, stop_when)
@@ -238,7 +238,7 @@ class Training(State):
         means, bad = measured
         if not all(map(math.isfinite, means.values())):
             self._stop(
-                "the validation ELBO is not finite", images.batch(bad, self.step.model.labelled)
+                "the validation bound is not finite", images.batch(bad, self.step.model.labelled)
             )
         row: Row = {
             "epoch": len(self.rows) + 1,

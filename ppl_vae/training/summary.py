@@ -13,6 +13,7 @@ from ppl_vae.machine.progress import table
 from ppl_vae.measures.scores import collapse, quantity
 from ppl_vae.pairs.descriptions import outside_classes
 from ppl_vae.runs.directory import PICTURES, SUMMARY, write_json
+from ppl_vae.runs.metrics import IWAE_COLUMN
 from ppl_vae.runs.run import Run
 from ppl_vae.training.loop import Training
 
@@ -67,6 +68,9 @@ def report(run: Run) -> str:
         term: f"{summary[f'validation_{term.lower()}_nats_per_datum']:.2f} nats per datum"
         for term in (("ELBO", "rate", "distortion") if bounded else ("distortion",))
     }
+    if IWAE_COLUMN in summary:
+        bound = f"IWAE bound, {run.pieces['objective'].bound_particles:,} particles"
+        rows[bound] = f"{summary[IWAE_COLUMN]:.2f} nats per datum"
     rows["training"] = (
         f"{summary['steps']:,} steps in {summary['training_seconds']:.1f} seconds "
         f"({summary['images_per_second']:,.0f} {run.data.noun} per second)"

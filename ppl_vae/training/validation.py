@@ -40,14 +40,14 @@ def validate(
         The means over the images in nats per datum, by their names in `metrics.csv`: ELBO, rate
         and distortion. For an objective of K particles also `iwae`, its bound; where that takes
         more than 100,000 draws, of every second image, or every third and so on. And which images
-        have an ELBO that is not finite, (N,) bool, or just the first image where another process
+        have a bound that is not finite, (N,) bool, or just the first image where another process
         measured. None where it was asked to stop meanwhile, as only a single process can be.
     """
 
-    def measured(images: Split, particles: int) -> Estimates:
-        with seeded(images.raw.device, _SEED):
+    def measured(split: Split, particles: int) -> Estimates:
+        with seeded(device, _SEED):
             return estimate(
-                step.model, step.guide, images, particles, advance=proceed, engine="eager"
+                step.model, step.guide, split, particles, advance=proceed, engine="eager"
             )
 
     def proceed(_: int) -> None:
@@ -59,19 +59,21 @@ def validate(
     device = images.raw.device
     bad = torch.arange(len(images), device=device) == 0
     particles = step.objective.bound_particles
-    names = ("elbo", "rate", "distortion", *(["iwae"] if particles > 1 else []))
+    weighted = particles > 1 and step.guide.has_density
+    names = ["elbo", "rate", "distortion", *(["iwae"] if weighted else [])]
     means = torch.empty(len(names), dtype=torch.float64, device=device)
     if step.ranks.first:
         try:
             whole = measured(images, max(1, _LEAST_DRAWS // len(images)))
+            bad = ~whole.elbo.isfinite()
             terms = [whole.elbo, whole.rate, whole.distortion]
-            if particles > 1:
-                stride = ceil(len(images) * particles / _MOST_DRAWS)
-                some = images.select(slice(None, None, stride))
-                terms.append(measured(some, particles).log_likelihood)
+            if weighted:
+                some = slice(None, None, ceil(len(images) * particles / _MOST_DRAWS))
+                iwae = measured(images.select(some), particles).log_likelihood
+                bad[some] |= ~iwae.isfinite()
+                terms.append(iwae)
         except _Stopped:
             return None
-        bad = ~whole.elbo.isfinite()
         means = torch.stack([term.mean() for term in terms])
     step.ranks.copy_from_first(means)
     values = zip(names, means.tolist(), strict=True)
