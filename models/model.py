@@ -75,6 +75,11 @@ class Model(Program):
         """p(x|z), with batch shape (...) and event shape (C, H, W), for z of shape (..., D)."""
 
     @property
+    def given_class(self) -> bool:
+        """Whether it takes the class of every image as given, so that it is p(x, z|y)."""
+        return self.labelled and not self.enumerated
+
+    @property
     def code_dim(self) -> int:
         """D, the dimension of the z that `decode` takes."""
         return self.spec.latent_dim

@@ -167,7 +167,7 @@ def _check_encoders(runs: tuple[Run, ...]) -> None:
                 "expected runs of images without missing pixels, which PCA and k-means do not "
                 f"take; {run.path} was trained on images with some; Run.encode has its features"
             )
-        if run.model.labelled and not run.model.enumerated:
+        if run.model.given_class:
             raise InputError(
                 f"expected runs that encode images alone; {type(run.model).__name__} of {run.path} "
                 "is given the class, which is what the features are scored by; choose a run of "

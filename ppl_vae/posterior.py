@@ -120,12 +120,6 @@ def posterior(
             f"{run.path}: {type(run.guide).__name__} has no density q(z|x), so that nothing can be "
             "said about it as a posterior; train a run with another guide"
         )
-    for each in (run, *compared):
-        if each.model.labelled and each.model.enumerated:
-            raise InputError(
-                f"{each.path}: {type(each.model).__name__} has a class that some images show and "
-                "others do not; the report is about continuous latents; leave this run out"
-            )
     needs_arviz()
     folder = writable(out or run.path)
     began = time.monotonic()

@@ -15,11 +15,22 @@ from reports import QUICK, first_images, inspection_of, train
 import ppl_vae.posterior as verb
 import ppl_vae.report.gap
 import ppl_vae.report.true_posterior
-from guides import ConditionalNormal
-from models import Conditional, Gaussian, Linear, ProbabilisticPCA, Spec
+from guides import ClassifyingNormal, ConditionalNormal, SemiSupervisedNormal
+from models import (
+    Conditional,
+    Gaussian,
+    LabelledMixture,
+    Linear,
+    ProbabilisticPCA,
+    SemiSupervised,
+    Spec,
+)
 from ppl_vae.data import Digits
 from ppl_vae.densities.joint import Joint
 from ppl_vae.inference.gaps import Gaps, gap_decomposition
+from ppl_vae.machine.randomness import seeded
+from ppl_vae.measures.estimates import estimate
+from ppl_vae.objectives import SemiSupervisedELBO
 from ppl_vae.pictures.figures import INK, ORANGE
 from ppl_vae.posterior import posterior
 from ppl_vae.report.calibrated import verdict
@@ -146,6 +157,27 @@ def test_a_model_given_the_class_says_so_everywhere(runs: list[Run], tmp_path: P
     page = (run.path / "posterior.html").read_text()
     assert page.count("log p(x)") == 1  # of the other run
     assert "q(z|x)" not in page
+
+
+@pytest.mark.parametrize(
+    ("model", "guide"),
+    [(LabelledMixture, ClassifyingNormal), (SemiSupervised, SemiSupervisedNormal)],
+)
+def test_a_model_of_some_labels_is_inspected_without_them(tmp_path: Path, model, guide) -> None:
+    objective = SemiSupervisedELBO()
+    run = train(tmp_path / "run", model=model, guide=guide, objective=objective, labels=100)
+    found = posterior(run, **QUICK)
+    assert found["quantity"] == "log p(x)"
+    for name in ("guide", "gap", "posterior", "log_likelihood", "calibration", "latent"):
+        assert found[name]["failed"] is None, name
+        no_answer = name == "gap" and model is SemiSupervised
+        assert (found[name]["unanswered"] is not None) == no_answer, name
+    # With the labels it would be log p(x, y), lower by more than a nat after two epochs.
+    images = run.data.test.select(torch.tensor(found["images"]))
+    with seeded(run.device, 1):
+        elbo = estimate(run.model, run.guide, images, 500).elbo.mean().item()
+    terms = (found["latent"][f"{name}_nats_per_datum"] for name in ("rate", "distortion"))
+    assert -sum(terms) == pytest.approx(elbo, abs=0.3)
 
 
 def test_a_run_on_other_data_is_not_compared(runs: list[Run], tmp_path: Path) -> None:

@@ -88,6 +88,6 @@ def draw_curves(run: Run, rows: list[Row]) -> None:
     folder = run.path / PICTURES
     folder.mkdir(exist_ok=True)
     point = not run.guide.has_density
-    given = run.model.labelled and not run.model.enumerated
+    given = run.model.given_class
     objective = type(run.pieces["objective"]).__name__
     plots.learning_curves(rows, folder / CURVES, run.data.note, point, given, objective)

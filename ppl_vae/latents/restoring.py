@@ -123,7 +123,7 @@ def seen_of(
         ValueError: If the images do not fit the run or the corruption.
     """
     shape = corruption.shape(run.spec)
-    given = run.model.labelled and not run.model.enumerated
+    given = run.model.given_class
     if corrupt:
         split: Split = run.split_of(images, labels)
         split = split.first(_checked(count, len(split)))

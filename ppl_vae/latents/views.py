@@ -59,7 +59,7 @@ def sample(
     model = run.model
     with drawing(run, seed):
         y = None if label is None else _class(run, label).expand(count)
-        if model.labelled and not model.enumerated:
+        if model.given_class:
             if y is None:
                 y = torch.randint(run.spec.classes, (count,), device=run.device)
             trace = poutine.trace(model).get_trace(y=y)

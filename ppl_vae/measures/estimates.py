@@ -71,7 +71,7 @@ def estimate(
     # the allocator from using their memory again, and a long evaluation would grow without bound.
     shape, device = len(images), images.raw.device
     result = Estimates(*(torch.zeros(shape, dtype=torch.float64, device=device) for _ in range(4)))
-    given = model.labelled and not model.enumerated
+    given = model.given_class
     with pyro.validation_enabled(False):
         bytes_per_row = _bytes_per_row(model, guide, images.batch(slice(1), given))
         batch, chunks = _pieces(bytes_per_row, particles, memory_bytes or memory_bound(device))

@@ -35,7 +35,7 @@ def pixel_maps(model: Model, guide: Guide, images: Split, particles: int) -> Ten
     Raises:
         InputError: If p(x|z) is no product over pixels.
     """
-    given = model.labelled and not model.enumerated
+    given = model.given_class
     batches = images.in_turn(_at_a_time(images, particles), given)
     maps = [_maps(model, guide, batch, particles) for batch in batches]
     return torch.cat(maps)
@@ -59,7 +59,7 @@ def usual_map(
         advance: Called after each piece with the number of images in it.
     """
     total = torch.zeros(images.raw.shape[1:], dtype=torch.float64, device=images.raw.device)
-    given = model.labelled and not model.enumerated
+    given = model.given_class
     for batch in images.in_turn(_at_a_time(images, particles), given):
         total += _maps(model, guide, batch, particles).double().sum(0)
         advance(len(batch[0]))

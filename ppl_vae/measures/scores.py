@@ -53,7 +53,7 @@ def quantity(model: Model, holes: bool = False) -> str:
     pixels it is the log-likelihood of the observed ones.
     """
     x = "x_observed" if holes else "x"
-    return f"log p({x}|y)" if model.labelled and not model.enumerated else f"log p({x})"
+    return f"log p({x}|y)" if model.given_class else f"log p({x})"
 
 
 def bits_per_dim(log_likelihood: Tensor, data: Facts, observed: Tensor | None = None) -> Tensor:

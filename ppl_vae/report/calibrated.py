@@ -31,7 +31,7 @@ def calibrated(inspection: Inspection, section: Section) -> None:
         draws=_RANKS,
         bins=BINS,
         level=_LEVEL,
-        like=inspection.batch() if inspection.run.model.labelled else None,
+        like=inspection.batch() if inspection.run.model.given_class else None,
     )
     code = inspection.run.model.code
     counts = code(calibration.counts).cpu()  # (bins, D)

@@ -14,7 +14,7 @@ from ppl_vae.measures.scores import scored
 from ppl_vae.pictures.figures import BLUE, FAINT, ORANGE, new_figure
 from ppl_vae.report.inspection import Inspection
 from ppl_vae.report.page import number
-from ppl_vae.report.section import Picture, Section, picture_of, plain
+from ppl_vae.report.section import Picture, Section, Unanswered, picture_of, plain
 
 __all__ = ["gap"]
 
@@ -29,6 +29,11 @@ def gap(inspection: Inspection, section: Section) -> None:
     """log p(x) - ELBO, split as in Cremer, Li and Duvenaud (2018)."""
     size = min(inspection.effort.gap_images, len(inspection.images))
     joint = inspection.joint(size)
+    if joint.structure.in_guide:
+        raise Unanswered(
+            "the guide draws the class of an image, and such a family is not fitted to each image; "
+            "the guide of a LabelledMixture draws z alone"
+        )
     gaps = gap_decomposition(joint, particles=_PARTICLES, steps=inspection.effort.gap_steps)
     doubtful = gaps.k_hat > RELIABLE
     section.facts = {"size": size, "steps": inspection.effort.gap_steps}

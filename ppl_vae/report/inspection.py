@@ -125,7 +125,7 @@ class Inspection:
 
     def joint_of(self, other: Run) -> Joint:
         """Another pair with the same images, pixel by pixel."""
-        _, *labels = self.split.batch(self.images, other.model.labelled)
+        _, *labels = self.split.batch(self.images, other.model.given_class)
         batch = tuple(part.to(other.device) for part in (self.batch()[0], *labels))
         return Joint.of(other.model, other.guide, batch)
 
@@ -213,7 +213,7 @@ def choose_images(
         chosen = chosen[: count * (_POOL if choose == "worst" else 1)]
     candidates, chosen = len(chosen), chosen.to(run.device)
     with seeded(run.device, seed):
-        batch = split.batch(chosen, run.model.labelled)
+        batch = split.batch(chosen, run.model.given_class)
         if how == "worst":
             weights = Joint.of(run.model, run.guide, batch).log_weights(_POOL_DRAWS)
             worst = pareto_k(weights).k_hat.argsort(descending=True, stable=True)[:count]

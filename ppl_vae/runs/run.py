@@ -172,7 +172,7 @@ class Run:
                 self.spec.check_labels(split.labels)
         except ValueError as error:
             raise InputError(str(error)) from error
-        if self.model.labelled and not self.model.enumerated and split.labels is None:
+        if self.model.given_class and split.labels is None:
             raise InputError(
                 f"{type(self.model).__name__} takes the class of an image as given; give labels"
             )

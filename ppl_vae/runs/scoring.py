@@ -151,7 +151,7 @@ class Scoring:
         """The amortization gap of each image, (N,)."""
         if "likelihood_regret" not in self.names:
             return None
-        given = self.run.model.labelled and not self.run.model.enumerated
+        given = self.run.model.given_class
         gaps = [
             gap_decomposition(
                 self.run.model,
