@@ -291,7 +291,9 @@ def _rows(result: dict[str, Any]) -> dict[str, str]:
         rows[label] = missing if value is None else f"{value:.{digits}f}{spread}{unit}"
     if "undefined" in result:
         rows[f"ELBO, {log_p}"] = f"none: {result['undefined']}"
-    advice = collapse(result["rate_nats_per_datum"], result["active_units"])
+    bounds = [result[f"{name}_nats_per_datum"] for name in ("log_likelihood", "elbo")]
+    gain = None if None in bounds else bounds[0] - bounds[1]
+    advice = collapse(result["rate_nats_per_datum"], result["active_units"], gain=gain)
     return rows if advice is None else rows | {"note": advice}
 
 

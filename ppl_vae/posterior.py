@@ -140,6 +140,7 @@ def posterior(
         inspection.log_p,
         f"{chosen.phrase()} of the {split} split",
         type(run.guide).__name__,
+        refinable=run.model.latents == ("z",) and not run.model.labelled,
     )
     result = {
         "verdict": judged,
@@ -166,6 +167,11 @@ def posterior(
         f"{chosen.phrase()}, from the {split} split, {draws:,} draws of z for each; seed {seed}; "
         f"{result['seconds']:.0f} seconds",
     ]
+    if inspection.joint(1).structure.in_guide:
+        facts.append(
+            "the class is summed out: ELBO, rate and distortion are of z alone, where those of "
+            "evaluate are of z and the class"
+        )
     result = plain(result)
     netcdf, report, numbers = _paths(folder, result)
     write_numbers(numbers, result)

@@ -41,17 +41,18 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("recipe", EVERY, ids=lambda recipe: recipe.name)
 def test_every_recipe_trains(recipe: Recipe, root: Path) -> None:
     images = 1_565 if recipe.name == "frey-face" else TRAINING
-    options = recipe.arguments(root, "start")
+    short = ["--epochs", "1", "--restart_epochs", "null", "--engine", "eager"]
+    options = [*recipe.arguments(root, "start"), *short]
     names = {each.name: each for each in EVERY}
     assert {recipe.features, recipe.start} <= {None, *names}
     if recipe.start:
-        first = [*names[recipe.start].arguments(root), "--epochs", "1", "--engine", "eager"]
+        first = [*names[recipe.start].arguments(root), *short]
         assert exit_code(ppl_vae.fit, *first, "--run", "start") == 0
     if "label_repeats" in recipe.options:
         options += ["--label_repeats", "1"]
     if "held_out" in recipe.options["data"].get("init_args", {}):
         options += ["--data.held_out", str(TEST)]
-    options += ["--epochs", "1", "--batch_size", str(-(-images // 2)), "--engine", "eager"]
+    options += ["--batch_size", str(-(-images // 2))]
     assert exit_code(ppl_vae.fit, *options, "--run", "run") == 0
     (row,) = metrics(Path("run"))
     assert row["steps"] == 2

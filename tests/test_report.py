@@ -172,6 +172,8 @@ def test_a_model_of_some_labels_is_inspected_without_them(tmp_path: Path, model,
         assert found[name]["failed"] is None, name
         no_answer = name == "gap" and model is SemiSupervised
         assert (found[name]["unanswered"] is not None) == no_answer, name
+    page = (run.path / "posterior.html").read_text()
+    assert ("of z and the class" in page) == (model is SemiSupervised)
     # With the labels it would be log p(x, y), lower by more than a nat after two epochs.
     images = run.data.test.select(torch.tensor(found["images"]))
     with seeded(run.device, 1):

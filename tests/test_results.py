@@ -11,6 +11,7 @@ from reports import full, train
 from models import Linear, ProbabilisticPCA
 from ppl_vae.errors import InputError
 from ppl_vae.evaluate import _rows, evaluate
+from ppl_vae.runs.metrics import ELBO_COLUMN, IWAE_COLUMN
 from ppl_vae.runs.results import plain
 from ppl_vae.runs.run import Run
 from ppl_vae.training.summary import report
@@ -94,6 +95,9 @@ def test_a_collapse_is_said(run: Run) -> None:
     summary = run.summary | {"validation_rate_nats_per_datum": 0.02}
     (run.path / "summary.json").write_text(json.dumps(summary))
     assert "posterior collapse: the rate is 0.02 nats" in report(run)
+    gained = summary | {IWAE_COLUMN: summary[ELBO_COLUMN] + 1.1}  # so x depends on z
+    (run.path / "summary.json").write_text(json.dumps(gained))
+    assert "posterior collapse" not in report(run)
     summary["validation_rate_nats_per_datum"] = 5.0
     (run.path / "summary.json").write_text(json.dumps(summary))
     assert "posterior collapse" not in report(run)

@@ -100,6 +100,10 @@ def test_patience_keeps_its_best_epoch(tmp_path: Path) -> None:
     best = bounds.index(max(bounds))
     assert len(bounds) == best + 1 + 3 < 60
     assert run.summary["epoch"] == best + 1
+    assert run.summary["trained_epochs"] == len(bounds)
+    said = " ".join(report(run).split())
+    assert f"kept the best epoch, {best + 1} of {len(bounds)} training" in said
+    assert f"training {4 * len(bounds)} steps in" in said
     assert validate(stepping(run), run.data.validation)[0][IWAE_COLUMN] == bounds[best]
 
 

@@ -26,6 +26,7 @@ _ACTIVE = 0.01  # variance of E_q[z] above which a latent is used
 _RESAMPLES = 200
 _COLLAPSED = 0.1  # nats, a rate below which z says nothing about x
 _ALMOST = log(2)  # nats, one bit: no yes-or-no question about x can be answered for sure from z
+_MUCH = 1.0  # nats that many draws gain
 _ENOUGH = 100  # images, of which a mean rate is right to about a tenth
 
 
@@ -115,7 +116,10 @@ def has_collapsed(rate: float, active: int | None = None) -> bool:
 
 
 def collapse(
-    rate: float | None, active: int | None = None, images: int | None = None
+    rate: float | None,
+    active: int | None = None,
+    images: int | None = None,
+    gain: float | None = None,
 ) -> str | None:
     """The advice for a posterior that has collapsed to the prior, or nearly; None for any other.
 
@@ -127,8 +131,12 @@ def collapse(
         rate: KL(q(z|x) || p(z)) on average, in nats, where it is known.
         active: How many latents are active, where it is known.
         images: How many images both are of, where they may be too few to tell.
+        gain: How far the bound of many draws is above the ELBO, in nats, where it is known. Much of
+            it says that x depends on z, and that the guide is not yet near the posterior.
     """
     if rate is None or (images is not None and images < _ENOUGH):
+        return None
+    if gain is not None and gain > _MUCH:
         return None
     collapsed = has_collapsed(rate, active)
     if not collapsed and rate >= _ALMOST:

@@ -54,6 +54,7 @@ def calibrated(inspection: Inspection, section: Section) -> None:
     section.facts = {
         "verdict": verdict(len(failed), len(active), inspection.effort.simulations),
         "ends": ends[active].mean().item(),
+        "narrow": bool(ends[active].mean() > 1.3) and beyond_chance(len(failed), len(active)),
         "shown": min(len(active), _PANELS),
         "holes": inspection.run.spec.holes,
     }

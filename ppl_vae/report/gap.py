@@ -31,8 +31,7 @@ def gap(inspection: Inspection, section: Section) -> None:
     joint = inspection.joint(size)
     if joint.structure.in_guide:
         raise Unanswered(
-            "the guide draws the class of an image, and such a family is not fitted to each image; "
-            "the guide of a LabelledMixture draws z alone"
+            "the guide draws the class of an image, and such a family is not fitted to each image"
         )
     gaps = gap_decomposition(joint, particles=_PARTICLES, steps=inspection.effort.gap_steps)
     doubtful = gaps.k_hat > RELIABLE

@@ -25,10 +25,15 @@ _RICHER = {
     "IAF": ", such as IAF with more --guide.flows",
 }
 
+_ENDS = ("", "_standard_error")
+
 Numbers = Mapping[str, Any]
+Gap = tuple[float, float, int]
 
 
-def verdict(sections: Mapping[str, Numbers], log_p: str, which: str, guide: str) -> dict[str, Any]:
+def verdict(
+    sections: Mapping[str, Numbers], log_p: str, which: str, guide: str, refinable: bool = True
+) -> dict[str, Any]:
     """What the numbers of the sections allow to say of a run, and what to do about it.
 
     - log p(x), by importance sampling, is trusted where k-hat is at most 0.7 on 95 % of the images.
@@ -43,18 +48,20 @@ def verdict(sections: Mapping[str, Numbers], log_p: str, which: str, guide: str)
         log_p: The log-likelihood, log p(x) or log p(x|y).
         which: The images, in words.
         guide: The name of the guide's class.
+        refinable: Whether `SemiAmortized` takes the model.
 
     Returns:
         `elbo`, `log_likelihood` and `posterior`, each true, false or null where it is not known;
         `images` and those `with_k_hat_at_most_0_7`; and the `text`.
     """
     sections = defaultdict(dict, sections)  # one that is not there has no answer
-    k_hat, gap, ranks = sections["guide"].get("k_hat"), _gap(sections["gap"]), _ranks(sections)
+    k_hat, ranks = sections["guide"].get("k_hat"), _ranks(sections)
     images = len(k_hat or [])
     good = sum(value <= RELIABLE for value in k_hat or [])
     sampled = images - good <= _FEW * images if images else None
+    gap = _gap(sections["gap"]) or (_gap_by_sampling(sections["guide"]) if sampled else None)
     close = None if gap is None else gap[0] + _SURE * gap[1] <= _CLOSE
-    reasons = (sampled, close, None if ranks is None else not ranks)
+    reasons = (sampled, close, None if ranks is None else not ranks[0])
     found = {"elbo": close, "log_likelihood": sampled, "posterior": _all(reasons)}
     x = "x, y" if log_p.endswith("|y)") else "x"
     names = {"elbo": "the ELBO", "log_likelihood": log_p, "posterior": f"q(z|{x})"}
@@ -66,10 +73,10 @@ def verdict(sections: Mapping[str, Numbers], log_p: str, which: str, guide: str)
     sentences = [
         _head({names[name]: trusted for name, trusted in found.items()}, which),
         _sampling(good, images, log_p, sections) if images else "",
-        "" if ranks is None else ranks or "In simulations the ranks of the latents are uniform.",
+        "" if ranks is None else ranks[1],
         _mixing(sections["posterior"]),
-        "" if gap is None else _below(gap, sections["gap"]["images"], log_p),
-        _advice(sections, found, gap, guide, log_p, bool(collapsed or idle)),
+        "" if gap is None else _below(gap, log_p),
+        _advice(sections, found, gap, (guide, refinable), log_p, bool(collapsed or idle)),
         f"{collapsed[0].upper()}{collapsed[1:]}." if collapsed else "",
         idle,
     ]
@@ -86,28 +93,35 @@ def _all(reasons: tuple[bool | None, ...]) -> bool | None:
     return False if False in reasons else None if None in reasons else True
 
 
-def _gap(section: Numbers) -> tuple[float, float] | None:
-    """The mean gap and its standard error, in nats; of a single image no error is known."""
+def _gap(section: Numbers) -> Gap | None:
+    """The mean gap, its standard error, both in nats, and the images; None where one is unknown."""
     gap = section.get("gap_nats_per_datum")
-    error = section.get("gap_nats_per_datum_standard_error")
-    return None if gap is None or error is None else (gap, error)
+    error = section.get("gap_nats_per_datum_standard_error")  # of a single image none is known
+    return None if gap is None or error is None else (gap, error, section["images"])
 
 
-def _ranks(sections: Mapping[str, Numbers]) -> str | None:
-    """How the guide fails its calibration; empty where it does not, None where it is not known."""
+def _gap_by_sampling(section: Numbers) -> Gap | None:
+    """The same from the bound of all draws, which is log p(x) where k-hat is small."""
+    gaps, errors = (section.get(f"iwae_gain_nats_per_datum{e}") or [] for e in _ENDS)
+    known = gaps and errors and errors[-1] is not None
+    return (gaps[-1], errors[-1], section["iwae_images"]) if known else None
+
+
+def _ranks(sections: Mapping[str, Numbers]) -> tuple[bool, str] | None:
+    """Whether the guide fails its calibration, and how; None where it is not known."""
     section = sections["calibration"]
     if section.get("latents_outside_the_band") is None:
         return None
     active = section["active_latents"]
     failed = len(section["latents_outside_the_band"])
+    if not failed:
+        return False, "In simulations the ranks of the latents are uniform."
+    said = f"In simulations the ranks of {failed} of {len(active)} active latents"
     if not beyond_chance(failed, len(active)):
-        return ""
+        return False, f"{said} leave their band, as chance allows."
     ends = sum(section["ends_over_uniform"][latent] for latent in active) / len(active)
     shape = "too narrow" if ends > 1.1 else "too wide" if ends < 0.9 else "shifted or skewed"
-    return (
-        f"In simulations the ranks of {failed} of {len(active)} active latents are not uniform: "
-        f"the guide is {shape}."
-    )
+    return True, f"{said} are not uniform: the guide is {shape}."
 
 
 def _head(trusted: dict[str, bool | None], which: str) -> str:
@@ -129,17 +143,18 @@ def _sampling(good: int, images: int, log_p: str, sections: Mapping[str, Numbers
     if images - good <= _FEW * images:
         return f"{said}."
     section = sections["log_likelihood"]
-    gap, error = (section.get(f"bidirectional_gap_nats{e}") for e in ("", "_standard_error"))
+    gap, error = (section.get(f"bidirectional_gap_nats{e}") for e in _ENDS)
     said += f"; on the others take {log_p} from annealing"
     if gap is None:
         return f"{said}."
     off = max(gap, 0) + _SURE * (error or 0)
-    return f"{said}, off by at most about {number(off)} nats on simulated images."
+    return f"{said}, off by at most about {number(off)} nats on average on simulated images."
 
 
-def _below(gap: tuple[float, float], images: int, log_p: str) -> str:
+def _below(gap: Gap, log_p: str) -> str:
+    mean, error, images = gap
     return (
-        f"The ELBO is a bound, {number(gap[0])} nats (± {number(gap[1])}) below {log_p} on "
+        f"The ELBO is a bound, {number(mean)} nats (± {number(error)}) below {log_p} on "
         f"{images:,} images, which is also how far the guide is from the true posterior."
     )
 
@@ -158,8 +173,8 @@ def _mixing(section: Numbers) -> str:
 def _advice(
     sections: Mapping[str, Numbers],
     found: dict[str, bool | None],
-    gap: tuple[float, float] | None,
-    guide: str,
+    gap: Gap | None,
+    guide: tuple[str, bool],
     log_p: str,
     more: bool,
 ) -> str:
@@ -192,27 +207,30 @@ def _idle(rates: Mapping[str, float]) -> str:
     )
 
 
-def _larger_gap(section: Numbers, guide: str) -> str:
+def _larger_gap(section: Numbers, guide: tuple[str, bool]) -> str:
     """The remedy for the larger part of the gap; for both where they cannot be told apart."""
     parts, remedy = _remedy(section, guide)
-    return f"Of these {parts}: try {remedy}."
+    return f"Of these {parts}: try {remedy}." if parts else f"Try {remedy}."
 
 
-def _remedy(section: Numbers, guide: str) -> tuple[str, str]:
+def _remedy(section: Numbers, guide: tuple[str, bool]) -> tuple[str, str]:
     """The two parts of the gap in words, and what makes the larger one smaller."""
+    name, refinable = guide
+    richer = f"another family than {name}{_RICHER.get(name, '')}"
+    better = "a larger --network or more --epochs"
+    if "approximation_gap_nats_per_datum" not in section:  # it was not split
+        return "", f"{richer}, and {better}"
     family, network = (
         section[f"{n}_gap_nats_per_datum"] for n in ("approximation", "amortization")
     )
     errors = (
-        section[f"{name}_gap_nats_per_datum_standard_error"] or 0.0
-        for name in ("approximation", "amortization")
+        section[f"{n}_gap_nats_per_datum_standard_error"] or 0.0
+        for n in ("approximation", "amortization")
     )
     unsure = _SURE * sum(error**2 for error in errors) ** 0.5
-    richer = f"another family than {guide}{_RICHER.get(guide, '')}"
-    better = "a larger --network or more --epochs"
     parts = f"{number(family)} nats are the family's, {number(network)} the network's"
     if family > network + unsure:
         return parts, richer
     if network > family + unsure:
-        return parts, f"{better}, or --guide SemiAmortized"
+        return parts, f"{better}, or --guide SemiAmortized" if refinable else better
     return parts, f"{richer}, and {better}"

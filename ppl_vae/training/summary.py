@@ -4,6 +4,7 @@ import platform
 import sys
 from contextlib import suppress
 from importlib.metadata import version
+from math import inf
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from ppl_vae.machine.progress import table
 from ppl_vae.measures.scores import collapse, quantity
 from ppl_vae.pairs.descriptions import outside_classes
 from ppl_vae.runs.directory import PICTURES, SUMMARY, write_json
-from ppl_vae.runs.metrics import IWAE_COLUMN
+from ppl_vae.runs.metrics import ELBO_COLUMN, IWAE_COLUMN
 from ppl_vae.runs.run import Run
 from ppl_vae.training.loop import Training
 
@@ -33,6 +34,8 @@ def write_summary(run: Run, training: Training) -> None:
         "training_images": len(run.data.train),
         "parameters": sum(p.numel() for p in training.step.parameters.values()),
         **training.kept_row(),
+        "trained_epochs": len(training.rows),
+        "trained_steps": training.steps,
         "training_seconds": training.seconds,
         "images_per_second": images / training.seconds,
         "process_peak_memory_bytes": _peak_memory_bytes(),
@@ -71,15 +74,19 @@ def report(run: Run) -> str:
     if IWAE_COLUMN in summary:
         bound = f"IWAE bound, {run.pieces['objective'].bound_particles:,} particles"
         rows[bound] = f"{summary[IWAE_COLUMN]:.2f} nats per datum"
+    if summary["epoch"] < summary["trained_epochs"]:
+        rows["kept"] = f"the best epoch, {summary['epoch']:,} of {summary['trained_epochs']:,}"
     rows["training"] = (
-        f"{summary['steps']:,} steps in {summary['training_seconds']:.1f} seconds "
+        f"{summary['trained_steps']:,} steps in {summary['training_seconds']:.1f} seconds "
         f"({summary['images_per_second']:,.0f} {run.data.noun} per second)"
     )
     if summary.get("skipped_steps"):
         rows["training"] += f"; {summary['skipped_steps']:,} of them left out as outliers"
     pictures = sorted((run.path / PICTURES).iterdir())
     rows |= {picture.stem.replace("_", " "): str(picture) for picture in pictures}
-    advice = collapse(summary["validation_rate_nats_per_datum"]) if bounded else None
+    gain = summary.get(IWAE_COLUMN, -inf) - summary[ELBO_COLUMN]
+    rate = summary["validation_rate_nats_per_datum"]
+    advice = collapse(rate, gain=gain) if bounded else None
     rows |= {"note": advice} if advice else {}
     rows["next"] = f"python -m ppl_vae.evaluate {run.path}"
     if outside_classes(run.config):
