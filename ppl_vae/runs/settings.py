@@ -111,7 +111,7 @@ class Settings:
         if any(end <= begin for begin, end in pairwise(ends)):
             raise InputError(
                 f"expected --restart_epochs to ascend, and to be below --epochs {self.epochs}; got "
-                f"{self.restart_epochs}; --restart_epochs null is none"
+                f"{self.restart_epochs}; for none, --restart_epochs null"
             )
         if self.label_repeats > 1 and self.labels is None:
             raise InputError(f"--label_repeats: expected --labels too; got {self.label_repeats}")
