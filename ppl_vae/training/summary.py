@@ -4,7 +4,6 @@ import platform
 import sys
 from contextlib import suppress
 from importlib.metadata import version
-from math import inf
 from typing import Any
 
 import torch
@@ -71,7 +70,9 @@ def report(run: Run) -> str:
         term: f"{summary[f'validation_{term.lower()}_nats_per_datum']:.2f} nats per datum"
         for term in (("ELBO", "rate", "distortion") if bounded else ("distortion",))
     }
+    gain = None
     if IWAE_COLUMN in summary:
+        gain = summary[IWAE_COLUMN] - summary[ELBO_COLUMN]
         bound = f"IWAE bound, {run.pieces['objective'].bound_particles:,} particles"
         rows[bound] = f"{summary[IWAE_COLUMN]:.2f} nats per datum"
     if summary["epoch"] < summary["trained_epochs"]:
@@ -84,7 +85,6 @@ def report(run: Run) -> str:
         rows["training"] += f"; {summary['skipped_steps']:,} of them left out as outliers"
     pictures = sorted((run.path / PICTURES).iterdir())
     rows |= {picture.stem.replace("_", " "): str(picture) for picture in pictures}
-    gain = summary.get(IWAE_COLUMN, -inf) - summary[ELBO_COLUMN]
     rate = summary["validation_rate_nats_per_datum"]
     advice = collapse(rate, gain=gain) if bounded else None
     rows |= {"note": advice} if advice else {}
