@@ -1,7 +1,8 @@
 """One training step of the VAE of Kingma and Welling (2014), as others write it.
 
 784-500-20-500-784, tanh, Bernoulli, Adam, the estimator of `Trace_ELBO`: each function here returns
-a function that does so many steps on one batch of images.
+a function that does so many steps. In each a batch is chosen from grey images (N, 1, 28, 28), by
+the same indices (B,), and binarised.
 """
 
 import os
@@ -44,13 +45,13 @@ def pair(device: torch.device) -> tuple[Model, Guide]:
     return VAE(spec).to(device), DiagonalNormal(spec).to(device)
 
 
-def stock_pyro(x: Tensor) -> Steps:
+def stock_pyro(grey: Tensor, index: Tensor) -> Steps:
     """`pyro.infer.SVI.step` on the same pair."""
-    svi = SVI(*pair(x.device), pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
+    svi = SVI(*pair(grey.device), pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
 
     def run(steps: int) -> None:
         for _ in range(steps):
-            svi.step(x)
+            svi.step(torch.bernoulli(grey[index]))
 
     return run
 
@@ -75,15 +76,18 @@ class _HandWritten(nn.Module):
         return (binary_cross_entropy_with_logits(logits, x, reduction="sum") + rate) / len(x)
 
 
-def hand_written(x: Tensor, precision: torch.dtype | None, mode: str = "default") -> Steps:
+def hand_written(
+    grey: Tensor, index: Tensor, precision: torch.dtype | None, mode: str = "default"
+) -> Steps:
     """`torch.compile` of a loss written by hand, autocast where asked, and fused Adam."""
-    module = _HandWritten().to(x.device)
+    module = _HandWritten().to(grey.device)
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
     compiled = torch.compile(module, mode=mode, dynamic=False)
 
     def run(steps: int) -> None:
         for _ in range(steps):
             optimizer.zero_grad()
+            x = torch.bernoulli(grey[index])
             with torch.autocast(x.device.type, precision, enabled=precision is not None):
                 loss = compiled(x)
             loss.backward()
@@ -92,11 +96,11 @@ def hand_written(x: Tensor, precision: torch.dtype | None, mode: str = "default"
     return run
 
 
-def bare_products(x: Tensor, precision: torch.dtype | None) -> Steps:
+def bare_products(index: Tensor, precision: torch.dtype | None) -> Steps:
     """The eleven matrix products of a step, and nothing else."""
-    options: dict[str, Any] = {"dtype": precision or x.dtype, "device": x.device}
+    count, options = len(index), {"dtype": precision or torch.float32, "device": index.device}
     layers = [
-        [torch.randn(shape, **options) for shape in ((len(x), a), (b, a), (len(x), b))]
+        [torch.randn(shape, **options) for shape in ((count, a), (b, a), (count, b))]
         for a, b in _LAYERS
     ]
 
@@ -107,7 +111,7 @@ def bare_products(x: Tensor, precision: torch.dtype | None) -> Steps:
             if index:
                 gradient @ weight
 
-    once = _captured(products) if x.is_cuda else products
+    once = _captured(products) if index.is_cuda else products
 
     def run(steps: int) -> None:
         for _ in range(steps):
@@ -135,8 +139,8 @@ def product_operations(batch_size: int) -> int:
     return sum(2 * n * batch_size * a * b for n, (a, b) in zip(passes, _LAYERS, strict=True))
 
 
-def numpyro_scan(x: Tensor, precision: Precision = "float32") -> Steps | None:
-    """NumPyro's `SVI.update` in a jitted `lax.scan`, or None where there is no NumPyro for x.
+def numpyro_scan(grey: Tensor, index: Tensor, precision: Precision = "float32") -> Steps | None:
+    """NumPyro's `SVI.update` in a jitted `lax.scan`, or None where there is no NumPyro for them.
 
     NumPyro has no mixed precision: in bfloat16 its products are cast by hand.
     """
@@ -146,22 +150,28 @@ def numpyro_scan(x: Tensor, precision: Precision = "float32") -> Steps | None:
     import jax
     import jax.numpy as jnp
 
-    if x.is_cuda and jax.default_backend() != "gpu":
+    if grey.is_cuda and jax.default_backend() != "gpu":
         return None
     # On a GPU it would multiply float32 with ten bits of mantissa, which torch does not unasked.
     rounded = precision == "tensorfloat32"
     jax.config.update("jax_default_matmul_precision", "tensorfloat32" if rounded else "highest")
     svi = _numpyro_svi(precision == "bfloat16")
-    images = jnp.asarray(x.flatten(1).cpu().numpy())
-    state = svi.init(jax.random.PRNGKey(0), images)
+    images, chosen = jnp.asarray(grey.flatten(1).cpu().numpy()), jnp.asarray(index.cpu().numpy())
+    key = jax.random.PRNGKey(0)
+    state = svi.init(key, images[chosen])
 
     @jax.jit
-    def scan(state: Any, images: Any, steps: Any) -> Any:
-        return jax.lax.scan(lambda state, _: svi.update(state, images), state, steps)
+    def scan(state: Any, images: Any, chosen: Any, keys: Any) -> Any:
+        def step(state: Any, key: Any) -> Any:
+            x = jax.random.bernoulli(key, images[chosen]).astype(jnp.float32)
+            return svi.update(state, x)
+
+        return jax.lax.scan(step, state, keys)
 
     def run(steps: int) -> None:
-        nonlocal state
-        state, losses = scan(state, images, jnp.zeros(steps))
+        nonlocal state, key
+        key, now = jax.random.split(key)
+        state, losses = scan(state, images, chosen, jax.random.split(now, steps))
         losses.block_until_ready()
 
     return run

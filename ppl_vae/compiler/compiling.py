@@ -31,6 +31,7 @@ from ppl_vae.compiler.comparison import (
 from ppl_vae.compiler.onednn import use_onednn
 from ppl_vae.compiler.tracing import JointGraph
 from ppl_vae.compiler.trial_runs import check_state, quiet
+from ppl_vae.compiler.uniform import draw_at_once
 from ppl_vae.compiler.zeros import skip_zeros
 from ppl_vae.errors import InputError
 from ppl_vae.machine.randomness import isolated
@@ -269,6 +270,7 @@ def compile_graph(
         with quiet():
             skip_zeros(graph, examples, images)
             use_onednn(graph)
+            draw_at_once(graph)
             return compiled(graph, examples, options=_OPTIONS)
     except Exception as error:  # a missing compiler, an operation that it lacks, ...
         raise NotCompilable(f"cannot be compiled: {first_line(error)}") from error

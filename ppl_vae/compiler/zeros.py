@@ -11,12 +11,12 @@ that goes on sums as it did.
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from ppl_vae.compiler.kernels import LIBRARY, c_function
 from ppl_vae.compiler.onednn import PRODUCTS, multiplications
 
 __all__ = ["skip_zeros"]
@@ -35,7 +35,6 @@ _SAME_NUMBERS = (
 )
 _MOST = 1 / 3  # of the numbers that are not zero
 _SMALL = 2**22  # multiplications, below which a call costs more than it saves
-_LIBRARY = torch.library.Library("ppl_vae", "FRAGMENT")  # the operation lives as long as it
 
 
 def skip_zeros(graph: fx.GraphModule, examples: Sequence[Tensor], images: slice) -> None:
@@ -86,7 +85,7 @@ def _product() -> Any:
     from torch._inductor.ir import ExternKernel, FallbackKernel, TensorBox
     from torch._inductor.lowering import register_lowering
 
-    _LIBRARY.define("skip_zeros(Tensor a, Tensor b, bool in_a) -> Tensor")
+    LIBRARY.define("skip_zeros(Tensor a, Tensor b, bool in_a) -> Tensor")
 
     def product(a: Tensor, b: Tensor, in_a: bool) -> Tensor:
         out = a.new_empty(a.shape[0], b.shape[1])
@@ -96,8 +95,8 @@ def _product() -> Any:
             kernel(b.t(), a.t(), out.t())
         return out
 
-    _LIBRARY.impl("skip_zeros", product, "CPU")
-    torch.library.register_fake("ppl_vae::skip_zeros", _shape, lib=_LIBRARY)
+    LIBRARY.impl("skip_zeros", product, "CPU")
+    torch.library.register_fake("ppl_vae::skip_zeros", _shape, lib=LIBRARY)
     operation = torch.ops.ppl_vae.skip_zeros.default
 
     @register_lowering(operation, type_promotion_kind=None)
@@ -119,13 +118,8 @@ def _shape(a: Tensor, b: Tensor, in_a: bool) -> Tensor:
 
 def _kernel() -> Callable[[Tensor, Tensor, Tensor], None]:
     """out = x t, skipping the zeros of x, by `skip_zeros.cpp`; one stride of each has to be 1."""
-    from torch._inductor.codecache import CppCodeCache
-
-    source = files("ppl_vae.compiler").joinpath("skip_zeros.cpp").read_text()
-    function = CppCodeCache.load(source).skip_zeros
     matrix = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
-    function.argtypes = [*matrix * 3, *[ctypes.c_int64] * 3, ctypes.c_int]
-    function.restype = None
+    function = c_function("skip_zeros", [*matrix * 3, *[ctypes.c_int64] * 3, ctypes.c_int])
 
     def call(x: Tensor, t: Tensor, out: Tensor) -> None:
         matrices = [value for each in (x, t, out) for value in (each.data_ptr(), *each.stride())]
