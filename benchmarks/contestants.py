@@ -31,6 +31,7 @@ __all__ = [
     "pair",
     "product_operations",
     "stock_pyro",
+    "wait",
 ]
 
 Steps = Callable[[int], object]
@@ -43,6 +44,12 @@ def pair(device: torch.device) -> tuple[Model, Guide]:
     """The project's pair."""
     spec = Spec((1, 28, 28), "binary", LATENT)
     return VAE(spec).to(device), DiagonalNormal(spec).to(device)
+
+
+def wait(device: torch.device) -> None:
+    """Until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def stock_pyro(grey: Tensor, index: Tensor) -> Steps:

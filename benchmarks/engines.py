@@ -28,6 +28,7 @@ from contestants import (
     pair,
     product_operations,
     stock_pyro,
+    wait,
 )
 from jsonargparse import auto_cli
 from tables import table_row, write
@@ -208,16 +209,11 @@ def _steps_in(run: Steps, seconds: float, device: torch.device) -> int:
 
 def _milliseconds(run: Steps, steps: int, device: torch.device) -> float:
     run(1)  # the caches hold the data of the run before
-    _wait(device)
+    wait(device)
     began = time.perf_counter()
     run(steps)
-    _wait(device)
+    wait(device)
     return (time.perf_counter() - began) / steps * 1e3
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":
