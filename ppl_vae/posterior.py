@@ -18,7 +18,6 @@ from ppl_vae.machine.devices import check_seed
 from ppl_vae.machine.files import whole_file
 from ppl_vae.machine.progress import Progress, announced, table
 from ppl_vae.machine.randomness import seeded
-from ppl_vae.measures.scores import collapse
 from ppl_vae.pairs.calls import called_anywhere
 from ppl_vae.report.calibrated import BINS, calibrated
 from ppl_vae.report.comparison import comparison
@@ -300,9 +299,7 @@ def _rows(result: dict[str, Any]) -> dict[str, str]:
         for how in ("unanswered", "failed"):
             if result[name][how]:
                 rows[question] = f"{how.replace('un', 'not ')}: {result[name][how]}"
-    held = result["latent"]
-    active, images = held.get("active_units"), len(result["images"])
-    advice = collapse(held.get("rate_nats_per_datum"), active, images)
+    advice = result["latent"].get("collapse")
     return rows | ({"note": advice} if advice else {})
 
 

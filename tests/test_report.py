@@ -11,6 +11,7 @@ import pytest
 import torch
 from oracles import MeanField, Posterior, mean_field_gap, ppca
 from reports import QUICK, first_images, inspection_of, train
+from scipy.special import logsumexp
 
 import ppl_vae.posterior as verb
 import ppl_vae.report.gap
@@ -278,6 +279,29 @@ def test_a_collapse_is_said(inspection: Inspection) -> None:
     assert "Posterior collapse: the rate is nothing." in words(inspection, section)
     section.facts["collapsed"] = None
     assert "collapse" not in words(inspection, section)
+
+
+def test_a_collapse_heeds_what_many_draws_gain(inspection: Inspection, monkeypatch) -> None:
+    asked: list[tuple[float, ...]] = []
+
+    def advice(*values: float) -> str:
+        asked.append(values)
+        return "posterior collapse: as was said"
+
+    monkeypatch.setattr("ppl_vae.report.latent.collapse", advice)
+    section = Section("latent", "?")
+    latent(inspection, section)
+    rate, active, images, gain = asked[0]
+    assert (rate, active, images) == (
+        section.numbers["rate_nats_per_datum"],
+        section.numbers["active_units"],
+        12,
+    )
+    weights = inspection.statistic("log_weight").numpy()
+    bound = logsumexp(weights, axis=0, b=1 / len(weights))
+    assert gain == pytest.approx((bound - weights.mean(0)).mean())
+    assert gain > 0
+    assert section.numbers["collapse"] == "posterior collapse: as was said"
 
 
 def test_unknown_labels_are_no_class_in_the_scatter(inspection, monkeypatch) -> None:

@@ -10,6 +10,7 @@ from oracles import MeanField, exact_guide
 from reports import QUICK, train
 
 from models import Linear, ProbabilisticPCA
+from ppl_vae.measures.scores import collapse
 from ppl_vae.posterior import posterior
 from ppl_vae.report.calibrated import beyond_chance
 from ppl_vae.report.verdict import verdict
@@ -180,13 +181,13 @@ def test_all_is_well() -> None:
         ),
         # Collapse
         (
-            {"latent": {"rate_nats_per_datum": 0.05, "active_units": 0}},
+            {"latent": {"collapse": collapse(0.05, 0)}},
             "elp",
             f"{BELOW} Posterior collapse: the rate is 0.05 nats and 0 latents are active, so that "
             "z says nothing about x; try --objective Beta",
         ),
         (
-            {"latent": {"rate_nats_per_datum": 0.14, "active_units": 9}},
+            {"latent": {"collapse": collapse(0.14, 9)}},
             "elp",
             f"{BELOW} Near posterior collapse: the rate is 0.14 nats and 9 latents are active, "
             "below one bit: z says almost nothing about x; try more --epochs, --objective Beta",

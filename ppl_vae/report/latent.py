@@ -46,7 +46,9 @@ def latent(inspection: Inspection, section: Section) -> None:
     if not high < r:
         high, high_error = r, r_error
     runs = _runs(inspection, rate, distortion)
+    advice = collapse(r, len(active), len(inspection.images), _gain(inspection))
     section.numbers = {
+        "collapse": advice,
         **active_units(inspection.means()),
         "active_latents": active,
         "latents": dimension,
@@ -64,7 +66,7 @@ def latent(inspection: Inspection, section: Section) -> None:
         "runs": runs,
     }
     section.facts = {
-        "collapsed": collapse(r, len(active), len(inspection.images)),
+        "collapsed": advice,
         "saturated": low > log(bounds.images) - 0.1,
         "largest": log(bounds.images),
         "labelled": inspection.labels is not None,
@@ -77,6 +79,13 @@ def latent(inspection: Inspection, section: Section) -> None:
         section.pictures["rate_distortion"] = _rate_distortion(runs)
     if dimension == 2:
         section.pictures["scatter"] = _scatter(inspection)
+
+
+def _gain(inspection: Inspection) -> float:
+    """How far the bound of all draws is above the ELBO, in nats on average."""
+    weights = inspection.statistic("log_weight")
+    bound = weights.logsumexp(0) - log(len(weights))
+    return (bound - weights.mean(0)).mean().item()
 
 
 def rate_by_site(inspection: Inspection) -> dict[str, float]:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from ppl_vae.inference.pareto import RELIABLE
-from ppl_vae.measures.scores import collapse
 from ppl_vae.report.calibrated import beyond_chance
 from ppl_vae.report.page import number
 from ppl_vae.report.true_posterior import MIXED
@@ -66,9 +65,7 @@ def verdict(
     x = "x, y" if log_p.endswith("|y)") else "x"
     names = {"elbo": "the ELBO", "log_likelihood": log_p, "posterior": f"q(z|{x})"}
     latent = sections["latent"]
-    collapsed = collapse(
-        latent.get("rate_nats_per_datum"), latent.get("active_units"), images or None
-    )
+    collapsed = latent.get("collapse")
     idle = "" if collapsed else _idle(latent.get("rate_by_site_nats_per_datum") or {})
     sentences = [
         _head({names[name]: trusted for name, trusted in found.items()}, which),
