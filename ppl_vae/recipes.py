@@ -101,6 +101,11 @@ class Recipe:
         return ["--config", str(self.path), *options]
 
     @property
+    def begins_at(self) -> str | None:
+        """The recipe whose parameters or posterior means it needs, if any."""
+        return self.start or self.features
+
+    @property
     def epochs(self) -> int:
         """Those that it plans."""
         return int(self.options["epochs"])
@@ -198,16 +203,19 @@ def _main(arguments: list[str]) -> None:
 
 
 def _listing(every: Sequence[Recipe]) -> str:
-    head = ("recipe", "measure", "published", "ours", "epochs", "seconds", "machine")
+    begun = {each.begins_at for each in every}
+    head = ("recipe", "measure", "published", "ours", "epochs", "seconds", "begins at", "machine")
     lines = [head]
     for each in every:
         published = "" if each.published is None else f"{each.published:.2f}"
-        cells = (each.name, each.unit, published, each.ours or "not run", each.done)
-        lines.append((*cells, each.seconds, each.machine))
+        missing = "others begin at it" if each.name in begun else "not run"
+        cells = (each.name, each.unit, published, each.ours or missing, each.done)
+        lines.append((*cells, each.seconds, each.begins_at or "", each.machine))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
     if any(each.runs and not each.finished for each in every):
         rows += [_SHORT]
+    rows += ["epochs and seconds are of a recipe alone, without those of the one that it begins at"]
     rows += [f"each is a file in {RECIPES}; ppl-vae recipes NAME says how to train it"]
     return "\n".join(rows)
 
@@ -229,11 +237,16 @@ def _described(recipe: Recipe) -> str:
         "epochs": recipe.done,
         "seconds": recipe.seconds,
         "machine": recipe.machine,
-        "starts from": recipe.start and f"the run of {recipe.start}",
+        "begins at": recipe.begins_at and _beginning(recipe),
         "train": " ".join(["python -m ppl_vae.fit", *recipe.arguments()]),
     }
     short = {"note": _SHORT} if recipe.runs and not recipe.finished else {}
     return table(recipe.name, {name: row for name, row in rows.items() if row} | short)
+
+
+def _beginning(recipe: Recipe) -> str:
+    part = "run" if recipe.start else "posterior means"
+    return f"the {part} of {recipe.begins_at}, whose epochs and seconds are not in these"
 
 
 if __name__ == "__main__":
