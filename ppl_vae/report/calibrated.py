@@ -107,6 +107,7 @@ def _histograms(
         axes.bar(lefts, heights, width=0.9 * width, align="edge", color=BLUE, alpha=0.85)
         axes.set_title(names[place], fontsize=9, pad=3)
         plain(axes)
+        axes.yaxis.get_major_locator().set_params(integer=True)
         if place + columns >= len(chosen):
             axes.tick_params(labelbottom=True)
             axes.set_xlabel(f"rank among {calibration.draws}", fontsize=8.5)

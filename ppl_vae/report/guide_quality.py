@@ -102,6 +102,7 @@ def _distributions(diagnosis: ParetoK, draws: int) -> Picture:
     for axes in (left, right):
         plain(axes)
         axes.set_ylabel("images")
+        axes.yaxis.get_major_locator().set_params(integer=True)
     figure.subplots_adjust(wspace=0.28)
     return picture_of(figure)
 
