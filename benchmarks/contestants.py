@@ -47,9 +47,14 @@ def pair(device: torch.device) -> tuple[Model, Guide]:
 
 
 def wait(device: torch.device) -> None:
-    """Until a GPU has done what it was given."""
+    """Waits until a GPU is idle."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _binarised(grey: Tensor) -> Tensor:
+    """As `torch.bernoulli` draws, in half of its time."""
+    return (torch.rand_like(grey) < grey).float()
 
 
 def stock_pyro(grey: Tensor, index: Tensor) -> Steps:
@@ -58,7 +63,7 @@ def stock_pyro(grey: Tensor, index: Tensor) -> Steps:
 
     def run(steps: int) -> None:
         for _ in range(steps):
-            svi.step(torch.bernoulli(grey[index]))
+            svi.step(_binarised(grey[index]))
 
     return run
 
@@ -94,7 +99,7 @@ def hand_written(
     def run(steps: int) -> None:
         for _ in range(steps):
             optimizer.zero_grad()
-            x = torch.bernoulli(grey[index])
+            x = _binarised(grey[index])
             with torch.autocast(x.device.type, precision, enabled=precision is not None):
                 loss = compiled(x)
             loss.backward()
@@ -112,10 +117,10 @@ def bare_products(index: Tensor, precision: torch.dtype | None) -> Steps:
     ]
 
     def products() -> None:
-        for index, (inputs, weight, gradient) in enumerate(layers):
+        for layer, (inputs, weight, gradient) in enumerate(layers):
             inputs @ weight.t()
             gradient.t() @ inputs
-            if index:
+            if layer:
                 gradient @ weight
 
     once = _captured(products) if index.is_cuda else products
@@ -169,11 +174,14 @@ def numpyro_scan(grey: Tensor, index: Tensor, precision: Precision = "float32") 
 
     @jax.jit
     def scan(state: Any, images: Any, chosen: Any, keys: Any) -> Any:
-        def step(state: Any, key: Any) -> Any:
+        def step(state: Any, batch: Any) -> Any:
+            chosen, key = batch
             x = jax.random.bernoulli(key, images[chosen]).astype(jnp.float32)
             return svi.update(state, x)
 
-        return jax.lax.scan(step, state, keys)
+        # Indices of each step, or it would choose the images once for all.
+        each = jnp.broadcast_to(chosen, (len(keys), len(chosen)))
+        return jax.lax.scan(step, state, (each, keys))
 
     def run(steps: int) -> None:
         nonlocal state, key

@@ -199,23 +199,21 @@ def _main(arguments: list[str]) -> None:
         return
     if name not in (names := [each.name for each in every]):
         raise InputError(f"recipe: {suggest(name, names)}")
-    print(_described(every[names.index(name)]))
+    print(_described(every[names.index(name)], every))
 
 
 def _listing(every: Sequence[Recipe]) -> str:
-    begun = {each.begins_at for each in every}
     head = ("recipe", "measure", "published", "ours", "epochs", "seconds", "begins at", "machine")
     lines = [head]
     for each in every:
         published = "" if each.published is None else f"{each.published:.2f}"
-        missing = "others begin at it" if each.name in begun else "not run"
-        cells = (each.name, each.unit, published, each.ours or missing, each.done)
-        lines.append((*cells, each.seconds, each.begins_at or "", each.machine))
+        cells = (each.name, each.unit, published, *_result(each, every), each.seconds)
+        lines.append((*cells, each.begins_at or "", each.machine))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
     if any(each.runs and not each.finished for each in every):
         rows += [_SHORT]
-    rows += ["epochs and seconds are of a recipe alone, without those of the one that it begins at"]
+    rows += ["epochs and seconds leave out those of the recipe under 'begins at'"]
     rows += [f"each is a file in {RECIPES}; ppl-vae recipes NAME says how to train it"]
     return "\n".join(rows)
 
@@ -226,15 +224,23 @@ _SHORT = (
 )
 
 
-def _described(recipe: Recipe) -> str:
+def _result(recipe: Recipe, every: Sequence[Recipe]) -> tuple[str, str]:
+    """Its number and its epochs."""
+    if not recipe.runs and recipe.name in {each.begins_at for each in every}:
+        return "others begin at it", f"{recipe.epochs:,}"
+    return recipe.ours or "not run", recipe.done
+
+
+def _described(recipe: Recipe, every: Sequence[Recipe]) -> str:
+    ours, epochs = _result(recipe, every)
     published = "none" if recipe.published is None else f"{recipe.published:.2f}"
     rows = {
         "reproduces": recipe.reproduces,
         "measure": recipe.unit,
         "published": f"{published}; {recipe.source}",
         "differs": recipe.differs or "nothing",
-        "ours": recipe.ours or "not run",
-        "epochs": recipe.done,
+        "ours": ours,
+        "epochs": epochs,
         "seconds": recipe.seconds,
         "machine": recipe.machine,
         "begins at": recipe.begins_at and _beginning(recipe),
@@ -246,7 +252,7 @@ def _described(recipe: Recipe) -> str:
 
 def _beginning(recipe: Recipe) -> str:
     part = "run" if recipe.start else "posterior means"
-    return f"the {part} of {recipe.begins_at}, whose epochs and seconds are not in these"
+    return f"the {part} of {recipe.begins_at}, whose epochs and seconds are not counted here"
 
 
 if __name__ == "__main__":

@@ -144,17 +144,22 @@ def test_more_epochs_than_planned_are_no_shorter_run(listed) -> None:
 
 
 def test_a_recipe_says_where_it_begins(capsys: Printed) -> None:
-    assert exit_code(ppl_vae.recipes) == 0
-    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    def described(*name: str) -> str:
+        assert exit_code(ppl_vae.recipes, *name) == 0
+        return capsys.readouterr().out
+
+    rows = {line.split()[0]: line for line in described().splitlines()}
     for name, beginning, part in (
         ("burda2016-iwae", "burda2016-iwae-5", "run"),
         ("kingma2014-m1-m2", "kingma2014-m1", "posterior means"),
     ):
         assert f"  {beginning}  " in rows[name]
-        assert exit_code(ppl_vae.recipes, name) == 0
-        assert f"begins at   the {part} of {beginning}," in capsys.readouterr().out
-    assert "others begin at it" in rows["kingma2014-m1"]
-    assert "begins" not in rows["burda2016-iwae-5"]  # it has a number
+        assert f"begins at   the {part} of {beginning}," in described(name)
+    for said in (rows["kingma2014-m1"], described("kingma2014-m1")):
+        assert "others begin at it" in said
+        assert " 60" in said
+        assert "0 of 60" not in said
+    assert "others begin at it" not in rows["burda2016-iwae-5"]  # it has a number
 
 
 def test_an_unknown_recipe_is_refused(capsys: Printed) -> None:

@@ -44,7 +44,7 @@ def several(x: Tensor) -> list[Tensor]:
     """Draws of one shape and of others, few and many, with normal ones between them."""
     first, second = torch.rand(x.shape), torch.rand(x.shape)
     normal, few = torch.randn(x.shape), torch.rand(20)
-    return [first * x, second, normal, few, torch.rand(x.shape, dtype=torch.float64), x.exp()]
+    return [first * x, second, normal, few, torch.rand(x.shape, dtype=torch.float64), x + 1]
 
 
 def traced(function: Callable[..., object], *inputs: Tensor) -> torch.fx.GraphModule:
@@ -80,6 +80,17 @@ def test_binary_images_are_drawn_at_once() -> None:
     expected = bernoulli_draw(raw, 255)
     torch.manual_seed(0)
     assert torch.equal(graph(raw), expected)
+
+
+def test_defaults_set_elsewhere_change_nothing() -> None:
+    draw = uniform._kernel()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert uniform._draws_as_torch(draw)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with torch.device("meta"):
+        assert uniform._draws_as_torch(draw)
 
 
 def test_torch_draws_where_its_generator_is_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ def c_function(name: str, arguments: Sequence[Any]) -> Callable[..., None]:
     """The function `name` of `name.cpp`, compiled for this machine the first time and then kept.
 
     Args:
-        name: Of both.
+        name: Of the function and of its file.
         arguments: Their types of `ctypes`.
 
     Raises:

@@ -8,7 +8,7 @@ namespace {
 
 constexpr int size = 624, lag = 397, lanes = 8;
 
-// What `torch.Generator.get_state` returns, up to the normal numbers that it keeps.
+// The first part of what `torch.Generator.get_state` returns; normal numbers for later follow.
 struct State {
     uint64_t seed;
     int32_t left, seeded;
@@ -67,10 +67,10 @@ extern "C" void uniform(uint8_t* bytes, float* out, int64_t count) {
             advance(words, size - lag, size, lag - size);
             next = 0;
         }
-        const int64_t some = std::min(count - done, size - next);
-        convert(words + next, out + done, some);
-        next += some;
-        done += some;
+        const int64_t chunk = std::min(count - done, size - next);
+        convert(words + next, out + done, chunk);
+        next += chunk;
+        done += chunk;
     }
     std::copy(words, words + size, state.words);
     state.left = size - next + 1;

@@ -3,7 +3,8 @@
 On a CPU torch draws them one by one, although its generator, a Mersenne Twister, makes 624 words in
 one go. For the binarisation of images that is 7 % of a step of a small pair. `uniform.cpp` draws
 the same numbers in a tenth of the time and leaves the generator in the same state, so that a seed
-stands for the same run.
+stands for the same run. Unlike torch it holds no lock on the generator: two threads that draw from
+one at once may get the same numbers.
 """
 
 import ctypes
@@ -45,17 +46,22 @@ def _operation() -> Any:
     """From a shape to numbers; None without a C++ compiler, or where torch draws others."""
     try:
         draw = _kernel()
+        if not _draws_as_torch(draw):
+            return None
     except Exception:  # as for the products, in zeros.py
-        return None
-    ours, theirs = (Generator().manual_seed(0) for _ in range(2))
-    shape = [3, 500]  # more than the generator makes in one go
-    same = torch.equal(draw(shape, ours), torch.rand(shape, generator=theirs))
-    if not same or not torch.equal(ours.get_state(), theirs.get_state()):
         return None
     LIBRARY.define("uniform(int[] shape) -> Tensor", tags=torch.Tag.nondeterministic_seeded)
     LIBRARY.impl("uniform", draw, "CompositeExplicitAutograd")
     torch.library.register_fake("ppl_vae::uniform", _empty, lib=LIBRARY)
     return torch.ops.ppl_vae.uniform.default
+
+
+def _draws_as_torch(draw: Callable[..., Tensor]) -> bool:
+    ours, theirs = (Generator("cpu").manual_seed(0) for _ in range(2))
+    shape = [3, 500]  # more than the generator makes in one go
+    expected = torch.rand(shape, generator=theirs, dtype=torch.float32, device="cpu")
+    same = torch.equal(draw(shape, ours), expected)
+    return same and torch.equal(ours.get_state(), theirs.get_state())
 
 
 def _empty(shape: list[int]) -> Tensor:
