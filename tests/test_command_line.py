@@ -132,8 +132,9 @@ def test_the_wording_of_errors_that_are_taken_apart() -> None:
 
 # Other systems
 
+# asyncio asks os.sysconf as it is imported, since Python 3.12.
 ELSEWHERE = """
-import os, sys
+import asyncio, os, sys
 sys.modules["fcntl"] = sys.modules["resource"] = None
 del os.sched_getaffinity, os.sysconf
 import numpy

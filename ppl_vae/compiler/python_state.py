@@ -1,5 +1,6 @@
 """The state of modules in their attributes, which no graph of tensor operations can follow."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,10 @@ def python_state(owner: nn.Module) -> dict[str, Any]:
     }
 
 
-def _content(value: Any) -> Any:
+def _content(value: Any, around: frozenset[int] = frozenset()) -> Any:
+    if id(value) in around:  # it contains itself
+        return id(value)
+    part = partial(_content, around=around | {id(value)})
     try:
         if isinstance(value, Tensor):
             numbers = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
@@ -32,11 +36,11 @@ def _content(value: Any) -> Any:
         if isinstance(value, np.ndarray):
             return value.shape, value.dtype, value.tobytes()
         if isinstance(value, dict):
-            return [(repr(key), _content(item)) for key, item in value.items()]
+            return [(repr(key), part(item)) for key, item in value.items()]
         if isinstance(value, list | tuple):
-            return [_content(item) for item in value]
+            return [part(item) for item in value]
         if hasattr(value, "__dict__") and not isinstance(value, nn.Module | type):
-            return [id(value), _content(vars(value))]
+            return [id(value), part(vars(value))]
         return repr(value)
-    except Exception:  # such as a sparse tensor, or an object that contains itself
+    except Exception:  # such as a sparse tensor
         return id(value)
