@@ -31,11 +31,12 @@ from contestants import (
     wait,
 )
 from jsonargparse import auto_cli
-from tables import table_row, write
+from tables import page, table_row, write
 from torch import Tensor
 
 from ppl_vae.data import Split
 from ppl_vae.data.conversion import bernoulli_draw
+from ppl_vae.machine.devices import choose_device
 from ppl_vae.objectives import ELBO
 from ppl_vae.runs.settings import Precision
 from ppl_vae.training.capturing import CapturedStep
@@ -70,16 +71,19 @@ def main(
         device: Where to compute.
         table: The file to write; engines.md beside this script, or engines-cuda.md.
     """
-    where = torch.device(device)
+    where = choose_device(device)
+    precisions = precisions or precisions_of(where)
+    if unknown := set(precisions) - set(precisions_of(where)):
+        sys.exit(f"--precisions: a {where.type} has no {', '.join(sorted(unknown))}")
     rounds = rounds or _ROUNDS[where.type]
     name = "engines.md" if where.type == "cpu" else "engines-cuda.md"
-    table = table or Path(__file__).with_name(name)
+    table = page(table or Path(__file__).with_name(name))
     machine = (
         f"{torch.get_num_threads()} CPU threads, {torch.backends.cpu.get_cpu_capability()}"
         if where.type == "cpu"
         else torch.cuda.get_device_name(where)
     )
-    slow = slow_precision("bfloat16", where)
+    slow = "bfloat16" in precisions and slow_precision("bfloat16", where)
     emulated = [f"This {where.type} has no bfloat16 arithmetic and emulates it."] * slow
     lines = [
         "# One training step",
@@ -103,7 +107,6 @@ def main(
         + " | share of the matrix rate | compiling, seconds |",
         "|" + "---|" * (2 + len(COLUMNS) + len(COLUMNS[2:]) + 2),
     ]  # fmt: skip
-    precisions = precisions or precisions_of(where)
     sizes = batch_sizes or _BATCH_SIZES[where.type]
     count = len(sizes) * len(precisions)
     each = _COMPILING + rounds * seconds * len(COLUMNS)

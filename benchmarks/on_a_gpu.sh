@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# All that only a GPU can show, in about eight minutes: the tests first, then the tables.
+# All that only a GPU can show: the tests first, then the tables; eight minutes, as estimated.
 #
 #     bash benchmarks/on_a_gpu.sh [FOLDER]
 #
 # Tables go to FOLDER, and to benchmarks/ without one. NumPyro takes part where it is installed.
-# Expected: on_a_gpu.md.
+# Earlier measurements: on_a_gpu.md.
 set -euo pipefail
 folder=$(realpath "${1:-$(dirname "$0")}")
 cd "$(dirname "$0")/.."

@@ -11,7 +11,7 @@ from ppl_vae.fit import fit, resume
 from ppl_vae.machine.files import whole_file
 from ppl_vae.runs.directory import SUMMARY
 
-__all__ = ["mean_and_error", "measured", "table_row", "trained", "write"]
+__all__ = ["mean_and_error", "measured", "page", "table_row", "trained", "write"]
 
 
 def table_row(*cells: object) -> str:
@@ -30,6 +30,13 @@ def measured(result: Mapping[str, Any], name: str, digits: int = 2) -> str:
     if name not in result:
         return ""
     return f"{result[name]:.{digits}f} +- {result[f'{name}_standard_error']:.{digits}f}"
+
+
+def page(path: Path) -> Path:
+    """The same path, once it is known that a page can be written there."""
+    if not path.parent.is_dir():
+        raise SystemExit(f"{path}: there is no folder {path.parent}")
+    return path
 
 
 def write(path: Path, lines: Iterable[str]) -> None:

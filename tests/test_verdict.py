@@ -30,7 +30,11 @@ GOOD: dict[str, dict[str, Any]] = {
         "amortization_gap_nats_per_datum_standard_error": 0.01,
     },
     "posterior": {"r_hat_largest": [1.0, 1.0104]},
-    "log_likelihood": {"bidirectional_gap_nats": 0.1, "bidirectional_gap_nats_standard_error": 0.2},
+    "log_likelihood": {
+        "bidirectional_images": 4,
+        "bidirectional_gap_nats": 0.1,
+        "bidirectional_gap_nats_standard_error": 0.2,
+    },
     "calibration": {
         "active_latents": [0, 1, 2],
         "latents_outside_the_band": [],
@@ -115,7 +119,7 @@ def test_all_is_well() -> None:
             "e",
             "The ELBO can be trusted; log p(x) and q(z|x) cannot, on 100 images. k-hat is at most "
             "0.7 on 94 of 100 images; on the others take log p(x) from annealing, off by at most "
-            "about 0.50 nats on average on simulated images. ",
+            "about 0.50 nats on average on 4 simulated images. ",
         ),
         ({"guide": {"k_hat": [0.8] * 100}}, "e", "tails of the guide are too light: try another"),
         # The gap

@@ -127,6 +127,6 @@ def _bars(gaps: Gaps) -> Picture:
     axes.set_xlim(-0.7, len(order) - 0.3)
     axes.set_xlabel("images, the largest gap first")
     axes.set_ylabel("log p(x) − ELBO, nats")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     plain(axes)
     return picture_of(figure)

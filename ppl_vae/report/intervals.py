@@ -95,6 +95,7 @@ def intervals(inspection: Inspection, section: Section) -> None:
         "latents": inspection.z.shape[-1],
         "few": _FEW,
         "refused": refused,
+        "appendix_d": "appendix_d" in methods,
         "nearer": _beside(methods, "ais_from_guide"),
         "further": _beside(methods, "ais"),
         "off": max(gap, 0.0) + 2 * (gap_error or 0.0),

@@ -145,7 +145,8 @@ def _sampling(good: int, images: int, log_p: str, sections: Mapping[str, Numbers
     if gap is None:
         return f"{said}."
     off = max(gap, 0) + _SURE * (error or 0)
-    return f"{said}, off by at most about {number(off)} nats on average on simulated images."
+    simulated = f"{section['bidirectional_images']:,} simulated images"
+    return f"{said}, off by at most about {number(off)} nats on average on {simulated}."
 
 
 def _below(gap: Gap, log_p: str) -> str:
