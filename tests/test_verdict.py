@@ -144,6 +144,12 @@ def test_all_is_well() -> None:
         ),
         # Calibration
         ({"calibration": narrow()}, "el", NARROW),
+        # Of 51 and 13 ranks at the ends the difference is 4.75 standard errors, of 30 and 25 0.67.
+        (
+            {"calibration": narrow() | {"counts": [[51, 10, 13], [30, 10, 25], [16, 10, 39]]}},
+            "el",
+            f"{NARROW[:-1]}, and shifted in 2 of them.",
+        ),
         ({"calibration": narrow(0.5)}, "el", "not uniform: the guide is too wide."),
         ({"calibration": narrow(1.0)}, "el", "not uniform: the guide is shifted or skewed."),
         (

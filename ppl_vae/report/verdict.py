@@ -1,7 +1,7 @@
 """Can the ELBO, log p(x) and q(z|x) of a run be trusted? One paragraph, from the sections."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ppl_vae.inference.pareto import RELIABLE
@@ -15,6 +15,7 @@ _FEW = 0.05  # the share of images whose k-hat may be above 0.7
 _CLOSE = 0.5  # nats: a mean gap up to which the ELBO may stand for log p(x), and q for p(z|x)
 _RISING = 0.1  # nats that the longest bound may be above the one before it
 _SURE = 2.0  # standard errors
+_SLOPE = 3.0  # standard errors
 _IDLE = 0.05  # nats: the rate of a site below which it holds next to nothing
 
 _RICHER = {
@@ -118,7 +119,17 @@ def _ranks(sections: Mapping[str, Numbers]) -> tuple[bool, str] | None:
         return False, f"{said} leave their band, as chance allows."
     ends = sum(section["ends_over_uniform"][latent] for latent in active) / len(active)
     shape = "too narrow" if ends > 1.1 else "too wide" if ends < 0.9 else "shifted or skewed"
+    counts = section.get("counts", [])  # of all latents, active or not
+    shifted = sum(_slopes(counts[latent]) for latent in active if counts)
+    if shifted and shape.startswith("too"):
+        shape += f", and shifted in {shifted} of them"
     return True, f"{said} are not uniform: the guide is {shape}."
+
+
+def _slopes(counts: Sequence[int]) -> bool:
+    """Whether one end of a histogram has more ranks than the other, beyond chance."""
+    first, *_, last = counts
+    return abs(first - last) > _SLOPE * (first + last) ** 0.5
 
 
 def _head(trusted: dict[str, bool | None], which: str) -> str:
