@@ -53,7 +53,7 @@ def wait(device: torch.device) -> None:
 
 
 def _binarised(grey: Tensor) -> Tensor:
-    """As `torch.bernoulli` draws, in half of its time."""
+    """Like `torch.bernoulli`, which is slower on a CPU."""
     return (torch.rand_like(grey) < grey).float()
 
 

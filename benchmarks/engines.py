@@ -36,7 +36,7 @@ from torch import Tensor
 
 from ppl_vae.data import Split
 from ppl_vae.data.conversion import bernoulli_draw
-from ppl_vae.machine.devices import choose_device
+from ppl_vae.machine.devices import choose_device, machine_of
 from ppl_vae.objectives import ELBO
 from ppl_vae.runs.settings import Precision
 from ppl_vae.training.capturing import CapturedStep
@@ -78,19 +78,14 @@ def main(
     rounds = rounds or _ROUNDS[where.type]
     name = "engines.md" if where.type == "cpu" else "engines-cuda.md"
     table = page(table or Path(__file__).with_name(name))
-    machine = (
-        f"{torch.get_num_threads()} CPU threads, {torch.backends.cpu.get_cpu_capability()}"
-        if where.type == "cpu"
-        else torch.cuda.get_device_name(where)
-    )
     slow = "bfloat16" in precisions and slow_precision("bfloat16", where)
     emulated = [f"This {where.type} has no bfloat16 arithmetic and emulates it."] * slow
     lines = [
         "# One training step",
         "",
         "Made by `python benchmarks/engines.py`: 784-500-20-500-784, tanh, Bernoulli, Adam;",
-        f"torch {torch.__version__}, {machine}. Milliseconds of one step, with the choice of its",
-        f"images from {_IMAGES:,} and their binarisation, all timed in turn,",
+        f"torch {torch.__version__}, {machine_of(where)}. Milliseconds of one step, with the",
+        f"choice of its images from {_IMAGES:,} and their binarisation, all timed in turn,",
         f"medians of {rounds} rounds of about {seconds} seconds. `compiled` and `eager` are the",
         "engines of `python -m ppl_vae.fit`; `stock` is `pyro.infer.SVI.step` with",
         "`pyro.optim.Adam` and `Trace_ELBO`, in float32 always; `by hand` is PyTorch under",

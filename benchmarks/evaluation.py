@@ -124,9 +124,9 @@ def main(
 
 def _products(rows: int, inputs: Tensor, first: Tensor, second: Tensor) -> None:
     """Two layers' products for so many rows, which are taken from the inputs again and again."""
-    some = PASS[inputs.device.type]
-    for start in range(0, rows, some):
-        part = inputs[start % len(inputs) :][:some]
+    count = PASS[inputs.device.type]
+    for start in range(0, rows, count):
+        part = inputs[start % len(inputs) :][:count]
         part @ first.t() @ second.t()
 
 

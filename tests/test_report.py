@@ -274,10 +274,10 @@ def test_the_words_fit_the_numbers(inspection: Inspection) -> None:
 def test_a_collapse_is_said(inspection: Inspection) -> None:
     section = Section("latent", "?")
     latent(inspection, section)
-    assert section.facts["collapsed"] is None  # of 12 images
-    section.facts["collapsed"] = "posterior collapse: the rate is nothing"
+    assert section.numbers["collapse"] is None  # of 12 images
+    section.numbers["collapse"] = "posterior collapse: the rate is nothing"
     assert "Posterior collapse: the rate is nothing." in words(inspection, section)
-    section.facts["collapsed"] = None
+    section.numbers["collapse"] = None
     assert "collapse" not in words(inspection, section)
 
 

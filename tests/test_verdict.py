@@ -95,7 +95,11 @@ def gap_of(family: float, network: float) -> dict[str, Any]:
 
 
 def narrow(ends: float = 2.0) -> dict[str, Any]:
-    return {"latents_outside_the_band": [0, 1, 2], "ends_over_uniform": [ends] * 3}
+    return {
+        "latents_outside_the_band": [0, 1, 2],
+        "ends_over_uniform": [ends] * 3,
+        "counts": [[20, 10, 20]] * 3,
+    }
 
 
 def test_all_is_well() -> None:

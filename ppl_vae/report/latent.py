@@ -46,9 +46,8 @@ def latent(inspection: Inspection, section: Section) -> None:
     if not high < r:
         high, high_error = r, r_error
     runs = _runs(inspection, rate, distortion)
-    advice = collapse(r, len(active), len(inspection.images), _gain(inspection))
     section.numbers = {
-        "collapse": advice,
+        "collapse": collapse(r, len(active), len(inspection.images), _gain(inspection)),
         **active_units(inspection.means()),
         "active_latents": active,
         "latents": dimension,
@@ -66,7 +65,6 @@ def latent(inspection: Inspection, section: Section) -> None:
         "runs": runs,
     }
     section.facts = {
-        "collapsed": advice,
         "saturated": low > log(bounds.images) - 0.1,
         "largest": log(bounds.images),
         "labelled": inspection.labels is not None,

@@ -111,19 +111,19 @@ def _ranks(sections: Mapping[str, Numbers]) -> tuple[bool, str] | None:
     if section.get("latents_outside_the_band") is None:
         return None
     active = section["active_latents"]
-    failed = len(section["latents_outside_the_band"])
+    failed = len(outside := section["latents_outside_the_band"])
     if not failed:
         return False, "In simulations the ranks of the latents are uniform."
     said = f"In simulations the ranks of {failed} of {len(active)} active latents"
     if not beyond_chance(failed, len(active)):
         return False, f"{said} leave their band, as chance allows."
     ends = sum(section["ends_over_uniform"][latent] for latent in active) / len(active)
-    shape = "too narrow" if ends > 1.1 else "too wide" if ends < 0.9 else "shifted or skewed"
-    counts = section.get("counts", [])  # of all latents, active or not
-    shifted = sum(_slopes(counts[latent]) for latent in active if counts)
-    if shifted and shape.startswith("too"):
-        shape += f", and shifted in {shifted} of them"
-    return True, f"{said} are not uniform: the guide is {shape}."
+    said += " are not uniform: the guide is"
+    if 0.9 <= ends <= 1.1:
+        return True, f"{said} shifted or skewed."
+    said += " too narrow" if ends > 1 else " too wide"
+    shifted = sum(_slopes(section["counts"][latent]) for latent in outside)
+    return True, f"{said}, and shifted in {shifted} of them." if shifted else f"{said}."
 
 
 def _slopes(counts: Sequence[int]) -> bool:
