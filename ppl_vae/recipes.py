@@ -133,20 +133,29 @@ class Recipe:
         Of several seeds it is the median and the range, and the mean with the standard error over
         the seeds; and it says where some are missing.
         """
+        if len(self.runs) < 2:
+            return self.brief
+        values = [run[self.measure] for run in self.runs]
+        digits = _MEASURES[self.measure][1]
+        error = statistics.stdev(values) / len(values) ** 0.5
+        low, high = (f"{f(values):.{digits}f}" for f in (min, max))
+        mean = self._said(statistics.fmean(values), error)
+        return f"{self.brief}, {low} to {high}, mean {mean}"
+
+    @property
+    def brief(self) -> str:
+        """`ours`, of several seeds the median alone."""
         if not self.runs:
             return ""
         values = [run[self.measure] for run in self.runs]
-        if len(values) == 1:
-            one = self._said(values[0], self.runs[0][f"{self.measure}_standard_error"])
-            if self.particles != PARTICLES:
-                one += f" ({self.particles:,} particles)"
-            return one if self.seeds == 1 else f"{one} (one seed of {self.seeds})"
-        digits = _MEASURES[self.measure][1]
-        low, middle, high = (f"{f(values):.{digits}f}" for f in (min, statistics.median, max))
-        error = statistics.stdev(values) / len(values) ** 0.5
-        of = f"{len(values)} seeds" + (f" of {self.seeds}" if len(values) < self.seeds else "")
-        mean = self._said(statistics.fmean(values), error)
-        return f"median {middle}, {low} to {high}, mean {mean} ({of})"
+        count = f"{len(values)} seeds" if len(values) > 1 else "one seed"
+        of = f"{count} of {self.seeds}" if len(values) < self.seeds else count
+        if len(values) > 1:
+            return f"median {statistics.median(values):.{_MEASURES[self.measure][1]}f} ({of})"
+        one = self._said(values[0], self.runs[0][f"{self.measure}_standard_error"])
+        if self.particles != PARTICLES:
+            one += f" ({self.particles:,} particles)"
+        return one if self.seeds == 1 else f"{one} ({of})"
 
     @property
     def finished(self) -> bool:
@@ -203,14 +212,17 @@ def _main(arguments: list[str]) -> None:
 
 
 def _listing(every: Sequence[Recipe]) -> str:
-    head = ("recipe", "measure", "published", "ours", "epochs", "seconds", "begins at", "machine")
+    head = ("recipe", "measure", "published", "ours", "epochs", "seconds", "begins at")
     lines = [head]
     for each in every:
         published = "" if each.published is None else f"{each.published:.2f}"
-        cells = (each.name, each.unit, published, *_result(each, every), each.seconds)
-        lines.append((*cells, each.begins_at or "", each.machine))
+        ours, epochs = _result(each.brief, each, every)
+        cells = (each.name, each.unit, published, ours, epochs, each.seconds)
+        lines.append((*cells, each.begins_at or ""))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    if machines := sorted({each.machine for each in every if each.runs}):
+        rows += [f"measured on {'; '.join(machines)}"]
     if any(each.runs and not each.finished for each in every):
         rows += [_SHORT]
     rows += ["epochs and seconds leave out those of the recipe under 'begins at'"]
@@ -224,15 +236,15 @@ _SHORT = (
 )
 
 
-def _result(recipe: Recipe, every: Sequence[Recipe]) -> tuple[str, str]:
-    """Its number and its epochs."""
+def _result(ours: str, recipe: Recipe, every: Sequence[Recipe]) -> tuple[str, str]:
+    """The number, or why there is none, and the epochs."""
     if not recipe.runs and recipe.name in {each.begins_at for each in every}:
         return "others begin at it", f"{recipe.epochs:,}"
-    return recipe.ours or "not run", recipe.done
+    return ours or "not run", recipe.done
 
 
 def _described(recipe: Recipe, every: Sequence[Recipe]) -> str:
-    ours, epochs = _result(recipe, every)
+    ours, epochs = _result(recipe.ours, recipe, every)
     published = "none" if recipe.published is None else f"{recipe.published:.2f}"
     rows = {
         "reproduces": recipe.reproduces,

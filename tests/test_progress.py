@@ -1,9 +1,12 @@
 """The time left follows from the pieces done after the first; what has no pieces is named."""
 
+import io
+import sys
 import threading
 import time
 
 import pytest
+from rich.console import Console
 
 from ppl_vae.machine import progress
 from ppl_vae.machine.progress import Progress, announced
@@ -42,6 +45,24 @@ def test_work_that_goes_on_counts_its_own_items(
         "training: 90/100 images, 2 images/s, 5 s left",
         "training: 90/100 images, 2 images/s, 5 s left",
     ]
+
+
+def test_a_terminal_of_80_columns_shows_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    bound = "epoch 999  IWAE bound -123.45 nats per datum"
+    screen = io.StringIO()
+    with Progress("training on FashionMNIST", 60_000_000, "images") as shown:
+        for _ in range(2):
+            now += 1
+            shown.advance(23_456, bound)
+        Console(width=80, file=screen).print(shown._bar)
+    lines = screen.getvalue().splitlines()
+    assert "training on FashionMNIST" in lines[0]
+    assert "images/s" in lines[0]
+    assert bound in lines[1]
+    assert not any("…" in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,9 @@ class Progress:
             self.note = note
         if self._bar:
             task = self._bar.task_ids[0]
-            self._bar.update(task, completed=self.done, note=self.note, rate=self._rate_text())
+            # Two lines, or 80 columns would be too few.
+            text = "\n".join(filter(None, (self.title, self.note)))
+            self._bar.update(task, completed=self.done, description=text, rate=self._rate_text())
             if self._notebook and time.monotonic() - self._last_line >= _NOTEBOOK_SECONDS:
                 self._last_line = time.monotonic()
                 self._notebook.show(self._bar)
@@ -126,13 +128,12 @@ def _bar(title: str, total: int, done: int) -> "rich.progress.Progress":
         progress.TextColumn("{task.description}"),
         progress.BarColumn(bar_width=24),
         progress.TaskProgressColumn(),
-        progress.TextColumn("{task.fields[note]}"),
         progress.TextColumn("{task.fields[rate]}"),
         progress.TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
     )
-    bar.add_task(title, total=total, completed=done, note="", rate="")
+    bar.add_task(title, total=total, completed=done, rate="")
     return bar
 
 
