@@ -114,11 +114,12 @@ class Recipe:
     def digest(self) -> str:
         """SHA-256 of the options, which a result keeps: other options have another result.
 
-        Those of the recipe that it starts from are among them.
+        Those of the recipe that it begins at are among them.
         """
         options = dict(self.options)
-        if self.start:
-            options["start"] = Recipe.read(self.path.with_stem(self.start)).digest
+        for part, name in (("start", self.start), ("features", self.features)):
+            if name:
+                options[part] = Recipe.read(self.path.with_stem(name)).digest
         return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 
     @property

@@ -150,15 +150,29 @@ def test_a_recipe_says_where_it_begins(capsys: Printed) -> None:
     rows = {line.split()[0]: line for line in described().splitlines()}
     for name, beginning, part in (
         ("burda2016-iwae", "burda2016-iwae-5", "run"),
-        ("kingma2014-m1-m2", "kingma2014-m1", "posterior means"),
+        ("kingma2014-m1-m2", "tomczak2018-vampprior", "posterior means"),
     ):
         assert rows[name].endswith(f"  {beginning}")
         assert f"begins at   the {part} of {beginning}," in described(name)
-    for said in (rows["kingma2014-m1"], described("kingma2014-m1")):
+    for said in (rows["jiang2017-vade-start"], described("jiang2017-vade-start")):
         assert "others begin at it" in said
-        assert " 60" in said
-        assert "0 of 60" not in said
+        assert " 20" in said
+        assert "0 of 20" not in said
     assert "others begin at it" not in rows["burda2016-iwae-5"]  # it has a number
+
+
+def test_a_result_keeps_what_it_begins_at(tmp_path: Path) -> None:
+    """Another first recipe makes another result, whether its run or its means are used."""
+    first = tmp_path / "first.yaml"
+    text = "# reproduces: it\n# measure: bits_per_dim\n# source: none\n"
+    for part in ("start", "features"):
+        then = tmp_path / f"{part}.yaml"
+        then.write_text(f"{text}# {part}: first\nepochs: 1\n")
+        digests = set()
+        for epochs in (2, 3):
+            first.write_text(f"{text}epochs: {epochs}\n")
+            digests.add(Recipe.read(then).digest)
+        assert len(digests) == 2
 
 
 def test_an_unknown_recipe_is_refused(capsys: Printed) -> None:
