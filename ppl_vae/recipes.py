@@ -136,27 +136,26 @@ class Recipe:
         """
         if len(self.runs) < 2:
             return self.brief
-        values = [run[self.measure] for run in self.runs]
-        digits = _MEASURES[self.measure][1]
+        values = self._values
+        low, high = map(self._rounded, (min(values), max(values)))
         error = statistics.stdev(values) / len(values) ** 0.5
-        low, high = (f"{f(values):.{digits}f}" for f in (min, max))
-        mean = self._said(statistics.fmean(values), error)
-        return f"{self.brief}, {low} to {high}, mean {mean}"
+        return f"{self.brief}, {low} to {high}, mean {self._said(statistics.fmean(values), error)}"
 
     @property
     def brief(self) -> str:
         """`ours`, of several seeds the median alone."""
         if not self.runs:
             return ""
-        values = [run[self.measure] for run in self.runs]
-        count = f"{len(values)} seeds" if len(values) > 1 else "one seed"
-        of = f"{count} of {self.seeds}" if len(values) < self.seeds else count
+        values = self._values
+        missing = f" of {self.seeds}" if len(values) < self.seeds else ""
         if len(values) > 1:
-            return f"median {statistics.median(values):.{_MEASURES[self.measure][1]}f} ({of})"
+            return (
+                f"median {self._rounded(statistics.median(values))} ({len(values)} seeds{missing})"
+            )
         one = self._said(values[0], self.runs[0][f"{self.measure}_standard_error"])
         if self.particles != PARTICLES:
             one += f" ({self.particles:,} particles)"
-        return one if self.seeds == 1 else f"{one} ({of})"
+        return f"{one} (one seed{missing})" if missing else one
 
     @property
     def finished(self) -> bool:
@@ -180,9 +179,15 @@ class Recipe:
         """The processor or card, and the threads."""
         return "; ".join(sorted({run["machine"] for run in self.runs}))
 
+    @property
+    def _values(self) -> list[float]:
+        return [run[self.measure] for run in self.runs]
+
+    def _rounded(self, value: float) -> str:
+        return f"{value:.{_MEASURES[self.measure][1]}f}"
+
     def _said(self, value: float, error: float) -> str:
-        digits = _MEASURES[self.measure][1]
-        return f"{value:.{digits}f} +- {error:.{digits}f}"
+        return f"{self._rounded(value)} +- {self._rounded(error)}"
 
 
 def recipes() -> list[Recipe]:
@@ -264,7 +269,7 @@ def _described(recipe: Recipe, every: Sequence[Recipe]) -> str:
 
 
 def _beginning(recipe: Recipe) -> str:
-    part = "run" if recipe.start else "posterior means"
+    part = "run" if recipe.start else "posterior means, by benchmarks/results.py,"
     return f"the {part} of {recipe.begins_at}, whose epochs and seconds are not counted here"
 
 

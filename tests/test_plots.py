@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -99,6 +100,21 @@ def test_reconstructions_stand_below_their_originals(tmp_path):
         plots.reconstructions(originals, originals[:3], tmp_path / "pairs.png")
 
 
+def test_labels_of_tables_do_not_cover_each_other(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+    rows = np.full((8, 1, 1, 30), 0.2)
+    plots.reconstructions(rows, rows, tmp_path / "pairs.png")
+    (figure,) = figures
+    boxes = [
+        text.get_window_extent()
+        for text in figure.texts
+        if text.get_text() in ("original", "reconstruction")
+    ]
+    assert len(boxes) >= 2
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+
+
 def test_reconstructions_say_of_which_split(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
@@ -180,6 +196,21 @@ def test_robust_limits_show_the_end_and_not_the_beginning():
 
     values = np.concatenate([[-1e4, -5e3], np.linspace(-100, -90, 38)])
     plots._robust_limits(Axes(), [values])
+    ((low, high),) = limits
+    assert -102 < low < -98
+    assert -90 < high < -88
+
+
+def test_robust_limits_leave_out_a_single_epoch_that_is_far_off():
+    limits = []
+
+    class Axes:
+        def set_ylim(self, low, high):
+            limits.append((low, high))
+
+    training, validation = np.linspace(-100, -90, 38), np.linspace(-101, -92, 38)
+    training[20] = -1e19
+    plots._robust_limits(Axes(), [training, validation])
     ((low, high),) = limits
     assert -102 < low < -98
     assert -90 < high < -88

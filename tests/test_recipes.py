@@ -150,7 +150,7 @@ def test_a_recipe_says_where_it_begins(capsys: Printed) -> None:
     rows = {line.split()[0]: line for line in described().splitlines()}
     for name, beginning, part in (
         ("burda2016-iwae", "burda2016-iwae-5", "run"),
-        ("kingma2014-m1-m2", "tomczak2018-vampprior", "posterior means"),
+        ("kingma2014-m1-m2", "tomczak2018-vampprior", "posterior means, by benchmarks/results.py,"),
     ):
         assert rows[name].endswith(f"  {beginning}")
         assert f"begins at   the {part} of {beginning}," in described(name)

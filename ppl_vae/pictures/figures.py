@@ -120,7 +120,9 @@ def sheet(
     """
     rows, columns, _, height, width = tiles.shape
     scale = max(1, round(min(_LARGEST_TILE, _SHEET_WIDTH / columns) / max(height, width)))
-    size = (scale * height, scale * width)
+    # A table's row has no shape to keep, but a label beside it.
+    scales = (max(scale, _LINE) if height == 1 and row_labels else scale, scale)
+    size = (scales[0] * height, scale * width)
     gap = 0 if axis_labels else max(2, min(size) // 24)
     per_block = blocks or (rows, columns)
     wide = max(12, min(size) // 4)
@@ -129,7 +131,7 @@ def sheet(
         for count, side, block in zip((rows, columns), size, per_block, strict=True)
     )
     frame = gap or _SURFACE_FRAME
-    picture = _enlarged(tiles, scale, tops, lefts, frame)
+    picture = _enlarged(tiles, scales, tops, lefts, frame)
 
     figure = new_figure(1, 1)
     label_line = _LINE + 8 if column_labels else 0
@@ -178,16 +180,16 @@ def sheet(
 
 def _enlarged(
     tiles: NDArray[np.float64],
-    scale: int,
+    scales: tuple[int, int],
     tops: NDArray[np.int_],
     lefts: NDArray[np.int_],
     frame: int,
 ) -> NDArray[np.uint8]:
-    """The tiles on white, each pixel a square, each tile in a frame.
+    """The tiles on white, each pixel a rectangle of these sides, each tile in a frame.
 
     A tile of NaN alone is left out, and among other pixels NaN is one that is missing, grey.
     """
-    height, width = (scale * side for side in tiles.shape[3:])
+    height, width = (scale * side for scale, side in zip(scales, tiles.shape[3:], strict=True))
     size = (tops[-1] + height + 2 * frame, lefts[-1] + width + 2 * frame)
     picture = np.full((*size, 3), 255, dtype=np.uint8)
     shown = np.argwhere(~np.isnan(tiles).all((2, 3, 4)))
@@ -197,7 +199,7 @@ def _enlarged(
         picture[top : top + height + 2 * frame, left : left + width + 2 * frame] = _FRAME
     for row, column in shown:
         small = np.rint(255 * np.clip(tiles[row, column], 0, 1)).astype(np.uint8)
-        large = small.transpose(1, 2, 0).repeat(scale, 0).repeat(scale, 1)
+        large = small.transpose(1, 2, 0).repeat(scales[0], 0).repeat(scales[1], 1)
         top, left = frame + tops[row], frame + lefts[column]
         picture[top : top + height, left : left + width] = large
     return picture

@@ -34,6 +34,7 @@ __all__ = [
 
 
 _SECONDS = 3.0  # that an animation takes there and back
+_FAR_OFF = 20  # interquartile ranges from the median
 
 
 def to_display(images: ArrayLike, domain: Domain, like: ArrayLike) -> NDArray[np.float64]:
@@ -158,8 +159,8 @@ def learning_curves(
 ) -> None:
     """Draws the bound during training, and its two terms on the validation data.
 
-    The vertical axes leave out the steep beginning where it would flatten the rest: at most the
-    first tenth of the epochs.
+    The vertical axes leave out what would flatten the rest: of the steep beginning at most the
+    first tenth of the epochs, and single epochs that are far off, as by a step that was left out.
 
     Args:
         rows: One for each epoch, with the columns of `metrics.csv`: `epoch`,
@@ -284,11 +285,13 @@ def _line(
 
 
 def _robust_limits(axes: Any, curves: Sequence[NDArray[np.float64]]) -> None:
-    """Fits the axis to the epochs after the first tenth."""
+    """Fits the axis to the epochs after the first tenth, without those that are far off."""
     tails = [values[max(1, len(values) // 10) if len(values) >= 10 else 0 :] for values in curves]
     tail = np.concatenate(tails)
     tail = tail[np.isfinite(tail)]
     if len(tail):
-        low, high = tail.min(), tail.max()
+        quarter, middle, last = np.quantile(tail, (0.25, 0.5, 0.75))
+        near = tail[abs(tail - middle) <= _FAR_OFF * (last - quarter)]
+        low, high = near.min(), near.max()
         margin = 0.06 * (high - low) or max(1e-3, 0.01 * abs(high))
         axes.set_ylim(low - margin, high + margin)

@@ -111,7 +111,8 @@ def _ranks(sections: Mapping[str, Numbers]) -> tuple[bool, str] | None:
     if section.get("latents_outside_the_band") is None:
         return None
     active = section["active_latents"]
-    failed = len(outside := section["latents_outside_the_band"])
+    outside = section["latents_outside_the_band"]
+    failed = len(outside)
     if not failed:
         return False, "In simulations the ranks of the latents are uniform."
     said = f"In simulations the ranks of {failed} of {len(active)} active latents"
