@@ -1,6 +1,7 @@
 """What `evaluate` reports, against closed forms, and the arithmetic of each number."""
 
 import json
+from collections.abc import Iterable
 from functools import partial
 from math import log, sqrt
 from pathlib import Path
@@ -10,13 +11,15 @@ import pytest
 import torch
 from oracles import Posterior
 from reports import ended, train
+from torch import nn
 
 from guides import ConditionalNormal
-from models import Conditional, Linear, ProbabilisticPCA
+from models import MLP, Conditional, Linear, ProbabilisticPCA
 from ppl_vae.data import Arrays, Digits
 from ppl_vae.densities.weights import log_terms
 from ppl_vae.errors import InputError
 from ppl_vae.evaluate import evaluate, main
+from ppl_vae.measures import estimates
 from ppl_vae.measures.scores import bits_per_dim
 from ppl_vae.runs.run import Run
 
@@ -233,3 +236,20 @@ def test_both_engines_measure_the_same(run: Run, capsys: pytest.CaptureFixture[s
     assert "engine: " not in capsys.readouterr().err
     with pytest.raises(InputError, match="--engine: expected one of auto, eager, compiled"):
         evaluate(run, engine="fast")
+
+
+def test_larger_networks_compile_from_fewer_draws_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[str] = []
+
+    def record(what: str, modules: Iterable[nn.Module], example: object) -> list[nn.Module]:
+        compiled.append(what)
+        return list(modules)
+
+    monkeypatch.setattr(estimates, "compiled_if_possible", record)
+    monkeypatch.setattr(estimates, "_WORTH_COMPILING_BYTES", 40 * 50 * 10_000)
+    for hidden, times in ((16, 0), (4096, 1)):
+        run = train(tmp_path / str(hidden), network=partial(MLP, hidden=[hidden]), epochs=1)
+        evaluate(run, particles=40, data_points=50)
+        assert compiled == ["measuring"] * times

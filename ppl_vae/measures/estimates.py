@@ -18,7 +18,8 @@ from ppl_vae.machine.randomness import isolated
 
 __all__ = ["Estimates", "estimate"]
 
-_WORTH_COMPILING = 3_000_000  # draws, which take about as many times ten seconds as compiling
+# Of all draws together: 3,000,000 of an MLP, 100,000 of a deep hierarchy, take minutes without.
+_WORTH_COMPILING_BYTES = 75 * 10**9
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def estimate(
         memory_bytes: Bound on the temporaries of one piece; by the device unless given.
         advance: Called after each piece with the number of images in it, and between draws with 0.
         engine: `eager` runs the Pyro programs for every piece; `compiled` a graph of tensor
-            operations, compared with them; `auto` compiles where there are 3,000,000 draws or more.
+            operations, compared with them; `auto` compiles from about 3,000,000 draws of
+            an MLP on, and of larger networks from fewer on.
     """
     # Filled in place: small results that were allocated between the large temporaries would keep
     # the allocator from using their memory again, and a long evaluation would grow without bound.
@@ -78,7 +80,8 @@ def estimate(
         example = images.batch(slice(batch), given)
         measure = {size: _Measurement(model, guide, size) for size in set(chunks)}
         whole: Mapping[int, Callable[..., Tensor]] = measure
-        worth_it = engine == "compiled" or len(images) * particles >= _WORTH_COMPILING
+        total_bytes = len(images) * particles * bytes_per_row
+        worth_it = engine == "compiled" or total_bytes >= _WORTH_COMPILING_BYTES
         if engine != "eager" and worth_it:
             compiled = compiled_if_possible("measuring", measure.values(), example)
             whole = dict(zip(measure, compiled, strict=True))
