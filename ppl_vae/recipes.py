@@ -4,7 +4,7 @@ import hashlib
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import takewhile
 from operator import attrgetter
 from pathlib import Path
@@ -72,11 +72,10 @@ class Recipe:
         """The recipe in a file, with the result that was measured of it.
 
         Raises:
-            InputError: If the config cannot be read.
+            InputError: If the config cannot be read, or its first lines do not say what it is.
         """
         options = read_config(path)
-        first = takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
-        about = yaml.safe_load("\n".join(line.removeprefix("# ") for line in first))
+        about = _first_lines(path)
         measured = RESULTS / f"{path.stem}.json"
         runs = json.loads(measured.read_text())["runs"] if measured.exists() else ()
         return cls(path, options=options, runs=tuple(runs), **about)
@@ -188,6 +187,24 @@ class Recipe:
 
     def _said(self, value: float, error: float) -> str:
         return f"{self._rounded(value)} +- {self._rounded(error)}"
+
+
+def _first_lines(path: Path) -> dict[str, Any]:
+    """The comment at the head of a recipe, by the names of a `Recipe`'s attributes."""
+    lines = takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+    needed, names = {"reproduces", "measure", "source"}, {field.name for field in fields(Recipe)}
+    try:
+        about = yaml.safe_load("\n".join(line.removeprefix("# ") for line in lines))
+    except yaml.YAMLError:
+        about = None
+    right = isinstance(about, dict) and needed <= set(about) <= names - {"path", "options", "runs"}
+    if right and about["measure"] in _MEASURES:
+        return dict(about)
+    raise InputError(
+        f"{path}: expected first lines '# reproduces: TEXT', '# source: TEXT' and '# measure: "
+        f"NAME' with a name of {', '.join(_MEASURES)}, and no colon within a text; got "
+        f"{about or 'others'}"
+    )
 
 
 def recipes() -> list[Recipe]:

@@ -37,22 +37,26 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.usefixtures("no_pictures", "empty_folder")
-@pytest.mark.parametrize("recipe", EVERY, ids=lambda recipe: recipe.name)
-def test_every_recipe_trains(recipe: Recipe, root: Path) -> None:
+def _short(recipe: Recipe) -> list[str]:
+    """Options of `fit` that make two steps of a recipe."""
     images = 1_565 if recipe.name == "frey-face" else TRAINING
-    short = ["--epochs", "1", "--restart_epochs", "null", "--engine", "eager"]
-    options = [*recipe.arguments(root, "start"), *short]
-    names = {each.name: each for each in EVERY}
-    assert {recipe.features, recipe.start} <= {None, *names}
-    if recipe.start:
-        first = [*names[recipe.start].arguments(root), *short]
-        assert exit_code(ppl_vae.fit, *first, "--run", "start") == 0
+    options = ["--epochs", "1", "--restart_epochs", "null", "--engine", "eager"]
     if "label_repeats" in recipe.options:
         options += ["--label_repeats", "1"]
     if "held_out" in recipe.options["data"].get("init_args", {}):
         options += ["--data.held_out", str(TEST)]
-    options += ["--batch_size", str(-(-images // 2))]
+    return [*options, "--batch_size", str(-(-images // 2))]
+
+
+@pytest.mark.usefixtures("no_pictures", "empty_folder")
+@pytest.mark.parametrize("recipe", EVERY, ids=lambda recipe: recipe.name)
+def test_every_recipe_trains(recipe: Recipe, root: Path) -> None:
+    names = {each.name: each for each in EVERY}
+    assert {recipe.features, recipe.start} <= {None, *names}
+    if recipe.start:
+        first = names[recipe.start]
+        assert exit_code(ppl_vae.fit, *first.arguments(root), *_short(first), "--run", "start") == 0
+    options = [*recipe.arguments(root, "start"), *_short(recipe)]
     assert exit_code(ppl_vae.fit, *options, "--run", "run") == 0
     (row,) = metrics(Path("run"))
     assert row["steps"] == 2
@@ -181,3 +185,25 @@ def test_an_unknown_recipe_is_refused(capsys: Printed) -> None:
     assert said.count("\n") == 1
     assert "burda2016-vae" in said
     assert Path(RECIPES).name == "recipes"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "",
+        "# a comment alone\n",
+        "# reproduces: it\n# source: none\n",
+        "# reproduces: it\n# source: none\n# measure: elbo\n",
+        "# reproduces: a model: its bound\n# source: none\n# measure: bits_per_dim\n",
+        "# reproduces: it\n# source: none\n# measure: bits_per_dim\n# author: me\n",
+    ],
+)
+def test_first_lines_that_name_no_result_are_refused(
+    first: str, tmp_path: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.yaml").write_text(f"{first}epochs: 1\n")
+    monkeypatch.setattr(ppl_vae.recipes, "RECIPES", tmp_path)
+    assert exit_code(ppl_vae.recipes) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"{tmp_path / 'own.yaml'}: expected first lines" in said
