@@ -124,7 +124,7 @@ def fit(
             which is then what is validated, kept and measured; none unless given.
         patience: Stop after this many epochs without a better bound on the validation images, and
             keep the best parameters; unless given, train all epochs and keep the last.
-        start_from: The run whose parameters the pair takes; a `Mixture` also those of a `VAE`.
+        start_from: The run whose parameters the pair takes; of a `VAE` also for a `Mixture`.
         labels: How many of the training images keep their labels, as many of each class, where
             the model is one of labelled images; all unless given.
         label_repeats: How often an epoch has each image that keeps its label, where `labels` is

@@ -12,13 +12,16 @@ from tiny_runs import exit_code, metrics
 
 import ppl_vae.fit
 import ppl_vae.recipes
-from ppl_vae.recipes import RECIPES, Recipe, recipes
+from ppl_vae.runs import recipe as module
 from ppl_vae.runs.config import config_of
+from ppl_vae.runs.recipe import RECIPES, RESULTS, Recipe, recipes
 
 Printed = pytest.CaptureFixture[str]
 
 EVERY = recipes()
+TABLE = RECIPES.parent / "benchmarks" / "results.md"
 TRAINING, TEST = 120, 20
+FIRST = "# reproduces: it\n# source: none\n# measure: bits_per_dim\n"
 SHORT = "what all of them reach is not known here"
 
 
@@ -72,10 +75,15 @@ def test_every_recipe_trains(recipe: Recipe, root: Path) -> None:
 
 @pytest.mark.parametrize("recipe", EVERY, ids=lambda recipe: recipe.name)
 def test_a_result_is_of_the_recipe_as_it_is(recipe: Recipe) -> None:
-    path = ppl_vae.recipes.RESULTS / f"{recipe.name}.json"
-    if path.exists():
-        assert json.loads(path.read_text())["recipe_sha256"] == recipe.digest
-        assert [run["seed"] for run in recipe.runs] == list(range(len(recipe.runs)))
+    if not recipe.runs:
+        assert recipe.name in {each.begins_at for each in EVERY}
+        return
+    kept = json.loads((RESULTS / f"{recipe.name}.json").read_text())
+    assert kept["recipe_sha256"] == recipe.digest
+    assert [run["seed"] for run in recipe.runs] == list(range(recipe.seeds))
+    (row,) = (line for line in TABLE.read_text().splitlines() if f"[{recipe.name}]" in line)
+    cells = row.split(" | ")
+    assert {recipe.unit, recipe.ours, recipe.seconds, recipe.machine} <= set(cells)
 
 
 @pytest.fixture
@@ -86,8 +94,8 @@ def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Printed):
         "# source: nobody (2020), table 1\n# seeds: 2\n"
         "data:\n  class_path: ppl_vae.data.Digits\nepochs: 10\n"
     )
-    monkeypatch.setattr(ppl_vae.recipes, "RECIPES", tmp_path)
-    monkeypatch.setattr(ppl_vae.recipes, "RESULTS", tmp_path)
+    monkeypatch.setattr(module, "RECIPES", tmp_path)
+    monkeypatch.setattr(module, "RESULTS", tmp_path)
 
     def run(*runs: tuple[float, int], name: str = "") -> str:
         measured = [
@@ -152,12 +160,15 @@ def test_a_recipe_says_where_it_begins(capsys: Printed) -> None:
         return capsys.readouterr().out
 
     rows = {line.split()[0]: line for line in described().splitlines()}
-    for name, beginning, part in (
-        ("burda2016-iwae", "burda2016-iwae-5", "run"),
-        ("kingma2014-m1-m2", "tomczak2018-vampprior", "posterior means, by benchmarks/results.py,"),
+    for name, beginning, folder, option in (
+        ("burda2016-iwae", "burda2016-iwae-5", "", "--start_from"),
+        ("kingma2014-m1-m2", "tomczak2018-vampprior", "/means", "--data.path"),
     ):
         assert rows[name].endswith(f"  {beginning}")
-        assert f"begins at   the {part} of {beginning}," in described(name)
+        said = described(name)
+        assert f"begins at   RUNS/{beginning}{folder}, " in said
+        assert f"{option} RUNS/{beginning}{folder}" in said
+        assert f"ppl_vae.evaluate RUNS/{name} --particles" in said
     for said in (rows["jiang2017-vade-start"], described("jiang2017-vade-start")):
         assert "others begin at it" in said
         assert " 20" in said
@@ -184,7 +195,6 @@ def test_an_unknown_recipe_is_refused(capsys: Printed) -> None:
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "burda2016-vae" in said
-    assert Path(RECIPES).name == "recipes"
 
 
 @pytest.mark.parametrize(
@@ -195,15 +205,34 @@ def test_an_unknown_recipe_is_refused(capsys: Printed) -> None:
         "# reproduces: it\n# source: none\n",
         "# reproduces: it\n# source: none\n# measure: elbo\n",
         "# reproduces: a model: its bound\n# source: none\n# measure: bits_per_dim\n",
-        "# reproduces: it\n# source: none\n# measure: bits_per_dim\n# author: me\n",
+        "# reproduces: it\n# source: none\n# measure: [bits_per_dim]\n",
+        f"{FIRST}# author: me\n",
+        f"{FIRST}# published: about 3\n",
+        f"{FIRST}# seeds: five\n",
     ],
 )
 def test_first_lines_that_name_no_result_are_refused(
     first: str, tmp_path: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own.yaml").write_text(f"{first}epochs: 1\n")
-    monkeypatch.setattr(ppl_vae.recipes, "RECIPES", tmp_path)
+    monkeypatch.setattr(module, "RECIPES", tmp_path)
     assert exit_code(ppl_vae.recipes) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert f"{tmp_path / 'own.yaml'}: expected first lines" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("# start: nowhere\nepochs: 1\n", "own.yaml: got 'nowhere'"),
+        ("seed: 1\n", "expected epochs, a whole number; got None"),
+    ],
+)
+def test_a_recipe_that_cannot_be_trained_is_refused(
+    text: str, said: str, tmp_path: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.yaml").write_text(FIRST + text)
+    monkeypatch.setattr(module, "RECIPES", tmp_path)
+    assert exit_code(ppl_vae.recipes) == 2
+    assert said in capsys.readouterr().err

@@ -49,7 +49,7 @@ def fit_parser(fit: Callable[..., Any]) -> Parser:
         "--start_from",
         type=str | None,
         help="The run with whose parameters the pair starts; their shapes have to agree, except "
-        "that the clusters of a Mixture are fitted to the z of a VAE.",
+        "that the clusters of a Mixture or LabelledMixture are fitted to the z of a VAE.",
     )
     parser.add_argument(
         "--resume",
