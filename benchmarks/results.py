@@ -41,7 +41,7 @@ def main(
     epochs: int | None = None,
     seeds: int | None = None,
 ) -> None:
-    """Fills what is missing and writes the table.
+    """Fills what is missing and writes the table, in place of the results of this checkout.
 
     Args:
         data_root: The folder that holds MNIST/raw and FreyFace/frey_rawface.mat.
@@ -49,11 +49,15 @@ def main(
         recipes: The names of those to train and measure, separated by commas; all unless given.
             The table is of all that have a result.
         epochs: Train for so many, rather than for those that a recipe plans. A later call with more
-            goes on, and its schedule begins again there.
+            goes on, and its schedule begins again there. A run that a recipe starts from has all
+            its epochs.
         seeds: Take only the first so many seeds of a recipe of several.
     """
     every = {recipe.name: recipe for recipe in read_recipes()}
     names = recipes.split(",") if recipes else list(every)
+    for option, number in (("epochs", epochs), ("seeds", seeds)):
+        if number is not None and number < 1:
+            _refuse(f"--{option}: expected at least 1; got {number}")
     if unknown := set(names) - every.keys():
         _refuse(f"--recipes: {suggest(min(unknown), list(every))}")
     for name in names:
@@ -86,7 +90,7 @@ def _measured(
     path = _path(recipe, seed, runs)
     data = _means(begin) if recipe.features and begin else data_root
     _train(recipe, seed, path, data, epochs or recipe.epochs, begin)
-    if _particles_of(path) != recipe.drawn:
+    if not _is_measured(path, recipe.drawn):
         _run("ppl_vae.evaluate", path, "--particles", recipe.drawn, "--data_points", "all")
     result = json.loads((path / EVALUATION).read_text())
     config = config_of(path)
@@ -111,10 +115,13 @@ def _trained(path: Path) -> dict[str, Any]:
     return {"epochs": epochs} | {name: summary[name] for name in kept}
 
 
-def _particles_of(path: Path) -> int | None:
-    """Those of the evaluation of a run; None where there is none."""
-    evaluation = path / EVALUATION
-    return json.loads(evaluation.read_text())["particles"] if evaluation.exists() else None
+def _is_measured(path: Path, particles: int) -> bool:
+    """Whether a run has an evaluation on all test images, with so many particles."""
+    if not (path / EVALUATION).exists():
+        return False
+    result = json.loads((path / EVALUATION).read_text())
+    wanted = particles, len(load(path).data.test)
+    return (result["particles"], result["data_points"]) == wanted
 
 
 def _path(recipe: Recipe, seed: int, runs: Path) -> Path:

@@ -1,6 +1,6 @@
 """List the recipes of published results: `python -m ppl_vae.recipes`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ppl_vae.command_line.parser import Parser
 from ppl_vae.command_line.verbs import run_verb
@@ -75,25 +75,37 @@ def _described(recipe: Recipe, every: Sequence[Recipe]) -> str:
         "epochs": epochs,
         "seconds": recipe.seconds,
         "machine": recipe.machine,
-        **_commands(recipe),
+        **_commands(recipe, {each.name: each for each in every}),
     }
     short = {"note": _SHORT} if recipe.runs and not recipe.finished else {}
     return table(recipe.name, {name: row for name, row in rows.items() if row} | short)
 
 
-def _commands(recipe: Recipe) -> dict[str, str]:
-    """The lines that train and measure a recipe, and where it begins."""
-    run, begin, means = (f"RUNS/{name}" for name in (recipe.name, recipe.start, recipe.features))
-    words = recipe.arguments(f"{means}/means" if recipe.features else "DIR", begin)
-    train = " ".join(["python -m ppl_vae.fit", *words, "--seed", "0", "--run", run])
-    evaluate = f"python -m ppl_vae.evaluate {run} --particles {recipe.drawn} --data_points all"
-    rows = {"train": train, "evaluate": evaluate}
+def _commands(recipe: Recipe, every: Mapping[str, Recipe]) -> dict[str, str]:
+    """The lines that train and measure a recipe, of the first seed, and where it begins."""
+    run = _first_run(recipe)
+    rows, data, start = {}, "DIR", ""
     if recipe.start:
-        return {"begins at": f"{begin}, a run of the recipe {recipe.start}", **rows}
+        start = _first_run(every[recipe.start])
+        rows["begins at"] = f"{start}, a run of the recipe {recipe.start}"
     if recipe.features:
-        made = "posterior means that benchmarks/results.py makes with a run of the recipe"
-        return {"begins at": f"{means}/means, {made} {recipe.features}", **rows}
+        data = f"{_first_run(every[recipe.features])}/means"
+        rows["begins at"] = f"{data}, posterior means of a run of the recipe {recipe.features}"
+        rows["means"] = (
+            f"python benchmarks/results.py --recipes {recipe.name} --seeds 1 --data_root DIR "
+            "--runs RUNS makes them, and this run"
+        )
+    words = recipe.arguments(data, start)
+    rows["train"] = " ".join(["python -m ppl_vae.fit", *words, "--seed", "0", "--run", run])
+    rows["evaluate"] = (
+        f"python -m ppl_vae.evaluate {run} --particles {recipe.drawn} --data_points all"
+    )
     return rows
+
+
+def _first_run(recipe: Recipe) -> str:
+    """Where `benchmarks/results.py` keeps the run of the first seed."""
+    return f"RUNS/{recipe.name}" + ("-0" if recipe.seeds > 1 else "")
 
 
 if __name__ == "__main__":

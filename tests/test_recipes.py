@@ -160,15 +160,16 @@ def test_a_recipe_says_where_it_begins(capsys: Printed) -> None:
         return capsys.readouterr().out
 
     rows = {line.split()[0]: line for line in described().splitlines()}
-    for name, beginning, folder, option in (
-        ("burda2016-iwae", "burda2016-iwae-5", "", "--start_from"),
-        ("kingma2014-m1-m2", "tomczak2018-vampprior", "/means", "--data.path"),
+    for name, beginning, folder, option, run in (
+        ("burda2016-iwae", "burda2016-iwae-5", "", "--start_from", ""),
+        ("jiang2017-vade", "jiang2017-vade-start", "-0", "--start_from", "-0"),
+        ("kingma2014-m1-m2", "tomczak2018-vampprior", "/means", "--data.path", "-0"),
     ):
         assert rows[name].endswith(f"  {beginning}")
         said = described(name)
         assert f"begins at   RUNS/{beginning}{folder}, " in said
         assert f"{option} RUNS/{beginning}{folder}" in said
-        assert f"ppl_vae.evaluate RUNS/{name} --particles" in said
+        assert f"ppl_vae.evaluate RUNS/{name}{run} --particles" in said
     for said in (rows["jiang2017-vade-start"], described("jiang2017-vade-start")):
         assert "others begin at it" in said
         assert " 20" in said
