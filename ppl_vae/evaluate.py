@@ -100,9 +100,9 @@ def evaluate(
             fewer only where `particles` is left out too and 100 for each take over a minute.
         seed: The seed of the draws of z.
         engine: `eager` runs the Pyro programs; `compiled` a graph of tensor operations that is
-            compared with them, up to rounding; `auto` compiles where it pays: of
-            MNIST about 3,000,000 draws of an MLP or 100,000 of a deep hierarchy, and the encoder
-            for 1,000,000 images or more.
+            compared with them, up to rounding; `auto` compiles where it pays: of MNIST about
+            3,000,000 draws of an MLP or 100,000 of a deep hierarchy, and the encoder for 1,000,000
+            images or more.
         out: The folder to write to; the run directory unless given.
         data: Other images than the run's own, as `Run.split_of` takes them.
 

@@ -12,7 +12,6 @@ from tiny_runs import exit_code, metrics
 
 import ppl_vae.fit
 import ppl_vae.recipes
-from ppl_vae.runs import recipe as module
 from ppl_vae.runs.config import config_of
 from ppl_vae.runs.recipe import RECIPES, RESULTS, Recipe, recipes
 
@@ -94,8 +93,8 @@ def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Printed):
         "# source: nobody (2020), table 1\n# seeds: 2\n"
         "data:\n  class_path: ppl_vae.data.Digits\nepochs: 10\n"
     )
-    monkeypatch.setattr(module, "RECIPES", tmp_path)
-    monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr("ppl_vae.runs.recipe.RECIPES", tmp_path)
+    monkeypatch.setattr("ppl_vae.runs.recipe.RESULTS", tmp_path)
 
     def run(*runs: tuple[float, int], name: str = "") -> str:
         measured = [
@@ -180,13 +179,12 @@ def test_a_recipe_says_where_it_begins(capsys: Printed) -> None:
 def test_a_result_keeps_what_it_begins_at(tmp_path: Path) -> None:
     """Another first recipe makes another result, whether its run or its means are used."""
     first = tmp_path / "first.yaml"
-    text = "# reproduces: it\n# measure: bits_per_dim\n# source: none\n"
     for part in ("start", "features"):
         then = tmp_path / f"{part}.yaml"
-        then.write_text(f"{text}# {part}: first\nepochs: 1\n")
+        then.write_text(f"{FIRST}# {part}: first\nepochs: 1\n")
         digests = set()
         for epochs in (2, 3):
-            first.write_text(f"{text}epochs: {epochs}\n")
+            first.write_text(f"{FIRST}epochs: {epochs}\n")
             digests.add(Recipe.read(then).digest)
         assert len(digests) == 2
 
@@ -216,7 +214,7 @@ def test_first_lines_that_name_no_result_are_refused(
     first: str, tmp_path: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own.yaml").write_text(f"{first}epochs: 1\n")
-    monkeypatch.setattr(module, "RECIPES", tmp_path)
+    monkeypatch.setattr("ppl_vae.runs.recipe.RECIPES", tmp_path)
     assert exit_code(ppl_vae.recipes) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
@@ -234,6 +232,6 @@ def test_a_recipe_that_cannot_be_trained_is_refused(
     text: str, said: str, tmp_path: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own.yaml").write_text(FIRST + text)
-    monkeypatch.setattr(module, "RECIPES", tmp_path)
+    monkeypatch.setattr("ppl_vae.runs.recipe.RECIPES", tmp_path)
     assert exit_code(ppl_vae.recipes) == 2
     assert said in capsys.readouterr().err

@@ -66,8 +66,8 @@ def estimate(
         memory_bytes: Bound on the temporaries of one piece; by the device unless given.
         advance: Called after each piece with the number of images in it, and between draws with 0.
         engine: `eager` runs the Pyro programs for every piece; `compiled` a graph of tensor
-            operations, compared with them; `auto` compiles where it pays, of
-            MNIST about 3,000,000 draws of an MLP or 100,000 of a deep hierarchy.
+            operations, compared with them; `auto` compiles where it pays, of MNIST about 3,000,000
+            draws of an MLP or 100,000 of a deep hierarchy.
     """
     # Filled in place: small results that were allocated between the large temporaries would keep
     # the allocator from using their memory again, and a long evaluation would grow without bound.

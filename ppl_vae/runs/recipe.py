@@ -211,15 +211,17 @@ def _range(numbers: Sequence[int]) -> str:
     return " to ".join(f"{number:,}" for number in sorted({min(numbers), max(numbers)}))
 
 
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("reproduces", "measure", "source", "differs", "start", "features"), str),
-    **dict.fromkeys(("seeds", "particles"), int),
+_NEEDED = dict.fromkeys(("reproduces", "measure", "source"), str)
+_OPTIONAL = {
     "published": (int, float),
+    **dict.fromkeys(("seeds", "particles"), int),
+    **dict.fromkeys(("differs", "start", "features"), str),
 }
 
 
 def _first_lines(path: Path) -> dict[str, Any]:
     """The comment at the head of a recipe, by the names of a `Recipe`'s attributes."""
+    kinds: dict[str, Any] = _NEEDED | _OPTIONAL
     lines = takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
     try:
         about = yaml.safe_load("\n".join(line.removeprefix("# ") for line in lines))
@@ -227,15 +229,15 @@ def _first_lines(path: Path) -> dict[str, Any]:
         about = None
     if (
         isinstance(about, dict)
-        and {"reproduces", "measure", "source"} <= about.keys()
-        and all(isinstance(value, _KINDS.get(name, ())) for name, value in about.items())
+        and _NEEDED.keys() <= about.keys()
+        and all(isinstance(value, kinds.get(name, ())) for name, value in about.items())
         and about["measure"] in _MEASURES
     ):
         return about
     raise InputError(
         f"{path}: expected first lines '# reproduces: TEXT', '# source: TEXT' and '# measure: "
-        f"NAME' with a name of {', '.join(_MEASURES)}, of the others {', '.join(_KINDS)}, and no "
-        f"colon within a text; got {about or 'none that can be read'}"
+        f"NAME' with a name of {', '.join(_MEASURES)}, at most {', '.join(_OPTIONAL)} beside them, "
+        f"and no colon within a text; got {about or 'none that can be read'}"
     )
 
 
